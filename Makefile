@@ -1,0 +1,70 @@
+# `make demo` and `make test` work on a bare checkout, given Python 3.11, git and make.
+
+PYTHON ?= python3
+UV_VERSION := 0.13.8
+
+VENV := .venv
+BIN := $(VENV)/bin
+SYNC := $(BIN)/uv sync --quiet --frozen --inexact --extra embedded
+
+# uv is to use the interpreter of $(VENV), whatever is active around it, and the certificates that pip uses too: behind
+# an inspecting proxy the authorities that uv ships do not do.
+unexport VIRTUAL_ENV
+export UV_PROJECT_ENVIRONMENT := $(VENV)
+export UV_PYTHON := $(CURDIR)/$(BIN)/python
+export UV_PYTHON_DOWNLOADS := never
+export UV_SYSTEM_CERTS := 1
+
+.PHONY: help demo test check lint format clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo      try it: a sample backend with Gatekeeper in front of it"
+	@echo "make test      everything that must hold before a change goes in"
+	@echo "make check     the fast part of it"
+	@echo "make lint      only the static part of it"
+	@echo "make format    rewrite the sources as the formatter wants them"
+	@echo "make clean     remove what these commands have made"
+
+demo: $(VENV)/.installed
+	@exec $(BIN)/gatekeeper demo
+
+test: lint
+	$(BIN)/pytest
+
+check: lint
+	$(BIN)/pytest -m "not slow"
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .grimp_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each step leaves a stamp, so that a second call does nothing. The syncs are inexact: one never takes away what the
+# other, or somebody by hand, has put there.
+$(VENV)/.uv-$(UV_VERSION):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Gatekeeper needs Python 3.11 or newer, and \`$(PYTHON)\` is none:" \
+	    "name one with \`make PYTHON=python3.11 …\`" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "\`$(PYTHON)\` lacks the modules venv and ensurepip: on Debian and Ubuntu install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml uv.lock | $(VENV)/.uv-$(UV_VERSION)
+	$(SYNC) --no-dev
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml uv.lock | $(VENV)/.uv-$(UV_VERSION)
+	$(SYNC)
+	@touch $@ $(VENV)/.installed

@@ -1,0 +1,59 @@
+"""The composition root of the sidecar: settings → ASGI application. Read this file first.
+
+    uvicorn → GatekeeperMiddleware → (a verdict) → Proxy → backend
+
+The middleware is the same class that an application mounts; around a proxy it is the sidecar.
+"""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from gatekeeper.compose import Engine
+from gatekeeper.headers import REQUEST_ID
+from gatekeeper.ops import Health, Scrape
+from gatekeeper.proxy.http import Proxy
+from gatekeeper.proxy.upstream import HttpxUpstream
+from gatekeeper.settings import Settings
+from gatekeeper_middleware import GatekeeperMiddleware
+
+
+def create_app(settings: Settings, engine: Engine) -> GatekeeperMiddleware:
+    """The public application: every request is judged, then served here or passed to the backend."""
+    if settings.upstream_url is None:
+        raise ValueError("settings without upstream_url cannot be served")
+    upstream = HttpxUpstream(
+        settings.upstream_url,
+        connect_timeout_seconds=settings.upstream_connect_timeout,
+        timeout_seconds=settings.upstream_timeout,
+        ca_file=str(settings.upstream_ca_file) if settings.upstream_ca_file else None,
+    )
+    proxy = Proxy(
+        upstream,
+        trusted_proxies=engine.trusted,
+        own_headers=engine.identity.names | {REQUEST_ID},
+        on_error=engine.telemetry.metrics.upstream_failed,
+    )
+    return GatekeeperMiddleware(proxy, engine=engine)
+
+
+def create_ops(health: Health, scrape: Scrape) -> Starlette:
+    """The application of the ops port: no user, token or secret in any of its answers."""
+
+    async def live(_: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def ready(_: Request) -> Response:
+        faults = await health.faults()
+        return PlainTextResponse(
+            "".join(f"{fault}\n" for fault in faults) or "ok\n", status_code=503 if faults else 200
+        )
+
+    async def metrics(_: Request) -> Response:
+        content, media_type = scrape()
+        return Response(content, headers={"content-type": media_type})
+
+    return Starlette(routes=[Route("/livez", live), Route("/readyz", ready), Route("/metrics", metrics)])

@@ -1,0 +1,100 @@
+"""What can go wrong, and what the client is told.
+
+`Reason` is the table of answers: one row for every code that Gatekeeper can give, with its status and its English
+text. The exceptions below it mean "could not find out": they are never an answer about a session, and each carries
+the `Reason` that a client is told instead. A refusal is not an exception but a value (`models.Verdict`).
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import ClassVar
+
+
+class Reason(Enum):
+    """A code, its HTTP status and its English detail. `detail` is empty where the occasion words it."""
+
+    TOKEN_MISSING = ("token_missing", 401, "Authentication credentials were not provided")
+    TOKEN_INVALID = ("token_invalid", 401, "Invalid authentication token")
+    TOKEN_EXPIRED = ("token_expired", 401, "Access token has expired")
+    ACCESS_TOKEN_BLACKLISTED = ("access_token_blacklisted", 401, "Access token has been revoked")
+    SESSION_REVOKED_OR_INVALID = ("session_revoked_or_invalid", 401, "Session has been revoked or is invalid")
+    SESSION_INACTIVITY_TIMEOUT = ("session_inactivity_timeout", 401, "Session expired due to inactivity")
+    SESSION_EXPIRED = ("session_expired", 401, "Session has expired")
+    SESSION_LIMIT_EXCEEDED = ("session_limit_exceeded", 403, "Maximum number of concurrent sessions exceeded")
+    FORBIDDEN = ("forbidden", 403, "Administrator rights are required")
+    ORIGIN_NOT_ALLOWED = ("origin_not_allowed", 403, "This origin is not allowed")
+    SESSION_NOT_FOUND = ("session_not_found", 404, "Session not found or already terminated")
+    NOT_FOUND = ("not_found", 404, "Not found")
+    BAD_REQUEST = ("bad_request", 400, "")
+    METHOD_NOT_ALLOWED = ("method_not_allowed", 405, "")
+    NOT_IMPLEMENTED = ("not_implemented", 501, "")
+    STORE_UNAVAILABLE = ("store_unavailable", 503, "Session store is unavailable, try again")
+    KEYS_UNAVAILABLE = ("keys_unavailable", 503, "Signing keys are unavailable, try again")
+    UPSTREAM_UNAVAILABLE = ("upstream_unavailable", 502, "The backend is unavailable")
+    UPSTREAM_TIMEOUT = ("upstream_timeout", 504, "The backend did not answer in time")
+    INTERNAL_ERROR = ("internal_error", 500, "Internal error; the request id finds it in the log")
+
+    def __init__(self, code: str, status: int, detail: str) -> None:
+        self.code = code
+        self.status = status
+        self.detail = detail
+
+
+class GatekeeperError(Exception):
+    """Base of all that Gatekeeper raises on purpose. `reason` is what the client is told."""
+
+    reason: ClassVar[Reason] = Reason.INTERNAL_ERROR
+
+
+class StoreUnavailable(GatekeeperError):
+    """The session store did not answer, refused, or answered nonsense. `kind` is a metric label: `timeout`,
+    `connection`, `refused` (an error reply) or `protocol` (an answer that is not ours)."""
+
+    reason = Reason.STORE_UNAVAILABLE
+
+    def __init__(self, message: str, *, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class KeysUnavailable(GatekeeperError):
+    """No key set was ever fetched, so no signature can be judged."""
+
+    reason = Reason.KEYS_UNAVAILABLE
+
+
+class UpstreamUnavailable(GatekeeperError):
+    """The backend could not be reached or broke the protocol. `kind`: `connect`, `reset` or `protocol`."""
+
+    reason = Reason.UPSTREAM_UNAVAILABLE
+
+    def __init__(self, message: str, *, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class UpstreamTimeout(GatekeeperError):
+    """The backend was silent for too long."""
+
+    reason = Reason.UPSTREAM_TIMEOUT
+    kind = "timeout"
+
+
+class TokenRejected(Exception):
+    """This is not a token to be believed. `reason` is `TOKEN_INVALID`, or `TOKEN_EXPIRED` where `exp` is its only
+    fault. `why` is for the log of the operator: it names the rule that failed and never quotes the token."""
+
+    def __init__(self, why: str, *, reason: Reason = Reason.TOKEN_INVALID) -> None:
+        super().__init__(why)
+        self.why = why
+        self.reason = reason
+
+
+class ConfigError(Exception):
+    """The settings cannot be used. `problems` holds one line each, with the variable's name, what was read and what
+    is accepted; no line shows a secret."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems

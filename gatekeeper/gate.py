@@ -1,0 +1,139 @@
+"""The gate: facts of a request → verdict. Token source, verifier, store, in this order, each asked at most once.
+
+A refusal is a value. An exception means that nothing could be found out (`StoreUnavailable`, `KeysUnavailable`); it is
+never a reason to let a request pass, and never told to a client as "not signed in".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import msgspec
+
+from gatekeeper.errors import Reason, TokenRejected
+from gatekeeper.models import Claims, Client, Verdict
+from gatekeeper.sessions.events import Event, Events
+from gatekeeper.sessions.store import Checked, SessionStore
+from gatekeeper.tokens.sources import Found, TokenSources
+from gatekeeper.tokens.verifier import Verifier
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the gate looks at: headers as received, the query (for WebSocket tokens only), and who is asking.
+    `cookie_allowed` is False where a token from a cookie would be another site's doing (`origin.py`)."""
+
+    headers: Sequence[tuple[bytes, bytes]]
+    query: bytes
+    websocket: bool
+    client: Client
+    cookie_allowed: bool = True
+
+
+class Exemptions:
+    """Users, or `role:<name>`, without device limit and idle time-out."""
+
+    def __init__(self, entries: Collection[str]) -> None:
+        self._roles = frozenset(entry.removeprefix("role:") for entry in entries if entry.startswith("role:"))
+        self._users = frozenset(entry for entry in entries if not entry.startswith("role:"))
+
+    def covers(self, claims: Claims) -> bool:
+        return claims.user in self._users or not self._roles.isdisjoint(claims.roles)
+
+
+class Gate:
+    """Judges requests. Holds no state of its own: what it knows of sessions, the store knows."""
+
+    def __init__(
+        self,
+        *,
+        sources: TokenSources,
+        verifier: Verifier,
+        store: SessionStore,
+        events: Events,
+        exempt: Exemptions,
+    ) -> None:
+        self._sources = sources
+        self._verifier = verifier
+        self._store = store
+        self._events = events
+        self._exempt = exempt
+
+    async def judge(self, facts: Facts) -> Verdict:
+        """One verdict, one round trip to the store. Raises `StoreUnavailable` and `KeysUnavailable`."""
+        verdict = await self.identify(facts)
+        claims = verdict.claims
+        if claims is None:
+            return verdict
+        checked = await self._store.check(claims, facts.client, exempt=self._exempt.covers(claims))
+        self._count(checked)
+        return _judged(verdict, checked)
+
+    async def identify(self, facts: Facts, *, ignore_expiry: bool = False) -> Verdict:
+        """Whose token this is, without asking for the session: never admits. `claims` is set if the token is good; with
+        `ignore_expiry` also if `exp` is its only fault. Raises `KeysUnavailable`."""
+        try:
+            found = self._sources.find(facts.headers, query=facts.query, websocket=facts.websocket)
+        except TokenRejected as rejected:
+            return Verdict(reason=rejected.reason, token_source="ambiguous", why=rejected.why)  # noqa: S106 - a source, no token
+        if found is None:
+            return Verdict(reason=Reason.TOKEN_MISSING)
+        if not facts.cookie_allowed and found.source.startswith("cookie:"):
+            return Verdict(reason=Reason.ORIGIN_NOT_ALLOWED, token_source=found.source)
+        try:
+            claims = self._verifier.cached(found.token) or await self._verifier.verify(
+                found.token, ignore_expiry=ignore_expiry
+            )
+        except TokenRejected as rejected:
+            return Verdict(reason=rejected.reason, token_source=found.source, why=rejected.why)
+        if found.others and await self._disagree(found, claims):
+            return Verdict(reason=Reason.TOKEN_INVALID, token_source=found.source, why="credentials of two users")
+        return Verdict(
+            reason=Reason.SESSION_REVOKED_OR_INVALID,
+            claims=claims,
+            user=claims.user,
+            token_source=found.source,
+            more_tokens=bool(found.others),
+        )
+
+    async def _disagree(self, found: Found, claims: Claims) -> bool:
+        """Whether a token in another source is good too, and names another user."""
+        for token in found.others:
+            try:
+                other = await self._verifier.verify(token)
+            except TokenRejected:
+                continue
+            if other.user != claims.user:
+                return True
+        return False
+
+    def _count(self, checked: Checked) -> None:
+        if checked.word == "opened":
+            self._events.count(Event.OPENED, "user")
+            if checked.evicted:
+                self._events.count(Event.EVICTED, "system", checked.evicted)
+        elif checked.word == "full":
+            self._events.count(Event.LIMIT_REFUSED, "system")
+
+
+def _judged(identified: Verdict, checked: Checked) -> Verdict:
+    user, source = identified.user, identified.token_source
+    if checked.word in {"touched", "opened"}:
+        return Verdict(
+            admitted=True,
+            claims=identified.claims,
+            user=user,
+            session_id=checked.session_id,
+            token_source=source,
+            more_tokens=identified.more_tokens,
+        )
+    if checked.word == "full":
+        return Verdict(reason=Reason.SESSION_LIMIT_EXCEEDED, user=user, token_source=source)
+    # A session that is over, or none at all.
+    reason = checked.end_reason.refusal if checked.end_reason else Reason.SESSION_REVOKED_OR_INVALID
+    return Verdict(
+        reason=reason,
+        end_reason=checked.end_reason,
+        user=user,
+        session_id=checked.session_id or None,
+        token_source=source,
+    )

@@ -1,0 +1,162 @@
+"""Header fields as they travel: lists of names and values in bytes, with their order and repetition. Pure.
+
+What the backend is told about a user goes in identity headers, and the backend believes them. So nothing that a client
+sends may be read as one of them, however it is spelled (`IdentityHeaders.without_spoofed`), and nothing that a token
+holds may end a header line (`IdentityHeaders.values`).
+
+As ASGI has it, names in a scope are lower-case; functions here that look for a name rely on that.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
+HeaderList: TypeAlias = list[tuple[bytes, bytes]]
+
+REQUEST_ID: Final = b"x-request-id"
+OWN_PREFIX: Final = b"x-gatekeeper-"
+
+# Headers that name another URL than the request line does; some frameworks route by them (CVE-2026-40575 and its like).
+_URL_OVERRIDES: Final = frozenset({b"x-original-url", b"x-rewrite-url"})
+
+_ALNUM = (string.ascii_letters + string.digits).encode()
+_TOKEN = _ALNUM + b"!#$%&'*+-.^_`|~"  # RFC 9110 section 5.6.2
+_NOT_TOKEN = bytes(set(range(256)) - set(_TOKEN))
+_FOLD = bytes(ord(chr(byte).lower()) if byte in _ALNUM else ord("-") for byte in range(256))
+_REQUEST_ID_FORM = re.compile(rb"[A-Za-z0-9._:/=+-]{1,128}")
+
+_SOURCES = frozenset({"sub", "session", "roles", "claim"})
+
+
+def fold(name: bytes) -> bytes:
+    """The name as the most lenient backend reads it: lower-case, with `-` for `_`, `.` and every other mark.
+
+    CGI turns `-` into `_`, PHP `.` and space too, Apache every character that is neither letter nor digit: a folded
+    name stands for all names that these read alike. Bytes that no name may have (RFC 9110 section 5.6.2) are left out.
+    """
+    return name.translate(_FOLD, _NOT_TOKEN)
+
+
+def is_token(name: bytes) -> bool:
+    """Whether this can be a header's name at all (RFC 9110 section 5.6.2)."""
+    return bool(name) and not name.translate(None, _TOKEN)
+
+
+def get_all(headers: Headers, name: bytes) -> list[bytes]:
+    """The values of every header called `name` (lower-case), in order."""
+    return [value for key, value in headers if key == name]
+
+
+def get(headers: Headers, name: bytes) -> bytes | None:
+    """The value of the first header called `name` (lower-case), or None."""
+    for key, value in headers:
+        if key == name:
+            return value
+    return None
+
+
+def request_id(headers: Headers) -> str:
+    """The client's `X-Request-Id` if it is one header of 1 to 128 harmless characters, else a new UUID."""
+    values = get_all(headers, REQUEST_ID)
+    if len(values) == 1 and _REQUEST_ID_FORM.fullmatch(values[0]):
+        return values[0].decode("ascii")
+    return str(uuid.uuid4())
+
+
+class IdentityHeaders:
+    """The headers that tell the backend who is there.
+
+    `table` holds one row a header: its name, its source (`sub`, `session`, `roles` or `claim`) and, for `claim`, the
+    claim's name. Raises ValueError for a name that is no token, that occurs twice, or for an unknown source.
+    """
+
+    def __init__(self, table: Sequence[tuple[str, str, str | None]]) -> None:
+        self._table = tuple((_checked_name(name), source, claim) for name, source, claim in table)
+        for name, source, claim in self._table:
+            if source not in _SOURCES or (source == "claim") != bool(claim):
+                raise ValueError(f"{name.decode()}: no such source: {source}")
+        self.names: Final = frozenset(name for name, _, _ in self._table)
+        self._folded = frozenset(map(fold, self.names)) | _URL_OVERRIDES
+        if len({fold(name) for name in self.names}) != len(self._table):
+            raise ValueError("two identity headers have one name, or names that a backend may read as one")
+
+    def __repr__(self) -> str:
+        return f"<IdentityHeaders {', '.join(sorted(name.decode() for name in self.names))}>"
+
+    def without_spoofed(self, headers: Headers) -> HeaderList:
+        """A new list without whatever a backend could read as an identity header, as `X-Gatekeeper-…`, or as another
+        URL; headers whose name is no token go too, for nobody knows what a backend makes of them.
+
+        Good for header sections and for trailers.
+        """
+        kept = []
+        for name, value in headers:
+            folded = name.translate(_FOLD, _NOT_TOKEN)
+            if len(folded) == len(name) and folded not in self._folded and not folded.startswith(OWN_PREFIX):
+                kept.append((name, value))
+        return kept
+
+    def values(self, user: str, session_id: int, roles: Sequence[str], claims: Mapping[str, Any]) -> HeaderList:
+        """The headers for this user, names in lower-case.
+
+        Values are UTF-8 with everything outside printable ASCII, `%`, and spaces at either end percent-encoded, so
+        that decoding gives back the text exactly. Roles are joined by `,`, a comma inside a role is `%2C`; without
+        roles the header is there and empty. A claim that is a string goes as it is, a list of plain values like roles,
+        everything else as compact JSON (`true`, `7`, `{"a":1}`); a claim that is absent or null makes no header.
+        """
+        headers = []
+        for name, source, claim in self._table:
+            if source == "sub":
+                headers.append((name, _encoded(user)))
+            elif source == "session":
+                headers.append((name, b"%d" % session_id))
+            elif source == "roles":
+                headers.append((name, _joined(roles)))
+            elif (value := claims.get(claim or "")) is not None:
+                headers.append((name, _claim_text(value)))
+        return headers
+
+
+def _checked_name(name: str) -> bytes:
+    raw = name.lower().encode()
+    if not is_token(raw):
+        raise ValueError(f"not a header name: {name!r}")
+    return raw
+
+
+# Space is kept except at the ends, where parsers trim it (RFC 9110 section 5.5).
+_PLAIN = frozenset(range(0x20, 0x7F)) - {ord("%")}
+_PLAIN_IN_LIST = _PLAIN - {ord(",")}
+
+
+def _encoded(text: str, plain: frozenset[int] = _PLAIN) -> bytes:
+    # JSON can spell lone surrogates; they must not make an admitted request fail.
+    raw = text.encode("utf-8", "surrogatepass")
+    if plain.issuperset(raw) and raw == raw.strip(b" "):
+        return raw
+    first, last = len(raw) - len(raw.lstrip(b" ")), len(raw.rstrip(b" "))
+    return b"".join(
+        bytes((byte,)) if byte in plain and first <= at < last else b"%%%02X" % byte for at, byte in enumerate(raw)
+    )
+
+
+def _joined(items: Sequence[str]) -> bytes:
+    return b",".join(_encoded(item, _PLAIN_IN_LIST) for item in items)
+
+
+def _claim_text(value: Any) -> bytes:
+    if isinstance(value, list) and not any(isinstance(item, list | dict) for item in value):
+        return _joined([_plain_text(item) for item in value])
+    return _encoded(_plain_text(value))
+
+
+def _plain_text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

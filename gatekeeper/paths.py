@@ -1,0 +1,246 @@
+"""What a request path is: Gatekeeper's own, public, an authentication path, or protected. Pure; no I/O, no HTTP.
+
+The rule. A backend may read a path in other ways than it was sent: percent-decoded once, with dot segments resolved,
+slashes merged, a backslash taken as a slash, `;parameters` dropped, letter case ignored, in whatever order. So a path
+is *public* (or a login path) only if every reading says so; it is Gatekeeper's *own* only as it stands; and one that
+becomes Gatekeeper's own in another reading is refused, because it is either an attack or a mistake. All else is
+*protected*. The backend is always sent the client's own bytes. (CVE-2019-9901, CVE-2021-29492, CVE-2025-66490: one
+side's reading was not the other's.)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
+from functools import lru_cache
+from typing import Final
+
+import msgspec
+
+
+class BadPath(ValueError):
+    """A path that cannot be judged; the text says what is wrong with it."""
+
+
+class Kind(Enum):
+    """What is done with a path that no route serves. `RESERVED`: below `/_gatekeeper/`, where nothing is the
+    backend's."""
+
+    PROTECTED = "protected"
+    PUBLIC = "public"
+    LOGIN = "login"
+    REFRESH = "refresh"
+    LOGOUT = "logout"
+    RESERVED = "reserved"
+
+
+# More readings than this has only a path that was made to have them.
+_MOST_READINGS: Final = 64
+_MOST_BYTES: Final = 16 * 1024
+_LONGEST_REMEMBERED: Final = 512
+# A path that reads the same in every way but letter case: most of them.
+_SEGMENT: Final = rb"[A-Za-z0-9_~!$&'()*+,:=@-][A-Za-z0-9_.~!$&'()*+,:=@-]*"
+_PLAIN: Final = re.compile(rb"/(?:%(segment)s/)*(?:%(segment)s)?\Z" % {b"segment": _SEGMENT})
+_RESERVED: Final = re.compile(rb"/_gatekeeper(?:/|\Z)")
+# A NUL, slash, dot or the like in more bytes than UTF-8 needs: not UTF-8, but old decoders take it for the character
+# (CVE-2000-0884).
+_OVERLONG: Final = re.compile(rb"%c[01]%[89ab]|%e0%[89]|%f0%8", re.IGNORECASE)
+_BAD_PERCENT: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_PERCENT: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
+
+
+def _decode(path: bytes) -> bytes:
+    return _PERCENT.sub(lambda match: bytes((int(match[1], 16),)), path)
+
+
+def _backslash(path: bytes) -> bytes:
+    return path.replace(b"\\", b"/")
+
+
+def _without_parameters(path: bytes) -> bytes:
+    return re.sub(rb";[^/]*", b"", path)
+
+
+def _merge_slashes(path: bytes) -> bytes:
+    return re.sub(rb"/{2,}", b"/", path)
+
+
+def _resolve_dots(path: bytes) -> bytes:
+    """RFC 3986 section 5.2.4."""
+    if b"/." not in path:
+        return path
+    segments = path.split(b"/")
+    resolved: list[bytes] = []
+    for segment in segments[1:]:
+        if segment == b"..":
+            if resolved:
+                resolved.pop()
+        elif segment != b".":
+            resolved.append(segment)
+    if segments[-1] in {b".", b".."}:
+        resolved.append(b"")
+    return b"/" + b"/".join(resolved)
+
+
+_READINGS: Final[tuple[Callable[[bytes], bytes], ...]] = (
+    _backslash,
+    _without_parameters,
+    _merge_slashes,
+    _resolve_dots,
+)
+
+
+def readings(path: bytes) -> frozenset[bytes]:
+    """Every way a backend may read `path`, letter case aside: the steps in any order, decoding at most once.
+
+    Raises `BadPath` for more than a bounded number of them.
+    """
+    if _PLAIN.match(path):
+        return frozenset((path,))
+    # %c3 is %C3 to everybody (RFC 3986 section 2.1), so that is no reading of its own.
+    path = _PERCENT.sub(lambda match: match[0].upper(), path)
+    seen = {(path, False)}
+    waiting = [(path, False)]
+    while waiting:
+        current, decoded = waiting.pop()
+        found = {(step(current), decoded) for step in _READINGS}
+        if not decoded:
+            found.add((_decode(current), True))
+        waiting.extend(found - seen)
+        seen |= found
+        if len(seen) > _MOST_READINGS:
+            raise BadPath("The path can be read in too many ways")
+    return frozenset(reading for reading, _ in seen)
+
+
+def check(path: bytes) -> None:
+    """Raises `BadPath` for what no HTTP path may hold."""
+    if not path.startswith(b"/"):
+        raise BadPath("The request target must be a path that begins with /")
+    if len(path) > _MOST_BYTES:
+        raise BadPath("The path is too long")
+    if not path.isascii():
+        raise BadPath("The path holds bytes that must be percent-encoded")
+    if b"#" in path or any(byte < 0x21 or byte == 0x7F for byte in path):
+        raise BadPath("The path holds a character that must be percent-encoded")
+    if _BAD_PERCENT.search(path):
+        raise BadPath("The path holds an invalid percent-encoding")
+    if b"%00" in path:
+        raise BadPath("The path holds a NUL")
+    if _OVERLONG.search(path):
+        raise BadPath("The path holds an overlong encoding")
+
+
+class Pattern(msgspec.Struct, frozen=True):
+    """One entry of a path setting: methods (None: any) and what the path must match."""
+
+    methods: frozenset[str] | None
+    globs: tuple[re.Pattern[bytes], ...]
+
+    def names(self, method: str) -> bool:
+        return self.methods is None or method in self.methods
+
+
+def compile_pattern(text: str, *, default_method: str | None = None) -> Pattern:
+    """`/health`, `/static/*`, `*/docs`, each with an optional method before it (`GET` includes `HEAD`). `*` matches
+    any characters, `/` too; a trailing slash is optional. A pattern is read in the ways a path is."""
+    method, _, glob = text.rpartition(" ")
+    method = method.strip() or default_method or ""
+    methods = frozenset({method, "HEAD"} if method == "GET" else {method}) if method else None
+    star, rest = ("*", glob[1:]) if glob.startswith("*") else ("", glob)
+    globs = {star.encode() + way for way in readings(rest.encode())} if rest else {b"*"}
+    return Pattern(methods, tuple(map(_glob, sorted(globs))))
+
+
+def _glob(glob: bytes) -> re.Pattern[bytes]:
+    first, *rest = (re.escape(part) for part in glob.rstrip(b"/").split(b"*"))
+    if not rest:
+        body = first
+    elif not glob.endswith(b"/*"):
+        body = first + _in_turn(rest[:-1]) + b".*" + rest[-1]
+    elif len(rest) == 1:
+        # "/static/*" names "/static" too, as its trailing slash is optional.
+        body = first.removesuffix(b"/") + b"(?:/.*)?"
+    else:
+        folder = rest[-2].removesuffix(b"/")
+        body = first + _in_turn(rest[:-2]) + b"(?:" + _in_turn([folder + b"/"]) + b".*|.*" + folder + b")"
+    return re.compile(body + rb"/?\Z", re.DOTALL)
+
+
+def _in_turn(parts: Iterable[bytes]) -> bytes:
+    """Each part at the first place after the one before it. Going back for another place never helps, and with several
+    stars would cost a hostile path a power of its length."""
+    return b"".join(b"(?>.*?" + part + b")" for part in parts)
+
+
+def _matches(patterns: Iterable[Pattern], method: str, ways: frozenset[bytes]) -> bool:
+    """Whether every reading is named by one of the patterns. In its own letter case: what a pattern names so, it names
+    in every other way of writing both."""
+    globs = [regex for pattern in patterns if pattern.names(method) for regex in pattern.globs]
+    return all(any(regex.match(way) for regex in globs) for way in ways)
+
+
+class Route(msgspec.Struct, frozen=True):
+    """A path that Gatekeeper serves itself: its method, its template (`/api/sessions/{id}`), and what serves it."""
+
+    method: str
+    template: str
+    target: object
+
+
+class Matched(msgspec.Struct, frozen=True):
+    """A route with the values of its parameters."""
+
+    route: Route
+    parameters: dict[str, str]
+
+
+class PathTable:
+    """All that is known about paths. Built once; `classify` is a function of method and path alone."""
+
+    def __init__(self, routes: Sequence[Route], kinds: Sequence[tuple[Kind, Sequence[Pattern]]]) -> None:
+        # Literal before parameter: `/sessions/all` is asked before `/sessions/{id}`.
+        ordered = sorted(routes, key=lambda route: [part.startswith("{") for part in route.template.split("/")])
+        self._own = [(route, _template(route.template)) for route in ordered]
+        self._folded = [(route, _template(route.template.lower())) for route in ordered]
+        self._kinds = [(kind, tuple(patterns)) for kind, patterns in kinds if patterns]
+        self._remembered = lru_cache(maxsize=4096)(self._classify)
+
+    def classify(self, method: str, path: bytes) -> Matched | Kind:
+        """What `path` is for `method`. Raises `BadPath`."""
+        # Long ones are not remembered: anybody can send them, and thousands of them are a lot of memory.
+        return (self._remembered if len(path) <= _LONGEST_REMEMBERED else self._classify)(method, path)
+
+    def _classify(self, method: str, path: bytes) -> Matched | Kind:
+        check(path)
+        own = _route(self._own, method, path)
+        if own is not None:
+            return own
+        if _RESERVED.match(path):
+            return Kind.RESERVED
+        ways = readings(path)
+        if any(_RESERVED.match(way.lower()) or _route(self._folded, method, way.lower()) for way in ways):
+            raise BadPath("The path must be written as it is documented")
+        for kind, patterns in self._kinds:
+            if _matches(patterns, method, ways):
+                return kind
+        return Kind.PROTECTED
+
+
+def _template(template: str) -> re.Pattern[bytes]:
+    parts = re.split(r"(\{\w+\})", template.rstrip("/"))
+    body = "".join(f"(?P<{part[1:-1]}>[^/]+)" if part.startswith("{") else re.escape(part) for part in parts)
+    return re.compile(body.encode() + rb"/?\Z")
+
+
+def _route(table: Sequence[tuple[Route, re.Pattern[bytes]]], method: str, path: bytes) -> Matched | None:
+    # HEAD is answered wherever GET is (RFC 9110 section 9.3.2).
+    asked = "GET" if method == "HEAD" else method
+    for route, regex in table:
+        if route.method == asked:
+            match = regex.match(path)
+            if match:
+                values = {name: value.decode("latin-1") for name, value in match.groupdict().items()}
+                return Matched(route, values)
+    return None

@@ -1,0 +1,168 @@
+"""Connections that listen while they speak, for httpcore.
+
+httpcore reads an answer only once the whole request is sent. A backend that answers 413 and closes would then be heard
+as a reset, its answer lost with the connection, and one that answers and waits would hold up the client for nothing.
+Here a connection is read while the body goes up, and a final answer ends the upload with the one exception that
+httpcore takes as "look whether there is an answer": `WriteError`.
+"""
+
+# ruff: noqa: ASYNC109 - the signatures are httpcore's
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from collections import deque
+from collections.abc import Coroutine, Iterable
+from contextvars import ContextVar
+from typing import Any, Final, TypeAlias, TypeVar
+
+import httpcore
+
+_T = TypeVar("_T")
+_SocketOption: TypeAlias = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
+
+_READ_BYTES: Final = 64 * 1024
+_INTERIM = re.compile(rb"HTTP/1\.[01] 1[0-9][0-9]")
+_STATUS_LINE_START_BYTES: Final = len("HTTP/1.1 100")
+
+
+class Exchange:
+    """What is known of one request on its connection.
+
+    `uploading`: a body is to be sent; `reused`: the connection had served before; `heard`: bytes came after the request
+    began; `ended`: the backend closed its side.
+    """
+
+    def __init__(self, *, uploading: bool) -> None:
+        self.stream: DuplexStream | None = None
+        self.uploading = uploading
+        self.reused = False
+        self.heard = False
+        self.ended = False
+
+
+current_exchange: ContextVar[Exchange] = ContextVar("current_exchange")
+"""Set by whoever sends a request: httpcore does not say which connection it picks, but writes to it in that task."""
+
+
+class DuplexStream(httpcore.AsyncNetworkStream):
+    """A connection that can be read in the background while a request body is written: one request at a time."""
+
+    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
+        self._inner = inner
+        self._exchange: Exchange | None = None
+        self._heard: deque[asyncio.Task[bytes]] = deque()
+        self._reading: asyncio.Task[bytes] | None = None
+        self._answered = False
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        exchange = current_exchange.get()
+        if exchange.stream is None:
+            exchange.stream, exchange.reused = self, self._exchange is not None
+            self._exchange = exchange
+            await self._inner.write(buffer, timeout)
+        elif exchange.uploading and buffer:
+            await self.unless_answered(self._inner.write(buffer, timeout))
+        else:
+            await self._inner.write(buffer, timeout)
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if self._heard:
+            data = self._heard.popleft().result()
+        elif self._reading is not None:
+            done, _ = await asyncio.wait({self._reading}, timeout=timeout)
+            if not done:
+                raise httpcore.ReadTimeout
+            data, self._reading = self._reading.result(), None
+        else:
+            data = await self._inner.read(max_bytes, timeout)
+        if self._exchange is not None:
+            self._exchange.heard |= bool(data)
+            self._exchange.ended |= not data
+        return data
+
+    async def unless_answered(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """What `work` gives; WriteError, with `work` cancelled, if the backend answers or hangs up before it is done.
+
+        Interim answers (1xx) are no answer.
+        """
+        task = asyncio.ensure_future(work)
+        try:
+            while not self._answered:
+                if self._reading is None:
+                    self._reading = asyncio.ensure_future(self._inner.read(_READ_BYTES))
+                await asyncio.wait({task, self._reading}, return_when=asyncio.FIRST_COMPLETED)
+                if self._reading.done():
+                    self._keep(self._reading)
+                elif task.done():
+                    return task.result()
+            raise httpcore.WriteError("answered before the request was complete")
+        finally:
+            await _cancelled(task)
+
+    def _keep(self, reading: asyncio.Task[bytes]) -> None:
+        self._heard.append(reading)
+        self._reading = None
+        failed = any(part.exception() or not part.result() for part in self._heard)
+        self._answered = failed or final_answer_begun(b"".join(part.result() for part in self._heard))
+
+    async def aclose(self) -> None:
+        if self._reading is not None:
+            await _cancelled(self._reading)
+        await self._inner.aclose()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        return DuplexStream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        # httpcore asks this of idle connections and closes those that say yes. One that was answered before its
+        # request was complete must never serve again: what it is sent next would be read as the rest of that body.
+        if info == "is_readable" and (self._answered or self._heard or self._reading is not None):
+            return True
+        return self._inner.get_extra_info(info)
+
+
+class DuplexBackend(httpcore.AsyncNetworkBackend):
+    """httpcore's asyncio back end, with `DuplexStream` connections."""
+
+    def __init__(self) -> None:
+        self._inner = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[_SocketOption] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        return DuplexStream(await self._inner.connect_tcp(host, port, timeout, local_address, socket_options))
+
+    async def connect_unix_socket(
+        self, path: str, timeout: float | None = None, socket_options: Iterable[_SocketOption] | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        return DuplexStream(await self._inner.connect_unix_socket(path, timeout, socket_options))
+
+    async def sleep(self, seconds: float) -> None:
+        await self._inner.sleep(seconds)
+
+
+def final_answer_begun(data: bytes) -> bool:
+    """Whether, past any interim answers (RFC 9110 section 15.2), these bytes begin another one."""
+    while _INTERIM.match(data):
+        _, end, data = data.partition(b"\r\n\r\n")
+        if not end:
+            return False
+    return len(data) >= _STATUS_LINE_START_BYTES
+
+
+async def _cancelled(task: asyncio.Task[Any]) -> None:
+    """Ends a task and waits for it; whatever it has to say is not wanted any more."""
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()

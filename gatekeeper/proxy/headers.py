@@ -1,0 +1,144 @@
+"""Which header fields cross the proxy, in both directions. Pure.
+
+Hop-by-hop fields stop here (RFC 9110 section 7.6.1), and so does what `Connection` names, with one law above it: what
+Gatekeeper says itself, and what the framing or the meaning of a message hangs on, cannot be named away
+(GHSA-w9mr-28mw-j8hg, CVE-2024-45410, CVE-2022-31813).
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from gatekeeper.client_address import UNIX_PEER
+from gatekeeper.headers import OWN_PREFIX, REQUEST_ID, HeaderList, Headers, fold, get, get_all
+
+_HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection",
+        b"http2-settings",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authentication-info",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+
+_FORWARDED_PREFIX: Final = b"x-forwarded-"
+_FORWARDED_FOR: Final = b"x-forwarded-for"
+_REAL_IP: Final = b"x-real-ip"
+
+# RFC 9110 forbids `Connection` to name what is meant for every recipient; a filter in between has to enforce it.
+_NEVER_NAMED_AWAY: Final = frozenset(
+    {
+        b"authorization",
+        b"content-encoding",
+        b"content-length",
+        b"content-type",
+        b"cookie",
+        b"expect",
+        b"forwarded",
+        b"host",
+        b"origin",
+        b"set-cookie",
+        _REAL_IP,
+        REQUEST_ID,
+    }
+)
+
+# CGI would read `Content_Length` as `Content-Length`: of these no second spelling passes.
+_ONE_SPELLING: Final = _HOP_BY_HOP | _NEVER_NAMED_AWAY
+
+
+class Arrival(NamedTuple):
+    """How a request came in.
+
+    `peer` is the address of the socket's other end, None on a Unix socket; `client` is the address behind the trusted
+    proxies; `scheme` is `http` or `https`; `trusted` tells whether the peer's forwarding headers are believed.
+    """
+
+    peer: str | None
+    client: str
+    scheme: str
+    trusted: bool
+
+
+def request_headers(headers: Headers, arrival: Arrival, own: frozenset[bytes]) -> HeaderList:
+    """The headers that the backend gets: in the order they came, what is said about forwarding last.
+
+    `headers` are a scope's (names lower-case), identity headers already set. `own` are the lower-case names that
+    Gatekeeper sets; they pass, and `Connection` cannot name them. From an untrusted peer no `X-Forwarded-…`, no
+    `X-Real-IP` and no `Forwarded` passes. `Transfer-Encoding` goes, and with it a `Content-Length` beside it (RFC 9112
+    section 6.3): whoever sends the body on frames it anew.
+    """
+    dropped = _named_by_connection(headers) - own
+    if get(headers, b"transfer-encoding") is not None:
+        dropped.add(b"content-length")
+    kept = [
+        (name, value)
+        for name, value in headers
+        if name in own or (name not in dropped and _may_pass(name, trusted=arrival.trusted, own=own))
+    ]
+    return kept + _forwarding(headers, kept, arrival)
+
+
+def response_headers(headers: Headers, status: int) -> HeaderList:
+    """The headers of the backend's answer that the client gets, as they came, names lower-case.
+
+    The backend's `X-Request-Id` goes, so that Gatekeeper's stays the only one. `Content-Length` goes beside
+    `Transfer-Encoding` (RFC 9112 section 6.3), and from 204 and 304: the first must not have one (RFC 9110 section
+    8.6), and with the second ASGI servers wait for a body that never comes.
+    """
+    lowered = [(name.lower(), value) for name, value in headers]
+    dropped = _named_by_connection(lowered) | _HOP_BY_HOP | {REQUEST_ID}
+    if status in (204, 304) or get(lowered, b"transfer-encoding") is not None:
+        dropped.add(b"content-length")
+    return [(name, value) for name, value in lowered if name not in dropped]
+
+
+def _may_pass(name: bytes, *, trusted: bool, own: frozenset[bytes]) -> bool:
+    folded = fold(name)
+    if folded in own or folded in _HOP_BY_HOP or folded.startswith(OWN_PREFIX):
+        return False
+    forwarding = folded.startswith(_FORWARDED_PREFIX) or folded in (_REAL_IP, b"forwarded")
+    if folded != name and (forwarding or folded in _ONE_SPELLING):
+        return False
+    return not forwarding or (trusted and folded != _FORWARDED_FOR)
+
+
+def _named_by_connection(headers: Headers) -> set[bytes]:
+    named = {
+        token.strip(b" \t").lower() for value in get_all(headers, b"connection") for token in value.split(b",")
+    } - _NEVER_NAMED_AWAY
+    return {name for name in named if not name.startswith((_FORWARDED_PREFIX, OWN_PREFIX))}
+
+
+def _forwarding(headers: Headers, kept: Headers, arrival: Arrival) -> HeaderList:
+    """`X-Forwarded-For` with the peer as its last hop, and whatever else a trusted peer did not say already."""
+    chain = get_all(headers, _FORWARDED_FOR) if arrival.trusted else []
+    if arrival.peer is not None:
+        chain.append(arrival.peer.encode("latin-1", "replace"))
+    host = get(headers, b"host")
+    seen = [
+        (_FORWARDED_FOR, b", ".join(chain)),
+        # A peer on a Unix socket has no address to tell.
+        (_REAL_IP, b"" if arrival.client == UNIX_PEER else arrival.client.encode("latin-1", "replace")),
+        (b"x-forwarded-proto", arrival.scheme.encode("ascii")),
+        (b"x-forwarded-host", host or b""),
+        (b"x-forwarded-port", _port(host or b"", arrival.scheme)),
+    ]
+    said = {name for name, _ in kept}
+    return [(name, value) for name, value in seen if value and name not in said]
+
+
+def _port(host: bytes, scheme: str) -> bytes:
+    """The port that the client meant: the one in `Host`, else the scheme's. Not the listener's, which behind a
+    published container port is one that no link may ever show."""
+    _, colon, port = host.rpartition(b":")
+    if colon and port.isdigit():
+        return port
+    return b"443" if scheme == "https" else b"80"

@@ -1,0 +1,160 @@
+"""Settings from the environment: read, checked together, described, and warned about.
+
+Variables begin with `GATEKEEPER_`; nothing else in the environment has any effect here. The fields are in
+`settings/model.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+from pydantic import ValidationError
+
+from gatekeeper.errors import ConfigError
+from gatekeeper.settings.conflicts import Conflict, mixed_keys
+from gatekeeper.settings.grammars import IdentityHeader, ListenAddress, is_loopback, matches_everything
+from gatekeeper.settings.model import DIALECT_NAMES, ERROR_DIALECT_NAMES, Settings
+from gatekeeper.settings.source import About, EnvironmentSource, settings_of
+from gatekeeper.settings.types import variable
+
+__all__ = [
+    "DIALECT_NAMES",
+    "ERROR_DIALECT_NAMES",
+    "Description",
+    "IdentityHeader",
+    "ListenAddress",
+    "Settings",
+    "describe",
+    "load",
+    "warnings",
+]
+
+
+class Description(NamedTuple):
+    """One setting as it is in effect. `value` is one line, secrets masked."""
+
+    variable: str
+    value: str
+    source: Literal["default", "environment", "file"]
+
+
+def load(environ: Mapping[str, str] | None = None, *, require_upstream: bool = False) -> Settings:
+    """The settings of `environ`, by default of this process. Raises `ConfigError` with every problem.
+
+    `require_upstream` makes a missing `GATEKEEPER_UPSTREAM_URL` a problem: the sidecar needs it, the middleware does
+    not.
+    """
+    return _load(EnvironmentSource(Settings, os.environ if environ is None else environ), require_upstream)
+
+
+def describe(environ: Mapping[str, str] | None = None) -> list[Description]:
+    """Every setting in effect with its source, in the order of docs/settings.md. Raises `ConfigError` as `load`."""
+    source = EnvironmentSource(Settings, os.environ if environ is None else environ)
+    settings = _load(source, require_upstream=False)
+    return [_description(about, source, settings) for about in settings_of(Settings)]
+
+
+def warnings(settings: Settings) -> list[str]:
+    """What is accepted but should be known before it is relied on, one line each, beginning with the variable."""
+    return [*_token_warnings(settings), *_transport_warnings(settings), *_file_warnings(settings)]
+
+
+def _load(source: EnvironmentSource, require_upstream: bool) -> Settings:
+    values = source()
+    settings, problems = _validate(source, values)
+    given = {*values, *source.unread}
+    if require_upstream and "upstream_url" not in given:
+        about = next(about for about in settings_of(Settings) if about.field == "upstream_url")
+        problems.append(f"{about.variable}: not set; accepted: {about.reader.accepted}")
+    # By name: that both are set is a problem even where neither can be read, so no settings object could tell.
+    if mixed := mixed_keys(given):
+        problems.append(mixed.problem)
+    problems = list(dict.fromkeys([*source.problems, *problems]))
+    if problems or settings is None:
+        raise ConfigError(problems)
+    return settings
+
+
+def _validate(source: EnvironmentSource, values: dict[str, Any]) -> tuple[Settings | None, list[str]]:
+    """The settings, or every problem of these values."""
+    files = tuple((origin.variable, origin.path) for origin in source.origins.values() if origin.path)
+    try:
+        return Settings(**values, secret_files=files), []
+    except ValidationError as error:
+        problems = [_problem(source, line) for line in error.errors() if line["loc"]]
+        refused = {str(line["loc"][0]) for line in error.errors() if line["loc"]}
+        conflicts = _conflicts(error)
+    if refused:
+        # pydantic looks for conflicts only where every field is good: look again without the refused ones.
+        try:
+            Settings(**{name: value for name, value in values.items() if name not in refused})
+        except ValidationError as error:
+            conflicts = _conflicts(error)
+    unsure = refused | source.unread
+    return None, [*problems, *(conflict.problem for conflict in conflicts if not conflict.fields & unsure)]
+
+
+def _problem(source: EnvironmentSource, line: Any) -> str:
+    """The line for one refused field, from pydantic's error."""
+    field = str(line["loc"][0])
+    about = next(about for about in settings_of(Settings) if about.field == field)
+    origin = source.origins[field]
+    why = line["ctx"]["error"] if line["type"] == "value_error" else "is not accepted"
+    shown = about.reader.show_refused(origin.text)
+    return f"{origin.variable}: read {shown}, which {why}; accepted: {about.reader.accepted}"
+
+
+def _conflicts(error: ValidationError) -> list[Conflict]:
+    return [conflict for line in error.errors() if line["type"] == "conflict" for conflict in line["ctx"]["conflicts"]]
+
+
+def _description(about: About, source: EnvironmentSource, settings: Settings) -> Description:
+    origin = source.origins.get(about.field)
+    if origin is not None:
+        return Description(about.variable, about.reader.show(origin.text), origin.source)
+    if about.field == "jwt_algorithms":
+        return Description(about.variable, ",".join(settings.algorithms), "default")
+    default = about.default_text.replace("`", "") if about.default is None else about.default
+    return Description(about.variable, default, "default")
+
+
+def _token_warnings(settings: Settings) -> Iterator[str]:
+    for field, claim in (("jwt_issuer", "iss"), ("jwt_audience", "aud")):
+        if getattr(settings, field) is None:
+            yield f"{variable(field)}: not set, so a token's `{claim}` is not looked at"
+    for pattern in settings.public_paths:
+        if matches_everything(pattern):
+            yield f"{variable('public_paths')}: {pattern!r} matches every path, so nothing it covers needs a session"
+
+
+def _transport_warnings(settings: Settings) -> Iterator[str]:
+    for field, carried in (
+        ("jwks_url", "whoever is on the way can put in keys of their own"),
+        ("upstream_url", "whoever is on the way can read tokens and write identity headers"),
+    ):
+        parts = urlsplit(getattr(settings, field) or "")
+        if parts.scheme == "http" and not is_loopback(parts.hostname):
+            yield f"{variable(field)}: plain http:// to {parts.hostname}, which is not this host: {carried}"
+    if settings.redis_url is None:
+        return
+    parts = urlsplit(settings.redis_url.get_secret_value())
+    if parts.scheme == "unix" or is_loopback(parts.hostname):
+        return
+    if parts.scheme == "redis":
+        yield f"{variable('redis_url')}: no TLS (rediss://) to {parts.hostname}, which is not this host"
+    if not parts.password and "password=" not in parts.query:
+        yield f"{variable('redis_url')}: no password for {parts.hostname}, which is not this host"
+
+
+def _file_warnings(settings: Settings) -> Iterator[str]:
+    for name, path in settings.secret_files:
+        try:
+            mode = path.stat().st_mode
+        except OSError:  # gone since it was read, so nobody can read it
+            continue
+        if mode & stat.S_IROTH:
+            yield f"{name}: every user of this host can read {str(path)!r} (chmod o-r)"

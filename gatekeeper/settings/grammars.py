@@ -1,0 +1,252 @@
+"""The grammars of settings that are more than a number or a word: addresses, URLs, networks, path patterns, headers.
+
+Each parser takes one item of text without surrounding spaces and raises `ValueError` with a verb phrase. All are
+linear in the text: there are no regular expressions from operators, so none can be slow or unanchored.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import NamedTuple
+from urllib.parse import SplitResult, urlsplit
+
+# RFC 9110, 5.6.2; the same grammar serves cookie names (RFC 6265, 4.1.1).
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
+_QUERY_NAME = re.compile(r"[A-Za-z0-9._~-]{1,128}")
+_HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_.])?")
+# `sun_path` holds 108 bytes with its final zero (unix(7)).
+_SOCKET_PATH_BYTES = 107
+
+ALGORITHMS = {
+    "hmac": ("HS256", "HS384", "HS512"),
+    "public": (
+        *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+        *("ES256", "ES384", "ES512", "EdDSA"),
+    ),
+}
+
+# Gatekeeper or the protocol sets these itself; an identity in one of them would break the request or be lost.
+_RESERVED_HEADERS = frozenset(
+    {
+        *("authorization", "connection", "content-encoding", "content-length", "content-type", "cookie", "date"),
+        *("expect", "host", "keep-alive", "origin", "proxy-authorization", "proxy-connection", "range", "te"),
+        *("trailer", "transfer-encoding", "upgrade", "via", "forwarded", "x-forwarded-for", "x-forwarded-host"),
+        *("x-forwarded-port", "x-forwarded-prefix", "x-forwarded-proto", "x-http-method-override"),
+        *("x-original-url", "x-real-ip", "x-request-id", "x-rewrite-url"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class ListenAddress:
+    """Where to listen: `host` and `port` (0 for a free one), or else the `path` of a unix socket."""
+
+    host: str | None = None
+    port: int | None = None
+    path: str | None = None
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in (self.host or "") else f"{self.host}:{self.port}"
+
+
+class IdentityHeader(NamedTuple):
+    """A header for the backend. `kind`: `sub`, `session`, `roles` or `claim`; `claim` is that kind's claim name."""
+
+    name: str
+    kind: str
+    claim: str | None
+
+
+def parse_listen(text: str) -> ListenAddress:
+    """`host:port`, `[v6]:port` or `unix:/path`."""
+    if text.startswith("unix:"):
+        return ListenAddress(path=_socket_path(text.removeprefix("unix:")))
+    host, colon, port = text.rpartition(":")
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise ValueError("has no port from 0 to 65535 after its last colon")
+    if not host or host == "*":
+        raise ValueError(f"names no host (every address is 0.0.0.0:{port} or [::]:{port})")
+    if host.startswith("[") and host.endswith("]") and ":" in host:
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError("has an IPv6 address without brackets")
+    _check_host(host)
+    return ListenAddress(host=host, port=int(port))
+
+
+def parse_upstream(text: str) -> str:
+    """`http://host[:port]`, `https://…` or `http+unix:///path`; a single final slash is dropped."""
+    scheme, _, rest = text.partition("://")
+    if scheme.lower() == "http+unix":
+        if not rest.startswith("/"):
+            raise ValueError("does not have three slashes before the socket's path")
+        return f"http+unix://{_socket_path(rest)}"
+    parts = split_url(text, ("http", "https"))
+    if parts.path not in ("", "/"):
+        raise ValueError("has a path")
+    if "?" in text:
+        raise ValueError("has a query")
+    return text.removesuffix("/")
+
+
+def parse_key_set_url(text: str) -> str:
+    split_url(text, ("http", "https"))
+    return text
+
+
+def split_url(text: str, schemes: tuple[str, ...], *, userinfo: bool = False) -> SplitResult:
+    """The parts of a URL with a host and one of `schemes`; no fragment, and no user part unless `userinfo`."""
+    # `urlsplit` silently drops tabs and newlines and takes spaces for part of a host.
+    if re.search(r"[\x00-\x20\x7f-\U0010ffff\\]", text):
+        raise ValueError("has a space, a backslash, or a character outside ASCII")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise ValueError("is not a URL with a port from 1 to 65535") from None
+    if parts.scheme not in schemes or not text[len(parts.scheme) :].startswith("://"):
+        raise ValueError(f"does not start with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+    if "@" in parts.netloc and not userinfo:
+        raise ValueError("has a user or password")
+    if "#" in text:
+        raise ValueError("has a fragment")
+    if port == 0 or parts.netloc.endswith(":"):
+        raise ValueError("has no port from 1 to 65535 after its colon")
+    _check_host(parts.hostname or "")
+    return parts
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether a host name or address is this host for certain."""
+    if host is None:
+        return False
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def parse_network(text: str) -> IPv4Network | IPv6Network:
+    if text == "*":
+        raise ValueError("would believe every client's word about its own address")
+    try:
+        network = ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError("is not a network") from None
+    if network.prefixlen == 0:
+        raise ValueError("would believe every client's word about its own address")
+    if "/" in text and str(ip_address(text.partition("/")[0])) != str(network.network_address):
+        raise ValueError(f"is an address inside {network}: write the network, or the address alone")
+    return network
+
+
+def parse_pattern(text: str) -> str:
+    """`/exact`, `/prefix/*`, `*/glob`, optionally after a method in capitals and one space."""
+    method, space, pattern = text.rpartition(" ")
+    if space and not re.fullmatch(r"[A-Z]{1,20}(?:-[A-Z]{1,20})?", method):
+        raise ValueError("does not have a method in capitals and one space before its path")
+    if not pattern.startswith(("/", "*")):
+        raise ValueError("does not start with / or *")
+    if "?" in pattern or "#" in pattern:
+        raise ValueError("has a query or a fragment")
+    if re.search(r"[/(]\.\*|\$$", pattern) or re.search(r"[\[\]{}|^\\]", pattern):
+        raise ValueError("looks like a regular expression")
+    if not re.fullmatch(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%(?!00)[0-9A-Fa-f]{2})+", pattern):
+        raise ValueError("has a character that no path may have (percent-encode it)")
+    # A path is matched in its resolved readings too, in which these never occur: the pattern would match nothing.
+    if re.search(r"//|/\.\.?(?:/|$)", pattern):
+        raise ValueError("has a doubled slash or a dot segment")
+    return text
+
+
+def parse_credential_pattern(text: str) -> str:
+    """A pattern of login, refresh or logout paths. What it matches passes without a verdict, so not everything."""
+    if matches_everything(parse_pattern(text)):
+        raise ValueError("would let every request pass without a verdict")
+    return text
+
+
+def matches_everything(pattern: str) -> bool:
+    return pattern.rpartition(" ")[2].strip("*") in ("", "/") and "*" in pattern
+
+
+def parse_identity_header(text: str) -> IdentityHeader:
+    """`Header-Name=kind`, kind being `sub`, `session`, `roles` or `claim:<name>`."""
+    name, equals, kind = text.partition("=")
+    if not equals:
+        raise ValueError("has no =")
+    if not _TOKEN.fullmatch(name):
+        raise ValueError("does not start with a header name")
+    folded = fold_header(name)
+    if folded in _RESERVED_HEADERS or folded.startswith("x-gatekeeper-"):
+        raise ValueError("names a header that Gatekeeper or HTTP needs for itself")
+    if kind in ("sub", "session", "roles"):
+        return IdentityHeader(name, kind, None)
+    if kind.startswith("claim:") and kind != "claim:":
+        return IdentityHeader(name, "claim", kind.removeprefix("claim:"))
+    raise ValueError("does not end in sub, session, roles or claim:<name>")
+
+
+def fold_header(name: str) -> str:
+    """A header name as a lenient backend reads it: `X_User.Id` is `x-user-id` to CGI, WSGI and PHP."""
+    return re.sub(r"[_.]", "-", name.lower())
+
+
+def parse_token_source(text: str) -> str:
+    kind, colon, name = text.partition(":")
+    if text in ("header", "subprotocol"):
+        return text
+    if colon and ((kind == "cookie" and _TOKEN.fullmatch(name)) or (kind == "query" and _QUERY_NAME.fullmatch(name))):
+        return text
+    raise ValueError("is no token source")
+
+
+def parse_algorithm(text: str) -> str:
+    if text not in (*ALGORITHMS["hmac"], *ALGORITHMS["public"]):
+        raise ValueError("is not an accepted algorithm")
+    return text
+
+
+def parse_exemption(text: str) -> str:
+    """A user, or `role:<name>`."""
+    if text == "role:":
+        raise ValueError("names no role")
+    if len(text.encode()) > 512:
+        raise ValueError("has over 512 bytes")
+    return text
+
+
+def parse_dotted_claim(text: str) -> str:
+    if "" in text.split("."):
+        raise ValueError("has an empty part between its dots")
+    return text
+
+
+def parse_key_prefix(text: str) -> str:
+    # Braces would move the hash slot of a user's keys; the others are wildcards of KEYS and SCAN.
+    if not re.fullmatch(r"[!-~]{1,64}", text) or re.search(r"[{}*?\[\]\\]", text):
+        raise ValueError("has a brace, a wildcard, a space, or over 64 characters")
+    return text
+
+
+def _socket_path(path: str) -> str:
+    if not path.startswith("/") or path == "/":
+        raise ValueError("does not name a socket by its absolute path")
+    if len(path.encode()) > _SOCKET_PATH_BYTES:
+        raise ValueError(f"has a socket path of over {_SOCKET_PATH_BYTES} bytes")
+    if re.search(r"[?#%]", path):
+        raise ValueError("has a query, a fragment or percent-encoding in its socket path")
+    return path
+
+
+def _check_host(host: str) -> None:
+    try:
+        ip_address(host)
+    except ValueError:
+        # Digits and dots alone are a mistyped address: no host name ends in a number (RFC 1123, 2.1).
+        if not _HOST_NAME.fullmatch(host) or re.fullmatch(r"[0-9.]+", host):
+            raise ValueError("has no host name or address") from None

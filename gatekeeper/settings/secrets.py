@@ -1,0 +1,201 @@
+"""The settings that are secrets, or hold one: how they are read, and what of them may be shown."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+from pydantic import SecretStr
+
+from gatekeeper.settings.grammars import split_url
+from gatekeeper.settings.types import MASK, Reader, is_path, is_unicode, plain, read_file
+
+# RFC 7518, 3.2: a key as long as the hash. 32 bytes is HS256's, and the floor for the others too.
+_SECRET_BYTES = 32
+
+# What stands in examples, config/gatekeeper.env among them, compared without case and punctuation.
+_PLACEHOLDERS = (
+    *("changeme", "changethis", "changeit", "replaceme", "replacethis", "replacewith", "placeholder"),
+    *("yoursecret", "yoursupersecret", "yourjwtsecret", "your256bit", "insertsecret", "examplesecret"),
+)
+# Secrets that everybody knows although they are long enough: jwt.io's and the FastAPI tutorial's.
+_PUBLISHED_SECRETS = frozenset(
+    {
+        "a-string-secret-at-least-256-bits-long",
+        "a-valid-string-secret-that-is-at-least-512-bits-long-which-is-very-long",
+        "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",
+    }
+)
+
+_PEM_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----\s[A-Za-z0-9+/=\s]+-----END \1-----")
+_KEY_LABELS = ("PUBLIC KEY", "RSA PUBLIC KEY", "CERTIFICATE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecretReader(Reader):
+    """Reads a setting of which nothing is shown."""
+
+    secret = True
+
+    def show(self, text: str) -> str:
+        return MASK
+
+    def show_refused(self, text: str) -> str:
+        return MASK if text.strip() else "''"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HmacSecretsReader(SecretReader):
+    """Reads HMAC secrets, one a line; a comma or a space may be part of a secret, so neither separates."""
+
+    def read(self, value: object) -> object:
+        if isinstance(value, (tuple, list)):
+            # Values of another type are left for the field's own validation to refuse.
+            if not value:
+                return ()
+            texts = [item.get_secret_value() if isinstance(item, SecretStr) else item for item in value]
+            return _hmac_secrets(texts) if all(isinstance(text, str) for text in texts) else value
+        return super().read(value)
+
+    def read_text(self, text: str) -> object:
+        if "-----BEGIN" in text:
+            raise ValueError("holds a PEM key: a public key belongs in GATEKEEPER_JWT_PUBLIC_KEY")
+        if _is_jwk(text):
+            raise ValueError(_JWK_WHY)
+        lines = [line.removesuffix("\r") for line in text.split("\n")]
+        return _hmac_secrets([line for line in lines if line])
+
+
+def hmac_secret_reader() -> Reader:
+    accepted = f"secrets of at least {_SECRET_BYTES} bytes, one a line, such as `openssl rand -base64 48` makes"
+    return HmacSecretsReader(parse=lambda text: text, accepted=accepted)
+
+
+def _hmac_secrets(secrets: list[str]) -> tuple[SecretStr, ...]:
+    if not secrets:
+        raise ValueError("is empty")
+    for number, secret in enumerate(secrets, 1):
+        if why := _weakness(secret):
+            raise ValueError(why if len(secrets) == 1 else f"in line {number} of {len(secrets)} {why}")
+    return tuple(SecretStr(secret) for secret in secrets)
+
+
+_JWK_WHY = "is a JSON Web Key: a key set belongs behind GATEKEEPER_JWKS_URL"
+
+
+def _is_jwk(text: str) -> bool:
+    return text.lstrip().startswith(("{", "[")) and re.search(r'"(?:kty|keys)"\s*:', text) is not None
+
+
+def _weakness(secret: str) -> str | None:
+    """Why a secret is not one, as a verb phrase."""
+    if not is_unicode(secret):
+        return "is not UTF-8"
+    if "-----BEGIN" in secret or secret.startswith(("ssh-", "ecdsa-sha2-")):
+        return "is a public or private key, not a secret"
+    if _is_jwk(secret):
+        return _JWK_WHY
+    if "\n" in secret:
+        return "has a line break"
+    if secret != secret.strip():
+        return "starts or ends with a space"
+    letters = re.sub(r"[^a-z0-9]", "", secret.lower())
+    if secret in _PUBLISHED_SECRETS or any(word in letters for word in _PLACEHOLDERS):
+        return "is a well-known placeholder"
+    # A text is a repetition of its first n characters where it equals itself shifted by n.
+    if any(secret[size:] == secret[:-size] for size in range(1, min(9, len(secret)))):
+        return "is the repetition of a few characters"
+    if (size := len(secret.encode())) < _SECRET_BYTES:
+        return f"has {size} bytes, under the floor of {_SECRET_BYTES}"
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublicKeyReader(SecretReader):
+    """Reads PEM public keys, given as such or as a path. Public, but a private key may be given by mistake: shown is
+    only what is a path beyond doubt."""
+
+    def read_text(self, text: str) -> object:
+        # Many tools can only write a PEM into one line, with `\n` spelled out.
+        text = text.replace("\\n", "\n").strip()
+        if "-----BEGIN" not in text:
+            text = read_file(Path(plain(text)))
+        return _public_keys(text)
+
+    def show(self, text: str) -> str:
+        return text.strip() if is_path(text) else f"PEM, {text.count('-----BEGIN')} key(s)"
+
+    def show_refused(self, text: str) -> str:
+        return repr(text[:120]) if is_path(text) else super().show_refused(text)
+
+
+def public_key_reader() -> Reader:
+    return PublicKeyReader(
+        parse=lambda text: text, accepted="public keys or certificates as PEM, or the path of a file of them"
+    )
+
+
+def split_pem(text: str) -> tuple[str, ...]:
+    """The PEM blocks of a text, each by itself."""
+    return tuple(match.group() for match in _PEM_BLOCK.finditer(text))
+
+
+def _public_keys(text: str) -> str:
+    labels = [match.group(1) for match in _PEM_BLOCK.finditer(text)]
+    if "PRIVATE KEY" in text:
+        raise ValueError("holds a private key: only its public half belongs here")
+    if not labels or len(labels) != text.count("-----BEGIN") or not set(labels) <= set(_KEY_LABELS):
+        raise ValueError("neither is nor names PEM public keys")
+    return "\n".join(split_pem(text)) + "\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreUrlReader(SecretReader):
+    """Reads the store's URL, in which a user and a password may stand; both are masked."""
+
+    def show(self, text: str) -> str:
+        parts = urlsplit(text.strip())
+        host = parts.netloc.rpartition("@")[2]
+        query = re.sub(r"((?:username|password)=)[^&]*", rf"\1{MASK}", parts.query)
+        shown = parts._replace(netloc=f"{MASK}@{host}" if "@" in parts.netloc else host, query=query)
+        # `urlunsplit` writes `unix:/path` for a URL without a host.
+        return f"{shown.scheme}://{shown.netloc}{shown.path}{'?' if query else ''}{query}"
+
+    def show_refused(self, text: str) -> str:
+        scheme = re.match(r"\s*([a-z][a-z0-9+.-]*)://", text)
+        return f"'{scheme.group(1)}://{MASK}'" if scheme else super().show_refused(text)
+
+
+def store_url_reader() -> Reader:
+    return StoreUrlReader(
+        parse=_store_url,
+        accepted="redis://[[user]:password@]host[:port][/db], rediss://... for TLS, or "
+        "unix://[[user]:password@]/path[?db=0]; a password is percent-encoded",
+    )
+
+
+def _store_url(text: str) -> SecretStr:
+    scheme, _, rest = text.partition("://")
+    if scheme == "unix":
+        parts = urlsplit(text)
+        if parts.netloc and not parts.netloc.endswith("@"):
+            raise ValueError("does not have three slashes before the socket's path")
+        if len(parts.path) < 2 or "#" in rest:
+            raise ValueError("does not name a socket by its absolute path")
+    else:
+        parts = split_url(text, ("redis", "rediss"), userinfo=True)
+        if not re.fullmatch(r"(?:/[0-9]{0,5})?", parts.path):
+            raise ValueError("has a path that is not the number of a database")
+    _check_query(parts)
+    return SecretStr(text)
+
+
+def _check_query(parts: SplitResult) -> None:
+    # redis-py would take any of its arguments from here, `ssl_cert_reqs=none` and time-outs among them.
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name not in ("db", "username", "password"):
+            raise ValueError("has an option other than db, username and password")
+        if name == "db" and not re.fullmatch(r"[0-9]{1,5}", value):
+            raise ValueError("has a db that is not a number")

@@ -1,0 +1,154 @@
+"""Where settings come from: environment variables by their exact names, and files for secrets.
+
+The source finds what a set of validated fields cannot tell: unknown names, a setting given twice, files that cannot be
+read. It collects these as problems instead of raising, so that they are reported with all the others.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
+from gatekeeper.settings.types import MASK, PREFIX, Reader, is_path, read_file, variable
+
+# What Kubernetes injects into every pod for a Service called gatekeeper, or gatekeeper-<something>:
+# https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+_SERVICE_LINK = re.compile(
+    r"GATEKEEPER_(?:[A-Z0-9_]+_)?"
+    r"(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PORT|PROTO|ADDR))?)?)"
+)
+
+
+@dataclass(frozen=True)
+class About:
+    """What is to be said of one setting. `default` is as an operator would write it, `None` where there is none;
+    `default_text` says what holds then. `example` is a value for config/gatekeeper.env."""
+
+    field: str
+    group: str
+    meaning: str
+    default: str | None
+    default_text: str
+    example: str
+    alias: str | None
+    reader: Reader
+
+    @property
+    def variable(self) -> str:
+        return variable(self.field)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every variable that gives this setting: its own, its `_FILE`, its alias."""
+        file = (f"{self.variable}_FILE",) if self.reader.secret else ()
+        return (self.variable, *file, *((self.alias,) if self.alias else ()))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a setting's text came from. `variable` is the name that was set; `path` the file it named, if any."""
+
+    variable: str
+    source: Literal["environment", "file"]
+    text: str
+    path: Path | None = None
+
+
+def settings_of(settings_cls: type[BaseSettings]) -> list[About]:
+    """All settings of a class, in the order of its fields. A field without a reader is not a setting."""
+    found = []
+    for name, field in settings_cls.model_fields.items():
+        reader = next((item for item in field.metadata if isinstance(item, Reader)), None)
+        if reader is not None and isinstance(field.json_schema_extra, dict):
+            extra: dict[str, Any] = field.json_schema_extra
+            default = field.default if isinstance(field.default, str) else None
+            found.append(About(field=name, meaning=field.description or "", default=default, reader=reader, **extra))
+    return found
+
+
+class EnvironmentSource(PydanticBaseSettingsSource):
+    """Reads the settings of `settings_cls` from `environ`, and secrets from the files it names.
+
+    After a call, `problems` holds one line each, `unread` the fields that they made unreadable, and `origins` where
+    each value came from.
+    """
+
+    def __init__(self, settings_cls: type[BaseSettings], environ: Mapping[str, str]) -> None:
+        super().__init__(settings_cls)
+        self._environ = environ
+        self._settings = {about.field: about for about in settings_of(settings_cls)}
+        self.problems: list[str] = []
+        self.unread: set[str] = set()
+        self.origins: dict[str, Origin] = {}
+
+    def __call__(self) -> dict[str, Any]:
+        """The texts that were given, by field."""
+        self.problems = self._unknown_names()
+        values = {}
+        for name, field in self.settings_cls.model_fields.items():
+            value, key, _ = self.get_field_value(field, name)
+            if value is not None:
+                values[key] = value
+        return values
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        about = self._settings.get(field_name)
+        given = [name for name in about.names if name in self._environ] if about else []
+        if about is None or not given:
+            return None, field_name, False
+        if len(given) > 1:
+            self._report(about, f"{' and '.join(given)}: both are set; accepted: one of them")
+            return None, field_name, False
+        origin = self._origin(about, given[0])
+        if origin is not None:
+            self.origins[field_name] = origin
+        return origin and origin.text, field_name, False
+
+    def _origin(self, about: About, name: str) -> Origin | None:
+        text = self._environ[name]
+        if name != f"{about.variable}_FILE":
+            return Origin(name, "environment", text)
+        try:
+            content = read_file(Path(text)) if text.strip() else ""
+        except ValueError as error:
+            shown = repr(text) if is_path(text) else MASK
+            self._report(about, f"{name}: read {shown}, which {error}; accepted: the path of a readable text file")
+            return None
+        return Origin(name, "file", re.sub(r"\r?\n\Z", "", content), Path(text))
+
+    def _report(self, about: About, problem: str) -> None:
+        self.problems.append(problem)
+        self.unread.add(about.field)
+
+    def _unknown_names(self) -> list[str]:
+        known = {name for about in self._settings.values() for name in about.names}
+        return [
+            _unknown(name, known)
+            for name in sorted(self._environ)
+            # Names that differ only in case are typing errors too; others in small letters are not ours to judge.
+            if (name.startswith(PREFIX) or name.upper() in known)
+            and name not in known
+            and not _SERVICE_LINK.fullmatch(name)
+        ]
+
+
+def _unknown(name: str, known: set[str]) -> str:
+    # The value is not shown: under a mistyped name it may well be a secret.
+    if name.endswith("_FILE") and name.removesuffix("_FILE") in known:
+        return f"{name}: unknown setting; accepted: {name.removesuffix('_FILE')} (only secrets are read from files)"
+    # Without the prefix, which would make every two names look alike.
+    stems = {candidate.removeprefix(PREFIX): candidate for candidate in sorted(known)}
+    near = difflib.get_close_matches(name.upper().removeprefix(PREFIX), stems, n=1)
+    nearest = f"did you mean {stems[near[0]]}?" if near else "no name is close to it; docs/settings.md lists them all"
+    return f"{_one_line(name)}: unknown setting; {nearest}"
+
+
+def _one_line(name: str) -> str:
+    return name if name.isprintable() else repr(name)

@@ -1,0 +1,260 @@
+"""How one setting is read: text in, value out, and the words for what is accepted.
+
+A reader stands in a field's `Annotated[…]`. Its parser gets the text without surrounding spaces and raises
+`ValueError` with a verb phrase (`is under 1s`), from which the problem line is made: the variable, what was read,
+"which" and the phrase, then what is accepted. The phrase never quotes a secret.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import GetCoreSchemaHandler, SecretStr
+from pydantic_core import CoreSchema, core_schema
+
+PREFIX = "GATEKEEPER_"
+MASK = "***"
+
+# Long enough for every sensible value, short enough for one line of a terminal.
+_SHOWN_CHARACTERS = 120
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """Reads one value. `accepted` completes "accepted: …" in problems and in docs/settings.md."""
+
+    parse: Callable[[str], object]
+    accepted: str
+
+    secret = False
+
+    def read(self, value: object) -> object:
+        """The value of a text. Values given from Python are read as if they had been written: same rules, same
+        bounds. Raises `ValueError`."""
+        if isinstance(value, SecretStr):
+            value = value.get_secret_value()
+        elif isinstance(value, (int, float, Path)) and not isinstance(value, bool):
+            value = str(value)
+        return self.read_text(value) if isinstance(value, str) else value
+
+    def read_text(self, text: str) -> object:
+        return self.parse(plain(text))
+
+    def show(self, text: str) -> str:
+        """An accepted text as `gatekeeper config` prints it."""
+        return text.strip()
+
+    def show_refused(self, text: str) -> str:
+        """A refused text as a problem line quotes it: one line, bounded, without the user part of a URL."""
+        # Greedy up to the last `@`: a password may hold an unescaped slash or `@`.
+        shown = re.sub(r"//\S*@", "//***@", text)
+        return repr(shown if len(shown) <= _SHOWN_CHARACTERS else shown[:_SHOWN_CHARACTERS] + "...")
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self.read, handler(source))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListReader(Reader):
+    """Reads values separated by commas; `parse` reads one of them and `key` is what must not occur twice.
+
+    `none` says how an empty list is written: `refused` never; `word` as `none`; `empty` also as nothing at all, which
+    is for settings that default to none: a list that has a default is emptied by a word, never by an unset variable
+    in a template.
+    """
+
+    none: Literal["refused", "word", "empty"] = "refused"
+    key: Callable[[Any], Hashable] = lambda item: item
+
+    def read(self, value: object) -> object:
+        if isinstance(value, (tuple, list)):
+            return self._items(list(value))
+        return super().read(value)
+
+    def read_text(self, text: str) -> object:
+        text = text.strip()
+        if (not text and self.none == "empty") or (text.lower() == "none" and self.none != "refused"):
+            return ()
+        return self._items([item.strip() for item in plain(text).split(",")])
+
+    def _items(self, values: list[Any]) -> tuple[Any, ...]:
+        if not values and self.none == "refused":
+            raise ValueError("is empty")
+        items = [self._item(value) if isinstance(value, str) else value for value in values]
+        seen: set[Hashable] = set()
+        for item in items:
+            if (key := self.key(item)) in seen:
+                raise ValueError(f"names {key!r} twice")
+            seen.add(key)
+        return tuple(items)
+
+    def _item(self, text: str) -> object:
+        try:
+            return self.parse(plain(text))
+        except ValueError as error:
+            raise ValueError(f"has the item {text!r}, which {error}") from None
+
+
+def variable(field: str) -> str:
+    """The environment variable of a field."""
+    return PREFIX + field.upper()
+
+
+def plain(text: str) -> str:
+    """One line of text without surrounding spaces. Raises `ValueError` for nothing, control characters, and bytes
+    that were not UTF-8 (which Python keeps as surrogates)."""
+    text = text.strip()
+    if not text:
+        raise ValueError("is empty")
+    if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", text):
+        raise ValueError("has a control character")
+    if not is_unicode(text):
+        raise ValueError("is not UTF-8")
+    return text
+
+
+def is_unicode(text: str) -> bool:
+    return not re.search(r"[\ud800-\udfff]", text)
+
+
+def is_path(text: str) -> bool:
+    """Whether a text is a path beyond doubt, and not a secret that stands where a path belongs."""
+    return text.isprintable() and text.startswith(("/", "./", "../"))
+
+
+def text_of(accepted: str, *, most: int = 512) -> Reader:
+    """Any text of up to `most` characters."""
+
+    def parse(text: str) -> str:
+        if len(text) > most:
+            raise ValueError(f"has over {most} characters")
+        return text
+
+    return Reader(parse=parse, accepted=accepted)
+
+
+def choice(*names: str) -> Reader:
+    """One of a few words, in any case."""
+
+    def parse(text: str) -> str:
+        if text.lower() not in names:
+            raise ValueError("is none of them")
+        return text.lower()
+
+    return Reader(parse=parse, accepted=", ".join(names))
+
+
+_BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+def boolean() -> Reader:
+    def parse(text: str) -> bool:
+        if text.lower() not in _BOOLEANS:
+            raise ValueError("is neither")
+        return _BOOLEANS[text.lower()]
+
+    return Reader(parse=parse, accepted="true or false (also yes, no, on, off, 1, 0)")
+
+
+def whole(least: int, most: int) -> Reader:
+    """A whole number within bounds, both included."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"-?[0-9]{1,18}", text):
+            raise ValueError("is not a whole number")
+        if int(text) < least:
+            raise ValueError(f"is under {least}")
+        if int(text) > most:
+            raise ValueError(f"is over {most}")
+        return int(text)
+
+    return Reader(parse=parse, accepted=f"a whole number from {least} to {most}")
+
+
+_UNIT_SECONDS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600), "d": Decimal(86400)}
+
+
+def seconds(text: str) -> float:
+    """The seconds of `250ms`, `15s`, `30m`, `24h`, `7d`, or of a plain number. Raises `ValueError`."""
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s?(ms|s|m|h|d)?", text)
+    if match is None:
+        raise ValueError("is not a duration")
+    number, unit = match.groups()
+    # Decimal, so that 250ms is the float that 0.25 is.
+    return float(Decimal(number) * _UNIT_SECONDS[unit or "s"])
+
+
+def duration(least: str, most: str) -> Reader:
+    """A duration within bounds, both included, as seconds."""
+
+    def parse(text: str) -> float:
+        value = seconds(text)
+        if value < seconds(least):
+            raise ValueError(f"is under {least}")
+        if value > seconds(most):
+            raise ValueError(f"is over {most}")
+        return value
+
+    return Reader(parse=parse, accepted=f"a duration from {least} to {most}, such as 250ms, 15s, 30m, 24h or seconds")
+
+
+def or_off(reader: Reader) -> Reader:
+    """What `reader` reads, or `off`, which is `None`."""
+
+    def parse(text: str) -> object:
+        return None if text.lower() == "off" else reader.parse(text)
+
+    return Reader(parse=parse, accepted=f"{reader.accepted}; or off")
+
+
+def directory() -> Reader:
+    """The path of a directory, which need not exist yet."""
+
+    def parse(text: str) -> Path:
+        if text.startswith("~"):
+            raise ValueError("starts with ~, which no shell has expanded")
+        try:
+            if Path(text).exists() and not Path(text).is_dir():
+                raise ValueError("is not a directory")
+        except OSError as error:
+            raise ValueError(f"cannot be looked at ({error.strerror})") from None
+        return Path(text)
+
+    return Reader(parse=parse, accepted="the path of a directory")
+
+
+def ca_file() -> Reader:
+    """The path of a file of PEM certificates, which is looked into so that a wrong one is not found out by the first
+    request."""
+
+    def parse(text: str) -> Path:
+        if "-----BEGIN CERTIFICATE-----" not in read_file(Path(text)):
+            raise ValueError("holds no PEM certificate")
+        return Path(text)
+
+    return Reader(parse=parse, accepted="the path of a readable file of PEM certificates")
+
+
+# A bundle of all public authorities is about 250 KiB.
+_FILE_CHARACTERS = 4 * 1024 * 1024
+
+
+def read_file(path: Path) -> str:
+    """The text of a file of at most 4 MiB. Raises `ValueError` with the system's reason."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            text = file.read(_FILE_CHARACTERS + 1)
+    except UnicodeDecodeError:
+        raise ValueError("names a file that is not UTF-8 text") from None
+    except ValueError:
+        raise ValueError("is not a path") from None
+    except OSError as error:
+        raise ValueError(f"cannot be read ({error.strerror})") from None
+    if len(text) > _FILE_CHARACTERS:
+        raise ValueError("names a file of over 4 MiB")
+    return text

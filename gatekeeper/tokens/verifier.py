@@ -1,0 +1,130 @@
+"""Token text to claims: the JWS layer, then the claims, with a bounded cache of what was found good.
+
+RFC 8725 is the checklist: algorithm by allow-list and bound to the key (3.1, 3.2), every step validated (3.3, 3.4), key
+strength (3.5), nothing inflated (3.6), UTF-8 (3.7), issuer, audience and kind (3.8, 3.9, 3.11, 3.12), and nothing
+fetched because a header says so (3.10).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from gatekeeper.errors import TokenRejected
+from gatekeeper.models import Claims
+from gatekeeper.tokens import jws
+from gatekeeper.tokens.claims import ClaimRules, Times
+from gatekeeper.tokens.key_material import check_algorithms
+from gatekeeper.tokens.keys import Keys
+
+# Contract, section 2.
+MAX_LEEWAY_SECONDS = 300.0
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    claims: Claims
+    times: Times
+
+
+class Verifier:
+    """Judges tokens by one configuration.
+
+    `issuer` and `audience` are exact: a string, several of which one must match, or `None` for not looked at.
+    `leeway_seconds` (0 to 300) widens `exp`, `nbf` and `iat`, judged by `now` (seconds since 1970). The cache keeps
+    the claims of the `cache_size` good tokens used last, as long as the keys stay the same; 0 switches it off.
+    The configuration is part of the instance, so no verdict of one audience serves another (CVE-2026-33496).
+
+    Raises `ValueError` for a configuration that would let everything pass or nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        keys: Keys,
+        algorithms: Sequence[str],
+        issuer: str | Sequence[str] | None,
+        audience: str | Sequence[str] | None,
+        leeway_seconds: float,
+        user_claim: str,
+        roles_claim: str,
+        admin_roles: Sequence[str],
+        now: Callable[[], float] = time.time,
+        cache_size: int = 10_000,
+    ) -> None:
+        check_algorithms(algorithms)
+        if not 0 <= leeway_seconds <= MAX_LEEWAY_SECONDS:
+            raise ValueError(f"the leeway is {leeway_seconds:g} s; accepted: 0 to {MAX_LEEWAY_SECONDS:g}")
+        if not user_claim:
+            raise ValueError("the user claim is empty; accepted: the name of a claim, such as sub")
+        self._keys = keys
+        self._algorithms = frozenset(algorithms)
+        self._rules = ClaimRules(
+            issuers=_names("issuer", issuer),
+            audiences=_names("audience", audience),
+            user_claim=user_claim,
+            roles_claim=roles_claim,
+            admin_roles=frozenset(admin_roles),
+        )
+        self._leeway_seconds = leeway_seconds
+        self._now = now
+        self._cache_size = cache_size
+        self._cache: OrderedDict[str, _Entry] = OrderedDict()
+        self._generation = keys.generation
+
+    def __repr__(self) -> str:
+        return f"Verifier({', '.join(sorted(self._algorithms))}; {len(self._cache)} tokens cached; {self._keys!r})"
+
+    def cached(self, token: str) -> Claims | None:
+        """The claims of a token that was found good before and still is: in time, and by the keys of today."""
+        if self._generation != self._keys.generation:
+            self._cache.clear()
+            self._generation = self._keys.generation
+            return None
+        entry = self._cache.get(token)
+        if entry is None:
+            return None
+        try:
+            entry.times.judge(self._now(), self._leeway_seconds)
+        except TokenRejected:
+            del self._cache[token]
+            return None
+        self._cache.move_to_end(token)
+        return entry.claims
+
+    async def verify(self, token: str, *, ignore_expiry: bool = False) -> Claims:
+        """The claims of `token`. With `ignore_expiry` a token whose only fault is its `exp` counts too.
+
+        Raises `TokenRejected`, with `TOKEN_EXPIRED` where `exp` is the only fault, and `KeysUnavailable` where no
+        key set was ever fetched.
+        """
+        claims = self.cached(token)
+        if claims is not None:
+            return claims
+        signed = await jws.verify(token, keys=self._keys, algorithms=self._algorithms)
+        generation = self._keys.generation
+        claims, times = self._rules.read(signed.payload)
+        times.judge(self._now(), self._leeway_seconds, ignore_expiry=ignore_expiry)
+        if not ignore_expiry:
+            self._remember(token, _Entry(claims, times), generation)
+        return claims
+
+    def _remember(self, token: str, entry: _Entry, generation: int) -> None:
+        if generation != self._generation:
+            self._cache.clear()
+            self._generation = generation
+        self._cache[token] = entry
+        while len(self._cache) > self._cache_size:
+            self._cache.popitem(last=False)
+
+
+def _names(what: str, value: str | Sequence[str] | None) -> frozenset[str] | None:
+    if value is None:
+        return None
+    names = frozenset([value] if isinstance(value, str) else value)
+    if not names or "" in names:
+        # An empty rule is a forgotten one, and to look at nothing is not what was meant (CVE-2022-46153).
+        raise ValueError(f"the {what} is empty; leave it unset if it shall not be looked at")
+    return names

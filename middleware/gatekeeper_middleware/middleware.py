@@ -1,0 +1,338 @@
+"""The gate as ASGI middleware: pure ASGI, the same in the sidecar (around its proxy) and in an application.
+
+A request goes one way: read → what is its path → verdict → answered here, or passed to the application behind with a
+new scope: the client's identity headers gone, Gatekeeper's own in their place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+
+from gatekeeper.compose import Engine, build
+from gatekeeper.dialects.base import Answer, Needs, Problem
+from gatekeeper.dialects.router import Bound
+from gatekeeper.embedded import EmbeddedStoreFailed
+from gatekeeper.errors import GatekeeperError, KeysUnavailable, Reason, StoreUnavailable
+from gatekeeper.headers import REQUEST_ID, HeaderList
+from gatekeeper.models import Verdict
+from gatekeeper.paths import BadPath, Kind, Matched
+from gatekeeper.settings import Settings, load
+from gatekeeper.telemetry import Exchange
+from gatekeeper.tokens.sources import TokenSources
+from gatekeeper_middleware.denial import Message, Reply, Send, problem_headers, send_json
+from gatekeeper_middleware.scope import CurrentSession, Incoming, Scope, read, without_credentials
+
+Receive = Callable[[], Awaitable[Message]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_log = logging.getLogger("gatekeeper")
+_BYPASSES: Final = frozenset({Kind.LOGIN, Kind.REFRESH, Kind.LOGOUT})
+_UNTUNNELLED: Final = frozenset({"TRACE", "CONNECT"})
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """What is answered here, in error. `bound` is the operation that was asked for, whose dialect words it."""
+
+    problem: Problem
+    bound: Bound | None = None
+    token_sent: bool = False
+
+
+class Served(msgspec.Struct, frozen=True):
+    """What is answered here."""
+
+    answer: Answer
+
+
+class Passed(msgspec.Struct, frozen=True):
+    """What goes to the application behind: its headers, and the session if there is one."""
+
+    headers: HeaderList
+    session: CurrentSession | None = None
+    body: bool = True
+
+
+class GatekeeperMiddleware:
+    """Sessions in front of any ASGI 3 application.
+
+    `settings` default to the environment (`ConfigError` lists every problem). The sidecar gives a ready `engine`.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings | None = None, *, engine: Engine | None = None) -> None:
+        self._app = app
+        self._engine = engine or build(settings or load(), mode="middleware")
+
+    def __repr__(self) -> str:
+        return f"<GatekeeperMiddleware {self._engine!r}>"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+            return
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        incoming = read(scope, self._engine.trusted)
+        exchange = Exchange(
+            method=incoming.method,
+            path=incoming.path.decode("latin-1"),
+            request_id=incoming.request_id,
+            client_ip=incoming.client.ip_address,
+            started_at=time.perf_counter(),
+            websocket=incoming.websocket,
+        )
+        telemetry = self._engine.telemetry
+        telemetry.began(exchange)
+        try:
+            await self._handle(scope, receive, Reply(send, exchange), incoming, exchange)
+        finally:
+            telemetry.finished(exchange)
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Starts and ends the engine with the application. A server without lifespan starts it at the first request."""
+
+        async def receiving() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self._engine.start()
+            return message
+
+        async def sending(message: Message) -> None:
+            if message["type"] in {"lifespan.shutdown.complete", "lifespan.shutdown.failed"}:
+                await self._engine.aclose()
+            await send(message)
+
+        await self._app(scope, receiving, sending)
+
+    async def _handle(
+        self, scope: Scope, receive: Receive, reply: Reply, incoming: Incoming, exchange: Exchange
+    ) -> None:
+        """The one door: whatever happens, a request is answered once."""
+        try:
+            outcome = await self._decide(incoming, exchange)
+            exchange.decided_seconds = time.perf_counter() - exchange.started_at
+            if not isinstance(outcome, Passed):
+                await self._answer(scope, reply, incoming, outcome)
+                return
+        except Exception:
+            _log.exception("internal error", extra={"request_id": incoming.request_id})
+            _conclude(exchange, "error", Reason.INTERNAL_ERROR)
+            if reply.started:
+                raise
+            await self._answer(scope, reply, incoming, Refused(Problem(reason=Reason.INTERNAL_ERROR)))
+            return
+        await self._pass(scope, receive, reply, incoming, exchange, outcome)
+
+    async def _decide(self, incoming: Incoming, exchange: Exchange) -> Refused | Served | Passed:
+        if not self._engine.started:
+            try:
+                await self._engine.start()
+            except EmbeddedStoreFailed as error:
+                # A store that is away, like any other: what needs it is 503, and the next request tries again.
+                _log.error("%s", error)
+        if incoming.method in _UNTUNNELLED:
+            return _refuse(exchange, Problem(reason=Reason.METHOD_NOT_ALLOWED, detail="This method is not allowed"))
+        try:
+            kind = self._engine.paths.classify(incoming.method, incoming.path)
+        except BadPath as error:
+            return _refuse(exchange, Problem(reason=Reason.BAD_REQUEST, detail=str(error)))
+        try:
+            if isinstance(kind, Matched):
+                return await self._serve(kind, incoming, exchange)
+            if kind is Kind.RESERVED:
+                exchange.route = "/_gatekeeper/{path}"
+                return _refuse(exchange, Problem(reason=Reason.NOT_FOUND))
+            return await self._forward(kind, incoming, exchange)
+        except (StoreUnavailable, KeysUnavailable) as error:
+            # Could not find out: neither let through nor "not signed in".
+            self._engine.telemetry.failed(error)
+            _conclude(exchange, "error", error.reason)
+            return Refused(Problem(reason=error.reason), _bound(kind))
+
+    async def _serve(self, matched: Matched, incoming: Incoming, exchange: Exchange) -> Refused | Served:
+        """One of Gatekeeper's own operations."""
+        bound = _bound(matched)
+        assert bound is not None  # noqa: S101 - a route's target is always one
+        exchange.route = matched.route.template
+        facts = incoming.facts(own=True)
+        if bound.operation.needs is Needs.TOKEN:
+            verdict = await self._engine.gate.identify(facts, ignore_expiry=True)
+        else:
+            verdict = await self._engine.gate.judge(facts)
+        _identify(exchange, verdict)
+        if verdict.claims is None:
+            return _refuse(exchange, _problem(verdict), bound, verdict)
+        answer = await self._engine.router.serve(
+            bound,
+            claims=verdict.claims,
+            session_id=verdict.session_id,
+            client=incoming.client,
+            parameters=matched.parameters,
+            query=incoming.query,
+            request_id=incoming.request_id,
+            now=time.time_ns() // 1000,
+        )
+        if isinstance(answer, Problem) and answer.reason is Reason.FORBIDDEN:
+            return _refuse(exchange, answer, bound, verdict)
+        # Admitted, whatever came of it: "no such session" is an answer and no verdict.
+        _conclude(exchange, "allow")
+        return Refused(answer, bound) if isinstance(answer, Problem) else Served(answer)
+
+    async def _forward(self, kind: Kind, incoming: Incoming, exchange: Exchange) -> Refused | Passed:
+        """Whatever is the application's."""
+        clean = self._engine.identity.without_spoofed(incoming.headers)
+        if kind is not Kind.PROTECTED and incoming.overrides_method:
+            # The backend may take it for another method than the rule named.
+            kind = Kind.PROTECTED
+        if kind in _BYPASSES:
+            _conclude(exchange, "bypass")
+            return Passed(clean)
+        if kind is Kind.PROTECTED and incoming.is_preflight:
+            _conclude(exchange, "bypass")
+            return Passed(without_credentials(clean), body=False)
+        try:
+            verdict = await self._engine.gate.judge(incoming.facts(own=False))
+        except (StoreUnavailable, KeysUnavailable) as error:
+            if kind is not Kind.PUBLIC:
+                raise
+            self._engine.telemetry.failed(error)
+            verdict = Verdict(token_source="unjudged")  # noqa: S106 - a source, no token
+        _identify(exchange, verdict)
+        if verdict.admitted and verdict.claims is not None and verdict.session_id is not None:
+            _conclude(exchange, "allow")
+            return self._admitted(clean, verdict)
+        if kind is Kind.PUBLIC:
+            _conclude(exchange, "bypass")
+            return Passed(clean if verdict.token_source is None else self._engine.sources.strip(clean))
+        return _refuse(exchange, _problem(verdict), None, verdict)
+
+    def _admitted(self, headers: HeaderList, verdict: Verdict) -> Passed:
+        claims, session_id = verdict.claims, verdict.session_id
+        assert claims is not None  # noqa: S101 - an admitted verdict has both
+        assert session_id is not None  # noqa: S101
+        if not self._engine.forward_authorization:
+            headers = self._engine.sources.strip(headers)
+        elif verdict.more_tokens:
+            # A backend that looks elsewhere first, and less closely, must not find a token that nobody judged.
+            headers = self._engine.sources.strip(headers, keep=verdict.token_source)
+        headers.extend(self._engine.identity.values(claims.user, session_id, claims.roles, claims.claims))
+        session = CurrentSession(
+            user=claims.user, session_id=session_id, roles=claims.roles, is_admin=claims.is_admin, claims=claims
+        )
+        return Passed(headers, session)
+
+    async def _answer(self, scope: Scope, reply: Reply, incoming: Incoming, outcome: Refused | Served) -> None:
+        body: Any
+        if isinstance(outcome, Served):
+            status, body, headers = outcome.answer.status, outcome.answer.body, []
+        else:
+            status = outcome.problem.reason.status
+            body = self._engine.router.word(
+                outcome.problem, outcome.bound, request_id=incoming.request_id, now=time.time_ns() // 1000
+            )
+            headers = problem_headers(outcome.problem, token_sent=outcome.token_sent)
+        await send_json(
+            reply,
+            status=status,
+            body=body,
+            headers=headers,
+            head=incoming.method == "HEAD",
+            websocket=incoming.websocket,
+            extension="websocket.http.response" in scope.get("extensions", {}),
+        )
+
+    async def _pass(
+        self,
+        scope: Scope,
+        receive: Receive,
+        reply: Reply,
+        incoming: Incoming,
+        exchange: Exchange,
+        passed: Passed,
+    ) -> None:
+        headers = [pair for pair in passed.headers if pair[0] != REQUEST_ID]
+        headers.append((REQUEST_ID, incoming.request_id.encode()))
+        inner: dict[str, Any] = {**scope, "headers": headers, "gatekeeper": passed.session}
+        inner["state"] = state = dict(scope.get("state") or {})
+        try:
+            if incoming.websocket:
+                _hide_websocket_token(inner, self._engine.sources)
+            await self._app(inner, receive if passed.body else _without_body(receive), reply)
+        except GatekeeperError as error:
+            if reply.started:
+                raise
+            _conclude(exchange, "error", error.reason)
+            # A request that cannot be forwarded says what is wrong with it; of a backend's fault nothing is told.
+            detail = str(error) if error.reason is Reason.BAD_REQUEST else ""
+            await self._answer(scope, reply, incoming, Refused(Problem(reason=error.reason, detail=detail)))
+        except Exception:
+            # Mounted, the application's exceptions are the application's; in the sidecar they are our bugs.
+            if reply.started or self._engine.telemetry.metrics.mode == "middleware":
+                raise
+            _log.exception("internal error", extra={"request_id": incoming.request_id})
+            _conclude(exchange, "error", Reason.INTERNAL_ERROR)
+            await self._answer(scope, reply, incoming, Refused(Problem(reason=Reason.INTERNAL_ERROR)))
+        except asyncio.CancelledError:
+            # The server ends and waits no longer. Left to itself, it would answer 500 in words of its own.
+            if not reply.started:
+                _conclude(exchange, "error", Reason.UPSTREAM_TIMEOUT)
+                await self._answer(scope, reply, incoming, Refused(Problem(reason=Reason.UPSTREAM_TIMEOUT)))
+            raise
+        finally:
+            exchange.upstream_seconds = state.get("upstream_seconds")
+
+
+def _without_body(receive: Receive) -> Receive:
+    """An empty body, then the end of the client; what the client sends is dropped."""
+    ended = False
+
+    async def receiving() -> Message:
+        nonlocal ended
+        if not ended:
+            ended = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        while (message := await receive())["type"] != "http.disconnect":
+            pass
+        return message
+
+    return receiving
+
+
+def _bound(kind: Matched | Kind) -> Bound | None:
+    target = kind.route.target if isinstance(kind, Matched) else None
+    return target if isinstance(target, Bound) else None
+
+
+def _hide_websocket_token(inner: dict[str, Any], sources: TokenSources) -> None:
+    """A token in the query or among the subprotocols is for the gate, not for logs and applications behind it."""
+    inner["query_string"] = sources.strip_query(inner.get("query_string", b""))
+    inner["headers"] = sources.strip_subprotocols(inner["headers"])
+    offered = [value for name, value in inner["headers"] if name == b"sec-websocket-protocol"]
+    inner["subprotocols"] = [item.strip() for value in offered for item in value.decode("latin-1").split(",")]
+
+
+def _problem(verdict: Verdict) -> Problem:
+    return Problem(reason=verdict.reason, end_reason=verdict.end_reason)
+
+
+def _identify(exchange: Exchange, verdict: Verdict) -> None:
+    exchange.user_id = verdict.user
+    exchange.session_id = verdict.session_id
+
+
+def _conclude(exchange: Exchange, decision: Any, reason: Reason | None = None) -> None:
+    exchange.decision = decision
+    exchange.reason = "none" if reason is None else reason.code
+
+
+def _refuse(
+    exchange: Exchange, problem: Problem, bound: Bound | None = None, verdict: Verdict | None = None
+) -> Refused:
+    _conclude(exchange, "deny", problem.reason)
+    return Refused(problem, bound, token_sent=verdict is not None and verdict.token_source is not None)

@@ -1,0 +1,107 @@
+"""Between ASGI scopes and the engine's terms: what a request is, and what the application behind is given."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from typing import Any, Final
+from urllib.parse import quote
+
+import msgspec
+
+from gatekeeper.client_address import TrustedProxies
+from gatekeeper.gate import Facts
+from gatekeeper.headers import HeaderList, Headers, get, request_id
+from gatekeeper.models import Claims, Client
+from gatekeeper.origin import is_same_origin, may_change
+
+Scope = MutableMapping[str, Any]
+
+_SAFE_IN_PATH: Final = "/:@!$&'()*+,;=~-._"
+_BODY_HEADERS: Final = frozenset({b"content-length", b"transfer-encoding", b"content-type", b"expect"})
+_SCHEMES: Final = frozenset({b"http", b"https"})
+_CREDENTIALS: Final = frozenset({b"authorization", b"cookie"})
+
+
+class Incoming(msgspec.Struct, frozen=True, kw_only=True):
+    """One request as it came. `headers` is a copy: uvicorn's httptools protocol appends trailer fields to the scope's
+    own list while the application runs (attacks.md, P0-S2)."""
+
+    method: str
+    path: bytes
+    query: bytes
+    headers: Headers
+    websocket: bool
+    scheme: str
+    request_id: str
+    client: Client
+
+    def facts(self, *, own: bool) -> Facts:
+        """For the gate. `own`: one of Gatekeeper's own operations, which a cookie alone must not trigger."""
+        if self.websocket:
+            cookie_allowed = is_same_origin(self.headers, scheme=self.scheme)
+        else:
+            cookie_allowed = not own or may_change(self.headers, method=self.method, scheme=self.scheme)
+        return Facts(
+            headers=self.headers,
+            query=self.query,
+            websocket=self.websocket,
+            client=self.client,
+            cookie_allowed=cookie_allowed,
+        )
+
+    @property
+    def is_preflight(self) -> bool:
+        """A CORS preflight (Fetch standard): it never carries credentials, so it cannot be judged."""
+        if self.method != "OPTIONS":
+            return False
+        names = {name for name, _ in self.headers}
+        return b"origin" in names and b"access-control-request-method" in names
+
+    @property
+    def overrides_method(self) -> bool:
+        return get(self.headers, b"x-http-method-override") is not None
+
+
+def read(scope: Scope, trusted: TrustedProxies) -> Incoming:
+    """The request of an `http` or `websocket` scope."""
+    headers = tuple((name.lower(), value) for name, value in scope["headers"])
+    websocket = scope["type"] == "websocket"
+    peer = scope["client"][0] if scope.get("client") else None
+    raw_path = scope.get("raw_path")
+    if raw_path is None:
+        # ASGI makes `raw_path` optional.
+        raw_path = quote(scope["path"], safe=_SAFE_IN_PATH).encode("ascii")
+    return Incoming(
+        method="GET" if websocket else scope["method"],
+        path=raw_path.partition(b"?")[0],
+        query=scope.get("query_string", b""),
+        headers=headers,
+        websocket=websocket,
+        scheme=_scheme(scope, headers, trusted=trusted.trusts(peer)),
+        request_id=request_id(headers),
+        client=Client(
+            ip_address=trusted.client(peer, headers),
+            user_agent=(get(headers, b"user-agent") or b"").decode("latin-1"),
+        ),
+    )
+
+
+def _scheme(scope: Scope, headers: Headers, *, trusted: bool) -> str:
+    """What the browser used: behind a trusted proxy that ends TLS, what that proxy says."""
+    told = get(headers, b"x-forwarded-proto") if trusted else None
+    return told.decode() if told in _SCHEMES else scope.get("scheme", "http")
+
+
+def without_credentials(headers: Headers) -> HeaderList:
+    """For a preflight: no identity, no credentials, no body."""
+    return [(name, value) for name, value in headers if name not in _CREDENTIALS and name not in _BODY_HEADERS]
+
+
+class CurrentSession(msgspec.Struct, frozen=True, kw_only=True):
+    """The session of an admitted request, as the application behind sees it."""
+
+    user: str
+    session_id: int
+    roles: tuple[str, ...]
+    is_admin: bool
+    claims: Claims

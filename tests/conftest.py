@@ -1,0 +1,93 @@
+"""A real store for every test that asks for one: a process of its own, on a unix socket, emptied between tests."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+import redis
+
+from gatekeeper.embedded import server_binary
+from gatekeeper.sessions.connection import Scripts, open_client
+from gatekeeper.sessions.store import Rules, SessionStore
+
+_START_SECONDS = 15.0
+RULES = Rules(
+    session_seconds=86_400,
+    idle_seconds=1_800,
+    ended_seconds=86_400,
+    device_limit=3,
+    policy="evict_idle",
+    adopt_unknown=True,
+    leeway_seconds=0,
+)
+
+
+class MakeStore(Protocol):
+    """Makes a store with a client of its own; the arguments replace the default rules above."""
+
+    def __call__(self, **rules: Any) -> SessionStore: ...
+
+
+@contextmanager
+def store_process(binary: str, *options: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A server that keeps nothing; yields its URL and its process. Its folder has a short name: so must a socket."""
+    with tempfile.TemporaryDirectory(prefix="gk-") as folder:
+        path = Path(folder) / "store.sock"
+        command = [binary, "--port", "0", "--unixsocket", str(path), "--dir", folder, "--save", "", *options]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        try:
+            wait_for_store(f"unix://{path}")
+            yield f"unix://{path}", process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def wait_for_store(url: str) -> None:
+    """Until the server at `url` answers."""
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            with redis.Redis.from_url(url) as client:
+                client.ping()
+            return
+        except redis.ConnectionError:
+            assert time.monotonic() < deadline, f"no store at {url}"
+            time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def store_server() -> Iterator[str]:
+    """The URL of a Valkey that lives as long as the test run."""
+    with store_process(server_binary()) as (url, _):
+        yield url
+
+
+@pytest.fixture
+def store_url(store_server: str) -> str:
+    """The URL of an empty store."""
+    with redis.Redis.from_url(store_server) as client:
+        client.flushall()
+    return store_server
+
+
+@pytest.fixture
+async def make_store(store_url: str) -> AsyncIterator[MakeStore]:
+    made: list[Scripts] = []
+
+    def make(**rules: Any) -> SessionStore:
+        made.append(Scripts(open_client(store_url, timeout_seconds=5.0), timeout_seconds=5.0))
+        settled = {name: rules.get(name, getattr(RULES, name)) for name in Rules.__struct_fields__}
+        assert not rules.keys() - settled.keys(), "no such rule"
+        return SessionStore(made[-1], key_prefix="gk:", rules=Rules(**settled))
+
+    yield make
+    for scripts in made:
+        await scripts.aclose()

@@ -1,0 +1,88 @@
+"""The proxy under a real server, with a scripted backend behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from gatekeeper.client_address import TrustedProxies
+from gatekeeper.errors import GatekeeperError
+from gatekeeper.proxy.http import Proxy, ResponseTruncated
+from gatekeeper.proxy.upstream import HttpxUpstream
+from tests.servers import OK, RawClient, RecordingBackend, Script, raw_client, serve_asgi
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+class Guarded:
+    """Stands where the middleware stands: turns the proxy's exceptions into answers, and keeps what happened."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+        self.errors: list[Exception] = []
+        self.scopes: list[Any] = []
+        self.ended = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.scopes.append(scope)
+        try:
+            await self._proxy(scope, receive, send)
+        except GatekeeperError as error:
+            self.errors.append(error)
+            length = [(b"content-length", b"0")]
+            await send({"type": "http.response.start", "status": error.reason.status, "headers": length})
+            await send({"type": "http.response.body", "body": b""})
+        except ResponseTruncated as error:
+            self.errors.append(error)
+            raise
+        finally:
+            self.ended += 1
+
+
+class Chain:
+    """A backend, the proxy before it, and a client's side of it."""
+
+    def __init__(self, url: str, backend: RecordingBackend, guarded: Guarded) -> None:
+        self.url = url
+        self.backend = backend
+        self.guarded = guarded
+        self.upstream_seconds: list[float] = []
+        self.error_kinds: list[str] = []
+
+    async def ended(self, count: int) -> None:
+        """Returns when the application has finished so many calls (the lifespan's not among them)."""
+        async with asyncio.timeout(5):
+            while self.guarded.ended < count:  # noqa: ASYNC110 - it ends in another thread
+                await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def chain(answer: bytes | Script = OK, *, read_bodies: bool = True, **settings: Any) -> AsyncIterator[Chain]:
+    async with RecordingBackend(answer, read_bodies=read_bodies) as backend:
+        seconds: list[float] = []
+        kinds: list[str] = []
+        proxy = Proxy(
+            HttpxUpstream(settings.pop("url", backend.url), **settings),
+            trusted_proxies=TrustedProxies([]),
+            own_headers=frozenset({b"x-user-id"}),
+            on_upstream=seconds.append,
+            on_error=kinds.append,
+        )
+        guarded = Guarded(proxy)
+        server = serve_asgi(guarded)
+        url = await asyncio.to_thread(server.__enter__)
+        try:
+            made = Chain(url, backend, guarded)
+            made.upstream_seconds, made.error_kinds = seconds, kinds
+            yield made
+        finally:
+            await asyncio.to_thread(server.__exit__, None, None, None)
+
+
+@asynccontextmanager
+async def raw_chain(answer: bytes | Script = OK, **settings: Any) -> AsyncIterator[tuple[Chain, RawClient]]:
+    async with chain(answer, **settings) as made, raw_client(made.url) as client:
+        yield made, client

@@ -1,0 +1,142 @@
+"""Tokens to ask with, and a hand inside the store: time passes there by rewriting what was stored, without sleeping."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any, Self
+
+import redis
+
+from gatekeeper.models import Claims, Client
+
+CHROME = (
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36"
+)
+CLIENT = Client(ip_address="203.0.113.9", user_agent=CHROME)
+HOUR = 3600.0
+DAY = 24 * HOUR
+
+# Everything of one user becomes ARGV[1] microseconds older, or with ARGV[2] only that session. The layout is that of
+# common.lua: a live session's score is its activity, an ended one's is minus the instant from which it may leave.
+_LET_PASS = """
+local passed, only = tonumber(ARGV[1]), ARGV[2]
+local function text(number) return string.format('%.0f', number) end
+for _, id in ipairs(redis.call('HKEYS', KEYS[1])) do
+  if string.sub(id, 1, 2) ~= 'r:' and (only == '' or only == id) then
+    local record = cmsgpack.unpack(redis.call('HGET', KEYS[1], id))
+    for _, field in ipairs({1, 2, 3, 5, 8}) do
+      if record[field] > 0 then record[field] = record[field] - passed end
+    end
+    redis.call('HSET', KEYS[1], id, cmsgpack.pack(record))
+    local score = tonumber(redis.call('ZSCORE', KEYS[2], id))
+    redis.call('ZADD', KEYS[2], text(score > 0 and score - passed or score + passed), id)
+  end
+end
+local not_before = redis.call('GET', KEYS[3])
+if not_before and only == '' then
+  local at, rest = string.match(not_before, '^(%d+)( .*)$')
+  redis.call('SET', KEYS[3], text(tonumber(at) - passed) .. rest)
+end
+"""
+_SET_FIELD = """
+local record = cmsgpack.unpack(redis.call('HGET', KEYS[1], ARGV[1]))
+local value = ARGV[3]
+if ARGV[4] == 'nan' then value = 0 / 0 elseif ARGV[4] == 'number' then value = tonumber(value) end
+record[tonumber(ARGV[2])] = value
+redis.call('HSET', KEYS[1], ARGV[1], cmsgpack.pack(record))
+"""
+_FIELDS = {"created_at": 1, "expires_at": 2, "token_expires_at": 3, "exempt": 4, "ended_at": 5, "end_reason": 6}
+
+
+def token(
+    reference: str,
+    user: str = "74",
+    *,
+    expires_in: float = HOUR,
+    issued_ago: float | None = 1.0,
+    jti: str | None = None,
+) -> Claims:
+    """A verified token. `issued_ago` None: it has no `iat`; below zero: its issuer's clock runs ahead."""
+    now = time.time()
+    return Claims(
+        user=user,
+        reference=reference,
+        jti=jti,
+        roles=(),
+        is_admin=False,
+        issued_at=None if issued_ago is None else now - issued_ago,
+        expires_at=now + expires_in,
+        claims={},
+    )
+
+
+class Hand:
+    """A plain client of the store that knows where the sessions of a user lie."""
+
+    def __init__(self, url: str) -> None:
+        self.redis = redis.Redis.from_url(url)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.redis.close()
+
+    @staticmethod
+    def keys(user: str = "74") -> tuple[str, str, str]:
+        """Only for users whose id needs no encoding."""
+        return f"gk:{{{user}}}:sessions", f"gk:{{{user}}}:index", f"gk:{{{user}}}:not_before"
+
+    def let_pass(self, seconds: float, user: str = "74", *, only: int | None = None) -> None:
+        """The user's sessions, or one of them, become older by that much."""
+        self._run(_LET_PASS, user, round(seconds * 1e6), "" if only is None else only)
+
+    def write(self, session_id: int, field: str, value: float | str, user: str = "74") -> None:
+        """Replaces one field of a record."""
+        kind = "string" if isinstance(value, str) else "nan" if value != value else "number"
+        text = value if isinstance(value, str) else f"{value:.0f}" if abs(value) < 1e300 else repr(value)
+        self._run(_SET_FIELD, user, session_id, _FIELDS[field], text, kind)
+
+    def activity(self, session_id: int, at: float, user: str = "74") -> None:
+        """Sets the last activity, in microseconds."""
+        self.redis.zadd(self.keys(user)[1], {str(session_id): at})
+
+    def rename(self, session_id: int, new: int, reference: str, user: str = "74") -> None:
+        """Gives a session another id."""
+        sessions, index, _ = self.keys(user)
+        record: Any = self.redis.hget(sessions, str(session_id))
+        score: Any = self.redis.zscore(index, str(session_id))
+        self.redis.hset(sessions, mapping={str(new): record, f"r:{reference}": str(new)})
+        self.redis.zadd(index, {str(new): score})
+        self.redis.hdel(sessions, str(session_id))
+        self.redis.zrem(index, str(session_id))
+
+    def records(self, user: str = "74") -> int:
+        """How many records there are, ended ones too."""
+        fields: Any = self.redis.hkeys(self.keys(user)[0])
+        return sum(not field.startswith(b"r:") for field in fields)
+
+    def references(self, user: str = "74") -> int:
+        fields: Any = self.redis.hkeys(self.keys(user)[0])
+        return sum(field.startswith(b"r:") for field in fields)
+
+    def indexed_live(self, user: str = "74") -> int:
+        """How many sessions the index calls live."""
+        count: Any = self.redis.zcount(self.keys(user)[1], "(0", "+inf")
+        return int(count)
+
+    def leaves_at(self, key: str) -> float:
+        """When a key leaves by itself, in seconds since 1970."""
+        instant: Any = self.redis.pexpiretime(key)
+        return float(instant) / 1_000
+
+    def names(self) -> set[bytes]:
+        """Every key there is."""
+        found: Any = self.redis.keys("*")
+        return set(found)
+
+    def _run(self, script: str, user: str, *arguments: Any) -> None:
+        self.redis.eval(script, 3, *self.keys(user), *arguments)

@@ -1,0 +1,85 @@
+"""What the tests of settings share: a good environment, and functions that read one variable on top of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gatekeeper.errors import ConfigError
+from gatekeeper.settings import load
+
+ROOT = Path(__file__).parent.parent.parent
+SECRET = "R5vQ8mZk2Xw7Lp4Tn9Bc3Hd6Jf1Gs0Ya"  # 32 bytes
+BASE = {"GATEKEEPER_JWT_SECRET": SECRET}
+
+# Contract, section 2, byte for byte; None where there is no value to write down.
+DEFAULTS: dict[str, str | None] = {
+    "UPSTREAM_URL": None,
+    "UPSTREAM_CONNECT_TIMEOUT": "5s",
+    "UPSTREAM_TIMEOUT": "60s",
+    "UPSTREAM_CA_FILE": None,
+    "LISTEN": "127.0.0.1:8000",
+    "OPS_LISTEN": "127.0.0.1:9090",
+    "WORKERS": "1",
+    "KEEPALIVE_TIMEOUT": "75s",
+    "SHUTDOWN_DELAY": "0s",
+    "SHUTDOWN_GRACE": "30s",
+    "TRUSTED_PROXIES": "none",
+    "IDENTITY_HEADERS": "X-User-Id=sub,X-Session-Id=session,X-User-Roles=roles",
+    "FORWARD_AUTHORIZATION": "true",
+    "PUBLIC_PATHS": "none",
+    "DIALECTS": "express,mockstream",
+    "ERROR_DIALECT": "fastapi",
+    "LOG_FORMAT": None,
+    "LOG_LEVEL": "info",
+    "REDIS_URL": None,
+    "STORE_CA_FILE": None,
+    "DATA_DIR": ".gatekeeper",
+    "KEY_PREFIX": "gk:",
+    "STORE_TIMEOUT": "2s",
+    "SESSION_TTL": "24h",
+    "IDLE_TIMEOUT": "30m",
+    "DEVICE_LIMIT": "3",
+    "DEVICE_LIMIT_POLICY": "evict_idle",
+    "EXEMPT_USERS": "none",
+    "UNKNOWN_SESSION": "adopt",
+    "ENDED_SESSION_TTL": "24h",
+    "JWT_SECRET": None,
+    "JWT_PUBLIC_KEY": None,
+    "JWKS_URL": None,
+    "JWT_ALGORITHMS": None,
+    "JWT_ISSUER": None,
+    "JWT_AUDIENCE": None,
+    "JWT_LEEWAY": "10s",
+    "JWT_USER_CLAIM": "sub",
+    "ROLES_CLAIM": "roles",
+    "ADMIN_ROLES": "admin",
+    "TOKEN_SOURCES": "header,cookie:access_token",
+    "LOGIN_PATHS": "*/auth/login,/login",
+    "REFRESH_PATHS": "*/auth/refresh,/refresh",
+    "LOGOUT_PATHS": "*/auth/logout,/logout",
+}
+
+
+def read(name: str, value: str, **more: str) -> Any:
+    """The field of a variable that was set to `value`."""
+    environ = {f"GATEKEEPER_{key}": text for key, text in {name: value, **more}.items()}
+    keys = {"GATEKEEPER_JWT_PUBLIC_KEY", "GATEKEEPER_JWKS_URL"} & set(environ)
+    return getattr(load(environ if keys else BASE | environ), name.lower())
+
+
+def problems(environ: Mapping[str, str], *, require_upstream: bool = False) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(environ, require_upstream=require_upstream)
+    assert all("\n" not in problem for problem in caught.value.problems)
+    return caught.value.problems
+
+
+def problem(name: str, value: str, **more: str) -> str:
+    """The only problem of a variable that was set to `value`."""
+    environ = {f"GATEKEEPER_{key}": text for key, text in {name: value, **more}.items()}
+    [line] = problems(BASE | environ)
+    return line

@@ -1,0 +1,251 @@
+"""How values are written: numbers, durations, words, addresses, paths, headers.
+
+Ids such as C02 are rows of the catalogue of attacks.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from gatekeeper.settings import ListenAddress
+from tests.settings.reading import BASE, problem, problems, read
+
+# Numbers, durations, words
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("250ms", 0.25), ("15s", 15.0), ("30m", 1800.0), ("24h", 86400.0), ("7d", 604800.0), ("2", 2.0), ("0.5", 0.5)],
+)
+def test_durations_are_seconds(text: str, seconds: float) -> None:
+    assert read("SESSION_TTL", text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["-1s", "0", "99ms", "3651d", "1w", "1h30m", "1e3", "nan", "inf", "s", "٣s", "1.", "1_0"]
+)
+def test_other_durations_are_refused(text: str) -> None:
+    assert "accepted: a duration from 100ms to 3650d" in problem("SESSION_TTL", text)
+
+
+def test_the_leeway_ends_at_300_seconds() -> None:
+    assert read("JWT_LEEWAY", "5m") == 300.0
+    assert read("JWT_LEEWAY", "0") == 0.0
+    assert "which is over 300s" in problem("JWT_LEEWAY", "300.001s")
+
+
+@pytest.mark.parametrize("name", ["IDLE_TIMEOUT", "DEVICE_LIMIT", "OPS_LISTEN"])
+def test_off_is_none(name: str) -> None:
+    assert read(name, "off") is None
+    assert "; or off" in problem(name, "never")
+
+
+@pytest.mark.parametrize(("name", "text"), [("DEVICE_LIMIT", "0"), ("DEVICE_LIMIT", "1.5"), ("WORKERS", "-1")])
+def test_wrong_numbers_are_refused(name: str, text: str) -> None:
+    assert "a whole number from 1 to" in problem(name, text)
+
+
+def test_words_are_read_in_any_case_and_others_are_refused_with_the_accepted_ones() -> None:
+    assert read("LOG_LEVEL", "WARNING") == "warning"
+    assert read("FORWARD_AUTHORIZATION", "No") is False
+    assert problem("UNKNOWN_SESSION", "maybe").endswith("accepted: adopt, reject")
+    assert problem("DEVICE_LIMIT_POLICY", "x").endswith("accepted: evict_idle, evict_oldest, reject")
+    assert problem("FORWARD_AUTHORIZATION", "2").startswith("GATEKEEPER_FORWARD_AUTHORIZATION: read '2'")
+
+
+def test_a_refused_value_is_quoted_on_one_line_and_cut() -> None:
+    line = problem("LISTEN", "a\nGATEKEEPER_X: forged" + "x" * 999)
+    assert r"a\nGATEKEEPER_X" in line
+    assert len(line) < 300
+
+
+# Addresses
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("0.0.0.0:0", ListenAddress(host="0.0.0.0", port=0)),
+        ("[::1]:8000", ListenAddress(host="::1", port=8000)),
+        ("localhost:80", ListenAddress(host="localhost", port=80)),
+        ("unix:/run/gatekeeper.sock", ListenAddress(path="/run/gatekeeper.sock")),
+    ],
+)
+def test_listen_addresses(text: str, address: ListenAddress) -> None:
+    assert read("LISTEN", text) == address
+    assert str(address) == text
+
+
+@pytest.mark.parametrize("text", ["8000", ":8000", "*:8000", "::1:8000", "a:65536", "unix:run", "unix:/" + "x" * 107])
+def test_other_listen_addresses_are_refused(text: str) -> None:
+    assert "accepted: host:port, [v6]:port or unix:/path" in problem("LISTEN", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("http://app:3000", "http://app:3000"),
+        ("https://my_app.internal/", "https://my_app.internal"),
+        ("http://[::1]:80", "http://[::1]:80"),
+        ("http+unix:///run/app.sock", "http+unix:///run/app.sock"),
+    ],
+)
+def test_upstream_urls(text: str, url: str) -> None:
+    assert read("UPSTREAM_URL", text) == url
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("app:3000", "ftp://app", "http:app", "http://", "http://app/base", "http://app?x=1", "http://app#x"),
+        *("http://app:0", "http://app:99999", "http://app:", "http://a b", "http://a\tb", "http://1.2.3", "http://-x"),
+        *("http+unix://run/app.sock", "http+unix:///", "http+unix://%2Frun", "http://[::1", "http://a\\b"),
+    ],
+)
+def test_other_upstream_urls_are_refused(text: str) -> None:
+    assert "accepted: http://host[:port]" in problem("UPSTREAM_URL", text)
+
+
+@pytest.mark.parametrize("name", ["UPSTREAM_URL", "JWKS_URL"])
+def test_a_password_in_a_url_is_refused_and_not_shown(name: str) -> None:
+    for text in ("http://user:hunter2@app", "http://user:hun/ter2@app", "ftp://user:hunter2@app"):
+        found = [
+            line for line in problems(BASE | {f"GATEKEEPER_{name}": text}) if line.startswith(f"GATEKEEPER_{name}")
+        ]
+        assert "://***@app" in found[0]
+        assert "ter2" not in "".join(found)
+
+
+def test_gatekeepers_own_address_is_not_a_backend() -> None:
+    assert "Gatekeeper's own" in problem("UPSTREAM_URL", "http://localhost:8000")
+    assert "Gatekeeper's own" in problem("UPSTREAM_URL", "http://127.0.0.1:8000", LISTEN="0.0.0.0:8000")
+    assert read("UPSTREAM_URL", "http://app:8000", LISTEN="0.0.0.0:8000")
+
+
+def test_two_listeners_need_two_addresses() -> None:
+    assert "GATEKEEPER_LISTEN takes" in problem("OPS_LISTEN", "0.0.0.0:8000")
+    assert read("OPS_LISTEN", "127.0.0.1:0", LISTEN="127.0.0.1:0")
+
+
+def test_trusted_proxies_are_networks() -> None:
+    assert read("TRUSTED_PROXIES", "10.0.0.0/8, 192.168.1.7,fd00::/8") == (
+        ip_network("10.0.0.0/8"),
+        ip_network("192.168.1.7"),
+        ip_network("fd00::/8"),
+    )
+    assert read("TRUSTED_PROXIES", "none") == ()
+
+
+@pytest.mark.parametrize("text", ["*", "0.0.0.0/0", "::/0", "10.0.0.0/8,*"])
+def test_trusting_everybody_is_refused_with_the_reason(text: str) -> None:  # C02
+    assert "would believe every client's word about its own address" in problem("TRUSTED_PROXIES", text)
+
+
+@pytest.mark.parametrize("text", ["10.1.2.3/8", "proxy.internal", "10.0.0.0/33", "10.0.0.0/8,,::1", "::1,::1"])
+def test_other_networks_are_refused(text: str) -> None:
+    assert "accepted: networks or addresses" in problem("TRUSTED_PROXIES", text)
+
+
+# Paths, headers, tokens
+
+
+def test_path_patterns() -> None:
+    text = "/health, /static/*,*/docs,GET /docs/*,/caf%C3%A9,/a$b,/(x)"
+    assert read("PUBLIC_PATHS", text) == tuple(item.strip() for item in text.split(","))
+    assert read("LOGIN_PATHS", "none") == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "health",
+            "get /x",
+            "GET  /x",
+            "GET",
+            "/a b c",
+            "/x?y=1",
+            "/x#y",
+            "/caf\u00e9",
+            "/x%0",
+            "/x%00",
+            "//x",
+            "/a/../b",
+        ),
+        *("/a/.", "^/api", "/api/.*", "/api/(.*)", "/api$", "/(a|b)", "/[ab]", "/a{2}", "/a\\d", "/x,", "/x,/x"),
+    ],
+)
+def test_regular_expressions_and_other_patterns_are_refused(text: str) -> None:  # C03
+    assert "accepted: patterns separated by commas" in problem("PUBLIC_PATHS", text)
+    assert "accepted: patterns separated by commas" in problem("LOGIN_PATHS", text)
+
+
+@pytest.mark.parametrize("name", ["LOGIN_PATHS", "REFRESH_PATHS", "LOGOUT_PATHS"])
+@pytest.mark.parametrize("text", ["*", "/*", "POST /*", "/login,**"])
+def test_everything_is_not_a_login_path(name: str, text: str) -> None:
+    assert "would let every request pass without a verdict" in problem(name, text)
+
+
+def test_identity_headers() -> None:
+    assert read("IDENTITY_HEADERS", "X-User=sub, X-Mail=claim:email=x") == (
+        ("X-User", "sub", None),
+        ("X-Mail", "claim", "email=x"),
+    )
+    assert read("IDENTITY_HEADERS", "none") == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "X-User",
+            "X User=sub",
+            "=sub",
+            "X-User=name",
+            "X-User=claim:",
+            "X-User=sub,x_user=roles",
+            "X.User=sub,X-User=sub",
+        ),
+        *("Host=sub", "authorization=sub", "Content_Length=sub", "X-Forwarded-For=sub", "X-Gatekeeper-User=sub"),
+    ],
+)
+def test_other_identity_headers_are_refused(text: str) -> None:
+    assert "accepted: Header-Name=kind" in problem("IDENTITY_HEADERS", text)
+
+
+def test_token_sources() -> None:
+    text = "cookie:__Host-access,header,query:token,subprotocol"
+    assert read("TOKEN_SOURCES", text) == tuple(text.split(","))
+    for wrong in ("none", "cookie", "cookie:", "cookie:a b", "header:x", "query:a&b", "body", "header,header"):
+        assert "accepted: header, cookie:NAME" in problem("TOKEN_SOURCES", wrong)
+
+
+def test_other_lists_and_names() -> None:
+    assert read("DIALECTS", "mockstream") == ("mockstream",)
+    assert read("DIALECTS", "none") == ()
+    assert read("ADMIN_ROLES", "admin, Operator") == ("admin", "Operator")
+    assert read("EXEMPT_USERS", "role:service,42") == ("role:service", "42")
+    assert read("ROLES_CLAIM", "realm_access.roles") == "realm_access.roles"
+    assert "which is none of them" in problem("DIALECTS", "express,koa")
+    assert problem("ERROR_DIALECT", "koa").endswith("accepted: express, fastapi, mockstream")
+    for name, text in (
+        ("EXEMPT_USERS", "role:"),
+        ("ROLES_CLAIM", "a..b"),
+        ("KEY_PREFIX", "gk:{a}"),
+        ("KEY_PREFIX", "a*"),
+    ):
+        assert problem(name, text)
+
+
+def test_authorities_are_looked_into(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_text("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")
+    assert read("STORE_CA_FILE", str(file)) == file
+    file.write_text("nothing")
+    assert "holds no PEM certificate" in problem("UPSTREAM_CA_FILE", str(file))
+    assert "cannot be read (No such file or directory)" in problem("UPSTREAM_CA_FILE", "/does/not/exist")
+    assert "is not a directory" in problem("DATA_DIR", str(file))
+    assert "starts with ~" in problem("DATA_DIR", "~/data")

@@ -1,0 +1,204 @@
+"""Keys and secrets: what is accepted as one, and that none is shown. Ids are rows of the catalogue of attacks."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from pydantic import ValidationError
+
+from gatekeeper.settings import Settings, describe, load, warnings
+from tests.settings.reading import BASE, ROOT, SECRET, problem, problems, read
+
+OTHER_SECRET = "Qe, with commas and spaces: 7Hd2Kx9"
+PRIVATE_KEY = ed25519.Ed25519PrivateKey.generate()
+PRIVATE_PEM = PRIVATE_KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+PEM = PRIVATE_KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+OTHER_PEM = (
+    ec.generate_private_key(ec.SECP256R1())
+    .public_key()
+    .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    .decode()
+)
+
+
+def test_algorithms_default_by_the_kind_of_key() -> None:
+    assert load(BASE).algorithms == ("HS256",)
+    assert load({"GATEKEEPER_JWT_PUBLIC_KEY": PEM}).algorithms == ("RS256", "ES256", "EdDSA")
+    both = {"GATEKEEPER_JWKS_URL": "https://idp.example.com/jwks", "GATEKEEPER_JWT_PUBLIC_KEY": PEM}
+    assert load(both).algorithms == ("RS256", "ES256", "EdDSA")
+    assert load(BASE | {"GATEKEEPER_JWT_ALGORITHMS": "HS512,HS256"}).algorithms == ("HS512", "HS256")
+
+
+@pytest.mark.parametrize("text", ["RS256", "HS256,RS256", "none", "hs256", "ES256K", "HS256,none", ","])
+def test_algorithms_that_do_not_fit_a_secret_are_refused(text: str) -> None:  # C02
+    assert problem("JWT_ALGORITHMS", text).startswith(f"GATEKEEPER_JWT_ALGORITHMS: read {text!r}, which ")
+
+
+def test_hmac_algorithms_do_not_go_with_a_public_key() -> None:
+    [line] = problems({"GATEKEEPER_JWT_PUBLIC_KEY": PEM, "GATEKEEPER_JWT_ALGORITHMS": "RS256,HS256"})
+    assert "does not fit GATEKEEPER_JWT_PUBLIC_KEY; accepted: RS256" in line
+
+
+@pytest.mark.parametrize("other", [{"GATEKEEPER_JWT_PUBLIC_KEY": PEM}, {"GATEKEEPER_JWKS_URL": "https://idp"}])
+def test_a_secret_and_public_keys_together_are_a_problem(other: dict[str, str]) -> None:
+    [line] = problems(BASE | other)
+    assert line.startswith(f"GATEKEEPER_JWT_SECRET and {next(iter(other))}: set together; accepted: ")
+    assert line in problems(other | {"GATEKEEPER_JWT_SECRET": "short"})
+
+
+def test_several_secrets_are_written_one_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "secrets"
+    file.write_bytes(f"{SECRET}\r\n{OTHER_SECRET}\r\n".encode())
+    expected = (SECRET.encode(), OTHER_SECRET.encode())
+    assert load({"GATEKEEPER_JWT_SECRET_FILE": str(file)}).hmac_secrets == expected
+    assert load({"GATEKEEPER_JWT_SECRET": f"{SECRET}\n{OTHER_SECRET}"}).hmac_secrets == expected
+
+
+@pytest.mark.parametrize(
+    ("secret", "why"),
+    [  # T28, C02
+        ("", "is empty"),
+        ("\n\n", "is empty"),
+        ("8 bytes!", "has 8 bytes, under the floor of 32"),
+        ("R5vQ8mZk2Xw7Lp4Tn9Bc3Hd6Jf1Gs0Y", "has 31 bytes"),
+        ("changeme", "well-known placeholder"),
+        ("Change-Me-and-make-me-32-bytes-long", "well-known placeholder"),
+        ("your-256-bit-secret", "well-known placeholder"),
+        ("a-string-secret-at-least-256-bits-long", "well-known placeholder"),
+        ("k" * 64, "repetition of a few characters"),
+        ("secret-" * 8, "repetition of a few characters"),
+        (f" {SECRET}", "starts or ends with a space"),
+        (f"{SECRET}\nshort", "in line 2 of 2 has 5 bytes"),
+        (PEM, "belongs in GATEKEEPER_JWT_PUBLIC_KEY"),
+        (PRIVATE_PEM, "holds a PEM key"),
+        ('{"kty": "oct",\n "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0"}', "is a JSON Web Key"),
+        ('{"keys": [{"kty": "RSA", "n": "AQAB", "e": "AQAB"}]}', "is a JSON Web Key"),
+        ("ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABgQC7", "not a secret"),
+        ("\udcff" * 40, "is not UTF-8"),
+    ],
+)
+def test_what_is_no_secret_is_refused_and_not_shown(secret: str, why: str) -> None:
+    [line] = problems({"GATEKEEPER_JWT_SECRET": secret})
+    assert why in line
+    assert line.startswith(("GATEKEEPER_JWT_SECRET: read ***, which ", "GATEKEEPER_JWT_SECRET: read '', which "))
+    assert not secret.strip() or secret not in line
+    with pytest.raises(ValidationError) as caught:
+        Settings(jwt_secret=(secret,))
+    assert len(secret) < 8 or secret not in str(caught.value)
+
+
+def test_the_example_files_secret_is_refused() -> None:  # T28
+    found = re.findall(
+        r"^#?GATEKEEPER_JWT_SECRET=(.*)$", (ROOT / "config" / "gatekeeper.env").read_text(), re.MULTILINE
+    )
+    assert len(found) == 1
+    assert "well-known placeholder" in problems({"GATEKEEPER_JWT_SECRET": found[0]})[0]
+
+
+def test_public_keys_are_pem_or_a_path(tmp_path: Path) -> None:
+    file = tmp_path / "keys.pem"
+    file.write_text(f"# two keys\n{PEM}\n{OTHER_PEM}")
+    escaped = PEM.replace("\n", "\\n")
+    for name, text in (("", PEM), ("", escaped)):
+        assert load({f"GATEKEEPER_JWT_PUBLIC_KEY{name}": text}).jwt_public_key == PEM
+    for name in ("GATEKEEPER_JWT_PUBLIC_KEY", "GATEKEEPER_JWT_PUBLIC_KEY_FILE"):
+        assert load({name: str(file)}).public_keys_pem == (PEM.strip(), OTHER_PEM.strip())
+
+
+def test_what_is_no_public_key_is_refused_and_not_shown(tmp_path: Path) -> None:
+    file = tmp_path / "key.pem"
+    file.write_text(PRIVATE_PEM)
+    for text, why in (
+        (PRIVATE_PEM, "holds a private key"),
+        (PEM + PRIVATE_PEM, "holds a private key"),
+        (PEM.replace("END", "FIN"), "neither is nor names"),
+        (PEM.replace("PUBLIC KEY", "SSH2 PUBLIC KEY"), "neither is nor names"),
+        (SECRET, "cannot be read"),
+        (str(file), "holds a private key"),
+    ):
+        [line] = problems({"GATEKEEPER_JWT_PUBLIC_KEY": text})
+        assert why in line
+        assert (str(file) in line) == (text == str(file))
+        assert PRIVATE_PEM.splitlines()[1] not in line
+        assert SECRET not in line
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("redis://127.0.0.1:6379/0", "redis://h", "rediss://user:p%40ss@h:6380/15", "redis://:pw@h?db=3"),
+        *("unix:///run/valkey.sock", "unix:///run/valkey.sock?db=1&password=pw", "unix://user:pw@/run/valkey.sock"),
+    ],
+)
+def test_store_urls(url: str) -> None:
+    assert read("REDIS_URL", url).get_secret_value() == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://h:hunter2@x", "localhost:6379", "redis+sentinel://u:hunter2@h:26379/main/0", "redis+cluster://h:1"),
+        *(
+            "redis://",
+            "redis://u:hunter2@h/x",
+            "redis://u:hun#ter2@h",
+            "redis://u:hunter2@h:0",
+            "redis://h/0?x=hunter2",
+        ),
+        *("rediss://h?ssl_cert_reqs=none", "redis://h?db=x", "unix://run/x.sock", "unix:///", "redis://u:hun ter2@h"),
+    ],
+)
+def test_other_store_urls_are_refused_without_their_password(url: str) -> None:
+    line = problem("REDIS_URL", url)
+    assert "accepted: redis://" in line
+    assert "rediss://... for TLS" in line
+    assert "ter2" not in line
+
+
+def test_a_secret_and_its_file_together_are_a_problem(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text(SECRET)
+    [line] = problems(BASE | {"GATEKEEPER_JWT_SECRET_FILE": str(file)})
+    assert line == "GATEKEEPER_JWT_SECRET and GATEKEEPER_JWT_SECRET_FILE: both are set; accepted: one of them"
+
+
+def test_a_secret_file_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:  # C01
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\xff\xfe")
+    large = tmp_path / "large"
+    large.write_text("x" * (4 * 1024 * 1024 + 1))
+    empty = tmp_path / "empty"
+    empty.write_text("\n")
+    for path, why in (
+        ("/does/not/exist", "read '/does/not/exist', which cannot be read (No such file or directory)"),
+        (str(tmp_path), "cannot be read (Is a directory)"),
+        (str(binary), "not UTF-8"),
+        (str(large), "over 4 MiB"),
+        (str(empty), "is empty"),
+        ("", "is empty"),
+        (SECRET, "read ***, which cannot be read"),  # the secret itself, given by mistake
+        ("/a\0b", "is not a path"),
+    ):
+        [line] = problems({"GATEKEEPER_JWT_SECRET_FILE": path})
+        assert line.startswith("GATEKEEPER_JWT_SECRET_FILE: read ")
+        assert why in line
+
+
+def test_no_secret_is_shown_anywhere(tmp_path: Path) -> None:
+    file = tmp_path / "url"
+    file.write_text("redis://gate:hunter2@store.internal:6379/1\n")
+    environ = BASE | {"GATEKEEPER_REDIS_URL_FILE": str(file), "GATEKEEPER_WORKERS": "2"}
+    settings = load(environ)
+    assert settings.redis_url is not None
+    assert settings.redis_url.get_secret_value() == "redis://gate:hunter2@store.internal:6379/1"
+    shown = [repr(settings), str(settings), str(settings.model_dump()), str(describe(environ)), str(warnings(settings))]
+    for text in shown:
+        assert SECRET not in text
+        assert "hunter2" not in text
+    assert repr(settings) == (
+        "Settings(workers=2, redis_url=SecretStr('**********'), jwt_secret=(SecretStr('**********'),))"
+    )

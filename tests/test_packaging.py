@@ -1,0 +1,107 @@
+"""What an installation gets: exactly two top-level names, with everything in them that they need."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from gatekeeper import __version__
+
+pytestmark = pytest.mark.slow
+
+_ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    # Without isolation: the back end is locked with everything else, and nothing is fetched.
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(_ROOT)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (found,) = out.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def names(wheel: Path) -> list[str]:
+    return zipfile.ZipFile(wheel).namelist()
+
+
+@pytest.fixture(scope="module")
+def unpacked(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What an installer would put into site-packages."""
+    where = tmp_path_factory.mktemp("site")
+    zipfile.ZipFile(wheel).extractall(where)
+    return where
+
+
+def _python(code: str, *, path: Path) -> str:
+    """What `code` prints with `path` as the only place of our code."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GATEKEEPER_")}
+    environment |= {"PYTHONPATH": str(path), "PYTHONDONTWRITEBYTECODE": "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout.strip()
+
+
+def test_the_wheel_installs_exactly_two_top_level_names(names: list[str]) -> None:
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {"gatekeeper", "gatekeeper_middleware", f"gatekeeper_sidecar-{__version__}.dist-info"}
+
+
+def test_the_wheel_has_every_source_file_and_nothing_else(names: list[str]) -> None:
+    sources = {
+        f"{package}/{path.relative_to(folder).as_posix()}"
+        for package, folder in (
+            ("gatekeeper", _ROOT / "gatekeeper"),
+            ("gatekeeper_middleware", _ROOT / "middleware" / "gatekeeper_middleware"),
+        )
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert {name for name in names if ".dist-info/" not in name} == sources
+
+
+def test_the_wheel_has_the_scripts_of_the_store_and_says_that_it_is_typed(names: list[str]) -> None:
+    scripts = {f"gatekeeper/sessions/scripts/{name}.lua" for name in ("check", "common", "end", "end_all", "list")}
+    assert scripts <= set(names)
+    assert {"gatekeeper/py.typed", "gatekeeper_middleware/py.typed"} <= set(names)
+
+
+def test_the_wheel_brings_its_licence_and_its_command(wheel: Path, names: list[str]) -> None:
+    info = f"gatekeeper_sidecar-{__version__}.dist-info"
+    assert f"{info}/licenses/LICENSE" in names
+    entry_points = zipfile.ZipFile(wheel).read(f"{info}/entry_points.txt").decode()
+    assert "gatekeeper = gatekeeper.cli:main" in entry_points
+
+
+def test_the_middleware_loads_no_server_and_no_proxy(unpacked: Path) -> None:
+    code = (
+        "import sys, gatekeeper_middleware as m; "
+        "unwanted = ('uvicorn', 'uvloop', 'gatekeeper.proxy', 'gatekeeper.server', 'gatekeeper.app', 'gatekeeper.cli', "
+        "'gatekeeper.demo'); "
+        "print(m.__file__, [name for name in unwanted if name in sys.modules])"
+    )
+    assert _python(code, path=unpacked) == f"{unpacked / 'gatekeeper_middleware' / '__init__.py'} []"
+
+
+def test_the_command_runs_from_what_was_installed(unpacked: Path) -> None:
+    code = "import sys; sys.argv = ['gatekeeper', '--version']; from gatekeeper.cli import main; main()"
+    assert _python(code, path=unpacked) == f"gatekeeper {__version__}"
+
+
+def test_the_source_distribution_builds_the_same_wheel(names: list[str], tmp_path: Path) -> None:
+    # `build` without --wheel makes the wheel from the source distribution.
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path), str(_ROOT)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (again,) = tmp_path.glob("*.whl")
+    assert sorted(zipfile.ZipFile(again).namelist()) == sorted(names)

@@ -1,0 +1,254 @@
+"""Where a token is looked for, and how it is taken out again."""
+
+from __future__ import annotations
+
+import pytest
+
+from gatekeeper.errors import TokenRejected
+from gatekeeper.tokens.sources import Found, TokenSources
+
+USUAL = TokenSources(["header", "cookie:access_token"])
+WEBSOCKET = TokenSources(["header", "query:token", "subprotocol"])
+COOKIE_ONLY = TokenSources(["cookie:access_token"])
+
+Headers = list[tuple[bytes, bytes]]
+
+
+def authorization(value: bytes) -> Headers:
+    return [(b"host", b"a"), (b"authorization", value)]
+
+
+def cookies(*values: bytes) -> Headers:
+    return [(b"cookie", value) for value in values]
+
+
+def test_a_bearer_credential_is_the_token() -> None:
+    assert USUAL.find(authorization(b"Bearer a.b.c")) == Found("a.b.c", "header", ())
+
+
+@pytest.mark.parametrize("scheme", [b"bearer", b"BEARER", b"bEaReR"])
+def test_the_scheme_is_read_in_any_case(scheme: bytes) -> None:  # T23
+    assert USUAL.find(authorization(scheme + b" x")) == Found("x", "header", ())
+
+
+def test_a_header_name_is_read_in_any_case() -> None:
+    assert USUAL.find([(b"Authorization", b"Bearer x")]) == Found("x", "header", ())
+    assert USUAL.find([(b"COOKIE", b"access_token=x")]) == Found("x", "cookie:access_token", ())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"Bearer",
+        b"Bearer ",
+        b"Bearer\tx",
+        b"Bearer  x",
+        b"Bearer x,Bearer y",
+        b"Bearer x y",
+        b'Bearer "x"',
+        b"Bearer,x",
+        b"Bearer=x",
+        b"Bearer \x80\x81",
+        b"Bearer x\xff",
+        b"Bearer x\x00",
+        b"Bearer x\r\ny",
+    ],
+)
+def test_a_malformed_bearer_credential_is_refused(value: bytes) -> None:  # T23
+    with pytest.raises(TokenRejected):
+        USUAL.find(authorization(value))
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"Basic YTpi", b"Digest x", b"Bearerx y", b"Bearer-2 x", b"\x80\xff", b"DPoP a.b.c"]
+)
+def test_another_scheme_is_no_token(value: bytes) -> None:  # T23
+    assert USUAL.find(authorization(value)) is None
+
+
+def test_no_credentials_are_no_token() -> None:
+    assert USUAL.find([]) is None
+    assert USUAL.find(cookies(b"a=1; b=2", b"", b";;;", b"access_token")) is None
+
+
+@pytest.mark.parametrize("second", [b"Bearer x", b"Bearer y", b"Basic YTpi", b""])
+def test_two_authorization_headers_are_refused(second: bytes) -> None:  # T22
+    for sources in (USUAL, COOKIE_ONLY):
+        with pytest.raises(TokenRejected):
+            sources.find([*authorization(b"Bearer x"), (b"authorization", second)])
+
+
+def test_the_first_source_decides_and_the_others_are_told() -> None:  # T22
+    headers = [*cookies(b"access_token=c"), *authorization(b"Bearer h")]
+    assert USUAL.find(headers) == Found("h", "header", ("c",))
+    swapped = TokenSources(["cookie:access_token", "header"])
+    assert swapped.find(headers) == Found("c", "cookie:access_token", ("h",))
+
+
+def test_the_same_token_in_two_sources_is_no_disagreement() -> None:
+    assert USUAL.find([*cookies(b"access_token=h"), *authorization(b"Bearer h")]) == Found("h", "header", ())
+
+
+def test_junk_in_a_later_source_is_not_looked_at() -> None:
+    headers = [*cookies(b"access_token=\xff"), *authorization(b"Bearer h")]
+    assert USUAL.find(headers) == Found("h", "header", ())
+
+
+def test_a_source_that_is_not_configured_holds_no_token() -> None:
+    assert COOKIE_ONLY.find(authorization(b"Bearer h")) is None
+    assert USUAL.find([], query=b"access_token=x&token=y") is None  # T22
+
+
+def test_two_different_cookies_of_one_name_are_refused() -> None:  # T24
+    for headers in (cookies(b"access_token=a; access_token=b"), cookies(b"access_token=a", b"x=1; access_token=b")):
+        with pytest.raises(TokenRejected):
+            USUAL.find(headers)
+        with pytest.raises(TokenRejected):
+            USUAL.find([*authorization(b"Bearer h"), *headers])
+    with pytest.raises(TokenRejected):
+        USUAL.find(cookies(b"access_token=; access_token=b"))
+
+
+def test_equal_cookies_of_one_name_are_one() -> None:
+    assert USUAL.find(cookies(b"access_token=a; access_token=a")) == Found("a", "cookie:access_token", ())
+
+
+def test_two_different_cookies_of_a_foreign_name_are_the_backends_matter() -> None:
+    assert USUAL.find(cookies(b"session=a; session=b; access_token=t")) == Found("t", "cookie:access_token", ())
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"=access_token=evil",
+        b"==access_token=evil",
+        b"access_token",
+        b"=evil",
+        b"Access_Token=evil",
+        b"access_token=",
+        b'access_token=""',
+        b"xaccess_token=evil",
+        b"access_token%3Devil",
+        b"a=access_token=evil",
+    ],
+)
+def test_what_is_not_the_configured_cookie_is_no_token(header: bytes) -> None:  # T24
+    assert USUAL.find(cookies(header)) is None
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (b"access_token=a.b.c", "a.b.c"),
+        (b"a=1;access_token=t;b=2", "t"),
+        (b"a=1; \t access_token = t ; b=2", "t"),
+        (b'access_token="t"', "t"),
+        (b"access_token=t==", "t=="),
+        (b"access_token=t%3Bx", "t%3Bx"),
+        (b"access_token=" + b"x" * 8192, "x" * 8192),
+    ],
+)
+def test_a_cookie_is_read_as_it_stands(header: bytes, expected: str) -> None:  # T24
+    assert USUAL.find(cookies(header)) == Found(expected, "cookie:access_token", ())
+
+
+def test_a_cookie_that_is_not_ascii_is_refused() -> None:
+    with pytest.raises(TokenRejected):
+        USUAL.find(cookies(b"access_token=\xe9"))
+
+
+def test_many_cookies_are_read_in_linear_time() -> None:  # T24
+    header = b"=;" * 30_000 + b"access_token=t"
+    assert USUAL.find(cookies(header)) == Found("t", "cookie:access_token", ())
+
+
+def test_query_and_subprotocol_count_for_websockets_only() -> None:
+    headers = [(b"sec-websocket-protocol", b"chat, bearer, s")]
+    assert WEBSOCKET.find(headers, query=b"token=q") is None
+    assert WEBSOCKET.find(headers, query=b"token=q", websocket=True) == Found("q", "query:token", ("s",))
+    assert WEBSOCKET.find(headers, websocket=True) == Found("s", "subprotocol", ())
+
+
+@pytest.mark.parametrize("query", [b"a=1&t%6fken=q", b"token=q&token=q", b"token=%71", b"a&&=&token=q&"])
+def test_a_query_parameter_is_read_as_backends_read_it(query: bytes) -> None:
+    assert WEBSOCKET.find([], query=query, websocket=True) == Found("q", "query:token", ())
+
+
+@pytest.mark.parametrize("query", [b"token=a&token=b", b"token=a&t%6Fken=b", b"token=&token=b", b"token=%ff"])
+def test_a_query_that_says_two_things_is_refused(query: bytes) -> None:
+    with pytest.raises(TokenRejected):
+        WEBSOCKET.find([], query=query, websocket=True)
+
+
+@pytest.mark.parametrize("value", [b"bearer", b"chat, bearer", b"bearer, a, bearer, b", b"bearer, \xff"])
+def test_a_malformed_bearer_subprotocol_is_refused(value: bytes) -> None:
+    with pytest.raises(TokenRejected):
+        WEBSOCKET.find([(b"sec-websocket-protocol", value)], websocket=True)
+
+
+def test_subprotocols_without_bearer_are_no_token() -> None:
+    assert WEBSOCKET.find([(b"sec-websocket-protocol", b"chat, superchat")], query=b"x=1", websocket=True) is None
+
+
+def test_strip_takes_tokens_and_leaves_the_rest_byte_for_byte() -> None:
+    headers = [
+        (b"Host", b"a"),
+        (b"authorization", b"bEARER x"),
+        (b"cookie", b"a=1;  b=\xff; access_token=t;c=3"),
+        (b"x", b"y"),
+        (b"cookie", b"access_token=t"),
+        (b"cookie", b""),
+    ]
+    assert USUAL.strip(headers) == [(b"Host", b"a"), (b"cookie", b"a=1;  b=\xff;c=3"), (b"x", b"y"), (b"cookie", b"")]
+
+
+@pytest.mark.parametrize("value", [b"Bearer", b"Bearer\tx", b" bearer x", b"Bearer  x", b'bearer "x"', b"Bearer,x"])
+def test_strip_takes_a_malformed_bearer_too(value: bytes) -> None:
+    assert USUAL.strip(authorization(value)) == [(b"host", b"a")]
+    assert COOKIE_ONLY.strip(authorization(value)) == [(b"host", b"a")]
+
+
+def test_strip_leaves_other_schemes() -> None:
+    assert USUAL.strip(authorization(b"Basic YTpi")) == authorization(b"Basic YTpi")
+
+
+@pytest.mark.parametrize("value", [b"=access_token=x", b" = access_token = x", b"access_token", b"access_token ;"])
+def test_strip_takes_cookies_that_a_lenient_backend_would_read(value: bytes) -> None:  # CVE-2023-23934
+    assert USUAL.strip(cookies(b"a=1;" + value))[0][1].rstrip(b"; ") == b"a=1"
+
+
+def test_strip_cuts_the_bearer_subprotocol() -> None:
+    one = [(b"sec-websocket-protocol", b"chat, Bearer, tok, v2"), (b"x", b"y")]
+    assert WEBSOCKET.strip(one) == [(b"x", b"y"), (b"sec-websocket-protocol", b"chat, v2")]
+    two = [(b"sec-websocket-protocol", b"bearer"), (b"sec-websocket-protocol", b"tok")]
+    assert WEBSOCKET.strip(two) == []
+    plain = [(b"sec-websocket-protocol", b"chat,v2")]
+    assert WEBSOCKET.strip(plain) == plain
+    assert USUAL.strip(one) == one
+
+
+def test_strip_query_cuts_the_parameter_in_every_spelling() -> None:
+    assert WEBSOCKET.strip_query(b"a=%20&t%6Fken=x&b&token=y&c=+") == b"a=%20&b&c=+"
+    assert USUAL.strip_query(b"token=x") == b"token=x"
+
+
+def test_strip_can_keep_the_source_that_decided() -> None:
+    headers = [*authorization(b"Bearer h"), *cookies(b"access_token=t; a=1")]
+    assert USUAL.strip(headers, keep="header") == [*authorization(b"Bearer h"), (b"cookie", b"a=1")]
+    assert USUAL.strip(headers, keep="cookie:access_token") == [(b"host", b"a"), *cookies(b"access_token=t; a=1")]
+    assert WEBSOCKET.strip_query(b"token=x", keep="query:token") == b"token=x"
+    entries = [(b"sec-websocket-protocol", b"bearer, x")]
+    assert WEBSOCKET.strip(entries, keep="subprotocol") == entries
+
+
+@pytest.mark.parametrize(
+    "names",
+    [[], ["headers"], ["cookie:"], ["cookie:a b"], ["cookie:é"], ["query:"], ["header", "header"], ["Header"], [""]],
+)
+def test_an_unknown_source_is_refused(names: list[str]) -> None:
+    with pytest.raises(ValueError, match="source"):
+        TokenSources(names)
+
+
+def test_the_configured_cookies_are_known_by_name() -> None:
+    assert TokenSources(["cookie:a", "header", "cookie:b"]).cookie_names == ("a", "b")
