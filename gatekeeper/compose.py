@@ -14,9 +14,13 @@ from gatekeeper.dialects.router import Router
 from gatekeeper.embedded import EmbeddedValkey
 from gatekeeper.errors import ConfigError, KeysUnavailable, StoreUnavailable
 from gatekeeper.gate import Exemptions, Gate
+from gatekeeper.geo import Locator, open_locator
 from gatekeeper.headers import IdentityHeaders
+from gatekeeper.origin import Origins
 from gatekeeper.paths import Kind, PathTable, Pattern, compile_pattern
 from gatekeeper.sessions.connection import Scripts, open_client
+from gatekeeper.sessions.device import warm_up
+from gatekeeper.sessions.limits import Limiter, Rate
 from gatekeeper.sessions.manager import Manager
 from gatekeeper.sessions.store import Rules, SessionStore
 from gatekeeper.settings import Settings
@@ -42,6 +46,8 @@ class Engine:
         identity: IdentityHeaders,
         sources: TokenSources,
         trusted: TrustedProxies,
+        origins: Origins,
+        language: str,
         telemetry: Telemetry,
         scripts: Scripts,
         keys: Keys,
@@ -57,6 +63,8 @@ class Engine:
         self.identity = identity
         self.sources = sources
         self.trusted = trusted
+        self.origins = origins
+        self.language = language
         self.telemetry = telemetry
         self.forward_authorization = forward_authorization
         self.started = False
@@ -78,6 +86,7 @@ class Engine:
         async with self._starting:
             if self.started:
                 return
+            await asyncio.to_thread(warm_up)
             if self._embedded is not None:
                 await asyncio.to_thread(self._embedded.start)
                 self._tasks.append(asyncio.create_task(self._embedded.watch()))
@@ -157,10 +166,18 @@ def build(settings: Settings, *, mode: Mode, fetch: Fetch | None = None, access_
         ),
         timeout_seconds=settings.store_timeout,
     )
-    store = SessionStore(scripts, key_prefix=settings.key_prefix, rules=_rules(settings))
+    store = SessionStore(
+        scripts, key_prefix=settings.key_prefix, rules=_rules(settings), locator=_locator(settings.geo)
+    )
     manager = Manager(store, metrics)
-    router = Router(manager, dialects=settings.dialects, error_dialect=settings.error_dialect)
     sources = TokenSources(settings.token_sources)
+    router = Router(
+        manager,
+        dialects=settings.dialects,
+        error_dialect=settings.error_dialect,
+        debug_for_everybody=settings.debug_endpoints,
+        cookies=sources.cookie_names,
+    )
     verifier = Verifier(
         keys=keys,
         algorithms=settings.algorithms,
@@ -178,6 +195,7 @@ def build(settings: Settings, *, mode: Mode, fetch: Fetch | None = None, access_
             store=store,
             events=metrics,
             exempt=Exemptions(settings.exempt_users),
+            limiter=_limiter(settings, scripts),
         ),
         manager=manager,
         router=router,
@@ -185,6 +203,8 @@ def build(settings: Settings, *, mode: Mode, fetch: Fetch | None = None, access_
         identity=IdentityHeaders(settings.identity_headers),
         sources=sources,
         trusted=TrustedProxies(settings.trusted_proxies),
+        origins=Origins(settings.cors_origins),
+        language=settings.language,
         telemetry=Telemetry(metrics, access_log),
         scripts=scripts,
         keys=keys,
@@ -209,6 +229,20 @@ def _keys(settings: Settings, fetch: Fetch) -> Keys:
         return parts[0] if len(parts) == 1 else JoinedKeys(*parts)
     except ValueError as error:
         raise ConfigError([f"GATEKEEPER_JWT_…: {error}"]) from None
+
+
+def _locator(setting: str) -> Locator:
+    try:
+        return open_locator(setting)
+    except ValueError as error:
+        raise ConfigError([f"GATEKEEPER_GEO: {error}"]) from None
+
+
+def _limiter(settings: Settings, scripts: Scripts) -> Limiter | None:
+    if settings.rate_limit is None:
+        return None
+    number, seconds = settings.rate_limit
+    return Limiter(scripts, key_prefix=settings.key_prefix, rate=Rate(number, seconds))
 
 
 def _rules(settings: Settings) -> Rules:

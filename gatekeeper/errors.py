@@ -28,6 +28,13 @@ class Reason(Enum):
     NOT_FOUND = ("not_found", 404, "Not found")
     BAD_REQUEST = ("bad_request", 400, "")
     METHOD_NOT_ALLOWED = ("method_not_allowed", 405, "")
+    BODY_TOO_LARGE = ("body_too_large", 413, "The body is too large")
+    UNSUPPORTED_MEDIA_TYPE = (
+        "unsupported_media_type",
+        415,
+        "The body must be application/json, not compressed",
+    )
+    RATE_LIMITED = ("rate_limited", 429, "Too many requests, try again later")
     NOT_IMPLEMENTED = ("not_implemented", 501, "")
     STORE_UNAVAILABLE = ("store_unavailable", 503, "Session store is unavailable, try again")
     KEYS_UNAVAILABLE = ("keys_unavailable", 503, "Signing keys are unavailable, try again")

@@ -6,16 +6,22 @@ never a reason to let a request pass, and never told to a client as "not signed 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Sequence
+from typing import Final
 
 import msgspec
 
 from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.models import Claims, Client, Verdict
 from gatekeeper.sessions.events import Event, Events
+from gatekeeper.sessions.limits import Limiter
 from gatekeeper.sessions.store import Checked, SessionStore
 from gatekeeper.tokens.sources import Found, TokenSources
 from gatekeeper.tokens.verifier import Verifier
+
+# Behind one address there are several people.
+_ADDRESS_FACTOR: Final = 4
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,12 +57,14 @@ class Gate:
         store: SessionStore,
         events: Events,
         exempt: Exemptions,
+        limiter: Limiter | None = None,
     ) -> None:
         self._sources = sources
         self._verifier = verifier
         self._store = store
         self._events = events
         self._exempt = exempt
+        self._limiter = limiter
 
     async def judge(self, facts: Facts) -> Verdict:
         """One verdict, one round trip to the store. Raises `StoreUnavailable` and `KeysUnavailable`."""
@@ -67,6 +75,16 @@ class Gate:
         checked = await self._store.check(claims, facts.client, exempt=self._exempt.covers(claims))
         self._count(checked)
         return _judged(verdict, checked)
+
+    async def wait_seconds(self, user: str, *, address: str | None) -> int:
+        """Counts one call of Gatekeeper's own endpoints: 0, or for how long the caller has to wait. `address` None: not
+        counted by address. Asked beside `judge`, it leaves in the same round trip. Raises `StoreUnavailable`."""
+        if self._limiter is None:
+            return 0
+        waits = [self._limiter.wait(f"user:{user}")]
+        if address is not None:
+            waits.append(self._limiter.wait(f"address:{address}", factor=_ADDRESS_FACTOR))
+        return max(await asyncio.gather(*waits))
 
     async def identify(self, facts: Facts, *, ignore_expiry: bool = False) -> Verdict:
         """Whose token this is, without asking for the session: never admits. `claims` is set if the token is good; with

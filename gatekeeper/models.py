@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from gatekeeper.errors import Reason
+from gatekeeper.headers import Headers
 
 
 class EndReason(StrEnum):
@@ -59,10 +60,20 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Client(msgspec.Struct, frozen=True, kw_only=True):
-    """Who is at the other end: the client's address (already past the trusted proxies) and its `User-Agent`."""
+    """Who is at the other end: the client's address (already past the trusted proxies), its `User-Agent`, and its
+    headers, whose client hints are read when a session opens."""
 
     ip_address: str
     user_agent: str
+    headers: Headers = ()
+
+
+class Location(msgspec.Struct, frozen=True):
+    """Where a session was opened, as far as a data set tells: a city's English name and an ISO 3166-1 alpha-2 country
+    code; empty where unknown."""
+
+    city: str = ""
+    country: str = ""
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +99,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     ip_address: str
     user_agent: str
     device: Device
+    location: Location
     login_method: str
     created_at: int
     last_activity: int

@@ -212,6 +212,11 @@ class PathTable:
         # Long ones are not remembered: anybody can send them, and thousands of them are a lot of memory.
         return (self._remembered if len(path) <= _LONGEST_REMEMBERED else self._classify)(method, path)
 
+    def own_methods(self, path: bytes) -> frozenset[str]:
+        """The methods under which `path`, as it stands, is Gatekeeper's own."""
+        methods = {route.method for route, regex in self._own if regex.match(path)}
+        return frozenset(methods | {"HEAD"} if "GET" in methods else methods)
+
     def _classify(self, method: str, path: bytes) -> Matched | Kind:
         check(path)
         own = _route(self._own, method, path)

@@ -1,19 +1,31 @@
-"""What is promised is shown by a test that cites it; what is not yet, is known.
+"""What is promised is shown by a test that cites it; what is not yet, is known, with the reason.
 
-`tests/demands.txt` lists the demands on the session APIs. `T01`…`T30` are the attacks by token and `J01`…`J05` those by
-key set. A test cites an id in its name, docstring or a comment.
+`tests/demands.txt` lists the demands on the session APIs. A test cites an id in a comment, its docstring or its name;
+`tests/golden/<id>.http` shows one by its requests and answers. `python -m tests.test_demands` writes `docs/demands.md`.
+
+`T01`…`T30` are the attacks by token and `J01`…`J05` those by key set.
 """
 
 from __future__ import annotations
 
+import ast
 import re
+from collections import defaultdict
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from functools import cache
 from pathlib import Path
 
-_TESTS = Path(__file__).parent
+_ROOT = Path(__file__).parent.parent
+_TESTS = _ROOT / "tests"
+_PAGE = _ROOT / "docs" / "demands.md"
+_ID = re.compile(r"(?<![\w-])[A-E]-\d\d(?![\w-])")
+_MOST_SHOWN = 4
+
+DIALECTS = {"A": "django", "B": "express", "C": "fastapi", "D": "mockstream", "E": "users_me"}
 
 
-def _ids(text: str) -> set[str]:
+def ids(text: str) -> set[str]:
     """`B-01…B-15 C-37` as single ids."""
     found: set[str] = set()
     for item in text.split():
@@ -23,69 +35,141 @@ def _ids(text: str) -> set[str]:
     return found
 
 
-PROMISED = _ids("B-01…B-15 C-10…C-14 C-37 D-01…D-11 E-06…E-07")
+# What no test shows yet, or never will, and why. Take an id out when a test cites it.
+_REASONS = {
+    "comes with the tokens that Gatekeeper issues": "C-01…C-02 C-38 E-05",
+    "comes with the Python API and its FastAPI dependencies": "C-15…C-16 C-18…C-19",
+    "client code: comes with the TypeScript client": "C-25…C-28",
+    "comes with the mirror of revoked tokens in Redis": "C-32",
+    "comes with the mirrors for SQL and Elasticsearch, and the audit log": "A-26 C-33 E-09",
+    "web pages: come with the session page": "E-10…E-11",
+    "operation and its documentation: come with the tools for operators": "C-29 C-31 C-36 D-12",
+    "no software: how a project was planned, or a document that nobody has": "A-28 D-14…D-15 E-13",
+    "no request: the suite of the dialect is what it asks for": "E-12",
+}
+REST: Mapping[str, str] = {each: reason for reason, text in _REASONS.items() for each in ids(text)}
 
-# Cited already, for what lies below them (the store, the rules that every dialect inherits); the demand itself waits
-# for its paths.
-PARTLY = _ids("A-01 A-04 A-22 A-24 C-03 C-07 C-35 E-02")
+# Shown in part: what is still to come.
+PARTLY: Mapping[str, str] = {
+    "A-24": "the audit log",
+    "C-03": "the path itself, with the tokens that Gatekeeper issues",
+    "C-05": "activity moved by hand, with the Python API",
+    "C-11": "whether the user is active is the backend's answer at a login, with the tokens that Gatekeeper issues",
+    "C-17": "the attributes in the Python API",
+    "C-35": "the settings of tokens that Gatekeeper issues",
+    "C-39": "login, refresh and logout, with the tokens that Gatekeeper issues",
+    "D-05": "the names of the methods, with the Python API",
+}
 
-# What no test shows yet. Take an id out when a test cites it; the rest waits for the other three dialects, for tokens
-# that Gatekeeper issues, and for what is not software.
-REST = _ids(
-    "A-02…A-03 A-05…A-21 A-23 A-25…A-28 "
-    "C-01…C-02 C-05…C-06 C-08…C-09 C-15…C-19 C-22 C-24…C-34 C-36 C-38…C-39 "
-    "D-12…D-15 E-01 E-03…E-05 E-08…E-13"
-)
-
-ATTACKS = _ids("T01…T30 J01…J05")
+ATTACKS = ids("T01…T30 J01…J05")
 
 # Needs what is not there yet: T27 the timing of refresh tokens and logins.
-UNSHOWN_ATTACKS = _ids("T27")
+UNSHOWN_ATTACKS = ids("T27")
 
 
 @cache
-def _cited() -> frozenset[str]:
+def _demands() -> Mapping[str, str]:
+    lines = (_TESTS / "demands.txt").read_text(encoding="utf-8").splitlines()
+    return dict(line.split(" ", 1) for line in lines if line and not line.startswith("#"))
+
+
+@cache
+def _shown() -> Mapping[str, list[str]]:
+    """Where every demand is shown: golden files first, then tests as `file::name`."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for path in sorted(_TESTS.glob("golden/*.http")):
+        found[path.stem].append(f"tests/golden/{path.name}")
+    for path in sorted(_TESTS.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if path != Path(__file__) and _ID.search(text):
+            lines = text.splitlines()
+            for function in _tests_of(ast.parse(text)):
+                first = min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
+                cited = _ID.findall("\n".join(lines[first - 1 : function.end_lineno]))
+                for each in sorted(set(cited)):
+                    found[each].append(f"{path.relative_to(_ROOT).as_posix()}::{function.name}")
+    return found
+
+
+def _tests_of(tree: ast.AST) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return [function for function in functions if function.name.startswith("test_")]
+
+
+@cache
+def _attacks_cited() -> frozenset[str]:
     found: set[str] = set()
     for path in _TESTS.rglob("*.py"):
         if path != Path(__file__):
-            found.update(re.findall(r"(?<![\w-])(?:[A-E]-\d\d|[TJ]\d\d)(?![\w-])", path.read_text(encoding="utf-8")))
+            found.update(re.findall(r"(?<![\w-])[TJ]\d\d(?![\w-])", path.read_text(encoding="utf-8")))
     return frozenset(found)
 
 
-def _demands() -> list[str]:
-    lines = (_TESTS / "demands.txt").read_text(encoding="utf-8").splitlines()
-    return [line.split()[0] for line in lines if line and not line.startswith("#")]
+def _listed(found: AbstractSet[str]) -> str:
+    return " ".join(sorted(found))
 
 
-def _listed(ids: set[str]) -> str:
-    return " ".join(sorted(ids))
+def page() -> str:
+    """`docs/demands.md`."""
+    lines = [
+        "# Demands",
+        "",
+        "What the five session APIs demand of whoever speaks them, and which test shows it. Written by",
+        "`python -m tests.test_demands`. The dialects themselves are described in [dialects.md](dialects.md).",
+        "",
+        f"{len(_demands()) - len(REST)} of {len(_demands())} demands are shown by a test.",
+    ]
+    for letter, dialect in DIALECTS.items():
+        lines += ["", f"## {letter}: `{dialect}`", "", "| id | demand | shown by |", "| --- | --- | --- |"]
+        lines += [f"| {each} | {title} | {_cell(each)} |" for each, title in _demands().items() if each[0] == letter]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(demand: str) -> str:
+    if demand in REST:
+        return f"– {REST[demand]}"
+    places = _shown()[demand]
+    shown = [_link(place) for place in places[:_MOST_SHOWN]]
+    shown += ["and more"] if len(places) > _MOST_SHOWN else []
+    return "<br>".join(shown) + (f"<br>still to come: {PARTLY[demand]}" if demand in PARTLY else "")
+
+
+def _link(place: str) -> str:
+    path, _, name = place.partition("::")
+    words = f"`{path}`" if not name else name.removeprefix("test_").replace("_", " ")
+    return f"[{words}](../{path})"
 
 
 def test_every_demand_stands_once_and_has_a_title() -> None:
-    demands = _demands()
+    lines = (_TESTS / "demands.txt").read_text(encoding="utf-8").splitlines()
+    demands = [line.split()[0] for line in lines if line and not line.startswith("#")]
     assert demands == sorted(demands)
-    assert set(demands) == _ids("A-01…A-28 B-01…B-15 C-01…C-39 D-01…D-15 E-01…E-13")
-    for line in (_TESTS / "demands.txt").read_text(encoding="utf-8").splitlines():
+    assert set(demands) == ids("A-01…A-28 B-01…B-15 C-01…C-39 D-01…D-15 E-01…E-13")
+    for line in lines:
         assert not line or line.startswith("#") or re.fullmatch(r"[A-E]-\d\d \S.*", line)
 
 
-def test_every_demand_of_this_release_is_cited_by_a_test() -> None:
-    assert _listed(PROMISED - _cited()) == ""
-    assert PROMISED.isdisjoint(PARTLY | REST)
-    assert _listed(PARTLY - _cited()) == "", "cited no more: it belongs to REST"
-
-
 def test_the_demands_that_no_test_cites_are_the_known_rest() -> None:
-    uncited = set(_demands()) - _cited()
-    assert _listed(uncited - REST) == "", "cited by no test"
-    assert _listed(REST - uncited) == "", "cited after all: take it out of REST"
+    uncited = set(_demands()) - _shown().keys()
+    assert _listed(uncited - REST.keys()) == "", "cited by no test"
+    assert _listed(REST.keys() - uncited) == "", "cited after all: take it out of _REASONS"
+    assert _listed(PARTLY.keys() - _shown().keys()) == "", "cited no more: it belongs to _REASONS"
+
+
+def test_no_test_cites_an_id_that_does_not_exist() -> None:
+    assert _listed(set(_shown()) - _demands().keys()) == ""
+    assert _listed(_attacks_cited() - ATTACKS) == ""
+
+
+def test_the_page_on_demands_is_what_the_tests_say() -> None:
+    assert _PAGE.read_text(encoding="utf-8") == page(), "write it anew: python -m tests.test_demands"
 
 
 def test_the_attacks_that_no_test_cites_are_the_known_rest() -> None:
-    uncited = ATTACKS - _cited()
+    uncited = ATTACKS - _attacks_cited()
     assert _listed(uncited - UNSHOWN_ATTACKS) == "", "cited by no test"
     assert _listed(UNSHOWN_ATTACKS - uncited) == "", "cited after all: take it out of UNSHOWN_ATTACKS"
 
 
-def test_no_test_cites_an_id_that_does_not_exist() -> None:
-    assert _listed(set(_cited()) - set(_demands()) - ATTACKS) == ""
+if __name__ == "__main__":
+    _PAGE.write_text(page(), encoding="utf-8")

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
-from gatekeeper.dialects import express, mockstream
-from gatekeeper.dialects.base import Dialect, Problem, detail_and_code
+from gatekeeper.dialects import django, express, fastapi, mockstream, users_me
+from gatekeeper.dialects.base import Dialect
 
-DIALECTS: Final[Mapping[str, Dialect]] = {dialect.name: dialect for dialect in (express, mockstream)}
-
-
-def fastapi_word(problem: Problem, **_: Any) -> dict[str, Any]:
-    """The shape of errors before or without a dialect."""
-    return detail_and_code(problem)
-
-
-ERROR_SHAPES: Final[Mapping[str, Callable[..., Any]]] = {
-    "fastapi": fastapi_word,
-    **{name: dialect.word for name, dialect in DIALECTS.items()},
+DIALECTS: Final[Mapping[str, Dialect]] = {
+    dialect.name: dialect for dialect in (django, express, fastapi, mockstream, users_me)
 }

@@ -1,7 +1,8 @@
 """What a dialect is: a table of operations, and how it words sessions and errors.
 
 A dialect translates and never decides. Who may do what stands in the table (`Operation.needs`) and is enforced by the
-router; what happens to a session is the manager's.
+router; what happens to a session is the manager's. Every answer is a typed record, and the OpenAPI document is made
+from the same types.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from gatekeeper.errors import Reason
+from gatekeeper.messages import translate
 from gatekeeper.models import Claims, Client, EndReason
 from gatekeeper.sessions.manager import Manager
 
@@ -25,24 +27,38 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     reason: Reason
     detail: str = ""
     end_reason: EndReason | None = None
+    retry_after_seconds: int | None = None
 
     @property
     def text(self) -> str:
         return self.detail or self.reason.detail
 
 
+class Wording(msgspec.Struct, frozen=True, kw_only=True):
+    """What an error answer is worded with beside the problem. `operation` is the one that was asked for, if there was
+    one; `now` is microseconds since 1970 on this host's clock, for time stamps of answers only."""
+
+    request_id: str
+    now: int
+    language: str
+    operation: Operation | None = None
+
+    def say(self, text: str) -> str:
+        return translate(text, self.language)
+
+
 class Needs(Enum):
     """What a caller must have before an operation is served."""
 
-    NOTHING = "nothing"
-    TOKEN = "token"  # noqa: S105 - a good one, the session may be over, `exp` may have passed
+    TOKEN = "token"  # noqa: S105 - a good one; the session may be over, and `exp` may have passed
     SESSION = "session"
     ADMIN = "admin"
+    DEBUG = "debug"
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """One request for an operation, as its handler sees it. `flags` are the boolean query parameters that the
-    operation names; `now` is microseconds since 1970 on this host's clock, for time stamps of answers only."""
+    """One request for an operation, as its handler sees it. `flags` and `texts` are the query parameters that the
+    operation names; `now` as in `Wording`."""
 
     manager: Manager
     claims: Claims
@@ -50,8 +66,19 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     client: Client
     parameters: Mapping[str, str]
     flags: Mapping[str, bool]
+    texts: Mapping[str, str]
     request_id: str
     now: int
+    language: str
+
+    def say(self, text: str) -> str:
+        """`text` in the language of the request."""
+        return translate(text, self.language)
+
+    @property
+    def spare(self) -> int | None:
+        """The caller's session where `exclude_current` asks to leave it."""
+        return self.session_id if self.flags["exclude_current"] else None
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,28 +92,42 @@ Handler = Callable[[Call], Awaitable[Answer | Problem]]
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of a dialect's table. `flags` names its boolean query parameters with their defaults."""
+    """One row of a dialect's table. `returns` is the type of its answer, `flags` names its boolean query parameters
+    with their defaults, `texts` the others, `refusals` what it answers beside the errors that all share."""
 
     method: str
     path: str
     handler: Handler
+    summary: str
+    returns: Any
     needs: Needs = Needs.SESSION
     flags: Mapping[str, bool] = {}
+    texts: Sequence[str] = ()
+    refusals: Sequence[Reason] = ()
 
 
 class Dialect(Protocol):
-    """One session API."""
+    """One session API: a module with these names. `Error` is the type of its error answers."""
 
-    name: str
-    operations: Sequence[Operation]
+    @property
+    def name(self) -> str: ...
 
-    def word(self, problem: Problem, *, operation: Operation | None, request_id: str, now: int) -> Any:
-        """The body of an error answer; `operation` is the one that was asked for, where there was one."""
+    @property
+    def operations(self) -> Sequence[Operation]: ...
+
+    @property
+    def Error(self) -> Any: ...  # noqa: N802 - it is a type
+
+    def word(self, problem: Problem, wording: Wording) -> Any:
+        """The body of an error answer."""
         ...
 
 
 _ID: Final = re.compile(r"[1-9][0-9]{0,15}\Z", re.ASCII)
 NOT_FOUND: Final = Problem(reason=Reason.SESSION_NOT_FOUND)
+LISTS: Final[Mapping[str, bool]] = {"include_inactive": False}
+ENDS_ALL: Final[Mapping[str, bool]] = {"exclude_current": False}
+ENDS_OTHERS: Final[Mapping[str, bool]] = {"exclude_current": True}
 
 
 def session_id(text: str) -> int | None:
@@ -109,9 +150,13 @@ def instant(microseconds: int, *, digits: int) -> str:
     return f"{moment}.{fraction}Z" if fraction else f"{moment}Z"
 
 
-def detail_and_code(problem: Problem) -> dict[str, Any]:
-    """`{"detail", "code"}`, and the end reason where there is one: the shape of `fastapi`, `mockstream`, `users_me`."""
-    body: dict[str, Any] = {"detail": problem.text, "code": problem.reason.code}
-    if problem.end_reason is not None:
-        body["reason"] = problem.end_reason.value
-    return body
+class DetailAndCode(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The error shape of `fastapi`, `mockstream` and `users_me`; `reason` is how the session ended, where it did."""
+
+    detail: str
+    code: str
+    reason: EndReason | None = None
+
+
+def detail_and_code(problem: Problem, wording: Wording) -> DetailAndCode:
+    return DetailAndCode(wording.say(problem.text), problem.reason.code, problem.end_reason)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
+
+import msgspec
 
 from gatekeeper.dialects.base import (
+    ENDS_ALL,
+    LISTS,
     NOT_FOUND,
     Answer,
     Call,
     Operation,
     Problem,
+    Wording,
     instant,
     session_id,
 )
@@ -19,17 +25,55 @@ from gatekeeper.errors import Reason
 from gatekeeper.models import Session
 
 name: Final = "express"
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
-def _session(session: Session) -> dict[str, Any]:
-    return {
-        "id": f"session_{session.id}",
-        "ip_address": session.ip_address,
-        "user_agent": session.user_agent,
-        "created_at": instant(session.created_at, digits=3),
-        "expires_at": instant(session.expires_at, digits=3),
-        "is_active": session.is_active,
-    }
+class SessionView(msgspec.Struct, frozen=True):
+    id: str
+    ip_address: str
+    user_agent: str
+    created_at: str
+    expires_at: str
+    is_active: bool
+
+
+class Listed(msgspec.Struct, frozen=True):
+    success: bool
+    message: str
+    data: list[SessionView]
+    timestamp: str
+    requestId: str  # noqa: N815 - the name in the API
+
+
+class Done(msgspec.Struct, frozen=True):
+    success: bool
+    message: str
+    timestamp: str
+    requestId: str  # noqa: N815
+
+
+class Fault(msgspec.Struct, frozen=True):
+    code: str
+    details: str
+
+
+class Error(msgspec.Struct, frozen=True):
+    success: bool
+    message: str
+    error: Fault
+    timestamp: str
+    requestId: str  # noqa: N815
+
+
+def _view(session: Session) -> SessionView:
+    return SessionView(
+        id=f"session_{session.id}",
+        ip_address=session.ip_address,
+        user_agent=session.user_agent,
+        created_at=instant(session.created_at, digits=3),
+        expires_at=instant(session.expires_at, digits=3),
+        is_active=session.is_active,
+    )
 
 
 def _id(call: Call) -> int | None:
@@ -38,67 +82,94 @@ def _id(call: Call) -> int | None:
 
 def _request_id(request_id: str) -> str:
     """The request id if it is a UUID, else one that is made from it and always the same."""
-    try:
-        return str(uuid.UUID(request_id)) if len(request_id) == 36 else str(uuid.uuid5(uuid.NAMESPACE_URL, request_id))
-    except ValueError:
-        return str(uuid.uuid5(uuid.NAMESPACE_URL, request_id))
+    return request_id if _UUID.fullmatch(request_id) else str(uuid.uuid5(uuid.NAMESPACE_URL, request_id))
 
 
-def _answer(call: Call, message: str, **data: Any) -> Answer:
-    return Answer(
-        body={
-            "success": True,
-            "message": message,
-            **data,
-            "timestamp": instant(call.now, digits=3),
-            "requestId": _request_id(call.request_id),
-        }
-    )
+def _done(call: Call, message: str) -> Answer:
+    return Answer(body=Done(True, call.say(message), instant(call.now, digits=3), _request_id(call.request_id)))
 
 
 async def list_sessions(call: Call) -> Answer | Problem:
     sessions = await call.manager.sessions(call.claims.user, include_inactive=call.flags["include_inactive"])
-    return _answer(call, "Sessions retrieved successfully", data=[_session(session) for session in sessions])
+    return Answer(
+        body=Listed(
+            True,
+            call.say("Sessions retrieved successfully"),
+            [_view(session) for session in sessions],
+            instant(call.now, digits=3),
+            _request_id(call.request_id),
+        )
+    )
 
 
 async def delete_session(call: Call) -> Answer | Problem:
-    if not await call.manager.revoke(call.claims.user, _id(call)):
+    if await call.manager.revoke(call.claims.user, _id(call)) is None:
         return NOT_FOUND
-    return _answer(call, "Session deleted successfully")
+    return _done(call, "Session deleted successfully")
 
 
 async def delete_all_sessions(call: Call) -> Answer | Problem:
-    spare = call.session_id if call.flags["exclude_current"] else None
-    await call.manager.revoke_all(call.claims.user, spare=spare)
-    return _answer(call, "All sessions deleted successfully")
+    await call.manager.revoke_all(call.claims.user, spare=call.spare)
+    return _done(call, "All sessions deleted successfully")
 
 
 async def deactivate_session(call: Call) -> Answer | Problem:
-    if not await call.manager.deactivate(call.claims.user, _id(call)):
+    if await call.manager.deactivate(call.claims.user, _id(call)) is None:
         return NOT_FOUND
-    return _answer(call, "Session deactivated successfully")
+    return _done(call, "Session deactivated successfully")
 
+
+_ONE: Final = (Reason.SESSION_NOT_FOUND,)
 
 operations: Final = (
-    Operation(method="GET", path="/api/sessions", handler=list_sessions, flags={"include_inactive": False}),
-    Operation(method="DELETE", path="/api/sessions", handler=delete_all_sessions, flags={"exclude_current": False}),
-    Operation(method="DELETE", path="/api/sessions/{id}", handler=delete_session),
-    Operation(method="PATCH", path="/api/sessions/{id}/deactivate", handler=deactivate_session),
+    Operation(
+        method="GET",
+        path="/api/sessions",
+        handler=list_sessions,
+        summary="The caller's sessions",
+        returns=Listed,
+        flags=LISTS,
+    ),
+    Operation(
+        method="DELETE",
+        path="/api/sessions",
+        handler=delete_all_sessions,
+        summary="End all sessions of the caller",
+        returns=Done,
+        flags=ENDS_ALL,
+    ),
+    Operation(
+        method="DELETE",
+        path="/api/sessions/{id}",
+        handler=delete_session,
+        summary="End one session of the caller",
+        returns=Done,
+        refusals=_ONE,
+    ),
+    Operation(
+        method="PATCH",
+        path="/api/sessions/{id}/deactivate",
+        handler=deactivate_session,
+        summary="End one session of the caller and keep it listed as inactive",
+        returns=Done,
+        refusals=_ONE,
+    ),
 )
 
 
-def word(problem: Problem, *, operation: Operation | None, request_id: str, now: int) -> dict[str, Any]:
+def word(problem: Problem, wording: Wording) -> Error:
     message, code, details = HTTPStatus(problem.reason.status).phrase, problem.reason.code.upper(), problem.text
     if problem.reason.status == HTTPStatus.UNAUTHORIZED:
         code, details = "UNAUTHORIZED", "Invalid or missing authentication token"
     elif problem.reason is Reason.SESSION_NOT_FOUND:
-        verb = "deactivate" if operation and operation.handler is deactivate_session else "delete"
+        operation = wording.operation
+        verb = "deactivate" if operation is not None and operation.handler is deactivate_session else "delete"
         message = "Session not found or unauthorized"
         details = f"The requested session does not exist or you don't have permission to {verb} it"
-    return {
-        "success": False,
-        "message": message,
-        "error": {"code": code, "details": details},
-        "timestamp": instant(now, digits=3),
-        "requestId": _request_id(request_id),
-    }
+    return Error(
+        False,
+        wording.say(message),
+        Fault(code, wording.say(details)),
+        instant(wording.now, digits=3),
+        _request_id(wording.request_id),
+    )

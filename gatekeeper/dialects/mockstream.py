@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
+
+import msgspec
 
 from gatekeeper.dialects.base import (
+    ENDS_ALL,
+    LISTS,
     NOT_FOUND,
     Answer,
     Call,
+    DetailAndCode,
     Needs,
     Operation,
     Problem,
@@ -16,33 +21,55 @@ from gatekeeper.dialects.base import (
     session_id,
     user_number,
 )
+from gatekeeper.errors import Reason
 from gatekeeper.models import Session
 
 name: Final = "mockstream"
+Error: Final = DetailAndCode
+word: Final = detail_and_code
 
 
-def _session(session: Session) -> dict[str, Any]:
-    return {
-        "id": session.id,
-        "user_id": user_number(session.user),
+class SessionView(msgspec.Struct, frozen=True):
+    id: int
+    user_id: int | str
+    device_name: str
+    device_type: str
+    browser: str
+    ip_address: str
+    created_at: str
+    last_activity: str
+    is_active: bool
+
+
+class Closed(msgspec.Struct, frozen=True):
+    success: bool
+    message: str
+
+
+class AllClosed(msgspec.Struct, frozen=True):
+    success: bool
+    message: str
+    closed_count: int
+
+
+def _view(session: Session) -> SessionView:
+    return SessionView(
+        id=session.id,
+        user_id=user_number(session.user),
         # The one dialect that shows the version of the operating system: "Chrome on Windows 10".
-        "device_name": session.device.name_with_version,
-        "device_type": session.device.type,
-        "browser": session.device.browser,
-        "ip_address": session.ip_address,
-        "created_at": instant(session.created_at, digits=0),
-        "last_activity": instant(session.last_activity, digits=0),
-        "is_active": session.is_active,
-    }
-
-
-def _closed(message: str = "Session closed successfully", **count: int) -> Answer:
-    return Answer(body={"success": True, "message": message, **count})
+        device_name=session.device.name_with_version,
+        device_type=session.device.type,
+        browser=session.device.browser,
+        ip_address=session.ip_address,
+        created_at=instant(session.created_at, digits=0),
+        last_activity=instant(session.last_activity, digits=0),
+        is_active=session.is_active,
+    )
 
 
 async def _list(call: Call, user: str) -> Answer:
     sessions = await call.manager.sessions(user, include_inactive=call.flags["include_inactive"])
-    return Answer(body=[_session(session) for session in sessions])
+    return Answer(body=[_view(session) for session in sessions])
 
 
 async def list_own_sessions(call: Call) -> Answer | Problem:
@@ -53,59 +80,100 @@ async def list_user_sessions(call: Call) -> Answer | Problem:
     return await _list(call, call.parameters["user_id"])
 
 
-async def close_session(call: Call) -> Answer | Problem:
-    if not await call.manager.revoke(call.claims.user, session_id(call.parameters["id"])):
+async def _close(call: Call, user: str, *, by_admin: bool) -> Answer | Problem:
+    if await call.manager.revoke(user, session_id(call.parameters["id"]), by_admin=by_admin) is None:
         return NOT_FOUND
-    return _closed()
+    return Answer(body=Closed(True, call.say("Session closed successfully")))
+
+
+async def close_session(call: Call) -> Answer | Problem:
+    return await _close(call, call.claims.user, by_admin=False)
 
 
 async def close_user_session(call: Call) -> Answer | Problem:
-    if not await call.manager.revoke(call.parameters["user_id"], session_id(call.parameters["id"]), by_admin=True):
-        return NOT_FOUND
-    return _closed()
+    return await _close(call, call.parameters["user_id"], by_admin=True)
+
+
+async def _close_all(call: Call, user: str, *, by_admin: bool) -> Answer:
+    # The caller's session is spared where it is one of that user's, and there is nothing to spare where it is not.
+    spare = call.spare if user == call.claims.user else None
+    count = await call.manager.revoke_all(user, spare=spare, by_admin=by_admin)
+    return Answer(body=AllClosed(True, call.say("All sessions closed successfully"), count))
 
 
 async def close_all_sessions(call: Call) -> Answer | Problem:
-    return await _close_all(call, call.claims.user)
+    return await _close_all(call, call.claims.user, by_admin=False)
 
 
 async def close_all_user_sessions(call: Call) -> Answer | Problem:
     return await _close_all(call, call.parameters["user_id"], by_admin=True)
 
 
-async def _close_all(call: Call, user: str, *, by_admin: bool = False) -> Answer:
-    # The caller's session is spared where it is one of that user's, and changes nothing where it is not.
-    spare = call.session_id if call.flags["exclude_current"] and user == call.claims.user else None
-    count = await call.manager.revoke_all(user, spare=spare, by_admin=by_admin)
-    return _closed("All sessions closed successfully", closed_count=count)
-
-
 async def log_out(call: Call) -> Answer | Problem:
     await call.manager.log_out(call.claims, call.client)
-    return _closed("Current session closed successfully")
+    return Answer(body=Closed(True, call.say("Current session closed successfully")))
 
 
-_LISTS: Final = {"include_inactive": False}
-_ENDS: Final = {"exclude_current": False}
+_ONE: Final = (Reason.SESSION_NOT_FOUND,)
 
 operations: Final = (
-    Operation(method="GET", path="/sessions/me", handler=list_own_sessions, flags=_LISTS),
-    Operation(method="DELETE", path="/sessions/logout", handler=log_out, needs=Needs.TOKEN),
-    Operation(method="DELETE", path="/sessions/all", handler=close_all_sessions, flags=_ENDS),
-    Operation(method="DELETE", path="/sessions/{id}", handler=close_session),
     Operation(
-        method="GET", path="/sessions/user/{user_id}", handler=list_user_sessions, needs=Needs.ADMIN, flags=_LISTS
+        method="GET",
+        path="/sessions/me",
+        handler=list_own_sessions,
+        summary="The caller's sessions",
+        returns=list[SessionView],
+        flags=LISTS,
+    ),
+    Operation(
+        method="DELETE",
+        path="/sessions/logout",
+        handler=log_out,
+        summary="Sign out: end the session of the token",
+        returns=Closed,
+        needs=Needs.TOKEN,
+    ),
+    Operation(
+        method="DELETE",
+        path="/sessions/all",
+        handler=close_all_sessions,
+        summary="End all sessions of the caller",
+        returns=AllClosed,
+        flags=ENDS_ALL,
+    ),
+    Operation(
+        method="DELETE",
+        path="/sessions/{id}",
+        handler=close_session,
+        summary="End one session of the caller",
+        returns=Closed,
+        refusals=_ONE,
+    ),
+    Operation(
+        method="GET",
+        path="/sessions/user/{user_id}",
+        handler=list_user_sessions,
+        summary="The sessions of a user",
+        returns=list[SessionView],
+        needs=Needs.ADMIN,
+        flags=LISTS,
     ),
     Operation(
         method="DELETE",
         path="/sessions/user/{user_id}",
         handler=close_all_user_sessions,
+        summary="End all sessions of a user",
+        returns=AllClosed,
         needs=Needs.ADMIN,
-        flags=_ENDS,
+        flags=ENDS_ALL,
     ),
-    Operation(method="DELETE", path="/sessions/user/{user_id}/{id}", handler=close_user_session, needs=Needs.ADMIN),
+    Operation(
+        method="DELETE",
+        path="/sessions/user/{user_id}/{id}",
+        handler=close_user_session,
+        summary="End one session of a user",
+        returns=Closed,
+        needs=Needs.ADMIN,
+        refusals=_ONE,
+    ),
 )
-
-
-def word(problem: Problem, *, operation: Operation | None, request_id: str, now: int) -> dict[str, Any]:
-    return detail_and_code(problem)

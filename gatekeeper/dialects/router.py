@@ -8,13 +8,15 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from gatekeeper.dialects import DIALECTS, ERROR_SHAPES
-from gatekeeper.dialects.base import Answer, Call, Dialect, Needs, Operation, Problem
+from gatekeeper.dialects import DIALECTS
+from gatekeeper.dialects.base import Answer, Call, Dialect, Needs, Operation, Problem, Wording
+from gatekeeper.dialects.openapi import document
 from gatekeeper.errors import Reason
 from gatekeeper.models import Claims, Client
 from gatekeeper.paths import Route
 from gatekeeper.sessions.manager import Manager
 
+OPENAPI_PATH: Final = "/_gatekeeper/openapi.json"
 _FLAGS: Final = {"true": True, "false": False}
 
 
@@ -25,20 +27,44 @@ class Bound(msgspec.Struct, frozen=True):
     operation: Operation
 
 
-class Router:
-    """Serves the operations of the enabled dialects."""
+class Query(msgspec.Struct, frozen=True):
+    """The query parameters that an operation names."""
 
-    def __init__(self, manager: Manager, *, dialects: Sequence[str], error_dialect: str) -> None:
+    flags: Mapping[str, bool]
+    texts: Mapping[str, str]
+
+
+class Router:
+    """Serves the operations of the enabled dialects, and describes them."""
+
+    def __init__(
+        self,
+        manager: Manager,
+        *,
+        dialects: Sequence[str],
+        error_dialect: str,
+        debug_for_everybody: bool = False,
+        cookies: Sequence[str] = (),
+    ) -> None:
         self._manager = manager
         self._dialects = [DIALECTS[name] for name in dialects]
-        self._word = ERROR_SHAPES[error_dialect]
+        self._fallback = DIALECTS[error_dialect]
+        self._debug_for_everybody = debug_for_everybody
+        described = document(
+            self._dialects, fallback=self._fallback, debug_for_everybody=debug_for_everybody, cookies=cookies
+        )
+        self._document = Answer(body=msgspec.Raw(msgspec.json.encode(described)))
 
     def routes(self) -> list[Route]:
-        """Every path that the enabled dialects claim."""
+        """Every path that is Gatekeeper's own: the document, and what the enabled dialects claim. Templates are without
+        the trailing slash that a dialect may write: a path answers with it and without."""
         return [
-            Route(operation.method, operation.path, Bound(dialect, operation))
-            for dialect in self._dialects
-            for operation in dialect.operations
+            *(
+                Route(operation.method, operation.path.removesuffix("/"), Bound(dialect, operation))
+                for dialect in self._dialects
+                for operation in dialect.operations
+            ),
+            Route("GET", OPENAPI_PATH, self._document),
         ]
 
     async def serve(
@@ -50,46 +76,54 @@ class Router:
         client: Client,
         parameters: Mapping[str, str],
         query: bytes,
-        request_id: str,
-        now: int,
+        wording: Wording,
     ) -> Answer | Problem:
         """The answer to an operation for a caller that has what `operation.needs` asks of the session. Raises
         `StoreUnavailable`."""
         operation = bound.operation
-        if operation.needs is Needs.ADMIN and not claims.is_admin:
+        if not claims.is_admin and (
+            operation.needs is Needs.ADMIN or (operation.needs is Needs.DEBUG and not self._debug_for_everybody)
+        ):
             return Problem(reason=Reason.FORBIDDEN)
-        flags = _flags(operation, query)
-        if isinstance(flags, Problem):
-            return flags
+        asked = _query(operation, query)
+        if isinstance(asked, Problem):
+            return asked
         call = Call(
             manager=self._manager,
             claims=claims,
             session_id=session_id or 0,
             client=client,
             parameters={name: unquote(value) for name, value in parameters.items()},
-            flags=flags,
-            request_id=request_id,
-            now=now,
+            flags=asked.flags,
+            texts=asked.texts,
+            request_id=wording.request_id,
+            now=wording.now,
+            language=wording.language,
         )
         return await operation.handler(call)
 
-    def word(self, problem: Problem, bound: Bound | None, *, request_id: str, now: int) -> Any:
+    def word(self, problem: Problem, dialect: Dialect | None, wording: Wording) -> Any:
         """The body of an error answer, in the shape of the dialect that was asked, else of `ERROR_DIALECT`."""
-        if bound is None:
-            return self._word(problem, operation=None, request_id=request_id, now=now)
-        return bound.dialect.word(problem, operation=bound.operation, request_id=request_id, now=now)
+        return (dialect or self._fallback).word(problem, wording)
 
 
-def _flags(operation: Operation, query: bytes) -> Mapping[str, bool] | Problem:
-    if not query or not operation.flags:
-        return operation.flags
-    flags = dict(operation.flags)
+def _query(operation: Operation, query: bytes) -> Query | Problem:
+    if not query or not (operation.flags or operation.texts):
+        return Query(operation.flags, {})
+    flags, texts = dict(operation.flags), dict[str, str]()
     given: set[str] = set()
     for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
-        if name not in flags:
-            continue
-        if value not in _FLAGS or name in given:
-            return Problem(reason=Reason.BAD_REQUEST, detail=f"{name} must be given once, as true or false")
+        if name in flags:
+            if value not in _FLAGS or name in given:
+                return _once(name, ", as true or false")
+            flags[name] = _FLAGS[value]
+        elif name in operation.texts:
+            if name in given:
+                return _once(name)
+            texts[name] = value
         given.add(name)
-        flags[name] = _FLAGS[value]
-    return flags
+    return Query(flags, texts)
+
+
+def _once(name: str, how: str = "") -> Problem:
+    return Problem(reason=Reason.BAD_REQUEST, detail=f"{name} must be given once{how}")

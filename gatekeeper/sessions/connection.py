@@ -85,17 +85,18 @@ class Script(msgspec.Struct, frozen=True):
     sha: str
 
 
-def load_script(name: str) -> Script:
-    """`scripts/<name>.lua`, preceded by `scripts/common.lua`."""
-    source = (SCRIPTS / "common.lua").read_text() + (SCRIPTS / f"{name}.lua").read_text()
+def load_script(name: str, *, of_sessions: bool = True) -> Script:
+    """`scripts/<name>.lua`; one of sessions is preceded by their law, `scripts/common.lua`."""
+    source = (SCRIPTS / f"{name}.lua").read_text()
+    if of_sessions:
+        source = (SCRIPTS / "common.lua").read_text() + source
     return Script(source, sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
 class _Call(msgspec.Struct):
-    script: Script
-    keys: Sequence[bytes]
-    arguments: Sequence[Any]
+    command: tuple[Any, ...]
     reply: asyncio.Future[Any]
+    script: Script | None = None
 
 
 class Scripts:
@@ -111,14 +112,23 @@ class Scripts:
     def __repr__(self) -> str:
         return f"<Scripts [{len(self._waiting)} waiting, {len(self._senders)} batches in flight]>"
 
+    async def command(self, *command: Any) -> Any:
+        """The answer to one plain command, sent in one batch with the scripts of this turn, in the order of the calls.
+        Raises `StoreUnavailable`."""
+        return await self._call(command)
+
     async def run(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
         """The script's answer. Raises `StoreUnavailable`: whether the script ran is then unknown."""
+        return await self._call(("EVALSHA", script.sha, len(keys), *keys, *arguments), script)
+
+    async def _call(self, command: tuple[Any, ...], script: Script | None = None) -> Any:
         loop = asyncio.get_running_loop()
-        call = _Call(script, keys, arguments, loop.create_future())
+        call = _Call(command, loop.create_future(), script)
         self._waiting.append(call)
         if not self._woken:
             self._woken = True
-            loop.call_soon(self._send_waiting)
+            # A turn later: who asks two things at once does so by `asyncio.gather`, whose tasks begin one turn later.
+            loop.call_soon(loop.call_soon, self._send_waiting)
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 return await call.reply
@@ -168,10 +178,10 @@ class Scripts:
     async def _pipeline(self, calls: Sequence[_Call], *, with_source: bool = False) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)
         for call in calls:
-            if with_source:
-                pipeline.eval(call.script.source, len(call.keys), *call.keys, *call.arguments)
-            else:
-                pipeline.evalsha(call.script.sha, len(call.keys), *call.keys, *call.arguments)
+            command = call.command
+            if with_source and call.script is not None:
+                command = ("EVAL", call.script.source, *command[2:])
+            pipeline.execute_command(*command)
         async with asyncio.timeout(self._timeout_seconds):
             return await pipeline.execute(raise_on_error=False)
 

@@ -22,20 +22,20 @@ class Manager:
         """A user's sessions, newest activity first; empty for an unknown user."""
         return await self._store.sessions(user, include_inactive=include_inactive)
 
-    async def revoke(self, user: str, session_id: int | None, *, by_admin: bool = False) -> bool:
-        """Ends one session and takes it out of every list. False: no such session (any more)."""
+    async def revoke(self, user: str, session_id: int | None, *, by_admin: bool = False) -> Session | None:
+        """Ends one session and takes it out of every list. None: no such session (any more)."""
         reason = EndReason.REVOKED_BY_ADMIN if by_admin else EndReason.REVOKED_BY_USER
         return await self._end(user, session_id, reason, "admin" if by_admin else "user")
 
-    async def deactivate(self, user: str, session_id: int | None) -> bool:
-        """Ends one session and keeps it listed as inactive. False: no such live session."""
+    async def deactivate(self, user: str, session_id: int | None) -> Session | None:
+        """Ends one session and keeps it listed as inactive. None: no such live session."""
         return await self._end(user, session_id, EndReason.DEACTIVATED, "user")
 
-    async def _end(self, user: str, session_id: int | None, reason: EndReason, actor: Actor) -> bool:
+    async def _end(self, user: str, session_id: int | None, reason: EndReason, actor: Actor) -> Session | None:
         if session_id is None:
-            return False
+            return None
         ended = await self._store.end(user, session_id, reason)
-        if ended:
+        if ended is not None:
             self._events.count(Event(reason.value), actor)
         return ended
 
@@ -50,3 +50,7 @@ class Manager:
         """Ends the session that a token names. It is no fault if that was over already."""
         if await self._store.log_out(claims, client) is not None:
             self._events.count(Event.LOGGED_OUT, "user")
+
+    async def clean_up(self) -> int:
+        """Takes the idle and the expired sessions of all users out of the lists now; how many those were."""
+        return await self._store.clean_up()

@@ -6,30 +6,38 @@ cut a tag short percent-encoded, so two users never share a key, whatever their 
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+import time
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
 from gatekeeper.errors import StoreUnavailable
-from gatekeeper.models import Claims, Client, EndReason, Session
+from gatekeeper.geo import Locator, Nowhere
+from gatekeeper.models import Claims, Client, EndReason, Location, Session
 from gatekeeper.sessions.connection import Script, Scripts, load_script
-from gatekeeper.sessions.device import device_of
+from gatekeeper.sessions.device import device_of, hints_of
 
 CHECK: Final = load_script("check")
 LIST: Final = load_script("list")
 END: Final = load_script("end")
 END_ALL: Final = load_script("end_all")
 LOGOUT: Final = load_script("logout")
+CLEAN_UP: Final = load_script("clean_up")
 
-Word = Literal["touched", "opened", "ended", "unknown", "full"]
+Word = Literal["touched", "opened", "ended", "unknown", "full", "absent"]
 T = TypeVar("T")
 Policy = Literal["evict_idle", "evict_oldest", "reject"]
 
 # Numbers stay exact in Lua up to 2^53: year 9999 in microseconds is above it, year 2200 is not.
 _LATEST: Final = 7_258_118_400
 _USER_AGENT_CHARACTERS: Final = 512
+# Tokens that this process has seen pass: for them nothing is sent that only an opening needs.
+_KNOWN_TOKENS: Final = 100_000
+_USERS_A_STEP: Final = 100
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +61,9 @@ class Checked(msgspec.Struct, frozen=True):
     evicted: int
 
 
+_ABSENT: Final = Checked("absent", 0, None, 0)
+
+
 class _Record(msgspec.Struct, array_like=True, frozen=True):
     """A record as the scripts pack it; the order is that of `common.lua`."""
 
@@ -69,6 +80,9 @@ class _Record(msgspec.Struct, array_like=True, frozen=True):
     login_method: str
     ip_address: str
     user_agent: str
+    hints: str
+    city: str
+    country: str
 
 
 _decode_record = msgspec.msgpack.Decoder(_Record).decode
@@ -87,10 +101,14 @@ def _printable(text: str, length: int) -> str:
 class SessionStore:
     """One implementation over the Redis protocol. Every method raises `StoreUnavailable` and nothing else."""
 
-    def __init__(self, scripts: Scripts, *, key_prefix: str, rules: Rules) -> None:
+    def __init__(self, scripts: Scripts, *, key_prefix: str, rules: Rules, locator: Locator | None = None) -> None:
         self._scripts = scripts
         self._prefix = key_prefix
         self._rules = rules
+        self._locator = locator or Nowhere()
+        self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
+        # Users by the instant at which their next session may be over: a hint for clean_up(), never a fact.
+        self._due_key = f"{key_prefix}due".encode()
         self._idle = _microseconds(rules.idle_seconds or 0)
         self._ended_ttl = _microseconds(rules.ended_seconds)
         # The part of a check that does not depend on the request.
@@ -128,10 +146,8 @@ class SessionStore:
         self, claims: Claims, client: Client, *, exempt: bool = False, login_method: str = "token"
     ) -> Checked:
         """Finds the session of a verified token, judges and touches it, or opens one: one atomic script."""
-        return await self._run(
-            CHECK,
-            claims.user,
-            _checked,
+        token = (claims.user, claims.reference)
+        arguments = (
             claims.reference,
             claims.jti or "",
             _microseconds(min(claims.issued_at or 0, _LATEST)),
@@ -139,10 +155,35 @@ class SessionStore:
             *self._settled,
             secrets.randbelow(2**53 - 1) + 1,
             int(exempt),
-            login_method,
-            client.ip_address,
-            _printable(client.user_agent, _USER_AGENT_CHARACTERS),
         )
+        checked = _ABSENT
+        if token in self._known:
+            self._known.move_to_end(token)
+            checked = await self._run(CHECK, claims.user, _checked, *arguments)
+        if checked.word == "absent":
+            # In this order, and in one round trip: the index is written before the record.
+            hint = self._hint(claims.user)
+            opening = self._run(CHECK, claims.user, _checked, *arguments, login_method, *self._particulars(client))
+            _, checked = await asyncio.gather(hint, opening)
+        if checked.word in {"touched", "opened"}:
+            self._remember(token)
+        return checked
+
+    async def _hint(self, user: str) -> None:
+        sooner = min(self._rules.idle_seconds or self._rules.session_seconds, self._rules.session_seconds)
+        due_at = _microseconds(time.time() + sooner)
+        await self._scripts.command("ZADD", self._due_key, "LT", due_at, user.encode())
+
+    def _particulars(self, client: Client) -> tuple[str, ...]:
+        location = self._locator.locate(client.ip_address)
+        user_agent = _printable(client.user_agent, _USER_AGENT_CHARACTERS)
+        hints = hints_of(client.headers)
+        return (client.ip_address, user_agent, hints, location.city, location.country)
+
+    def _remember(self, token: tuple[str, str]) -> None:
+        self._known[token] = None
+        if len(self._known) > _KNOWN_TOKENS:
+            self._known.popitem(last=False)
 
     async def sessions(self, user: str, *, include_inactive: bool = False) -> list[Session]:
         """The live sessions, newest activity first, at most 1,000; with `include_inactive` also those that ended
@@ -153,9 +194,13 @@ class SessionStore:
 
         return await self._run(LIST, user, read, self._idle, self._ended_ttl, int(include_inactive))
 
-    async def end(self, user: str, session_id: int, reason: EndReason) -> bool:
-        """Ends one session (`DEACTIVATED`: and keeps it listed as inactive). False: there is none to end."""
-        return bool(await self._run(END, user, _count, session_id, reason.value, self._idle, self._ended_ttl))
+    async def end(self, user: str, session_id: int, reason: EndReason) -> Session | None:
+        """Ends one session (`DEACTIVATED`: and keeps it listed as inactive). None: there is none to end."""
+
+        def read(reply: list[Any]) -> Session | None:
+            return _session(user, session_id, int(reply[1]), _decode_record(reply[2])) if len(reply) > 1 else None
+
+        return await self._run(END, user, read, session_id, reason.value, self._idle, self._ended_ttl)
 
     async def end_all(self, user: str, reason: EndReason, *, spare: int | None = None) -> int:
         """Ends every session, or every one but `spare`. How many live ones that were."""
@@ -174,15 +219,45 @@ class SessionStore:
             self._idle,
             self._ended_ttl,
             secrets.randbelow(2**53 - 1) + 1,
-            client.ip_address,
-            _printable(client.user_agent, _USER_AGENT_CHARACTERS),
+            *self._particulars(client),
         )
 
+    async def clean_up(self) -> int:
+        """Takes idle and expired sessions of all users out of every list now; how many those were. Goes by the hints
+        that `check` leaves, a bounded number of users at a time."""
+        cleaned = 0
+        # Read once: what is put back comes after it, so this ends, whatever the store's clock says.
+        now = _microseconds(time.time())
+        while True:
+            users = await self._scripts.command("ZRANGEBYSCORE", self._due_key, "-inf", now, "LIMIT", 0, _USERS_A_STEP)
+            if not isinstance(users, list):
+                raise StoreUnavailable("the session store answered what is not ours", kind="protocol")
+            if users:
+                # Away before the look, so that a hint which comes meanwhile stays.
+                await self._scripts.command("ZREM", self._due_key, *users)
+                cleaned += sum(await asyncio.gather(*(self._clean_up_user(user, now) for user in users)))
+            if len(users) < _USERS_A_STEP:
+                return cleaned
 
-def _checked(reply: list[Any]) -> Checked:
-    _, word, session_id, end_reason, evicted = reply
-    reason = EndReason(end_reason.decode()) if end_reason else None
-    return Checked(word.decode(), int(session_id), reason, int(evicted))
+    async def _clean_up_user(self, user: bytes, now: int) -> int:
+        cleaned = again = seen = 0
+        while True:
+            # Who is no text is nobody.
+            found, at, seen = await self._run(
+                CLEAN_UP, user.decode(errors="replace"), _cleaned, self._idle, self._ended_ttl, seen
+            )
+            cleaned += found
+            again = min(at or again, again or at)
+            if not seen:
+                break
+        if again:
+            await self._scripts.command("ZADD", self._due_key, "LT", max(again, now + 1), user)
+        return cleaned
+
+
+def _cleaned(reply: list[Any]) -> tuple[int, int, int]:
+    _, cleaned, again, seen = reply
+    return int(cleaned), int(again), int(seen)
 
 
 def _count(reply: list[Any]) -> int:
@@ -195,6 +270,12 @@ def _logged_out(reply: list[Any]) -> int | None:
     return int(session_id) if ended else None
 
 
+def _checked(reply: list[Any]) -> Checked:
+    _, word, session_id, end_reason, evicted = reply
+    reason = EndReason(end_reason.decode()) if end_reason else None
+    return Checked(word.decode(), int(session_id), reason, int(evicted))
+
+
 def _session(user: str, session_id: int, last_activity: int, record: _Record) -> Session:
     return Session(
         id=session_id,
@@ -203,7 +284,8 @@ def _session(user: str, session_id: int, last_activity: int, record: _Record) ->
         jti=record.jti or None,
         ip_address=record.ip_address,
         user_agent=record.user_agent,
-        device=device_of(record.user_agent),
+        device=device_of(record.user_agent, record.hints),
+        location=Location(record.city, record.country),
         login_method=record.login_method,
         created_at=record.created_at,
         last_activity=last_activity,

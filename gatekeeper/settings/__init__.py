@@ -17,13 +17,12 @@ from pydantic import ValidationError
 from gatekeeper.errors import ConfigError
 from gatekeeper.settings.conflicts import Conflict, mixed_keys
 from gatekeeper.settings.grammars import IdentityHeader, ListenAddress, is_loopback, matches_everything
-from gatekeeper.settings.model import DIALECT_NAMES, ERROR_DIALECT_NAMES, Settings
+from gatekeeper.settings.model import DIALECT_NAMES, Settings
 from gatekeeper.settings.source import About, EnvironmentSource, settings_of
 from gatekeeper.settings.types import variable
 
 __all__ = [
     "DIALECT_NAMES",
-    "ERROR_DIALECT_NAMES",
     "Description",
     "IdentityHeader",
     "ListenAddress",
@@ -60,7 +59,12 @@ def describe(environ: Mapping[str, str] | None = None) -> list[Description]:
 
 def warnings(settings: Settings) -> list[str]:
     """What is accepted but should be known before it is relied on, one line each, beginning with the variable."""
-    return [*_token_warnings(settings), *_transport_warnings(settings), *_file_warnings(settings)]
+    return [
+        *_token_warnings(settings),
+        *_limit_warnings(settings),
+        *_transport_warnings(settings),
+        *_file_warnings(settings),
+    ]
 
 
 def _load(source: EnvironmentSource, require_upstream: bool) -> Settings:
@@ -129,6 +133,14 @@ def _token_warnings(settings: Settings) -> Iterator[str]:
     for pattern in settings.public_paths:
         if matches_everything(pattern):
             yield f"{variable('public_paths')}: {pattern!r} matches every path, so nothing it covers needs a session"
+
+
+def _limit_warnings(settings: Settings) -> Iterator[str]:
+    if settings.rate_limit is not None and not settings.trusted_proxies:
+        yield (
+            f"{variable('trusted_proxies')}: none, so behind a proxy with a private or loopback address "
+            f"{variable('rate_limit')} holds for users and not for client addresses"
+        )
 
 
 def _transport_warnings(settings: Settings) -> Iterator[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
@@ -250,3 +251,35 @@ def _check_host(host: str) -> None:
         # Digits and dots alone are a mistyped address: no host name ends in a number (RFC 1123, 2.1).
         if not _HOST_NAME.fullmatch(host) or re.fullmatch(r"[0-9.]+", host):
             raise ValueError("has no host name or address") from None
+
+
+def parse_origin(text: str) -> str:
+    """An origin as browsers send it (RFC 6454 section 6.2): scheme and host, and the port where it is not the usual."""
+    if text == "*":
+        raise ValueError("would let every page read the answers of a signed-in user")
+    parts = split_url(text, ("http", "https"))
+    usual = {"http": 80, "https": 443}[parts.scheme]
+    if parts.path or "?" in text or text != text.lower() or parts.port == usual:
+        raise ValueError("is not as browsers send it: lower case, no path, no query, no usual port")
+    return text
+
+
+def parse_rate(text: str) -> tuple[int, float]:
+    """`50/s`, `10/15m`: a number of calls, and the seconds in which they may come."""
+    match = re.fullmatch(r"([0-9]{1,7})/([0-9]*)(s|m|h)", text)
+    if match is None or int(match[1]) < 1:
+        raise ValueError("is not a rate")
+    number, count, unit = match.groups()
+    seconds = int(count or 1) * {"s": 1, "m": 60, "h": 3600}[unit]
+    if not 0 < seconds <= 86400:
+        raise ValueError("is not over a period from 1s to 24h")
+    return int(number), float(seconds)
+
+
+def parse_geo(text: str) -> str:
+    """`off`, `country`, or the path of a file that is there."""
+    if text in {"off", "country"}:
+        return text
+    if not Path(text).is_file():
+        raise ValueError("is no file" if "/" in text or text.endswith(".mmdb") else "is none of these")
+    return text

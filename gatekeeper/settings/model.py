@@ -21,6 +21,7 @@ from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from gatekeeper.dialects import DIALECTS
 from gatekeeper.settings import grammars as grammar
 from gatekeeper.settings.conflicts import conflicts
 from gatekeeper.settings.grammars import IdentityHeader, ListenAddress
@@ -38,8 +39,7 @@ from gatekeeper.settings.types import (
     whole,
 )
 
-DIALECT_NAMES = ("express", "mockstream")
-ERROR_DIALECT_NAMES = ("express", "fastapi", "mockstream")
+DIALECT_NAMES = tuple(DIALECTS)
 DEFAULT_PUBLIC_ALGORITHMS = ("RS256", "ES256", "EdDSA")
 DEFAULT_HMAC_ALGORITHMS = ("HS256",)
 
@@ -153,8 +153,30 @@ class Settings(BaseSettings):
             none="word",
         ),
     ] = _front(",".join(DIALECT_NAMES), "The session APIs that Gatekeeper speaks.")
-    error_dialect: Annotated[str, choice(*ERROR_DIALECT_NAMES)] = _front(
+    error_dialect: Annotated[str, choice(*DIALECT_NAMES)] = _front(
         "fastapi", "Whose error shape an answer takes where no dialect was matched."
+    )
+    cors_origins: Annotated[
+        tuple[str, ...],
+        ListReader(
+            parse=grammar.parse_origin,
+            accepted="origins separated by commas, such as https://app.example.com; or none; never *",
+            none="empty",
+        ),
+    ] = _front("none", "Origins whose pages may read Gatekeeper's own answers.", example="https://app.example.com")
+    language: Annotated[Literal["en", "fr"], choice("en", "fr")] = _front(
+        "en", "The language of messages where a request asks for none: by `language` in its body or `Accept-Language`."
+    )
+    rate_limit: Annotated[
+        tuple[int, float] | None,
+        or_off(Reader(parse=grammar.parse_rate, accepted="number/period, such as 50/s or 10/15m")),
+    ] = _front(
+        "50/s",
+        "Calls of Gatekeeper's own endpoints per user; four times that per client address; bursts of four seconds' "
+        "worth.",
+    )
+    debug_endpoints: Annotated[bool, boolean()] = _front(
+        "false", "`GET /debug/session-info` for everybody; administrators always have it."
     )
     log_format: Annotated[Literal["json", "text"] | None, choice("json", "text")] = _front(
         None, "How log lines are written.", default_text="`json` when not a terminal, else `text`", example="json"
@@ -207,6 +229,14 @@ class Settings(BaseSettings):
     ] = _store("none", "Users without device limit and idle time-out, such as service accounts.")
     unknown_session: Annotated[Literal["adopt", "reject"], choice("adopt", "reject")] = _store(
         "adopt", "A good token without a session: open one, or refuse."
+    )
+    geo: Annotated[
+        str,
+        Reader(parse=grammar.parse_geo, accepted="off, country, or the path of an .mmdb file"),
+    ] = _store(
+        "off",
+        "Where a session was opened, looked up at its opening: `country` from a small data set (extra `geo`), or from "
+        "an `.mmdb` file.",
     )
     ended_session_ttl: Annotated[float, duration("0s", "3650d")] = _store(
         "24h", "How long the record of an ended session stays; at least until its last known token has expired."

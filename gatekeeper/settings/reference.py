@@ -42,8 +42,9 @@ prints what is in effect and where it came from, secrets masked. `gatekeeper che
 - **Yes and no**: `true` or `false`; also `yes`, `no`, `on`, `off`, `1`, `0`.
 - **Nothing**: a variable that is set to nothing is a problem, because that is what a template leaves behind when its
   value is missing. An empty list is written `none`, a limit that is not wanted `off`, each only where the table says
-  so. Only for `GATEKEEPER_TRUSTED_PROXIES`, `GATEKEEPER_PUBLIC_PATHS` and `GATEKEEPER_EXEMPT_USERS` an empty variable
-  is `none`. No list means "everything" when it is empty.
+  so. Only for `GATEKEEPER_TRUSTED_PROXIES`, `GATEKEEPER_PUBLIC_PATHS`, `GATEKEEPER_CORS_ORIGINS` and
+  `GATEKEEPER_EXEMPT_USERS` an empty variable is `none`. No list means "everything" when it is empty.
+- **Rates**: a number of calls and the time in which they may come: `50/s`, `10/15m`, `1000/h`.
 - **Patterns** of paths: exact `/health`, prefix `/static/*`, glob `*/docs`, each optionally after a method and a space:
   `GET /docs/*`. `*` matches `/` too. They are not regular expressions.
 - Spaces around a value are dropped, except around a secret, where they are a problem.

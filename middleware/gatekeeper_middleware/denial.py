@@ -57,29 +57,33 @@ def problem_headers(problem: Problem, *, token_sent: bool) -> HeaderList:
     """What an error answer carries beside its body."""
     if problem.reason.status == 401:
         return [(b"www-authenticate", challenge(problem, token_sent=token_sent))]
+    if problem.retry_after_seconds is not None:
+        return [(b"retry-after", b"%d" % problem.retry_after_seconds)]
     if problem.reason.status == 503:
         return [(b"retry-after", _RETRY_AFTER_SECONDS)]
     return []
 
 
-async def send_json(
+async def send_answer(
     reply: Reply, *, status: int, body: Any, headers: HeaderList, head: bool, websocket: bool, extension: bool
 ) -> None:
-    """One JSON answer. A WebSocket that is refused gets the same answer where the server can send it (`extension`:
-    `websocket.http.response`), else it is closed before the handshake, which is a 403."""
+    """One answer, with `body` as JSON, or without one where the status is 204. A WebSocket that is refused gets the
+    same answer where the server can send it (`extension`: `websocket.http.response`), else it is closed before the
+    handshake, which is a 403."""
     if websocket and not extension:
         await reply({"type": "websocket.close", "code": 1008, "reason": ""})
         return
-    content = _encode(body)
+    content = b"" if status == 204 else _encode(body)
     prefix = "websocket." if websocket else ""
     start = [
         # RFC 9110 section 6.6.1: whoever makes an answer and has a clock dates it.
         (b"date", formatdate(usegmt=True).encode()),
-        (b"content-type", b"application/json; charset=utf-8"),
-        (b"content-length", b"%d" % len(content)),
         (b"cache-control", b"no-store"),
         (b"x-content-type-options", b"nosniff"),
         *headers,
     ]
+    if status != 204:
+        start.append((b"content-type", b"application/json; charset=utf-8"))
+        start.append((b"content-length", b"%d" % len(content)))
     await reply({"type": f"{prefix}http.response.start", "status": status, "headers": start})
     await reply({"type": f"{prefix}http.response.body", "body": b"" if head else content})

@@ -12,11 +12,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-import msgspec
-
 from gatekeeper.compose import Engine, build
-from gatekeeper.dialects.base import Answer, Needs, Problem
-from gatekeeper.dialects.router import Bound
+from gatekeeper.dialects import fastapi
+from gatekeeper.dialects.base import Problem
 from gatekeeper.embedded import EmbeddedStoreFailed
 from gatekeeper.errors import GatekeeperError, KeysUnavailable, Reason, StoreUnavailable
 from gatekeeper.headers import REQUEST_ID, HeaderList
@@ -25,7 +23,9 @@ from gatekeeper.paths import BadPath, Kind, Matched
 from gatekeeper.settings import Settings, load
 from gatekeeper.telemetry import Exchange
 from gatekeeper.tokens.sources import TokenSources
-from gatekeeper_middleware.denial import Message, Reply, Send, problem_headers, send_json
+from gatekeeper_middleware.denial import Message, Reply, Send, problem_headers, send_answer
+from gatekeeper_middleware.operations import Operations, bound_of
+from gatekeeper_middleware.outcome import Passed, Refused, Served, conclude, identify, problem_of, refuse
 from gatekeeper_middleware.scope import CurrentSession, Incoming, Scope, read, without_credentials
 
 Receive = Callable[[], Awaitable[Message]]
@@ -34,28 +34,6 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 _log = logging.getLogger("gatekeeper")
 _BYPASSES: Final = frozenset({Kind.LOGIN, Kind.REFRESH, Kind.LOGOUT})
 _UNTUNNELLED: Final = frozenset({"TRACE", "CONNECT"})
-
-
-class Refused(msgspec.Struct, frozen=True):
-    """What is answered here, in error. `bound` is the operation that was asked for, whose dialect words it."""
-
-    problem: Problem
-    bound: Bound | None = None
-    token_sent: bool = False
-
-
-class Served(msgspec.Struct, frozen=True):
-    """What is answered here."""
-
-    answer: Answer
-
-
-class Passed(msgspec.Struct, frozen=True):
-    """What goes to the application behind: its headers, and the session if there is one."""
-
-    headers: HeaderList
-    session: CurrentSession | None = None
-    body: bool = True
 
 
 class GatekeeperMiddleware:
@@ -67,6 +45,7 @@ class GatekeeperMiddleware:
     def __init__(self, app: ASGIApp, settings: Settings | None = None, *, engine: Engine | None = None) -> None:
         self._app = app
         self._engine = engine or build(settings or load(), mode="middleware")
+        self._operations = Operations(self._engine)
 
     def __repr__(self) -> str:
         return f"<GatekeeperMiddleware {self._engine!r}>"
@@ -115,21 +94,30 @@ class GatekeeperMiddleware:
     ) -> None:
         """The one door: whatever happens, a request is answered once."""
         try:
-            outcome = await self._decide(incoming, exchange)
+            outcome = await self._decide(incoming, exchange, receive)
             exchange.decided_seconds = time.perf_counter() - exchange.started_at
             if not isinstance(outcome, Passed):
                 await self._answer(scope, reply, incoming, outcome)
                 return
         except Exception:
             _log.exception("internal error", extra={"request_id": incoming.request_id})
-            _conclude(exchange, "error", Reason.INTERNAL_ERROR)
+            conclude(exchange, "error", Reason.INTERNAL_ERROR)
             if reply.started:
                 raise
-            await self._answer(scope, reply, incoming, Refused(Problem(reason=Reason.INTERNAL_ERROR)))
+            await self._answer(scope, reply, incoming, self._internal_error(incoming))
             return
         await self._pass(scope, receive, reply, incoming, exchange, outcome)
 
-    async def _decide(self, incoming: Incoming, exchange: Exchange) -> Refused | Served | Passed:
+    def _internal_error(self, incoming: Incoming) -> Refused:
+        """Our bug, in the shape of whatever was asked."""
+        try:
+            bound = bound_of(self._engine.paths.classify(incoming.method, incoming.path))
+        except BadPath:
+            bound = None
+        problem = Problem(reason=Reason.INTERNAL_ERROR)
+        return Refused(problem, bound.dialect, bound.operation) if bound else Refused(problem)
+
+    async def _decide(self, incoming: Incoming, exchange: Exchange, receive: Receive) -> Refused | Served | Passed:
         if not self._engine.started:
             try:
                 await self._engine.start()
@@ -137,52 +125,32 @@ class GatekeeperMiddleware:
                 # A store that is away, like any other: what needs it is 503, and the next request tries again.
                 _log.error("%s", error)
         if incoming.method in _UNTUNNELLED:
-            return _refuse(exchange, Problem(reason=Reason.METHOD_NOT_ALLOWED, detail="This method is not allowed"))
+            return refuse(exchange, Problem(reason=Reason.METHOD_NOT_ALLOWED, detail="This method is not allowed"))
         try:
             kind = self._engine.paths.classify(incoming.method, incoming.path)
         except BadPath as error:
-            return _refuse(exchange, Problem(reason=Reason.BAD_REQUEST, detail=str(error)))
+            return refuse(exchange, Problem(reason=Reason.BAD_REQUEST, detail=str(error)))
         try:
             if isinstance(kind, Matched):
-                return await self._serve(kind, incoming, exchange)
+                return await self._operations.serve(kind, incoming, exchange, receive)
+            if incoming.is_preflight:
+                answered = self._operations.preflight(incoming, exchange)
+                if answered is not None:
+                    return answered
             if kind is Kind.RESERVED:
                 exchange.route = "/_gatekeeper/{path}"
-                return _refuse(exchange, Problem(reason=Reason.NOT_FOUND))
+                return refuse(exchange, Problem(reason=Reason.NOT_FOUND), fastapi)
             return await self._forward(kind, incoming, exchange)
         except (StoreUnavailable, KeysUnavailable) as error:
             # Could not find out: neither let through nor "not signed in".
             self._engine.telemetry.failed(error)
-            _conclude(exchange, "error", error.reason)
-            return Refused(Problem(reason=error.reason), _bound(kind))
-
-    async def _serve(self, matched: Matched, incoming: Incoming, exchange: Exchange) -> Refused | Served:
-        """One of Gatekeeper's own operations."""
-        bound = _bound(matched)
-        assert bound is not None  # noqa: S101 - a route's target is always one
-        exchange.route = matched.route.template
-        facts = incoming.facts(own=True)
-        if bound.operation.needs is Needs.TOKEN:
-            verdict = await self._engine.gate.identify(facts, ignore_expiry=True)
-        else:
-            verdict = await self._engine.gate.judge(facts)
-        _identify(exchange, verdict)
-        if verdict.claims is None:
-            return _refuse(exchange, _problem(verdict), bound, verdict)
-        answer = await self._engine.router.serve(
-            bound,
-            claims=verdict.claims,
-            session_id=verdict.session_id,
-            client=incoming.client,
-            parameters=matched.parameters,
-            query=incoming.query,
-            request_id=incoming.request_id,
-            now=time.time_ns() // 1000,
-        )
-        if isinstance(answer, Problem) and answer.reason is Reason.FORBIDDEN:
-            return _refuse(exchange, answer, bound, verdict)
-        # Admitted, whatever came of it: "no such session" is an answer and no verdict.
-        _conclude(exchange, "allow")
-        return Refused(answer, bound) if isinstance(answer, Problem) else Served(answer)
+            conclude(exchange, "error", error.reason)
+            bound = bound_of(kind)
+            return Refused(
+                Problem(reason=error.reason),
+                bound.dialect if bound else None,
+                bound.operation if bound else None,
+            )
 
     async def _forward(self, kind: Kind, incoming: Incoming, exchange: Exchange) -> Refused | Passed:
         """Whatever is the application's."""
@@ -191,26 +159,26 @@ class GatekeeperMiddleware:
             # The backend may take it for another method than the rule named.
             kind = Kind.PROTECTED
         if kind in _BYPASSES:
-            _conclude(exchange, "bypass")
+            conclude(exchange, "bypass")
             return Passed(clean)
         if kind is Kind.PROTECTED and incoming.is_preflight:
-            _conclude(exchange, "bypass")
+            conclude(exchange, "bypass")
             return Passed(without_credentials(clean), body=False)
         try:
-            verdict = await self._engine.gate.judge(incoming.facts(own=False))
+            verdict = await self._engine.gate.judge(incoming.facts(self._engine.origins, own=False))
         except (StoreUnavailable, KeysUnavailable) as error:
             if kind is not Kind.PUBLIC:
                 raise
             self._engine.telemetry.failed(error)
             verdict = Verdict(token_source="unjudged")  # noqa: S106 - a source, no token
-        _identify(exchange, verdict)
+        identify(exchange, verdict)
         if verdict.admitted and verdict.claims is not None and verdict.session_id is not None:
-            _conclude(exchange, "allow")
+            conclude(exchange, "allow")
             return self._admitted(clean, verdict)
         if kind is Kind.PUBLIC:
-            _conclude(exchange, "bypass")
+            conclude(exchange, "bypass")
             return Passed(clean if verdict.token_source is None else self._engine.sources.strip(clean))
-        return _refuse(exchange, _problem(verdict), None, verdict)
+        return refuse(exchange, problem_of(verdict), None, verdict)
 
     def _admitted(self, headers: HeaderList, verdict: Verdict) -> Passed:
         claims, session_id = verdict.claims, verdict.session_id
@@ -228,16 +196,19 @@ class GatekeeperMiddleware:
         return Passed(headers, session)
 
     async def _answer(self, scope: Scope, reply: Reply, incoming: Incoming, outcome: Refused | Served) -> None:
-        body: Any
-        if isinstance(outcome, Served):
-            status, body, headers = outcome.answer.status, outcome.answer.body, []
-        else:
+        body: Any = None
+        if isinstance(outcome, Refused):
             status = outcome.problem.reason.status
-            body = self._engine.router.word(
-                outcome.problem, outcome.bound, request_id=incoming.request_id, now=time.time_ns() // 1000
-            )
+            wording = self._operations.wording(incoming, outcome.operation, {}, outcome.language)
+            body = self._engine.router.word(outcome.problem, outcome.dialect, wording)
             headers = problem_headers(outcome.problem, token_sent=outcome.token_sent)
-        await send_json(
+        elif outcome.answer is None:
+            status, headers = 204, list(outcome.headers)
+        else:
+            status, body, headers = outcome.answer.status, outcome.answer.body, list(outcome.headers)
+        if not isinstance(outcome, Served) or outcome.answer is not None:
+            headers += self._engine.origins.answer_headers(incoming.headers)
+        await send_answer(
             reply,
             status=status,
             body=body,
@@ -267,7 +238,7 @@ class GatekeeperMiddleware:
         except GatekeeperError as error:
             if reply.started:
                 raise
-            _conclude(exchange, "error", error.reason)
+            conclude(exchange, "error", error.reason)
             # A request that cannot be forwarded says what is wrong with it; of a backend's fault nothing is told.
             detail = str(error) if error.reason is Reason.BAD_REQUEST else ""
             await self._answer(scope, reply, incoming, Refused(Problem(reason=error.reason, detail=detail)))
@@ -276,12 +247,12 @@ class GatekeeperMiddleware:
             if reply.started or self._engine.telemetry.metrics.mode == "middleware":
                 raise
             _log.exception("internal error", extra={"request_id": incoming.request_id})
-            _conclude(exchange, "error", Reason.INTERNAL_ERROR)
+            conclude(exchange, "error", Reason.INTERNAL_ERROR)
             await self._answer(scope, reply, incoming, Refused(Problem(reason=Reason.INTERNAL_ERROR)))
         except asyncio.CancelledError:
             # The server ends and waits no longer. Left to itself, it would answer 500 in words of its own.
             if not reply.started:
-                _conclude(exchange, "error", Reason.UPSTREAM_TIMEOUT)
+                conclude(exchange, "error", Reason.UPSTREAM_TIMEOUT)
                 await self._answer(scope, reply, incoming, Refused(Problem(reason=Reason.UPSTREAM_TIMEOUT)))
             raise
         finally:
@@ -304,35 +275,9 @@ def _without_body(receive: Receive) -> Receive:
     return receiving
 
 
-def _bound(kind: Matched | Kind) -> Bound | None:
-    target = kind.route.target if isinstance(kind, Matched) else None
-    return target if isinstance(target, Bound) else None
-
-
 def _hide_websocket_token(inner: dict[str, Any], sources: TokenSources) -> None:
     """A token in the query or among the subprotocols is for the gate, not for logs and applications behind it."""
     inner["query_string"] = sources.strip_query(inner.get("query_string", b""))
     inner["headers"] = sources.strip_subprotocols(inner["headers"])
     offered = [value for name, value in inner["headers"] if name == b"sec-websocket-protocol"]
     inner["subprotocols"] = [item.strip() for value in offered for item in value.decode("latin-1").split(",")]
-
-
-def _problem(verdict: Verdict) -> Problem:
-    return Problem(reason=verdict.reason, end_reason=verdict.end_reason)
-
-
-def _identify(exchange: Exchange, verdict: Verdict) -> None:
-    exchange.user_id = verdict.user
-    exchange.session_id = verdict.session_id
-
-
-def _conclude(exchange: Exchange, decision: Any, reason: Reason | None = None) -> None:
-    exchange.decision = decision
-    exchange.reason = "none" if reason is None else reason.code
-
-
-def _refuse(
-    exchange: Exchange, problem: Problem, bound: Bound | None = None, verdict: Verdict | None = None
-) -> Refused:
-    _conclude(exchange, "deny", problem.reason)
-    return Refused(problem, bound, token_sent=verdict is not None and verdict.token_source is not None)

@@ -10,21 +10,22 @@ import msgspec
 
 from gatekeeper.client_address import TrustedProxies
 from gatekeeper.gate import Facts
-from gatekeeper.headers import HeaderList, Headers, get, request_id
+from gatekeeper.headers import HeaderList, Headers, get, get_all, request_id
 from gatekeeper.models import Claims, Client
-from gatekeeper.origin import is_same_origin, may_change
+from gatekeeper.origin import Origins
 
 Scope = MutableMapping[str, Any]
 
 _SAFE_IN_PATH: Final = "/:@!$&'()*+,;=~-._"
 _BODY_HEADERS: Final = frozenset({b"content-length", b"transfer-encoding", b"content-type", b"expect"})
-_SCHEMES: Final = frozenset({b"http", b"https"})
+# Traefik, for one, says `wss` of a WebSocket.
+_SCHEMES: Final = frozenset({b"http", b"https", b"ws", b"wss"})
 _CREDENTIALS: Final = frozenset({b"authorization", b"cookie"})
 
 
 class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     """One request as it came. `headers` is a copy: uvicorn's httptools protocol appends trailer fields to the scope's
-    own list while the application runs (attacks.md, P0-S2)."""
+    own list while the application runs."""
 
     method: str
     path: bytes
@@ -34,13 +35,14 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     scheme: str
     request_id: str
     client: Client
+    peer: str | None
 
-    def facts(self, *, own: bool) -> Facts:
+    def facts(self, origins: Origins, *, own: bool) -> Facts:
         """For the gate. `own`: one of Gatekeeper's own operations, which a cookie alone must not trigger."""
         if self.websocket:
-            cookie_allowed = is_same_origin(self.headers, scheme=self.scheme)
+            cookie_allowed = origins.may_connect(self.headers, scheme=self.scheme)
         else:
-            cookie_allowed = not own or may_change(self.headers, method=self.method, scheme=self.scheme)
+            cookie_allowed = not own or origins.may_change(self.headers, method=self.method, scheme=self.scheme)
         return Facts(
             headers=self.headers,
             query=self.query,
@@ -56,6 +58,15 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
             return False
         names = {name for name, _ in self.headers}
         return b"origin" in names and b"access-control-request-method" in names
+
+    @property
+    def preflight_method(self) -> str:
+        """The method that a preflight asks for."""
+        return (get(self.headers, b"access-control-request-method") or b"").decode("latin-1")
+
+    @property
+    def language_header(self) -> str:
+        return ",".join(value.decode("latin-1") for value in get_all(self.headers, b"accept-language"))
 
     @property
     def overrides_method(self) -> bool:
@@ -79,9 +90,11 @@ def read(scope: Scope, trusted: TrustedProxies) -> Incoming:
         websocket=websocket,
         scheme=_scheme(scope, headers, trusted=trusted.trusts(peer)),
         request_id=request_id(headers),
+        peer=peer,
         client=Client(
             ip_address=trusted.client(peer, headers),
             user_agent=(get(headers, b"user-agent") or b"").decode("latin-1"),
+            headers=headers,
         ),
     )
 

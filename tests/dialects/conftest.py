@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from gatekeeper.dialects import DIALECTS
 from tests.middleware.host import mounted
 from tests.system.sidecar import Store, World, external_store
 
@@ -24,6 +25,13 @@ def world(store: Store) -> Iterator[World]:
 @pytest.fixture(scope="class")
 def without(store: Store, request: pytest.FixtureRequest) -> Iterator[World]:
     """Every dialect but the one that a class is about."""
-    others = {"express": "mockstream", "mockstream": "express"}
-    with mounted(store, dialects=others[request.cls.name]) as made:
+    others = [name for name in DIALECTS if name != request.cls.name]
+    with mounted(store, dialects=",".join(others)) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def without_store(store: Store) -> Iterator[World]:
+    """Every dialect, and no store that answers."""
+    with mounted(store, redis_url=f"unix://{store.path}.away") as made:
         yield made

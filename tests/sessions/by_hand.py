@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import redis
 
 from gatekeeper.models import Claims, Client
+from gatekeeper.sessions.connection import Scripts, open_client
 
 CHROME = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36"
 )
 CLIENT = Client(ip_address="203.0.113.9", user_agent=CHROME)
+DUE = "gk:due"
 HOUR = 3600.0
 DAY = 24 * HOUR
 
@@ -71,6 +74,30 @@ def token(
     )
 
 
+class Noting(Scripts):
+    """Notes what leaves, batch by batch: each call as its words. A script's are its keys and arguments."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(open_client(url, timeout_seconds=5), timeout_seconds=5)
+        self.batches: list[list[list[str]]] = []
+
+    async def _pipeline(self, calls: Sequence[Any], *, with_source: bool = False) -> list[Any]:
+        # A script that the store has not got yet goes twice: that is not what is looked at.
+        if not with_source:
+            self.batches.append([_words(call.command) for call in calls])
+        return await super()._pipeline(calls, with_source=with_source)
+
+    @property
+    def firsts(self) -> list[list[str]]:
+        """Of every call its first word: the command, or the script's first key."""
+        return [[words[0] for words in batch] for batch in self.batches]
+
+
+def _words(command: tuple[Any, ...]) -> list[str]:
+    words = [word.decode() if isinstance(word, bytes) else str(word) for word in command]
+    return words[3:] if words[0] == "EVALSHA" else words
+
+
 class Hand:
     """A plain client of the store that knows where the sessions of a user lie."""
 
@@ -91,8 +118,10 @@ class Hand:
         return f"gk:{{{user}}}:sessions", f"gk:{{{user}}}:index", f"gk:{{{user}}}:not_before"
 
     def let_pass(self, seconds: float, user: str = "74", *, only: int | None = None) -> None:
-        """The user's sessions, or one of them, become older by that much."""
+        """Everything of the user becomes older by that much, the hint for a clean-up too; or one session alone."""
         self._run(_LET_PASS, user, round(seconds * 1e6), "" if only is None else only)
+        if only is None and self.redis.zscore(DUE, user) is not None:
+            self.redis.zincrby(DUE, -round(seconds * 1e6), user)
 
     def write(self, session_id: int, field: str, value: float | str, user: str = "74") -> None:
         """Replaces one field of a record."""
@@ -127,6 +156,11 @@ class Hand:
         """How many sessions the index calls live."""
         count: Any = self.redis.zcount(self.keys(user)[1], "(0", "+inf")
         return int(count)
+
+    def hint(self, user: str = "74") -> float:
+        """When the user is to be looked at by a clean-up, in seconds since 1970."""
+        due: Any = self.redis.zscore(DUE, user)
+        return float(due) / 1e6
 
     def leaves_at(self, key: str) -> float:
         """When a key leaves by itself, in seconds since 1970."""

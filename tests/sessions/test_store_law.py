@@ -73,6 +73,7 @@ class Law(RuleBasedStateMachine):
         self.records: dict[int, Record] = {}
         self.not_before: tuple[Instant, int, EndReason] | None = None
         self.over: set[int] = set()
+        self.exempted = False
 
     def teardown(self) -> None:
         if hasattr(self, "scripts"):
@@ -176,6 +177,7 @@ class Law(RuleBasedStateMachine):
     def check(self, reference: int, jump: int, lives: int, fresh: bool, iat: bool, exempt: bool) -> None:
         self.pass_time(jump)
         asked = self.token(reference, lives, fresh=fresh, iat=iat)
+        self.exempted |= exempt
         checked = self.runner.run(self.store.check(self.claims(reference, asked), CLIENT, exempt=exempt))
         record = self.records.get(reference)
         if record is None:
@@ -272,6 +274,27 @@ class Law(RuleBasedStateMachine):
             self.finish(record, EndReason.LOGGED_OUT, hidden=False)
         else:
             assert ended is None
+
+    @rule(jump=JUMPS)
+    def clean_up(self, jump: int) -> None:
+        """C-08: what it counts is what leaves the lists, all of it idle or expired."""
+        self.pass_time(jump)
+        self.forget()
+        reasons = {EndReason.IDLE, EndReason.EXPIRED}
+        over = [
+            record
+            for record in self.records.values()
+            if not record.hidden and (record.ended or self.due(record)) in reasons
+        ]
+        cleaned = self.runner.run(self.store.clean_up())
+        self.settle()
+        if self.exempted:
+            # Who was exempt when somebody looked, and is no longer, may be over before the next look.
+            shown = {each.id for each in self.runner.run(self.store.sessions("74", include_inactive=True))}
+            over = [record for record in over if record.session_id not in shown]
+        assert cleaned == len(over)
+        for record in over:
+            record.hidden = True
 
     # What is always true
 

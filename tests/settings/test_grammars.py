@@ -230,7 +230,11 @@ def test_other_lists_and_names() -> None:
     assert read("EXEMPT_USERS", "role:service,42") == ("role:service", "42")
     assert read("ROLES_CLAIM", "realm_access.roles") == "realm_access.roles"
     assert "which is none of them" in problem("DIALECTS", "express,koa")
-    assert problem("ERROR_DIALECT", "koa").endswith("accepted: express, fastapi, mockstream")
+    assert problem("ERROR_DIALECT", "koa").endswith("accepted: django, express, fastapi, mockstream, users_me")
+    assert read("LANGUAGE", "fr") == "fr"
+    for language in ("fr-CA", "de", "../../etc/passwd"):
+        assert problem("LANGUAGE", language).endswith("accepted: en, fr")
+    assert read("DEBUG_ENDPOINTS", "true") is True
     for name, text in (
         ("EXEMPT_USERS", "role:"),
         ("ROLES_CLAIM", "a..b"),
@@ -249,3 +253,66 @@ def test_authorities_are_looked_into(tmp_path: Path) -> None:
     assert "cannot be read (No such file or directory)" in problem("UPSTREAM_CA_FILE", "/does/not/exist")
     assert "is not a directory" in problem("DATA_DIR", str(file))
     assert "starts with ~" in problem("DATA_DIR", "~/data")
+
+
+def test_origins() -> None:  # U08
+    text = "https://app.example.com,http://localhost:3000,https://[::1]:8443,https://xn--bcher-kva.example"
+    assert read("CORS_ORIGINS", text) == tuple(text.split(","))
+    assert read("CORS_ORIGINS", "none") == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("*", "null", "https://*.example.com", "app.example.com", "//app.example.com", "https://", "file:///x"),
+        *("https://app.example.com/", "https://app.example.com/x", "https://app.example.com?x", "https://a.example#x"),
+        *("HTTPS://app.example.com", "https://App.example.com", "https://app.example.com:443", "http://a.example:80"),
+        *("https://user@app.example.com", "https://app.example.com:0", "https://bücher.example", "wss://a.example"),
+        *("https://a.example,https://a.example", "https://a.example,", "none,https://a.example"),
+    ],
+)
+def test_what_no_browser_sends_as_an_origin_is_refused(text: str) -> None:  # U08
+    assert "accepted: origins separated by commas, such as https://app.example.com; or none; never *" in problem(
+        "CORS_ORIGINS", text
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("50/s", (50, 1.0)),
+        ("1/s", (1, 1.0)),
+        ("10/15m", (10, 900.0)),
+        ("5/2s", (5, 2.0)),
+        ("1000/h", (1000, 3600.0)),
+        ("1/24h", (1, 86400.0)),
+        ("9999999/s", (9_999_999, 1.0)),
+        ("off", None),
+    ],
+)
+def test_rates(text: str, rate: tuple[int, float] | None) -> None:
+    assert read("RATE_LIMIT", text) == rate
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("50", "50/", "/s", "0/s", "-1/s", "1.5/s", "50/0s", "1/25h", "1/d", "50 / s", "50/S", "50/1.5s", "5e1/s"),
+        *("10000000/s", "50/s,10/m", "none", "٥/s", "1/99999999999999999999h"),
+    ],
+)
+def test_other_rates_are_refused(text: str) -> None:
+    assert "accepted: number/period, such as 50/s or 10/15m" in problem("RATE_LIMIT", text)
+
+
+def test_a_source_of_locations(tmp_path: Path) -> None:
+    file = tmp_path / "cities.mmdb"
+    file.write_bytes(b"")
+    for text in ("off", "country", str(file)):
+        assert read("GEO", text) == text
+    accepted = "accepted: off, country, or the path of an .mmdb file"
+    for text, why in (("on", "is none of these"), ("city", "is none of these"), ("none", "is none of these")):
+        assert why in problem("GEO", text)
+        assert problem("GEO", text).endswith(accepted)
+    for text in (str(tmp_path), "/does/not/exist.mmdb", "elsewhere.mmdb"):
+        assert "is no file" in problem("GEO", text)

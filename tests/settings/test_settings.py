@@ -37,8 +37,12 @@ DEFAULT_VALUES: dict[str, Any] = {
     ),
     "forward_authorization": True,
     "public_paths": (),
-    "dialects": ("express", "mockstream"),
+    "dialects": ("django", "express", "fastapi", "mockstream", "users_me"),
     "error_dialect": "fastapi",
+    "cors_origins": (),
+    "language": "en",
+    "rate_limit": (50, 1.0),
+    "debug_endpoints": False,
     "log_format": None,
     "log_level": "info",
     "redis_url": None,
@@ -52,6 +56,7 @@ DEFAULT_VALUES: dict[str, Any] = {
     "device_limit_policy": "evict_idle",
     "exempt_users": (),
     "unknown_session": "adopt",
+    "geo": "off",
     "ended_session_ttl": 86400.0,
     "jwt_secret": (SecretStr(SECRET),),
     "jwt_public_key": None,
@@ -207,7 +212,7 @@ def test_the_upstream_is_required_only_where_asked_for() -> None:
 
 @pytest.mark.parametrize("name", [name for name in DEFAULTS if name != "JWT_SECRET"])
 def test_an_empty_variable_is_a_problem_unless_it_is_a_list_that_defaults_to_none(name: str) -> None:  # C02
-    if name in ("TRUSTED_PROXIES", "PUBLIC_PATHS", "EXEMPT_USERS"):
+    if name in ("TRUSTED_PROXIES", "PUBLIC_PATHS", "CORS_ORIGINS", "EXEMPT_USERS"):
         assert read(name, " ") == ()
         return
     line = next(line for line in problems(BASE | {f"GATEKEEPER_{name}": ""}) if "is empty" in line)
@@ -250,7 +255,11 @@ def test_describe_tells_each_value_and_its_source(tmp_path: Path) -> None:
         describe({})
 
 
-QUIET = BASE | {"GATEKEEPER_JWT_ISSUER": "https://idp", "GATEKEEPER_JWT_AUDIENCE": "api"}
+QUIET = BASE | {
+    "GATEKEEPER_JWT_ISSUER": "https://idp",
+    "GATEKEEPER_JWT_AUDIENCE": "api",
+    "GATEKEEPER_TRUSTED_PROXIES": "10.0.0.0/8",
+}
 
 
 def warned(**more: str) -> list[str]:
@@ -260,12 +269,23 @@ def warned(**more: str) -> list[str]:
     return warnings(load(environ))
 
 
-def test_a_missing_issuer_and_audience_are_warned_of() -> None:
+def test_what_is_not_set_and_should_be_is_warned_of() -> None:
     assert [line.partition(":")[0] for line in warnings(load(BASE))] == [
         "GATEKEEPER_JWT_ISSUER",
         "GATEKEEPER_JWT_AUDIENCE",
+        "GATEKEEPER_TRUSTED_PROXIES",
     ]
     assert warned() == []
+
+
+def test_limits_that_hold_for_users_only_are_warned_of() -> None:
+    # Contract, section 5: address limits are off behind a private peer while TRUSTED_PROXIES is empty; `check` warns
+    [line] = warned(TRUSTED_PROXIES="none")
+    assert line == (
+        "GATEKEEPER_TRUSTED_PROXIES: none, so behind a proxy with a private or loopback address "
+        "GATEKEEPER_RATE_LIMIT holds for users and not for client addresses"
+    )
+    assert warned(TRUSTED_PROXIES="none", RATE_LIMIT="off") == []
 
 
 @pytest.mark.parametrize(

@@ -49,8 +49,11 @@ def allowed(gate: Sidecar) -> float:
 
 def test_each_worker_answers_and_all_share_sessions_and_metrics(gate: Sidecar, world: World) -> None:
     bearing = token(someone())
+    before = allowed(gate) + 1
     session = world.session_ids(bearing)
-    before, ends = allowed(gate), gate.metric("gatekeeper_session_events_total", event="opened", actor="user")
+    # A request is counted after it has been answered.
+    eventually(lambda: allowed(gate) == before)
+    ends = gate.metric("gatekeeper_session_events_total", event="opened", actor="user")
     workers = eventually(lambda: len(found := workers_of(gate)) == 2 and found)
     # While one is frozen the other must be the one that answers.
     for frozen in workers:

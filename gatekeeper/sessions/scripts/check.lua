@@ -1,15 +1,18 @@
 -- check: a verified token asks to pass. Finds its session, judges it and moves its activity, or opens one.
+-- A caller that has seen the token before leaves out what only an opening needs (ARGV from 13 on).
 -- Answers {KEYS[1], 'touched' | 'opened', id, '', evicted}
 --         {KEYS[1], 'ended', id, end reason, 0}   the session is over
 --         {KEYS[1], 'unknown', '0', '', 0}        there is none, and this token may not open one
 --         {KEYS[1], 'full', '0', '', 0}           no room, policy `reject`
+--         {KEYS[1], 'absent', '0', '', 0}         there is none, and what an opening needs was left out
 
 local reference, jti = ARGV[1], ARGV[2]
 local issued_at, token_expires_at = tonumber(ARGV[3]), tonumber(ARGV[4])
 local idle, ttl, ended_ttl = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local limit, policy = tonumber(ARGV[8]), ARGV[9]
 local unknown, new_id, exempt = ARGV[10], ARGV[11], tonumber(ARGV[12])
-local login_method, ip_address, user_agent = ARGV[13], ARGV[14], ARGV[15]
+local login_method, ip_address, user_agent, hints = ARGV[13], ARGV[14], ARGV[15], ARGV[16]
+local city, country = ARGV[17], ARGV[18]
 
 local function answer(word, id, reason, evicted)
   return {sessions, word, id, reason or '', evicted or 0}
@@ -46,6 +49,7 @@ end
 local function open()
   start_anew_if_lost()
   if unknown == 'reject' or (before > 0 and issued_at <= before) then return answer('unknown', '0') end
+  if not login_method then return answer('absent', '0') end
   forget()
   local evicted = make_room()
   if not evicted then return answer('full', '0') end
@@ -56,7 +60,7 @@ local function open()
   local created_at = math.max(now, before + 1)
   local expires_at = created_at + ttl
   save(id, {created_at, expires_at, token_expires_at, exempt, 0, '', 0, 0,
-            reference, jti, login_method, ip_address, user_agent})
+            reference, jti, login_method, ip_address, user_agent, hints, city, country})
   redis.call('HSET', sessions, 'r:' .. reference, id)
   redis.call('ZADD', index, text(created_at), id)
   keep_until(math.max(expires_at + ended_ttl, token_expires_at))

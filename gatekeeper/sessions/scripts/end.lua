@@ -2,28 +2,32 @@
 -- ARGV: id, end reason, idle, ended_ttl
 --   'deactivated'  ends a live session and leaves it in the lists of inactive ones
 --   any other      ends a live session and takes it, or one that was deactivated, out of every list
--- Answers {KEYS[1], 1 | 0}: 0 where there is no such session (any more).
+-- Answers {KEYS[1], last activity, record}, or {KEYS[1]} where there is no such session (any more).
 
 local id, reason, idle, ended_ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 
 start_anew_if_lost()
 local record = load(id)
-if not record then return {sessions, 0} end
+if not record then return {sessions} end
+
+local function ended()
+  return {sessions, text(record[LAST_ACTIVITY]), cmsgpack.pack(record)}
+end
 
 if record[ENDED_AT] == 0 then
   local last_activity = tonumber(redis.call('ZSCORE', index, id) or record[CREATED_AT])
   local at, due_reason = due(id, record, last_activity, idle)
   if at then
     settle(id, record, last_activity, at, due_reason, ended_ttl)
-    return {sessions, 0}
+    return {sessions}
   end
   finish(id, record, last_activity, now, reason, reason == 'deactivated' and 0 or 1, ended_ttl)
-  return {sessions, 1}
+  return ended()
 end
 
 if reason ~= 'deactivated' and record[END_REASON] == 'deactivated' and record[HIDDEN] == 0 then
   record[HIDDEN] = 1
   save(id, record)
-  return {sessions, 1}
+  return ended()
 end
-return {sessions, 0}
+return {sessions}

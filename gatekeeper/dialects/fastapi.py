@@ -1,0 +1,109 @@
+"""The `fastapi` dialect: what administrators and developers look at. Its login, refresh and logout belong to tokens."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from gatekeeper.dialects.base import (
+    Answer,
+    Call,
+    DetailAndCode,
+    Needs,
+    Operation,
+    Problem,
+    detail_and_code,
+    instant,
+    user_number,
+)
+from gatekeeper.models import Session
+
+name: Final = "fastapi"
+Error: Final = DetailAndCode
+word: Final = detail_and_code
+
+
+class SessionView(msgspec.Struct, frozen=True):
+    jti: str
+    created_at: str
+    last_activity: str
+    expires_at: str
+
+
+class Active(msgspec.Struct, frozen=True):
+    user_id: int | str
+    active_sessions: int
+    sessions: list[SessionView]
+
+
+class Cleaned(msgspec.Struct, frozen=True):
+    cleaned_sessions: int
+
+
+class Info(msgspec.Struct, frozen=True):
+    user_id: int | str
+    jti: str
+    session_valid: bool
+    active_sessions: int
+
+
+def _jti(session: Session) -> str:
+    return session.jti or session.reference
+
+
+def _view(session: Session) -> SessionView:
+    return SessionView(
+        jti=_jti(session),
+        created_at=instant(session.created_at, digits=6),
+        last_activity=instant(session.last_activity, digits=6),
+        expires_at=instant(session.expires_at, digits=6),
+    )
+
+
+async def active_sessions(call: Call) -> Answer | Problem:
+    user = call.texts.get("user_id", call.claims.user)
+    views = [_view(session) for session in await call.manager.sessions(user)]
+    return Answer(body=Active(user_number(user), len(views), views))
+
+
+async def clean_up(call: Call) -> Answer | Problem:
+    return Answer(body=Cleaned(await call.manager.clean_up()))
+
+
+async def session_info(call: Call) -> Answer | Problem:
+    claims = call.claims
+    sessions = await call.manager.sessions(claims.user)
+    # Not the token's own: a session that was given a newer one shows that (C-07).
+    jti = next((_jti(each) for each in sessions if each.id == call.session_id), claims.jti or claims.reference)
+    # The session is valid, or this would not be answered.
+    return Answer(body=Info(user_number(claims.user), jti, True, len(sessions)))
+
+
+operations: Final = (
+    Operation(
+        method="GET",
+        path="/admin/sessions/active",
+        handler=active_sessions,
+        summary="The live sessions of the calling administrator, or of a user",
+        returns=Active,
+        needs=Needs.ADMIN,
+        texts=("user_id",),
+    ),
+    Operation(
+        method="POST",
+        path="/admin/sessions/cleanup",
+        handler=clean_up,
+        summary="Take idle and expired sessions out of the store now",
+        returns=Cleaned,
+        needs=Needs.ADMIN,
+    ),
+    Operation(
+        method="GET",
+        path="/debug/session-info",
+        handler=session_info,
+        summary="What Gatekeeper makes of the caller's token",
+        returns=Info,
+        needs=Needs.DEBUG,
+    ),
+)

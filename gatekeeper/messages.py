@@ -1,0 +1,133 @@
+"""What people read, in their language. English is the text in the code itself; a catalogue translates it.
+
+Codes, field names and the `error_description` of a challenge (ASCII by RFC 6750) are never translated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+LANGUAGES: Final = ("en", "fr")
+# No browser sends more, and nobody is to have more looked through.
+_LONGEST_HEADER: Final = 512
+# RFC 5646 section 2.1, as far as it matters here; RFC 9110 sections 12.4.2 and 12.5.4.
+_TAG: Final = r"([A-Za-z]{1,8})(?:-[A-Za-z0-9]{1,8}){0,8}"
+_KNOWN: Final = re.compile(_TAG)
+_RANGE: Final = re.compile(rf"[ \t]*{_TAG}[ \t]*(?:;[ \t]*[qQ]=(0(?:\.[0-9]{{0,3}})?|1(?:\.0{{0,3}})?)[ \t]*)?")
+
+_FRENCH: Final[Mapping[str, str]] = {
+    "Authentication credentials were not provided": "Les informations d'authentification n'ont pas été fournies",
+    "Invalid authentication token": "Jeton d'authentification invalide",
+    "Access token has expired": "Le jeton d'accès a expiré",
+    "Access token has been revoked": "Le jeton d'accès a été révoqué",
+    "Session has been revoked or is invalid": "La session a été révoquée ou n'est pas valide",
+    "Session expired due to inactivity": "La session a expiré pour cause d'inactivité",
+    "Session has expired": "La session a expiré",
+    "Maximum number of concurrent sessions exceeded": "Le nombre maximal de sessions simultanées est dépassé",
+    "Administrator rights are required": "Les droits d'administrateur sont requis",
+    "This origin is not allowed": "Cette origine n'est pas autorisée",
+    "Session not found or already terminated": "Session introuvable ou déjà terminée",
+    "Not found": "Introuvable",
+    "Session store is unavailable, try again": "Le stockage des sessions est indisponible, veuillez réessayer",
+    "Signing keys are unavailable, try again": "Les clés de signature sont indisponibles, veuillez réessayer",
+    "Too many requests, try again later": "Trop de requêtes, veuillez réessayer plus tard",
+    "The backend is unavailable": "Le service est indisponible",
+    "The backend did not answer in time": "Le service n'a pas répondu à temps",
+    "Internal error; the request id finds it in the log": (
+        "Erreur interne ; l'identifiant de la requête permet de la retrouver dans le journal"
+    ),
+    "This method is not allowed": "Cette méthode n'est pas autorisée",
+    "WebSockets are not passed on by this release": "Les WebSockets ne sont pas transmis par cette version",
+    # What is wrong with a request.
+    "The path can be read in too many ways": "Le chemin peut être lu de trop de façons",
+    "The request target must be a path that begins with /": (
+        "La cible de la requête doit être un chemin commençant par /"
+    ),
+    "The path is too long": "Le chemin est trop long",
+    "The path holds bytes that must be percent-encoded": "Le chemin contient des octets qui doivent être encodés",
+    "The path holds a character that must be percent-encoded": ("Le chemin contient un caractère qui doit être encodé"),
+    "The path holds an invalid percent-encoding": "Le chemin contient un encodage invalide",
+    "The path holds a NUL": "Le chemin contient un caractère nul",
+    "The path holds an overlong encoding": "Le chemin contient un encodage trop long",
+    "The path must be written as it is documented": "Le chemin doit être écrit tel qu'il est documenté",
+    "exclude_current must be given once, as true or false": (
+        "exclude_current doit être indiqué une seule fois, avec true ou false"
+    ),
+    "include_inactive must be given once, as true or false": (
+        "include_inactive doit être indiqué une seule fois, avec true ou false"
+    ),
+    "user_id must be given once": "user_id doit être indiqué une seule fois",
+    "The body must be a JSON object": "Le corps doit être un objet JSON",
+    "The body must be application/json, not compressed": "Le corps doit être de type application/json, non compressé",
+    "The body is too large": "Le corps est trop volumineux",
+    "The request has a header or a body that HTTP does not allow": (
+        "La requête a un en-tête ou un corps que HTTP n'autorise pas"
+    ),
+    # express
+    "Sessions retrieved successfully": "Sessions récupérées avec succès",
+    "Session deleted successfully": "Session supprimée avec succès",
+    "All sessions deleted successfully": "Toutes les sessions ont été supprimées avec succès",
+    "Session deactivated successfully": "Session désactivée avec succès",
+    "Invalid or missing authentication token": "Jeton d'authentification invalide ou manquant",
+    "Session not found or unauthorized": "Session introuvable ou non autorisée",
+    "The requested session does not exist or you don't have permission to delete it": (
+        "La session demandée n'existe pas ou vous n'avez pas le droit de la supprimer"
+    ),
+    "The requested session does not exist or you don't have permission to deactivate it": (
+        "La session demandée n'existe pas ou vous n'avez pas le droit de la désactiver"
+    ),
+    "Bad Request": "Requête incorrecte",
+    "Unauthorized": "Non autorisé",
+    "Forbidden": "Interdit",
+    "Not Found": "Introuvable",
+    "Method Not Allowed": "Méthode non autorisée",
+    "Request Entity Too Large": "Corps trop volumineux",
+    "Content Too Large": "Corps trop volumineux",
+    "Unsupported Media Type": "Type de contenu non pris en charge",
+    "Too Many Requests": "Trop de requêtes",
+    "Internal Server Error": "Erreur interne",
+    "Not Implemented": "Non pris en charge",
+    "Bad Gateway": "Mauvaise passerelle",
+    "Service Unavailable": "Service indisponible",
+    "Gateway Timeout": "Délai de la passerelle dépassé",
+    # mockstream
+    "Session closed successfully": "Session fermée avec succès",
+    "All sessions closed successfully": "Toutes les sessions ont été fermées avec succès",
+    "Current session closed successfully": "La session actuelle a été fermée avec succès",
+    # django
+    "Session terminated successfully": "Session terminée avec succès",
+    "All sessions terminated successfully": "Toutes les sessions ont été terminées avec succès",
+    # users_me
+    "Session revoked": "Session révoquée",
+    "All other sessions revoked": "Toutes les autres sessions ont été révoquées",
+}
+CATALOGUES: Final[Mapping[str, Mapping[str, str]]] = {"fr": _FRENCH}
+
+
+def translate(text: str, language: str) -> str:
+    """`text` in `language`; itself where the language is English or has no word for it."""
+    catalogue = CATALOGUES.get(language)
+    return text if catalogue is None else catalogue.get(text, text)
+
+
+def known(language: str) -> str | None:
+    """The language of a tag such as `fr` or `fr-CA`, if there is a catalogue for it."""
+    match = _KNOWN.fullmatch(language)
+    primary = match[1].lower() if match else ""
+    return primary if primary in LANGUAGES else None
+
+
+def accepted(header: str, fallback: str) -> str:
+    """The best known language of an `Accept-Language` header (RFC 9110 section 12.5.4), else `fallback`."""
+    best, best_quality = fallback, 0.0
+    for item in header.split(",") if len(header) <= _LONGEST_HEADER else ():
+        match = _RANGE.fullmatch(item)
+        if match is None:
+            continue
+        quality = float(match[2]) if match[2] else 1.0
+        language = known(match[1])
+        if language is not None and quality > best_quality:
+            best, best_quality = language, quality
+    return best

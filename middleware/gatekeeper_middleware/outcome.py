@@ -1,0 +1,63 @@
+"""What becomes of a request: refused here, served here, or passed to the application behind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from gatekeeper.dialects.base import Answer, Dialect, Operation, Problem
+from gatekeeper.dialects.router import Bound
+from gatekeeper.errors import Reason
+from gatekeeper.headers import HeaderList
+from gatekeeper.models import Verdict
+from gatekeeper.telemetry import Decision, Exchange
+from gatekeeper_middleware.scope import CurrentSession
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """What is answered here, in error: worded by `dialect`, if one was asked, and in `language`, if the request has
+    told one that is not in its headers."""
+
+    problem: Problem
+    dialect: Dialect | None = None
+    operation: Operation | None = None
+    token_sent: bool = False
+    language: str | None = None
+
+
+class Served(msgspec.Struct, frozen=True):
+    """What is answered here; without a body where `answer` is None, with `headers` beside."""
+
+    answer: Answer | None
+    headers: Sequence[tuple[bytes, bytes]] = ()
+
+
+class Passed(msgspec.Struct, frozen=True):
+    """What goes to the application behind: its headers, and the session if there is one."""
+
+    headers: HeaderList
+    session: CurrentSession | None = None
+    body: bool = True
+
+
+def problem_of(verdict: Verdict) -> Problem:
+    return Problem(reason=verdict.reason, end_reason=verdict.end_reason)
+
+
+def identify(exchange: Exchange, verdict: Verdict) -> None:
+    exchange.user_id = verdict.user
+    exchange.session_id = verdict.session_id
+
+
+def conclude(exchange: Exchange, decision: Decision, reason: Reason | None = None) -> None:
+    exchange.decision = decision
+    exchange.reason = "none" if reason is None else reason.code
+
+
+def refuse(
+    exchange: Exchange, problem: Problem, asked: Bound | Dialect | None = None, verdict: Verdict | None = None
+) -> Refused:
+    conclude(exchange, "deny", problem.reason)
+    dialect, operation = (asked.dialect, asked.operation) if isinstance(asked, Bound) else (asked, None)
+    return Refused(problem, dialect, operation, verdict is not None and verdict.token_source is not None)
