@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from gatekeeper.compose import Engine
+from gatekeeper.engine import Engine
 from gatekeeper.headers import REQUEST_ID
 from gatekeeper.ops import Health, Scrape
 from gatekeeper.proxy.http import Proxy

@@ -7,8 +7,9 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from gatekeeper.compose import Engine, build
+from gatekeeper.compose import build
 from gatekeeper.embedded import EmbeddedStoreFailed
+from gatekeeper.engine import Engine
 from gatekeeper.errors import KeysUnavailable, StoreUnavailable
 from gatekeeper.gate import Facts
 from gatekeeper.models import Client
@@ -22,8 +23,9 @@ async def run(*, online: bool, token_file: Path | None) -> int:
     for warning in warnings(settings):
         print(f"warning: {warning}")
     print("paths that Gatekeeper serves itself (switch a dialect off with GATEKEEPER_DIALECTS):")
-    for route in engine.router.routes():
-        print(f"  {route.method:6} {route.template}")
+    for claimed in engine.claimed:
+        method, _, path = claimed.partition(" ")
+        print(f"  {method:6} {path}")
     failed = False
     try:
         if online:

@@ -99,16 +99,17 @@ def make_token(
     role: Annotated[list[str] | None, typer.Option(help="A role; may be given again.")] = None,
     ttl: Annotated[int, typer.Option(help="Seconds until it expires.", min=1)] = 3600,
 ) -> None:
-    """A development token, signed with the first GATEKEEPER_JWT_SECRET."""
+    """A development token, signed with the first GATEKEEPER_JWT_SECRET, or GATEKEEPER_SIGNING_KEY if it is a secret."""
     from gatekeeper.settings import load
     from gatekeeper.tokens.issuer import development_token
 
     settings = load()
-    if not settings.hmac_secrets:
+    secrets = settings.signing_secrets if settings.tokens == "issue" else settings.hmac_secrets
+    if not secrets:
         raise ConfigError(["GATEKEEPER_JWT_SECRET: not set; a development token is signed with an HMAC secret"])
     print(
         development_token(
-            settings.hmac_secrets[0],
+            secrets[0],
             algorithm=settings.algorithms[0],
             claims={
                 settings.jwt_user_claim: sub,

@@ -21,6 +21,8 @@ class Reason(Enum):
     SESSION_REVOKED_OR_INVALID = ("session_revoked_or_invalid", 401, "Session has been revoked or is invalid")
     SESSION_INACTIVITY_TIMEOUT = ("session_inactivity_timeout", 401, "Session expired due to inactivity")
     SESSION_EXPIRED = ("session_expired", 401, "Session has expired")
+    INVALID_CREDENTIALS = ("invalid_credentials", 401, "Incorrect username or password")
+    REFRESH_TOKEN_INVALID = ("refresh_token_invalid", 401, "Refresh token is invalid or expired")
     SESSION_LIMIT_EXCEEDED = ("session_limit_exceeded", 403, "Maximum number of concurrent sessions exceeded")
     FORBIDDEN = ("forbidden", 403, "Administrator rights are required")
     ORIGIN_NOT_ALLOWED = ("origin_not_allowed", 403, "This origin is not allowed")

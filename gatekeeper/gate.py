@@ -68,13 +68,17 @@ class Gate:
 
     async def judge(self, facts: Facts) -> Verdict:
         """One verdict, one round trip to the store. Raises `StoreUnavailable` and `KeysUnavailable`."""
-        verdict = await self.identify(facts)
-        claims = verdict.claims
-        if claims is None:
-            return verdict
-        checked = await self._store.check(claims, facts.client, exempt=self._exempt.covers(claims))
+        identified = await self.identify(facts)
+        if identified.claims is None:
+            return identified
+        return await self.admit(identified, identified.claims, facts.client)
+
+    async def admit(self, identified: Verdict, claims: Claims, client: Client) -> Verdict:
+        """The verdict on whom `claims` identify: their session is found, judged and touched, or opened. Raises
+        `StoreUnavailable`."""
+        checked = await self._store.check(claims, client, exempt=self._exempt.covers(claims))
         self._count(checked)
-        return _judged(verdict, checked)
+        return _judged(identified, checked)
 
     async def wait_seconds(self, user: str, *, address: str | None) -> int:
         """Counts one call of Gatekeeper's own endpoints: 0, or for how long the caller has to wait. `address` None: not

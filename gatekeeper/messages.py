@@ -25,6 +25,8 @@ _FRENCH: Final[Mapping[str, str]] = {
     "Session has been revoked or is invalid": "La session a été révoquée ou n'est pas valide",
     "Session expired due to inactivity": "La session a expiré pour cause d'inactivité",
     "Session has expired": "La session a expiré",
+    "Incorrect username or password": "Nom d'utilisateur ou mot de passe incorrect",
+    "Refresh token is invalid or expired": "Le jeton de rafraîchissement est invalide ou a expiré",
     "Maximum number of concurrent sessions exceeded": "Le nombre maximal de sessions simultanées est dépassé",
     "Administrator rights are required": "Les droits d'administrateur sont requis",
     "This origin is not allowed": "Cette origine n'est pas autorisée",
@@ -92,6 +94,26 @@ _FRENCH: Final[Mapping[str, str]] = {
     "Bad Gateway": "Mauvaise passerelle",
     "Service Unavailable": "Service indisponible",
     "Gateway Timeout": "Délai de la passerelle dépassé",
+    # fastapi: login, refresh, logout
+    "Logged out successfully": "Déconnexion réussie",
+    "username and password must be strings": "username et password doivent être des chaînes de caractères",
+    "refresh_token must be a string": "refresh_token doit être une chaîne de caractères",
+    "access_token must be a string": "access_token doit être une chaîne de caractères",
+    "The body must be application/x-www-form-urlencoded, not compressed": (
+        "Le corps doit être de type application/x-www-form-urlencoded, non compressé"
+    ),
+    "The body is too large, or compressed in an unknown way": (
+        "Le corps est trop volumineux ou compressé d'une façon inconnue"
+    ),
+    "The request holds too many refresh tokens": "La requête contient trop de jetons de rafraîchissement",
+    "The client is unknown, or its secret is wrong": "Le client est inconnu ou son secret est incorrect",
+    "token must be given once": "token doit être indiqué une seule fois",
+    "logout_token must be given once": "logout_token doit être indiqué une seule fois",
+    "The logout token is not valid": "Le jeton de déconnexion n'est pas valide",
+    "The logout token has been used": "Le jeton de déconnexion a déjà été utilisé",
+    # The Python API
+    "User is invalid or inactive": "L'utilisateur n'est pas valide ou est inactif",
+    "Inactive user": "Utilisateur inactif",
     # mockstream
     "Session closed successfully": "Session fermée avec succès",
     "All sessions closed successfully": "Toutes les sessions ont été fermées avec succès",

@@ -24,8 +24,8 @@ class BadPath(ValueError):
 
 
 class Kind(Enum):
-    """What is done with a path that no route serves. `RESERVED`: below `/_gatekeeper/`, where nothing is the
-    backend's."""
+    """What is done with a path that no route serves. `RESERVED`: below `/_gatekeeper/`, where nothing is the backend's.
+    `LIKE_LOGIN`, `LIKE_REFRESH`: protected, but a backend may read it as such a path all the same."""
 
     PROTECTED = "protected"
     PUBLIC = "public"
@@ -33,6 +33,8 @@ class Kind(Enum):
     REFRESH = "refresh"
     LOGOUT = "logout"
     RESERVED = "reserved"
+    LIKE_LOGIN = "like login"
+    LIKE_REFRESH = "like refresh"
 
 
 # More readings than this has only a path that was made to have them.
@@ -141,6 +143,9 @@ class Pattern(msgspec.Struct, frozen=True):
     def names(self, method: str) -> bool:
         return self.methods is None or method in self.methods
 
+    def matches(self, method: str, way: bytes) -> bool:
+        return self.names(method) and any(glob.match(way) for glob in self.globs)
+
 
 def compile_pattern(text: str, *, default_method: str | None = None) -> Pattern:
     """`/health`, `/static/*`, `*/docs`, each with an optional method before it (`GET` includes `HEAD`). `*` matches
@@ -196,15 +201,30 @@ class Matched(msgspec.Struct, frozen=True):
     parameters: dict[str, str]
 
 
+_LIKE: Final = {Kind.LOGIN: Kind.LIKE_LOGIN, Kind.REFRESH: Kind.LIKE_REFRESH}
+
+
 class PathTable:
     """All that is known about paths. Built once; `classify` is a function of method and path alone."""
 
-    def __init__(self, routes: Sequence[Route], kinds: Sequence[tuple[Kind, Sequence[Pattern]]]) -> None:
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        kinds: Sequence[tuple[Kind, Sequence[Pattern]]],
+        own: Sequence[tuple[Pattern, Route]] = (),
+    ) -> None:
+        """`own` are routes that patterns name instead of templates."""
         # Literal before parameter: `/sessions/all` is asked before `/sessions/{id}`.
         ordered = sorted(routes, key=lambda route: [part.startswith("{") for part in route.template.split("/")])
         self._own = [(route, _template(route.template)) for route in ordered]
         self._folded = [(route, _template(route.template.lower())) for route in ordered]
+        self._patterns = [(pattern, _any_case(pattern), route) for pattern, route in own]
         self._kinds = [(kind, tuple(patterns)) for kind, patterns in kinds if patterns]
+        self._lookalikes = [
+            (_LIKE[kind], tuple(_any_case(pattern) for pattern in patterns))
+            for kind, patterns in self._kinds
+            if kind in _LIKE
+        ]
         self._remembered = lru_cache(maxsize=4096)(self._classify)
 
     def classify(self, method: str, path: bytes) -> Matched | Kind:
@@ -215,22 +235,44 @@ class PathTable:
     def own_methods(self, path: bytes) -> frozenset[str]:
         """The methods under which `path`, as it stands, is Gatekeeper's own."""
         methods = {route.method for route, regex in self._own if regex.match(path)}
+        methods |= {route.method for pattern, _, route in self._patterns if pattern.matches(route.method, path)}
         return frozenset(methods | {"HEAD"} if "GET" in methods else methods)
 
     def _classify(self, method: str, path: bytes) -> Matched | Kind:
         check(path)
-        own = _route(self._own, method, path)
+        own = _route(self._own, method, path) or self._by_pattern(method, path)
         if own is not None:
             return own
         if _RESERVED.match(path):
             return Kind.RESERVED
         ways = readings(path)
-        if any(_RESERVED.match(way.lower()) or _route(self._folded, method, way.lower()) for way in ways):
+        if any(self._is_own_otherwise(method, way) for way in ways):
             raise BadPath("The path must be written as it is documented")
         for kind, patterns in self._kinds:
             if _matches(patterns, method, ways):
                 return kind
+        for kind, patterns in self._lookalikes:
+            if any(pattern.matches(method, way) for pattern in patterns for way in ways):
+                return kind
         return Kind.PROTECTED
+
+    def _by_pattern(self, method: str, path: bytes) -> Matched | None:
+        for pattern, _, route in self._patterns:
+            if pattern.matches(method, path):
+                return Matched(route, {})
+        return None
+
+    def _is_own_otherwise(self, method: str, way: bytes) -> bool:
+        """Whether a reading of a path that is not Gatekeeper's own as it stands would be, in any letter case."""
+        if _RESERVED.match(way.lower()) or _route(self._folded, method, way.lower()):
+            return True
+        return any(pattern.matches(method, way) for _, pattern, _ in self._patterns)
+
+
+def _any_case(pattern: Pattern) -> Pattern:
+    return Pattern(
+        pattern.methods, tuple(re.compile(glob.pattern, glob.flags | re.IGNORECASE) for glob in pattern.globs)
+    )
 
 
 def _template(template: str) -> re.Pattern[bytes]:

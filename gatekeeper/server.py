@@ -30,8 +30,9 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from gatekeeper import logs
 from gatekeeper.app import create_app, create_ops
-from gatekeeper.compose import Engine, build
+from gatekeeper.compose import build
 from gatekeeper.embedded import EmbeddedStoreFailed
+from gatekeeper.engine import Engine
 from gatekeeper.ops import Health, of_registry, of_workers
 from gatekeeper.proxy.http import ResponseTruncated
 from gatekeeper.settings import ListenAddress, Settings, load
@@ -160,7 +161,7 @@ def announce(settings: Settings, engine: Engine, public: socket.socket, ops: soc
             "listen": address_of(public),
             "ops": address_of(ops) if ops is not None else "off",
             "upstream": settings.upstream_url,
-            "paths": [f"{route.method} {route.template}" for route in engine.router.routes()],
+            "paths": engine.claimed,
         },
     )
 

@@ -6,6 +6,7 @@ user, session, address or raw path is ever a label.
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from datetime import UTC, datetime
@@ -15,9 +16,10 @@ import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from gatekeeper import __version__
-from gatekeeper.errors import GatekeeperError, Reason, StoreUnavailable
+from gatekeeper.errors import GatekeeperError, Reason, StoreUnavailable, UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.sessions.events import ACTORS, Actor, Event
 
+_log = logging.getLogger("gatekeeper")
 Mode = Literal["sidecar", "middleware"]
 Decision = Literal["allow", "deny", "bypass", "error"]
 
@@ -188,9 +190,12 @@ class Telemetry:
         self.metrics.began(exchange)
 
     def failed(self, error: GatekeeperError) -> None:
-        """A verdict that could not be found."""
+        """What could not be found out: a verdict, or whose password it is."""
         if isinstance(error, StoreUnavailable):
             self.metrics.store_failed(error.kind)
+        elif isinstance(error, UpstreamUnavailable | UpstreamTimeout):
+            self.metrics.upstream_failed(error.kind)
+            _log.warning("who checks passwords has failed: %s", error)
 
     def finished(self, exchange: Exchange) -> None:
         seconds = time.perf_counter() - exchange.started_at

@@ -15,7 +15,8 @@ import redis
 
 from gatekeeper.embedded import server_binary
 from gatekeeper.sessions.connection import Scripts, open_client
-from gatekeeper.sessions.store import Rules, SessionStore
+from gatekeeper.sessions.slots import Rules, Slots
+from gatekeeper.sessions.store import SessionStore
 
 _START_SECONDS = 15.0
 RULES = Rules(
@@ -86,7 +87,7 @@ async def make_store(store_url: str) -> AsyncIterator[MakeStore]:
         made.append(Scripts(open_client(store_url, timeout_seconds=5.0), timeout_seconds=5.0))
         settled = {name: rules.get(name, getattr(RULES, name)) for name in Rules.__struct_fields__}
         assert not rules.keys() - settled.keys(), "no such rule"
-        return SessionStore(made[-1], key_prefix="gk:", rules=Rules(**settled))
+        return SessionStore(Slots(made[-1], key_prefix="gk:", rules=Rules(**settled)))
 
     yield make
     for scripts in made:

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 
 import uvicorn
 
+_BACKENDS = Path(__file__).parent / "backends"
 _START_SECONDS = 30.0
 _ANSWER_SECONDS = 10.0
 _LIMIT_BYTES = 1 << 20
@@ -62,7 +63,33 @@ def datasette_process(directory: Path, *, rows: int = 2_000) -> Iterator[str]:
 
 
 @contextmanager
-def _process(command: Sequence[str], *, listening: str) -> Iterator[str]:
+def django_process(directory: Path, secret: str, *, access_seconds: int = 300) -> Iterator[str]:
+    """Django with Simple JWT (`tests/backends/django_app.py`) under gunicorn, its database in `directory`; yields its
+    base URL."""
+    command = [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", "--worker-class", "gthread", "--threads", "4"]
+    command += ["--no-control-socket", "--preload", "--chdir", str(_BACKENDS), "django_app:application"]
+    environment = _of_backend(directory, secret, access_seconds)
+    with _process(command, environment, listening=r"Listening at: (http://127\.0\.0\.1:\d+)") as url:
+        yield url
+
+
+@contextmanager
+def fastapi_users_process(directory: Path, secret: str, *, access_seconds: int = 300) -> Iterator[str]:
+    """FastAPI Users (`tests/backends/fastapi_users_app.py`) under uvicorn, its database in `directory`; yields its base
+    URL."""
+    command = [sys.executable, "-m", "uvicorn", "--host", "127.0.0.1", "--port", "0"]
+    command += ["--app-dir", str(_BACKENDS), "fastapi_users_app:app"]
+    environment = _of_backend(directory, secret, access_seconds)
+    with _process(command, environment, listening=r"running on (http://127\.0\.0\.1:\d+)") as url:
+        yield url
+
+
+def _of_backend(directory: Path, secret: str, access_seconds: int) -> dict[str, str]:
+    return {"SIGNING_KEY": secret, "DATA_DIRECTORY": str(directory), "ACCESS_TOKEN_SECONDS": str(access_seconds)}
+
+
+@contextmanager
+def _process(command: Sequence[str], environment: Mapping[str, str] = {}, *, listening: str) -> Iterator[str]:
     """Starts a server, waits until its output tells where it listens, kills it with all its children."""
     process = subprocess.Popen(
         command,
@@ -71,7 +98,7 @@ def _process(command: Sequence[str], *, listening: str) -> Iterator[str]:
         stdin=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore"},
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore", **environment},
     )
     told: deque[str] = deque(maxlen=200)
     found: list[str] = []

@@ -26,7 +26,7 @@ from gatekeeper.settings.source import settings_of
 from gatekeeper.telemetry import Metrics
 
 _ROOT = Path(__file__).parent.parent
-_DOCUMENTS = ("README.md", "docs/dialects.md", "docs/operations.md", "docs/security.md")
+_DOCUMENTS = ("README.md", "docs/dialects.md", "docs/operations.md", "docs/python.md", "docs/security.md")
 _SECRETS = {
     "GATEKEEPER_JWT_SECRET_FILE": "pR8mZ3xQ7vN2kT5wY9bL4cF6hJ1dS0gA+eUiOqWzXrM=",
     "GATEKEEPER_REDIS_URL_FILE": "rediss://:a-password@redis.example:6379/0",

@@ -84,7 +84,7 @@ def paste(lines: list[str]) -> list[str]:
 def test_the_printed_lines_do_what_they_say(tmp_path: Path) -> None:
     with demo(tmp_path) as running:
         eventually(lambda: fetch(running.url("ops"), "GET", "/readyz").status == 200)
-        assert len(running.lines) == 11, running.lines
+        assert len(running.lines) == 13, running.lines
         out = "\n".join(paste(running.lines))
         answers, _, rest = out.partition("HTTP/1.1 401")
         hello, hello_again, mine, express, admins, closed = answers.splitlines()
@@ -98,7 +98,14 @@ def test_the_printed_lines_do_what_they_say(tmp_path: Path) -> None:
         assert len(json.loads(admins)) == 2
         assert closed == '{"success":true,"message":"All sessions closed successfully","closed_count":1}'
         assert '"code":"session_revoked_or_invalid","reason":"revoked_by_user"' in rest
-        told = json.loads(rest.splitlines()[-1])
+        *_, headers, goodbye, refused = rest.splitlines()
+        assert goodbye == '{"message":"Goodbye"}'
+        assert json.loads(refused) == {
+            "detail": "Access token has been revoked",
+            "code": "access_token_blacklisted",
+            "reason": "logged_out",
+        }
+        told = json.loads(headers)
         assert (told["x-user-id"], told["x-user-roles"]) == ("74", "user")
         # A second time too, although sessions of the first are still there; not within the second of the end of all
         # others, before which every token counts as issued (contract 4.4).

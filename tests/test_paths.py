@@ -156,9 +156,9 @@ PATHS: list[tuple[str, bytes, str]] = [
     ("GET", b"/%70ublic/a", "protected"),
     ("GET", b"/public/%61", "public"),
     ("GET", b"/public/A", "public"),
-    ("POST", b"/Login", "protected"),
-    ("POST", b"/%6cogin", "protected"),
-    ("POST", b"//login", "protected"),
+    ("POST", b"/Login", "like login"),
+    ("POST", b"/%6cogin", "like login"),
+    ("POST", b"//login", "like login"),
     # P09: a fragment
     ("GET", b"/admin#/public", "bad"),
     ("GET", b"/public/x#/../../admin", "bad"),

@@ -24,11 +24,16 @@ USERS: Final = {
     "admin": {"id": 1, "password": "letmein", "roles": ["user", "admin"]},
 }
 TOKEN_SECONDS: Final = 3600
+REFRESH_SECONDS: Final = 86_400
 
 
 class _Login(msgspec.Struct):
     username: str
     password: str
+
+
+class _Refresh(msgspec.Struct):
+    refresh_token: str
 
 
 class Backend:
@@ -43,6 +48,10 @@ class Backend:
                 Route("/health", self.health),
                 Route("/auth/login", self.login, methods=["POST"]),
                 Route("/api/v1/auth/login", self.login, methods=["POST"]),
+                Route("/auth/refresh", self.refresh, methods=["POST"]),
+                Route("/api/v1/auth/refresh", self.refresh, methods=["POST"]),
+                Route("/auth/logout", self.logout, methods=["POST"]),
+                Route("/api/v1/auth/logout", self.logout, methods=["POST"]),
                 Route("/protected", self.protected),
                 Route("/api/v1/protected", self.protected),
                 Route("/api/v1/auth/profile", self.profile),
@@ -63,17 +72,35 @@ class Backend:
         user = USERS.get(login.username)
         if user is None or user["password"] != login.password:
             return JSONResponse({"detail": "Incorrect username or password"}, status_code=401)
-        now = int(time.time())
-        claims = {
-            "sub": str(user["id"]),
-            "name": login.username,
-            "roles": user["roles"],
-            "jti": uuid.uuid4().hex,
-            "iat": now,
-            "exp": now + TOKEN_SECONDS,
-        }
-        token = jwt.encode(claims, self._secret, algorithm="HS256")
-        return JSONResponse({"access_token": token, "token_type": "bearer", "expires_in": TOKEN_SECONDS})
+        return self._tokens(login.username)
+
+    def _tokens(self, name: str) -> Response:
+        user, now = USERS[name], int(time.time())
+        claims = {"sub": str(user["id"]), "name": name, "iat": now}
+        access = {**claims, "roles": user["roles"], "jti": uuid.uuid4().hex, "exp": now + TOKEN_SECONDS}
+        refresh = {**claims, "token_type": "refresh", "jti": uuid.uuid4().hex, "exp": now + REFRESH_SECONDS}
+        return JSONResponse(
+            {
+                "access_token": jwt.encode(access, self._secret, algorithm="HS256"),
+                "refresh_token": jwt.encode(refresh, self._secret, algorithm="HS256"),
+                "token_type": "bearer",
+                "expires_in": TOKEN_SECONDS,
+            }
+        )
+
+    async def refresh(self, request: Request) -> Response:
+        try:
+            asked = msgspec.json.decode(await request.body(), type=_Refresh)
+            claims = jwt.decode(asked.refresh_token, self._secret, algorithms=["HS256"])
+        except (msgspec.DecodeError, jwt.InvalidTokenError):
+            return JSONResponse({"detail": "Invalid refresh token"}, status_code=401)
+        if claims.get("token_type") != "refresh":
+            return JSONResponse({"detail": "Invalid refresh token"}, status_code=401)
+        return self._tokens(claims["name"])
+
+    async def logout(self, _: Request) -> Response:
+        """Forgets nothing: there is nothing that it knew."""
+        return JSONResponse({"message": "Goodbye"})
 
     def _user(self, request: Request) -> dict[str, Any] | None:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")

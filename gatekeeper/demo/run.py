@@ -31,12 +31,12 @@ Try it in another terminal; the lines work as they are pasted:
 
 # Alice signs in at the backend, through Gatekeeper, on a laptop and on a phone.
 LAPTOP=$(curl -s {base}/auth/login -H 'Content-Type: application/json' -d '{{"username":"alice","password":"wonderland"}}' | sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/')
-PHONE=$(curl -s {base}/auth/login -H 'Content-Type: application/json' -d '{{"username":"alice","password":"wonderland"}}' | sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/')
+PHONE=$(curl -s {base}/auth/login -A 'Mozilla/5.0 (iPhone; CPU iPhone OS 17_2 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.2 Mobile/15E148 Safari/604.1' -H 'Content-Type: application/json' -d '{{"username":"alice","password":"wonderland"}}' | sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/')
 ADMIN=$(curl -s {base}/auth/login -H 'Content-Type: application/json' -d '{{"username":"admin","password":"letmein"}}' | sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/')
 
-# Both may pass; the first request of a token opens its session.
+# Each login has opened a session, and both may pass.
 curl -s {base}/protected -H "Authorization: Bearer $LAPTOP"; echo
-curl -s {base}/protected -H "Authorization: Bearer $PHONE" -A 'Mozilla/5.0 (iPhone; CPU iPhone OS 17_2 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.2 Mobile/15E148 Safari/604.1'; echo
+curl -s {base}/protected -H "Authorization: Bearer $PHONE"; echo
 
 # Alice sees her sessions, and so does an administrator.
 curl -s {base}/sessions/me -H "Authorization: Bearer $LAPTOP"; echo
@@ -49,6 +49,10 @@ curl -s -i {base}/protected -H "Authorization: Bearer $PHONE"; echo
 
 # What the backend is told, whatever a client claims to be.
 curl -s {base}/headers -H "Authorization: Bearer $LAPTOP" -H 'X-User-Id: 1'; echo
+
+# She signs out at the backend, which is not bothered: her token would do there for an hour. Here it is refused.
+curl -s -X POST {base}/auth/logout -H "Authorization: Bearer $LAPTOP"; echo
+curl -s {base}/protected -H "Authorization: Bearer $LAPTOP"; echo
 
 Gatekeeper's own paths (the rest is the backend's):
 {paths}

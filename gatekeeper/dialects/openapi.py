@@ -86,24 +86,24 @@ def _schemas(dialects: Sequence[Dialect], fallback: Dialect) -> dict[str, Any]:
         types = [*(operation.returns for operation in dialect.operations if dialect in dialects), dialect.Error]
         _, components = msgspec.json.schema_components(types, ref_template=_SCHEMA_PATH)
         for name, schema in components.items():
-            found[f"{dialect.name}_{name}"] = _renamed(schema, dialect.name)
+            found[f"{dialect.name}_{name}"] = renamed(schema, dialect.name)
     return found
 
 
-def _schema(dialect: Dialect, kind: Any) -> Any:
+def schema_of(dialect: Dialect, kind: Any) -> Any:
     (schema,), _ = msgspec.json.schema_components([kind], ref_template=_SCHEMA_PATH)
-    return _renamed(schema, dialect.name)
+    return renamed(schema, dialect.name)
 
 
-def _renamed(schema: Any, prefix: str) -> Any:
+def renamed(schema: Any, prefix: str) -> Any:
     """`schema` with its references to types in the dialect's own names."""
     if isinstance(schema, dict):
         return {
-            key: re.sub(r"([^/]+)\Z", rf"{prefix}_\1", value) if key == "$ref" else _renamed(value, prefix)
+            key: re.sub(r"([^/]+)\Z", rf"{prefix}_\1", value) if key == "$ref" else renamed(value, prefix)
             for key, value in schema.items()
         }
     if isinstance(schema, list):
-        return [_renamed(item, prefix) for item in schema]
+        return [renamed(item, prefix) for item in schema]
     return schema
 
 
@@ -150,9 +150,9 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
 
 
 def _responses(dialect: Dialect, operation: Operation, enabled: _Enabled) -> dict[str, Any]:
-    done = {"schema": _schema(dialect, operation.returns), "example": example(operation)}
+    done = {"schema": schema_of(dialect, operation.returns), "example": example(operation)}
     responses: dict[str, Any] = {
-        "200": {"description": "Done", "headers": _headers(200), "content": {"application/json": done}}
+        "200": {"description": "Done", "headers": headers_of(200), "content": {"application/json": done}}
     }
     needs_admin = operation.needs is Needs.ADMIN or (operation.needs is Needs.DEBUG and not enabled.debug_for_everybody)
     reasons = [
@@ -165,20 +165,20 @@ def _responses(dialect: Dialect, operation: Operation, enabled: _Enabled) -> dic
     for reason in reasons:
         by_status.setdefault(reason.status, []).append(reason)
     for status, found in sorted(by_status.items()):
-        refused: dict[str, Any] = {"schema": _schema(dialect, dialect.Error)}
+        refused: dict[str, Any] = {"schema": schema_of(dialect, dialect.Error)}
         if status == 400 and "{" in operation.path and dialect.Error is not enabled.fallback.Error:
             # A parameter can make a path that is refused before anything is known of it.
-            refused["schema"] = {"anyOf": [refused["schema"], _schema(enabled.fallback, enabled.fallback.Error)]}
+            refused["schema"] = {"anyOf": [refused["schema"], schema_of(enabled.fallback, enabled.fallback.Error)]}
         refused["examples"] = {reason.code: {"value": error_example(dialect, operation, reason)} for reason in found}
         responses[str(status)] = {
             "description": "; ".join(f"{reason.code}: {reason.detail}".removesuffix(": ") for reason in found),
-            "headers": _headers(status),
+            "headers": headers_of(status),
             "content": {"application/json": refused},
         }
     return responses
 
 
-def _headers(status: int) -> dict[str, Any]:
+def headers_of(status: int) -> dict[str, Any]:
     text = {"schema": {"type": "string"}}
     found: dict[str, Any] = {"X-Request-Id": {"description": "Finds the request in the log", **text}}
     if status == 401:

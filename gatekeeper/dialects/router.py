@@ -10,7 +10,9 @@ import msgspec
 
 from gatekeeper.dialects import DIALECTS
 from gatekeeper.dialects.base import Answer, Call, Dialect, Needs, Operation, Problem, Wording
+from gatekeeper.dialects.endpoints import Endpoint
 from gatekeeper.dialects.openapi import document
+from gatekeeper.dialects.openapi_endpoints import add_endpoints
 from gatekeeper.errors import Reason
 from gatekeeper.models import Claims, Client
 from gatekeeper.paths import Route
@@ -45,6 +47,7 @@ class Router:
         error_dialect: str,
         debug_for_everybody: bool = False,
         cookies: Sequence[str] = (),
+        endpoints: Sequence[Endpoint] = (),
     ) -> None:
         self._manager = manager
         self._dialects = [DIALECTS[name] for name in dialects]
@@ -53,6 +56,7 @@ class Router:
         described = document(
             self._dialects, fallback=self._fallback, debug_for_everybody=debug_for_everybody, cookies=cookies
         )
+        add_endpoints(described, endpoints)
         self._document = Answer(body=msgspec.Raw(msgspec.json.encode(described)))
 
     def routes(self) -> list[Route]:

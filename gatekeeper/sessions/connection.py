@@ -85,11 +85,9 @@ class Script(msgspec.Struct, frozen=True):
     sha: str
 
 
-def load_script(name: str, *, of_sessions: bool = True) -> Script:
-    """`scripts/<name>.lua`; one of sessions is preceded by their law, `scripts/common.lua`."""
-    source = (SCRIPTS / f"{name}.lua").read_text()
-    if of_sessions:
-        source = (SCRIPTS / "common.lua").read_text() + source
+def load_script(*names: str) -> Script:
+    """`scripts/<name>.lua`, one after another; sessions' own begin with their law, `common`."""
+    source = "".join((SCRIPTS / f"{name}.lua").read_text() for name in names)
     return Script(source, sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 

@@ -10,7 +10,7 @@ import msgspec
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.sessions.connection import Scripts, load_script
 
-RATE: Final = load_script("rate", of_sessions=False)
+RATE: Final = load_script("rate")
 _BURST_SECONDS: Final = 4
 
 

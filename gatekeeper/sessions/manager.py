@@ -22,6 +22,11 @@ class Manager:
         """A user's sessions, newest activity first; empty for an unknown user."""
         return await self._store.sessions(user, include_inactive=include_inactive)
 
+    async def find(self, user: str, name: str, *, touch: bool = False) -> Session | None:
+        """The session, live or over, that the reference of its tokens names, or the `jti` of the newest one. With
+        `touch` the activity of a live one moves. None: there is none, or it is forgotten."""
+        return await self._store.find(user, name, touch=touch)
+
     async def revoke(self, user: str, session_id: int | None, *, by_admin: bool = False) -> Session | None:
         """Ends one session and takes it out of every list. None: no such session (any more)."""
         reason = EndReason.REVOKED_BY_ADMIN if by_admin else EndReason.REVOKED_BY_USER
@@ -46,10 +51,38 @@ class Manager:
         self._events.count(Event(reason.value), "admin" if by_admin else "user", count)
         return count
 
-    async def log_out(self, claims: Claims, client: Client) -> None:
-        """Ends the session that a token names. It is no fault if that was over already."""
-        if await self._store.log_out(claims, client) is not None:
+    async def log_out(self, claims: Claims, client: Client) -> int | None:
+        """Ends the session that a token names; its id. It is no fault if that was over already (None)."""
+        ended = await self._store.log_out(claims, client)
+        if ended is not None:
             self._events.count(Event.LOGGED_OUT, "user")
+        return ended
+
+    async def log_out_session(self, user: str, session_id: int) -> Session | None:
+        """The same, for a session that something else than an access token names."""
+        return await self._end(user, session_id, EndReason.LOGGED_OUT, "user")
+
+    async def log_out_unseen(self, user: str, reference: str, client: Client) -> None:
+        """The same for what no session has: its tokens open none from now on."""
+        await self._store.log_out_unseen(user, reference, client)
+
+    async def log_out_everywhere(self, user: str) -> int:
+        """Ends every session of a user, as their identity provider says. How many live ones that were."""
+        count = await self._store.end_all(user, EndReason.LOGGED_OUT)
+        self._events.count(Event.LOGGED_OUT, "system", count)
+        return count
+
+    async def log_out_sid(self, user: str, sid: str, *, tokens_expire_at: float) -> int:
+        """Ends every session of one sign-in at an identity provider; tokens of it that were never seen are over too."""
+        count = await self._store.end_sid(user, sid, tokens_expire_at=tokens_expire_at)
+        self._events.count(Event.LOGGED_OUT, "system", count)
+        return count
+
+    async def enforce_limit(self, user: str) -> int:
+        """Ends what a lowered device limit has left over; how many those were."""
+        count = await self._store.enforce_limit(user)
+        self._events.count(Event.EVICTED, "system", count)
+        return count
 
     async def clean_up(self) -> int:
         """Takes the idle and the expired sessions of all users out of the lists now; how many those were."""

@@ -1,55 +1,37 @@
-"""Sessions in the store: what can be asked of it, in terms of the engine. The law is in `scripts/common.lua`.
-
-Everything of one user lies in three keys of one hash slot. The user id is the hash tag, with the characters that would
-cut a tag short percent-encoded, so two users never share a key, whatever their names are.
-"""
+"""Sessions in the store: what can be asked of it, in terms of the engine. The law is in `scripts/common.lua`."""
 
 from __future__ import annotations
 
 import asyncio
-import secrets
+import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
 
 import msgspec
 
-from gatekeeper.errors import StoreUnavailable
-from gatekeeper.geo import Locator, Nowhere
 from gatekeeper.models import Claims, Client, EndReason, Location, Session
-from gatekeeper.sessions.connection import Script, Scripts, load_script
-from gatekeeper.sessions.device import device_of, hints_of
+from gatekeeper.sessions.connection import load_script
+from gatekeeper.sessions.device import device_of
+from gatekeeper.sessions.slots import Slots, microseconds, new_id
 
-CHECK: Final = load_script("check")
-LIST: Final = load_script("list")
-END: Final = load_script("end")
-END_ALL: Final = load_script("end_all")
-LOGOUT: Final = load_script("logout")
-CLEAN_UP: Final = load_script("clean_up")
+CHECK: Final = load_script("common", "check", "upkeep", "opening", "adopt")
+LIST: Final = load_script("common", "upkeep", "list")
+END: Final = load_script("common", "upkeep", "end")
+END_ALL: Final = load_script("common", "upkeep", "end_all")
+LOGOUT: Final = load_script("common", "upkeep", "logout")
+CLEAN_UP: Final = load_script("common", "upkeep", "clean_up")
+END_SID: Final = load_script("common", "upkeep", "opening", "end_sid")
+FIND: Final = load_script("common", "upkeep", "find")
+ENFORCE: Final = load_script("common", "upkeep", "opening", "enforce")
 
 Word = Literal["touched", "opened", "ended", "unknown", "full", "absent"]
-T = TypeVar("T")
-Policy = Literal["evict_idle", "evict_oldest", "reject"]
 
-# Numbers stay exact in Lua up to 2^53: year 9999 in microseconds is above it, year 2200 is not.
-_LATEST: Final = 7_258_118_400
-_USER_AGENT_CHARACTERS: Final = 512
 # Tokens that this process has seen pass: for them nothing is sent that only an opening needs.
 _KNOWN_TOKENS: Final = 100_000
 _USERS_A_STEP: Final = 100
-
-
-class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """What the operator decided. Seconds; `idle_seconds` and `device_limit` are None when off."""
-
-    session_seconds: float
-    idle_seconds: float | None
-    ended_seconds: float
-    device_limit: int | None
-    policy: Policy
-    adopt_unknown: bool
-    leeway_seconds: float
+# What a reference is made of (tokens/claims.py), and a `jti`.
+_NAME: Final = re.compile(r"[A-Za-z0-9._~+/=:-]{1,320}")
 
 
 class Checked(msgspec.Struct, frozen=True):
@@ -75,9 +57,11 @@ class _Record(msgspec.Struct, array_like=True, frozen=True):
     end_reason: str
     hidden: int
     last_activity: int
+    refresh_expires_at: int
     reference: str
     jti: str
     login_method: str
+    refresh: str
     ip_address: str
     user_agent: str
     hints: str
@@ -86,61 +70,20 @@ class _Record(msgspec.Struct, array_like=True, frozen=True):
 
 
 _decode_record = msgspec.msgpack.Decoder(_Record).decode
-_TAG: Final = str.maketrans({"%": "%25", "{": "%7B", "}": "%7D"})
-
-
-def _microseconds(seconds: float) -> int:
-    return int(seconds * 1_000_000)
-
-
-def _printable(text: str, length: int) -> str:
-    """Without control characters, and not longer than anybody needs."""
-    return "".join(character for character in text[: 4 * length] if character.isprintable())[:length]
 
 
 class SessionStore:
     """One implementation over the Redis protocol. Every method raises `StoreUnavailable` and nothing else."""
 
-    def __init__(self, scripts: Scripts, *, key_prefix: str, rules: Rules, locator: Locator | None = None) -> None:
-        self._scripts = scripts
-        self._prefix = key_prefix
-        self._rules = rules
-        self._locator = locator or Nowhere()
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
         self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
-        # Users by the instant at which their next session may be over: a hint for clean_up(), never a fact.
-        self._due_key = f"{key_prefix}due".encode()
-        self._idle = _microseconds(rules.idle_seconds or 0)
-        self._ended_ttl = _microseconds(rules.ended_seconds)
+        self._over = (slots.idle, slots.ended_ttl)
         # The part of a check that does not depend on the request.
-        self._settled = (
-            self._idle,
-            _microseconds(rules.session_seconds),
-            self._ended_ttl,
-            rules.device_limit or 0,
-            rules.policy,
-            "adopt" if rules.adopt_unknown else "reject",
-        )
+        self._settled = (slots.idle, slots.ttl, slots.ended_ttl, slots.limit, slots.policy, slots.unknown)
 
     def __repr__(self) -> str:
-        return f"<SessionStore [{self._prefix}*] {self._scripts!r}>"
-
-    def _keys(self, user: str) -> tuple[bytes, bytes, bytes]:
-        tag = f"{self._prefix}{{{user.translate(_TAG)}}}".encode()
-        return tag + b":sessions", tag + b":index", tag + b":not_before"
-
-    async def _run(self, script: Script, user: str, read: Callable[[list[Any]], T], *arguments: Any) -> T:
-        keys = self._keys(user)
-        reply = await self._scripts.run(script, keys, arguments)
-        # A reply that is not this user's is a fault of the connection, whatever it says.
-        if not isinstance(reply, list) or not reply or reply[0] != keys[0]:
-            raise StoreUnavailable("the session store answered for somebody else", kind="protocol")
-        try:
-            return read(reply)
-        except (ValueError, TypeError, AttributeError, msgspec.MsgspecError):
-            raise StoreUnavailable("the session store answered what is not ours", kind="protocol") from None
-
-    def _token_expires_at(self, claims: Claims) -> int:
-        return _microseconds(min(claims.expires_at + self._rules.leeway_seconds, _LATEST))
+        return f"<SessionStore {self._slots!r}>"
 
     async def check(
         self, claims: Claims, client: Client, *, exempt: bool = False, login_method: str = "token"
@@ -150,35 +93,23 @@ class SessionStore:
         arguments = (
             claims.reference,
             claims.jti or "",
-            _microseconds(min(claims.issued_at or 0, _LATEST)),
-            self._token_expires_at(claims),
+            microseconds(claims.issued_at or 0),
+            self._slots.token_expires_at(claims),
             *self._settled,
-            secrets.randbelow(2**53 - 1) + 1,
+            new_id(),
             int(exempt),
         )
         checked = _ABSENT
         if token in self._known:
             self._known.move_to_end(token)
-            checked = await self._run(CHECK, claims.user, _checked, *arguments)
+            checked = await self._slots.run(CHECK, claims.user, _checked, *arguments)
         if checked.word == "absent":
-            # In this order, and in one round trip: the index is written before the record.
-            hint = self._hint(claims.user)
-            opening = self._run(CHECK, claims.user, _checked, *arguments, login_method, *self._particulars(client))
-            _, checked = await asyncio.gather(hint, opening)
+            new = (login_method, *self._slots.particulars(client))
+            opening = self._slots.run(CHECK, claims.user, _checked, *arguments, *new)
+            checked = await self._slots.indexed(claims, opening)
         if checked.word in {"touched", "opened"}:
             self._remember(token)
         return checked
-
-    async def _hint(self, user: str) -> None:
-        sooner = min(self._rules.idle_seconds or self._rules.session_seconds, self._rules.session_seconds)
-        due_at = _microseconds(time.time() + sooner)
-        await self._scripts.command("ZADD", self._due_key, "LT", due_at, user.encode())
-
-    def _particulars(self, client: Client) -> tuple[str, ...]:
-        location = self._locator.locate(client.ip_address)
-        user_agent = _printable(client.user_agent, _USER_AGENT_CHARACTERS)
-        hints = hints_of(client.headers)
-        return (client.ip_address, user_agent, hints, location.city, location.country)
 
     def _remember(self, token: tuple[str, str]) -> None:
         self._known[token] = None
@@ -192,7 +123,27 @@ class SessionStore:
         def read(reply: list[Any]) -> list[Session]:
             return [_session(user, int(row), int(last), _decode_record(record)) for row, last, record in reply[1:]]
 
-        return await self._run(LIST, user, read, self._idle, self._ended_ttl, int(include_inactive))
+        return await self._slots.run(LIST, user, read, *self._over, int(include_inactive))
+
+    async def find(self, user: str, name: str, *, touch: bool = False) -> Session | None:
+        """The session, live or over, whose tokens have the reference `name`, or the newest of which has that `jti`.
+        With `touch` the activity of a live one moves."""
+        if not _NAME.fullmatch(name):
+            return None
+
+        def read(reply: list[Any]) -> Session | None:
+            if len(reply) == 1:
+                return None
+            _, session_id, last_activity, record = reply
+            return _session(user, int(session_id), int(last_activity), _decode_record(record))
+
+        return await self._slots.run(FIND, user, read, *self._over, name, int(touch))
+
+    async def enforce_limit(self, user: str) -> int:
+        """Ends what a lowered limit has left over, by the policy. How many those were."""
+        if not self._slots.limit:
+            return 0
+        return await self._slots.run(ENFORCE, user, _count, *self._over, self._slots.limit, self._slots.policy)
 
     async def end(self, user: str, session_id: int, reason: EndReason) -> Session | None:
         """Ends one session (`DEACTIVATED`: and keeps it listed as inactive). None: there is none to end."""
@@ -200,41 +151,61 @@ class SessionStore:
         def read(reply: list[Any]) -> Session | None:
             return _session(user, session_id, int(reply[1]), _decode_record(reply[2])) if len(reply) > 1 else None
 
-        return await self._run(END, user, read, session_id, reason.value, self._idle, self._ended_ttl)
+        return await self._slots.run(END, user, read, session_id, reason.value, *self._over)
 
     async def end_all(self, user: str, reason: EndReason, *, spare: int | None = None) -> int:
         """Ends every session, or every one but `spare`. How many live ones that were."""
-        return await self._run(END_ALL, user, _count, reason.value, spare or 0, self._idle, self._ended_ttl)
+        return await self._slots.run(END_ALL, user, _count, reason.value, spare or 0, *self._over)
 
     async def log_out(self, claims: Claims, client: Client) -> int | None:
         """Ends the session that a token names; every token of it is refused from then on, one never seen too. The
         session's id, or None where it was over, or never was."""
-        return await self._run(
+        return await self._slots.run(
             LOGOUT,
             claims.user,
             _logged_out,
             claims.reference,
             claims.jti or "",
-            self._token_expires_at(claims),
-            self._idle,
-            self._ended_ttl,
-            secrets.randbelow(2**53 - 1) + 1,
-            *self._particulars(client),
+            self._slots.token_expires_at(claims),
+            *self._over,
+            new_id(),
+            *self._slots.particulars(client),
         )
+
+    async def log_out_unseen(self, user: str, reference: str, client: Client) -> None:
+        """Sees to it that tokens with a reference that no session has open none, where such tokens would."""
+        if self._slots.unknown == "reject" or not _NAME.fullmatch(reference):
+            return
+        until = time.time() + self._slots.ttl / 1e6
+        claims = Claims(
+            user=user,
+            reference=reference,
+            jti=None,
+            roles=(),
+            is_admin=False,
+            issued_at=None,
+            expires_at=until,
+            claims={},
+        )
+        await self.log_out(claims, client)
+
+    async def end_sid(self, user: str, sid: str, *, tokens_expire_at: float) -> int:
+        """Ends every session whose tokens carry `sid`, those never seen included, whose last is over at
+        `tokens_expire_at` (seconds). How many live ones that were."""
+        until = microseconds(tokens_expire_at)
+        return await self._slots.run(END_SID, user, _count, sid, until, *self._over, new_id())
 
     async def clean_up(self) -> int:
         """Takes idle and expired sessions of all users out of every list now; how many those were. Goes by the hints
         that `check` leaves, a bounded number of users at a time."""
         cleaned = 0
         # Read once: what is put back comes after it, so this ends, whatever the store's clock says.
-        now = _microseconds(time.time())
+        now = microseconds(time.time())
         while True:
-            users = await self._scripts.command("ZRANGEBYSCORE", self._due_key, "-inf", now, "LIMIT", 0, _USERS_A_STEP)
-            if not isinstance(users, list):
-                raise StoreUnavailable("the session store answered what is not ours", kind="protocol")
+            users = await self._slots.due_users(now, _USERS_A_STEP)
             if users:
                 # Away before the look, so that a hint which comes meanwhile stays.
-                await self._scripts.command("ZREM", self._due_key, *users)
+                await self._slots.forget_hints(users)
                 cleaned += sum(await asyncio.gather(*(self._clean_up_user(user, now) for user in users)))
             if len(users) < _USERS_A_STEP:
                 return cleaned
@@ -243,15 +214,15 @@ class SessionStore:
         cleaned = again = seen = 0
         while True:
             # Who is no text is nobody.
-            found, at, seen = await self._run(
-                CLEAN_UP, user.decode(errors="replace"), _cleaned, self._idle, self._ended_ttl, seen
+            found, at, seen = await self._slots.run(
+                CLEAN_UP, user.decode(errors="replace"), _cleaned, *self._over, seen
             )
             cleaned += found
             again = min(at or again, again or at)
             if not seen:
                 break
         if again:
-            await self._scripts.command("ZADD", self._due_key, "LT", max(again, now + 1), user)
+            await self._slots.hint(user, max(again, now + 1))
         return cleaned
 
 

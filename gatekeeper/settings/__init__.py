@@ -1,7 +1,7 @@
 """Settings from the environment: read, checked together, described, and warned about.
 
 Variables begin with `GATEKEEPER_`; nothing else in the environment has any effect here. The fields are in
-`settings/model.py`.
+`settings/front.py`, `store.py` and `tokens.py`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ from gatekeeper.errors import ConfigError
 from gatekeeper.settings.conflicts import Conflict, mixed_keys
 from gatekeeper.settings.grammars import IdentityHeader, ListenAddress, is_loopback, matches_everything
 from gatekeeper.settings.model import DIALECT_NAMES, Settings
+from gatekeeper.settings.secrets import IntrospectionClient
 from gatekeeper.settings.source import About, EnvironmentSource, settings_of
+from gatekeeper.settings.tokens import ISSUE_FIELDS
 from gatekeeper.settings.types import variable
 
 __all__ = [
     "DIALECT_NAMES",
     "Description",
     "IdentityHeader",
+    "IntrospectionClient",
     "ListenAddress",
     "Settings",
     "describe",
@@ -61,6 +64,7 @@ def warnings(settings: Settings) -> list[str]:
     """What is accepted but should be known before it is relied on, one line each, beginning with the variable."""
     return [
         *_token_warnings(settings),
+        *_issue_warnings(settings),
         *_limit_warnings(settings),
         *_transport_warnings(settings),
         *_file_warnings(settings),
@@ -109,7 +113,7 @@ def _problem(source: EnvironmentSource, line: Any) -> str:
     origin = source.origins[field]
     why = line["ctx"]["error"] if line["type"] == "value_error" else "is not accepted"
     shown = about.reader.show_refused(origin.text)
-    return f"{origin.variable}: read {shown}, which {why}; accepted: {about.reader.accepted}"
+    return f"{origin.variable}: read {shown}, which {why}; accepted: {about.accepted(origin.variable)}"
 
 
 def _conflicts(error: ValidationError) -> list[Conflict]:
@@ -119,9 +123,11 @@ def _conflicts(error: ValidationError) -> list[Conflict]:
 def _description(about: About, source: EnvironmentSource, settings: Settings) -> Description:
     origin = source.origins.get(about.field)
     if origin is not None:
-        return Description(about.variable, about.reader.show(origin.text), origin.source)
+        return Description(about.variable, about.reader.show(origin.value), origin.source)
     if about.field == "jwt_algorithms":
         return Description(about.variable, ",".join(settings.algorithms), "default")
+    if about.field == "unknown_session":
+        return Description(about.variable, "adopt" if settings.adopts_unknown else "reject", "default")
     default = about.default_text.replace("`", "") if about.default is None else about.default
     return Description(about.variable, default, "default")
 
@@ -135,11 +141,23 @@ def _token_warnings(settings: Settings) -> Iterator[str]:
             yield f"{variable('public_paths')}: {pattern!r} matches every path, so nothing it covers needs a session"
 
 
+def _issue_warnings(settings: Settings) -> Iterator[str]:
+    if settings.tokens == "issue":
+        return
+    for about in settings_of(Settings):
+        if about.field not in ISSUE_FIELDS:
+            continue
+        # A default that is written out changes nothing, so nothing is missed.
+        if getattr(settings, about.field) != about.reader.read(Settings.model_fields[about.field].default):
+            yield f"{about.variable}: has no effect while {variable('tokens')} is observe"
+
+
 def _limit_warnings(settings: Settings) -> Iterator[str]:
-    if settings.rate_limit is not None and not settings.trusted_proxies:
+    limits = [variable(field) for field in ("rate_limit", "login_rate_limit") if getattr(settings, field) is not None]
+    if limits and not settings.trusted_proxies:
         yield (
             f"{variable('trusted_proxies')}: none, so behind a proxy with a private or loopback address "
-            f"{variable('rate_limit')} holds for users and not for client addresses"
+            f"{' and '.join(limits)} {'hold' if len(limits) > 1 else 'holds'} for users and not for client addresses"
         )
 
 
@@ -147,7 +165,10 @@ def _transport_warnings(settings: Settings) -> Iterator[str]:
     for field, carried in (
         ("jwks_url", "whoever is on the way can put in keys of their own"),
         ("upstream_url", "whoever is on the way can read tokens and write identity headers"),
+        ("login_check_url", "whoever is on the way can read passwords"),
     ):
+        if field in ISSUE_FIELDS and settings.tokens == "observe":
+            continue
         parts = urlsplit(getattr(settings, field) or "")
         if parts.scheme == "http" and not is_loopback(parts.hostname):
             yield f"{variable(field)}: plain http:// to {parts.hostname}, which is not this host: {carried}"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-from gatekeeper.settings.grammars import ALGORITHMS, ListenAddress, is_loopback
+from gatekeeper.settings.grammars import ALGORITHMS, LOGIN_CHECK_WORDS, ListenAddress, is_loopback
 from gatekeeper.settings.types import variable
 
 if TYPE_CHECKING:
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 
 _KEYS = ("jwt_secret", "jwt_public_key", "jwks_url")
+# What the kind of key follows from.
+_ALL_KEYS = (*_KEYS, "signing_key", "tokens")
 
 
 class Conflict(NamedTuple):
@@ -27,6 +29,7 @@ class Conflict(NamedTuple):
 def conflicts(settings: Settings) -> Iterator[Conflict]:
     """Every conflict between settings that are each good."""
     yield from _key_conflicts(settings)
+    yield from _issue_conflicts(settings)
     yield from _address_conflicts(settings)
 
 
@@ -41,24 +44,65 @@ def mixed_keys(fields: Iterable[str]) -> Conflict | None:
 
 
 def _key_conflicts(settings: Settings) -> Iterator[Conflict]:
-    given = [variable(name) for name in _KEYS if getattr(settings, name)]
-    if not given:
-        yield Conflict(
-            frozenset(_KEYS),
-            f"{', '.join(map(variable, _KEYS))}: none is set; accepted: in one of them, the key that tokens are "
-            "verified with",
-        )
+    names = (*_KEYS, "signing_key") if settings.tokens == "issue" else _KEYS
+    given = [name for name in names if getattr(settings, name)]
+    found = [_missing_key(settings), mixed_keys(given), _mixed_signing_key(settings)]
+    if any(found):
+        yield from filter(None, found)
         return
-    if mixed := mixed_keys(name for name in _KEYS if getattr(settings, name)):
-        yield mixed
-        return
-    family = "hmac" if settings.jwt_secret else "public"
-    wrong = [name for name in settings.algorithms if name not in ALGORITHMS[family]]
-    if wrong:
+    fitting = ALGORITHMS[settings.key_kind]
+    if not set(settings.algorithms) <= set(fitting):
         yield Conflict(
-            frozenset({*_KEYS, "jwt_algorithms"}),
+            frozenset({*_ALL_KEYS, "jwt_algorithms"}),
             f"{variable('jwt_algorithms')}: read {','.join(settings.algorithms)!r}, which does not fit "
-            f"{' and '.join(given)}; accepted: {', '.join(ALGORITHMS[family])}",
+            f"{' and '.join(map(variable, given))}; accepted: {', '.join(fitting)}",
+        )
+
+
+def _missing_key(settings: Settings) -> Conflict | None:
+    names, use = list(_KEYS), "verified with"
+    if settings.tokens == "issue":
+        names, use = ["signing_key", "jwt_secret"], f"signed with while {variable('tokens')} is issue"
+    if any(getattr(settings, name) for name in names):
+        return None
+    return Conflict(
+        frozenset({*names, "tokens"}),
+        f"{', '.join(map(variable, names))}: none is set; accepted: in one of them, the key that tokens are {use}",
+    )
+
+
+def _mixed_signing_key(settings: Settings) -> Conflict | None:
+    """The conflict of signing keys of one kind with keys of the other that verify."""
+    if settings.tokens == "observe" or not settings.signing_key:
+        return None
+    ours, theirs, names = "HMAC secrets", "public keys", ["jwt_public_key", "jwks_url"]
+    if settings.signing_keys_pem:
+        ours, theirs, names = "private keys", "HMAC secrets", ["jwt_secret"]
+    given = " and ".join(variable(name) for name in names if getattr(settings, name))
+    if not given:
+        return None
+    return Conflict(
+        frozenset(_ALL_KEYS),
+        f"{variable('signing_key')} and {given}: {ours} and {theirs} set together; accepted: HMAC secrets alone, or "
+        "private keys, public keys and a key set",
+    )
+
+
+def _issue_conflicts(settings: Settings) -> Iterator[Conflict]:
+    if settings.tokens == "observe":
+        return
+    # Without a login path nobody asks: the application hands out the tokens itself (docs/python.md).
+    if settings.login_check_url is None and settings.login_paths:
+        yield Conflict(
+            frozenset({"tokens", "login_check_url", "login_paths"}),
+            f"{variable('login_check_url')}: not set while {variable('tokens')} is issue; "
+            f"accepted: {LOGIN_CHECK_WORDS}",
+        )
+    if settings.jwt_user_claim in settings.login_claims:
+        yield Conflict(
+            frozenset({"tokens", "login_claims", "jwt_user_claim"}),
+            f"{variable('login_claims')}: names {settings.jwt_user_claim!r}, in which Gatekeeper puts the user "
+            f"({variable('jwt_user_claim')}); accepted: other names",
         )
 
 
@@ -79,6 +123,20 @@ def _address_conflicts(settings: Settings) -> Iterator[Conflict]:
             f"{variable('upstream_url')}: read {settings.upstream_url!r}, which is Gatekeeper's own "
             f"{variable('listen')} ('{listen}'); accepted: the backend's address",
         )
+    # Without a backend nothing listens there: the middleware's server has an address of its own.
+    if settings.upstream_url is not None and _checks_itself(settings):
+        yield Conflict(
+            frozenset({"listen", "upstream_url", "tokens", "login_check_url"}),
+            f"{variable('login_check_url')}: read {settings.login_check_url!r}, which is Gatekeeper's own "
+            f"{variable('listen')} ('{listen}'); accepted: a path of the backend, or another address",
+        )
+
+
+def _checks_itself(settings: Settings) -> bool:
+    url = settings.login_check_url
+    if settings.tokens == "observe" or url is None or url.startswith("/"):
+        return False
+    return _reaches(_upstream_address(url), settings.listen)
 
 
 def _overlap(one: ListenAddress, other: ListenAddress) -> bool:

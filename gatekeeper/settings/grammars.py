@@ -28,6 +28,17 @@ ALGORITHMS = {
     ),
 }
 
+# What Gatekeeper sets in the tokens that it issues, and what says which kind of token one is (contract, section 5).
+OWN_CLAIMS = (
+    *("iss", "sub", "aud", "exp", "nbf", "iat", "jti", "sid", "auth_time"),
+    *("token_type", "token_use", "type", "typ"),
+)
+
+PATTERN_WORDS = (
+    "patterns separated by commas, such as /health, /static/*, */docs or GET /docs/*; or none for no path at all"
+)
+LOGIN_CHECK_WORDS = "a path of the backend, such as /internal/login, or an http:// or https:// URL without a user"
+
 # Gatekeeper or the protocol sets these itself; an identity in one of them would break the request or be lost.
 _RESERVED_HEADERS = frozenset(
     {
@@ -99,6 +110,19 @@ def parse_key_set_url(text: str) -> str:
     return text
 
 
+def parse_login_check(text: str) -> str:
+    """A path of the backend, or a URL."""
+    if not text.startswith("/"):
+        split_url(text, ("http", "https"))
+        return text
+    if "?" in text or "#" in text:
+        raise ValueError("has a query or a fragment")
+    if "*" in text:
+        raise ValueError("is a pattern, not a path")
+    _check_path(text)
+    return text
+
+
 def split_url(text: str, schemes: tuple[str, ...], *, userinfo: bool = False) -> SplitResult:
     """The parts of a URL with a host and one of `schemes`; no fragment, and no user part unless `userinfo`."""
     # `urlsplit` silently drops tabs and newlines and takes spaces for part of a host.
@@ -156,12 +180,16 @@ def parse_pattern(text: str) -> str:
         raise ValueError("has a query or a fragment")
     if re.search(r"[/(]\.\*|\$$", pattern) or re.search(r"[\[\]{}|^\\]", pattern):
         raise ValueError("looks like a regular expression")
-    if not re.fullmatch(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%(?!00)[0-9A-Fa-f]{2})+", pattern):
-        raise ValueError("has a character that no path may have (percent-encode it)")
-    # A path is matched in its resolved readings too, in which these never occur: the pattern would match nothing.
-    if re.search(r"//|/\.\.?(?:/|$)", pattern):
-        raise ValueError("has a doubled slash or a dot segment")
+    # A path is matched in its resolved readings too, in which dot segments never occur: such a pattern matches nothing.
+    _check_path(pattern)
     return text
+
+
+def _check_path(path: str) -> None:
+    if not re.fullmatch(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%(?!00)[0-9A-Fa-f]{2})+", path):
+        raise ValueError("has a character that no path may have (percent-encode it)")
+    if re.search(r"//|/\.\.?(?:/|$)", path):
+        raise ValueError("has a doubled slash or a dot segment")
 
 
 def parse_credential_pattern(text: str) -> str:
@@ -224,6 +252,25 @@ def parse_exemption(text: str) -> str:
 def parse_dotted_claim(text: str) -> str:
     if "" in text.split("."):
         raise ValueError("has an empty part between its dots")
+    return text
+
+
+def parse_login_claim(text: str) -> str:
+    if text in OWN_CLAIMS:
+        raise ValueError("is set by Gatekeeper or says what a token is")
+    if len(text) > 256:
+        raise ValueError("has over 256 characters")
+    return text
+
+
+def parse_pointer(text: str) -> str:
+    """A JSON pointer (RFC 6901, section 3) to a member: the empty one, to the whole document, is none."""
+    if not text.startswith("/"):
+        raise ValueError("does not start with /")
+    if re.search(r"~(?![01])", text):
+        raise ValueError("has a ~ that is neither ~0 (for ~) nor ~1 (for /)")
+    if len(text) > 512:
+        raise ValueError("has over 512 characters")
     return text
 
 

@@ -32,6 +32,18 @@ The least that runs is a backend and a key to verify its tokens with:
 One of `GATEKEEPER_JWT_SECRET`, `GATEKEEPER_JWT_PUBLIC_KEY` and `GATEKEEPER_JWKS_URL` is required. The last two may be
 combined; the first never goes with either.
 
+With `GATEKEEPER_TOKENS=issue` Gatekeeper issues the tokens. It signs them with `GATEKEEPER_SIGNING_KEY`, else with the
+first `GATEKEEPER_JWT_SECRET`, and asks `GATEKEEPER_LOGIN_CHECK_URL` who is signing in:
+
+    GATEKEEPER_UPSTREAM_URL=http://127.0.0.1:8080
+    GATEKEEPER_TOKENS=issue
+    GATEKEEPER_SIGNING_KEY_FILE=/run/secrets/signing-key
+    GATEKEEPER_LOGIN_CHECK_URL=/internal/login
+
+A signing key alone suffices then; a further key verifies what others have signed. HMAC secrets never go with public or
+private keys, whichever variable they stand in. While `GATEKEEPER_TOKENS` is `observe`, what only `issue` needs has no
+effect, and `gatekeeper check` says so.
+
 [`config/gatekeeper.env`](../config/gatekeeper.env) lists all variables, ready to be uncommented. `gatekeeper config`
 prints what is in effect and where it came from, secrets masked. `gatekeeper check` prints all problems and warnings.
 
@@ -51,13 +63,20 @@ prints what is in effect and where it came from, secrets masked. `gatekeeper che
 
 ## Secrets
 
-`GATEKEEPER_JWT_SECRET`, `GATEKEEPER_JWT_PUBLIC_KEY` and `GATEKEEPER_REDIS_URL` can also be given as a file: add `_FILE`
-to the name, and set it to the file's path. The line break at the end of the file is dropped. A variable and its `_FILE`
-together are a problem.
+`GATEKEEPER_JWT_SECRET`, `GATEKEEPER_JWT_PUBLIC_KEY`, `GATEKEEPER_SIGNING_KEY`, `GATEKEEPER_INTROSPECTION_CLIENTS` and
+`GATEKEEPER_REDIS_URL` can also be given as a file: add `_FILE` to the name, and set it to the file's path. The line
+break at the end of the file is dropped. A variable and its `_FILE` together are a problem.
 
 Several HMAC secrets are written one a line, in the variable as in the file; all of them verify. To rotate a secret, add
 the new one, let the backend sign with it, and remove the old one when its last token has expired. Several public keys
 are PEM blocks one after another; in a variable, line breaks may be written `\\n`.
+
+`GATEKEEPER_SIGNING_KEY` holds HMAC secrets, or else private keys as PEM blocks one after another, without a password.
+The first one signs, all of them verify. To rotate, list the new key first, and remove the old one when its last token
+has expired. Where several Gatekeepers serve one API, add the new key at the end of the list first, everywhere, so that
+each knows it before one signs with it.
+
+`GATEKEEPER_INTROSPECTION_CLIENTS` holds one `id:secret` a line; the rules for HMAC secrets hold for its secrets.
 
 An HMAC secret has at least 32 bytes. Well-known placeholders, repeated characters, keys in PEM and JSON Web Keys are
 refused. A secret file that every user of the host can read is a warning of `gatekeeper check`, not a problem.
@@ -102,7 +121,8 @@ def _table(settings: list[About]) -> Iterator[str]:
     yield "| --- | --- | --- | --- |"
     for about in settings:
         names = "<br>".join(f"`{name}`" for name in about.names[: 2 if about.reader.secret else 1])
-        alias = f" Alias: `{about.alias}`." if about.alias else ""
+        unit = ", in minutes" if about.alias_unit == "m" else ""
+        alias = f" Alias: `{about.alias}`{unit}." if about.alias else ""
         default = about.default_text if about.default is None else f"`{about.default}`"
         yield f"| {names} | {default} | {about.meaning}{alias} | {_cell(about.reader.accepted)} |"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from pydantic import SecretStr
@@ -31,6 +32,12 @@ _PUBLISHED_SECRETS = frozenset(
 
 _PEM_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----\s[A-Za-z0-9+/=\s]+-----END \1-----")
 _KEY_LABELS = ("PUBLIC KEY", "RSA PUBLIC KEY", "CERTIFICATE")
+# PKCS#8, and the two older forms that openssl still writes; before an EC key it writes the curve's name too.
+_PRIVATE_KEY_LABELS = ("PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY")
+_EC_PARAMETERS = "EC PARAMETERS"
+
+# No colon, which ends it, and nothing that HTTP's Basic scheme or a form would have to encode.
+_CLIENT_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,25 +54,49 @@ class SecretReader(Reader):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HmacSecretsReader(SecretReader):
-    """Reads HMAC secrets, one a line; a comma or a space may be part of a secret, so neither separates."""
+class SecretLinesReader(SecretReader):
+    """Reads secrets, one a line; a comma or a space may be part of a secret, so neither separates."""
 
     def read(self, value: object) -> object:
         if isinstance(value, (tuple, list)):
             # Values of another type are left for the field's own validation to refuse.
             if not value:
                 return ()
-            texts = [item.get_secret_value() if isinstance(item, SecretStr) else item for item in value]
-            return _hmac_secrets(texts) if all(isinstance(text, str) for text in texts) else value
+            texts = [self._text(item) for item in value]
+            return self._values(texts) if all(isinstance(text, str) for text in texts) else value
         return super().read(value)
+
+    def read_text(self, text: str) -> object:
+        lines = [line.removesuffix("\r") for line in text.split("\n")]
+        return self._values([line for line in lines if line])
+
+    def _text(self, item: object) -> Any:
+        return item.get_secret_value() if isinstance(item, SecretStr) else item
+
+    def _values(self, texts: list[str]) -> tuple[object, ...]:
+        """The values of these texts, as they stand in the field. Raises `ValueError`."""
+        if not texts:
+            raise ValueError("is empty")
+        for number, text in enumerate(texts, 1):
+            if why := self._fault(text):
+                raise ValueError(why if len(texts) == 1 else f"in line {number} of {len(texts)} {why}")
+        return tuple(SecretStr(text) for text in texts)
+
+    def _fault(self, text: str) -> str | None:
+        """Why one text is not accepted, as a verb phrase."""
+        return _weakness(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HmacSecretsReader(SecretLinesReader):
+    """Reads HMAC secrets."""
 
     def read_text(self, text: str) -> object:
         if "-----BEGIN" in text:
             raise ValueError("holds a PEM key: a public key belongs in GATEKEEPER_JWT_PUBLIC_KEY")
         if _is_jwk(text):
             raise ValueError(_JWK_WHY)
-        lines = [line.removesuffix("\r") for line in text.split("\n")]
-        return _hmac_secrets([line for line in lines if line])
+        return super().read_text(text)
 
 
 def hmac_secret_reader() -> Reader:
@@ -73,13 +104,76 @@ def hmac_secret_reader() -> Reader:
     return HmacSecretsReader(parse=lambda text: text, accepted=accepted)
 
 
-def _hmac_secrets(secrets: list[str]) -> tuple[SecretStr, ...]:
-    if not secrets:
-        raise ValueError("is empty")
-    for number, secret in enumerate(secrets, 1):
-        if why := _weakness(secret):
-            raise ValueError(why if len(secrets) == 1 else f"in line {number} of {len(secrets)} {why}")
-    return tuple(SecretStr(secret) for secret in secrets)
+@dataclass(frozen=True, kw_only=True)
+class SigningKeysReader(SecretLinesReader):
+    """Reads HMAC secrets, or else PEM private keys one after another."""
+
+    def read_text(self, text: str) -> object:
+        if is_pem(text):
+            return _private_keys(text.replace("\\n", "\n"))
+        if _is_jwk(text):
+            raise ValueError("is a JSON Web Key, which is not read: write it as PEM")
+        return super().read_text(text)
+
+    def _values(self, texts: list[str]) -> tuple[object, ...]:
+        # From Python, a block each; one kind only, so that a secret among them is text beside PEM keys.
+        return _private_keys("\n".join(texts)) if any(map(is_pem, texts)) else super()._values(texts)
+
+    def _fault(self, text: str) -> str | None:
+        if _names_key_file(text):
+            return "is a path: it belongs in GATEKEEPER_SIGNING_KEY_FILE"
+        return super()._fault(text)
+
+
+def signing_key_reader() -> Reader:
+    accepted = (
+        f"secrets of at least {_SECRET_BYTES} bytes, one a line, or private keys as PEM without a password "
+        f"({', '.join(_PRIVATE_KEY_LABELS)})"
+    )
+    return SigningKeysReader(parse=lambda text: text, accepted=accepted)
+
+
+class IntrospectionClient(NamedTuple):
+    """Who may ask what a token is and end its session: a name, and the secret that proves it."""
+
+    id: str
+    secret: SecretStr
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntrospectionClientsReader(SecretLinesReader):
+    """Reads clients as `id:secret`; a colon may be part of the secret."""
+
+    def _text(self, item: object) -> Any:
+        # Looser forms, which the field's own validation would take without these rules, are no clients.
+        if not isinstance(item, (str, IntrospectionClient)):
+            raise ValueError("has an item that is no client")  # noqa: TRY004 - as for every other value
+        return item if isinstance(item, str) else f"{item.id}:{super()._text(item.secret)}"
+
+    def _values(self, texts: list[str]) -> tuple[object, ...]:
+        super()._values(texts)
+        pairs = [text.partition(":") for text in texts]
+        if len({name for name, _, _ in pairs}) < len(pairs):
+            raise ValueError("has an id twice")
+        return tuple(IntrospectionClient(name, SecretStr(secret)) for name, _, secret in pairs)
+
+    def _fault(self, text: str) -> str | None:
+        name, colon, secret = text.partition(":")
+        if not colon:
+            return "has no colon between an id and a secret"
+        if not _CLIENT_ID.fullmatch(name):
+            return "has an id that is not 1 to 128 of A-Z a-z 0-9 . _ ~ -"
+        if not re.fullmatch(r"[!-~]*", secret):
+            return "has a secret with a space or a character outside printable ASCII"
+        why = super()._fault(secret)
+        return f"has a secret that {why}" if why else None
+
+
+def introspection_client_reader() -> Reader:
+    accepted = (
+        f"id:secret, one a line, each id once, the secrets of at least {_SECRET_BYTES} printable ASCII characters"
+    )
+    return IntrospectionClientsReader(parse=lambda text: text, accepted=accepted)
 
 
 _JWK_WHY = "is a JSON Web Key: a key set belongs behind GATEKEEPER_JWKS_URL"
@@ -137,6 +231,11 @@ def public_key_reader() -> Reader:
     )
 
 
+def is_pem(text: str) -> bool:
+    """Whether a text is meant to be PEM, good or not."""
+    return "-----BEGIN" in text
+
+
 def split_pem(text: str) -> tuple[str, ...]:
     """The PEM blocks of a text, each by itself."""
     return tuple(match.group() for match in _PEM_BLOCK.finditer(text))
@@ -149,6 +248,32 @@ def _public_keys(text: str) -> str:
     if not labels or len(labels) != text.count("-----BEGIN") or not set(labels) <= set(_KEY_LABELS):
         raise ValueError("neither is nor names PEM public keys")
     return "\n".join(split_pem(text)) + "\n"
+
+
+def _private_keys(text: str) -> tuple[SecretStr, ...]:
+    """Each block by itself. Whether it holds a good key is found out where it is loaded."""
+    blocks = list(_PEM_BLOCK.finditer(text))
+    labels = {block.group(1) for block in blocks}
+    if "ENCRYPTED" in text:
+        raise ValueError("holds an encrypted private key, for which no password can be given")
+    if not labels.isdisjoint(_KEY_LABELS):
+        raise ValueError("holds a public key or a certificate: only private keys sign")
+    keys = [block.group() for block in blocks if block.group(1) != _EC_PARAMETERS]
+    if not keys or len(blocks) != text.count("-----BEGIN") or not labels <= {*_PRIVATE_KEY_LABELS, _EC_PARAMETERS}:
+        raise ValueError("holds PEM that is no private key of an accepted form")
+    # A secret among the keys, or a key that lost a line, would be dropped in silence.
+    if _PEM_BLOCK.sub("", text).strip():
+        raise ValueError("has text beside its PEM keys")
+    return tuple(SecretStr(key) for key in keys)
+
+
+def _names_key_file(text: str) -> bool:
+    """Whether a text that stands where a key belongs is surely a file's path: a random secret may start with a slash
+    too, but neither ends in `.pem` or `.key` nor is the name of a file."""
+    try:
+        return is_path(text) and (text.endswith((".pem", ".key")) or Path(text).is_file())
+    except OSError:  # too long to be a name
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)

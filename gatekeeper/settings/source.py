@@ -29,7 +29,8 @@ _SERVICE_LINK = re.compile(
 @dataclass(frozen=True)
 class About:
     """What is to be said of one setting. `default` is as an operator would write it, `None` where there is none;
-    `default_text` says what holds then. `example` is a value for config/gatekeeper.env."""
+    `default_text` says what holds then. `example` is a value for config/gatekeeper.env. `alias_unit` is `m` where a
+    plain number under the alias is minutes; else it is seconds as under the name."""
 
     field: str
     group: str
@@ -38,6 +39,7 @@ class About:
     default_text: str
     example: str
     alias: str | None
+    alias_unit: Literal["", "m"]
     reader: Reader
 
     @property
@@ -50,14 +52,26 @@ class About:
         file = (f"{self.variable}_FILE",) if self.reader.secret else ()
         return (self.variable, *file, *((self.alias,) if self.alias else ()))
 
+    def value(self, name: str, text: str) -> str:
+        """The text to be read where `name` was set to `text`: with the unit that only the name tells."""
+        plain_number = re.fullmatch(r"\s*[0-9]+(?:\.[0-9]+)?\s*", text)
+        return text.strip() + self.alias_unit if name == self.alias and plain_number else text
+
+    def accepted(self, name: str) -> str:
+        """What is accepted under `name`."""
+        unit = " (under this name a plain number is minutes)" if name == self.alias and self.alias_unit else ""
+        return f"{self.reader.accepted}{unit}"
+
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a setting's text came from. `variable` is the name that was set; `path` the file it named, if any."""
+    """Where a setting's text came from. `variable` is the name that was set; `path` the file it named, if any; `value`
+    the text as the setting reads it."""
 
     variable: str
     source: Literal["environment", "file"]
     text: str
+    value: str
     path: Path | None = None
 
 
@@ -109,19 +123,20 @@ class EnvironmentSource(PydanticBaseSettingsSource):
         origin = self._origin(about, given[0])
         if origin is not None:
             self.origins[field_name] = origin
-        return origin and origin.text, field_name, False
+        return origin and origin.value, field_name, False
 
     def _origin(self, about: About, name: str) -> Origin | None:
         text = self._environ[name]
         if name != f"{about.variable}_FILE":
-            return Origin(name, "environment", text)
+            return Origin(name, "environment", text, about.value(name, text))
         try:
             content = read_file(Path(text)) if text.strip() else ""
         except ValueError as error:
             shown = repr(text) if is_path(text) else MASK
             self._report(about, f"{name}: read {shown}, which {error}; accepted: the path of a readable text file")
             return None
-        return Origin(name, "file", re.sub(r"\r?\n\Z", "", content), Path(text))
+        content = re.sub(r"\r?\n\Z", "", content)
+        return Origin(name, "file", content, content, Path(text))
 
     def _report(self, about: About, problem: str) -> None:
         self.problems.append(problem)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import msgspec
@@ -20,6 +20,7 @@ from gatekeeper.tokens import strict_json
 MAX_USER_BYTES = 512
 _ID = re.compile(r"[A-Za-z0-9._~+/=-]{1,256}")
 _KIND_CLAIMS = ("token_type", "token_use", "type", "typ")
+LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
 _OTHER_KINDS = frozenset({"refresh", "id"})
 # Control characters, and the separators that end a line for many readers of logs. Surrogates end in `strict_json`.
 _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Zl", "Zp"})
@@ -65,12 +66,13 @@ class ClaimRules(msgspec.Struct, frozen=True, kw_only=True):
             raise TokenRejected("the payload is not strict JSON") from None
         if not isinstance(members, dict):
             raise TokenRejected("the payload is not an object")
-        self._check_addressee(members)
-        times, issued_at = _times(members)
-        jti = _identifier(members, "jti")
+        check_addressee(members, issuers=self.issuers, audiences=self.audiences)
+        _check_kind(members)
+        times, issued_at = times_of(members)
+        jti = identifier(members, "jti")
         roles, is_admin = self._roles(members)
         claims = Claims(
-            user=_user(members.get(self.user_claim)),
+            user=user_of(members.get(self.user_claim)),
             reference=_reference(members, jti, payload),
             jti=jti,
             roles=roles,
@@ -80,23 +82,6 @@ class ClaimRules(msgspec.Struct, frozen=True, kw_only=True):
             claims=members,
         )
         return claims, times
-
-    def _check_addressee(self, members: Mapping[str, Any]) -> None:
-        if self.issuers is not None:
-            issuer = members.get("iss")
-            if not isinstance(issuer, str) or issuer not in self.issuers:
-                raise TokenRejected("iss is not the configured one")
-        if self.audiences is not None:
-            audience = members.get("aud")
-            named = [audience] if isinstance(audience, str) else audience
-            if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
-                raise TokenRejected("aud is neither a string nor a list of strings")
-            if self.audiences.isdisjoint(named):
-                raise TokenRejected("aud is not the configured one")
-        for name in _KIND_CLAIMS:
-            kind = members.get(name)
-            if isinstance(kind, str) and kind.lower() in _OTHER_KINDS:
-                raise TokenRejected(f"{name} says that this is no access token")
 
     def _roles(self, members: Mapping[str, Any]) -> tuple[tuple[str, ...], bool]:
         value = _at(members, self.roles_claim)
@@ -108,6 +93,35 @@ class ClaimRules(msgspec.Struct, frozen=True, kw_only=True):
             return (), False
         roles = tuple(role for role in value if role)
         return roles, not self.admin_roles.isdisjoint(roles)
+
+
+def check_addressee(
+    members: Mapping[str, Any], *, issuers: Container[str] | None, audiences: frozenset[str] | None
+) -> None:
+    """Raises `TokenRejected` where `iss` is none of `issuers`, or no member of `aud` is among `audiences`; `None` is
+    not looked at."""
+    if issuers is not None:
+        issuer = members.get("iss")
+        if not isinstance(issuer, str) or issuer not in issuers:
+            raise TokenRejected("iss is not the configured one")
+    if audiences is not None:
+        audience = members.get("aud")
+        named = [audience] if isinstance(audience, str) else audience
+        if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+            raise TokenRejected("aud is neither a string nor a list of strings")
+        if audiences.isdisjoint(named):
+            raise TokenRejected("aud is not the configured one")
+
+
+def _check_kind(members: Mapping[str, Any]) -> None:
+    for name in _KIND_CLAIMS:
+        kind = members.get(name)
+        if isinstance(kind, str) and kind.lower() in _OTHER_KINDS:
+            raise TokenRejected(f"{name} says that this is no access token")
+    # Older providers give a logout token no `typ` of its own (OpenID Connect Back-Channel Logout 1.0 section 4).
+    events = members.get("events")
+    if isinstance(events, dict) and LOGOUT_EVENT in events:
+        raise TokenRejected("events says that this is a logout token")
 
 
 def _at(members: Mapping[str, Any], path: str) -> Any:
@@ -122,7 +136,9 @@ def _at(members: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def _times(members: Mapping[str, Any]) -> tuple[Times, float | None]:
+def times_of(members: Mapping[str, Any]) -> tuple[Times, float | None]:
+    """When a token holds, and its `iat` if it has one. Raises `TokenRejected` where `exp` is missing or a time is no
+    number."""
     expires_at = _numeric_date(members, "exp")
     if expires_at is None:
         raise TokenRejected("exp is missing")
@@ -140,7 +156,8 @@ def _numeric_date(members: Mapping[str, Any], name: str) -> float | None:
     return float(value)
 
 
-def _user(value: Any) -> str:
+def user_of(value: Any) -> str:
+    """A user id as the contract (section 1) wants it; an integer is its decimal text. Raises `TokenRejected`."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str) or not value or value != value.strip():
@@ -158,7 +175,8 @@ def _check_characters(value: str) -> None:
             raise TokenRejected("the user has control characters")
 
 
-def _identifier(members: Mapping[str, Any], name: str) -> str | None:
+def identifier(members: Mapping[str, Any], name: str) -> str | None:
+    """A claim that is an id (`sid`, `jti`), `None` where it is missing. Raises `TokenRejected` for other characters."""
     if name not in members:
         return None
     value = members[name]
@@ -167,8 +185,22 @@ def _identifier(members: Mapping[str, Any], name: str) -> str | None:
     return value
 
 
+def unverified_reference(payload: bytes) -> str:
+    """What names the session in a payload, whoever wrote it: good for finding a session, never for believing it.
+
+    Raises `TokenRejected` where nothing can.
+    """
+    try:
+        members = strict_json.loads(payload)
+    except ValueError:
+        raise TokenRejected("the payload is not strict JSON") from None
+    if not isinstance(members, dict):
+        raise TokenRejected("the payload is not an object")
+    return _reference(members, identifier(members, "jti"), payload)
+
+
 def _reference(members: Mapping[str, Any], jti: str | None, payload: bytes) -> str:
-    sid = _identifier(members, "sid")
+    sid = identifier(members, "sid")
     if sid is None:
         # Over the decoded payload: signatures (ECDSA) and spellings of one token are many.
         return jti or "h:" + hashlib.sha256(payload).hexdigest()

@@ -27,17 +27,20 @@ _TO_BASE64 = str.maketrans("-_", "+/")
 # 3.5): with other bits the same token has four or sixteen spellings.
 _LAST_OF_TWO = frozenset("AQgw")
 _LAST_OF_THREE = frozenset("AEIMQUYcgkosw048")
-_TYPES = frozenset({"jwt", "at+jwt"})
+# `typ` (RFC 7515 section 4.1.9) in the form of `Header.type`; a header without one says nothing and passes.
+ACCESS_TYPES = frozenset({"jwt", "at+jwt"})
 # `crit`: we understand no extension (RFC 7515 section 4.1.11, CVE-2026-32597). `b64`: RFC 7797, GHSA-w7vc-732c-9m39.
 # `zip`: nothing is inflated (CVE-2024-28102). `cty`: a nested token is not an access token (RFC 7519 section 5.2).
 _FORBIDDEN = frozenset({"crit", "b64", "zip", "cty"})
 
 
 class Header(msgspec.Struct, frozen=True):
-    """What counts of a JOSE header. `jku`, `x5u`, `jwk` and `x5c` are not here: they are never fetched or trusted."""
+    """What counts of a JOSE header. `jku`, `x5u`, `jwk` and `x5c` are not here: they are never fetched or trusted.
+    `type` is the `typ` in lower case and without `application/`, `None` where there is none."""
 
     algorithm: str
     kid: str | None
+    type: str | None
 
 
 class Jws(msgspec.Struct, frozen=True):
@@ -49,30 +52,46 @@ class Jws(msgspec.Struct, frozen=True):
     signature: bytes
 
 
-def parse(token: str, algorithms: Container[str]) -> Jws:
-    """The parts of `token`, whose `alg` is one of `algorithms`. Nothing is verified yet.
+def parse(token: str, algorithms: Container[str], types: Container[str] = ACCESS_TYPES) -> Jws:
+    """The parts of `token`, whose `alg` is one of `algorithms` and whose `typ`, if it has one, is one of `types`.
+    Nothing is verified yet.
 
     Raises `TokenRejected` for all that is not exactly one compact JWS in canonical base64url without padding: JWE,
     JSON serialization and unsecured tokens (RFC 8725 section 3.2) included.
     """
+    match = _segments(token)
+    head, payload, signature = match.groups()
+    header = _header(head)
+    if header.algorithm not in algorithms:
+        raise TokenRejected("the algorithm is not in the allow-list")
+    if header.type is not None and header.type not in types:
+        raise TokenRejected("typ is that of another kind of token")
+    return Jws(header, _decode(payload), token[: match.end(2)].encode("ascii"), _decode(signature))
+
+
+def unverified_payload(token: str) -> bytes:
+    """The payload of what has the form of a compact JWS, whoever made it. Nothing may be granted by it.
+
+    Raises `TokenRejected` for another form.
+    """
+    return _decode(_segments(token)[2])
+
+
+def _segments(token: str) -> re.Match[str]:
     if len(token) > MAX_TOKEN_BYTES:
         raise TokenRejected("the token is longer than 8 KiB")
     match = _COMPACT.fullmatch(token)
     if match is None:
         raise TokenRejected("not three base64url segments")
-    head, payload, signature = match.groups()
-    header = _header(head)
-    if header.algorithm not in algorithms:
-        raise TokenRejected("the algorithm is not in the allow-list")
-    return Jws(header, _decode(payload), token[: match.end(2)].encode("ascii"), _decode(signature))
+    return match
 
 
-async def verify(token: str, *, keys: Keys, algorithms: Container[str]) -> Jws:
-    """The parts of a token that one of `keys` signed with one of `algorithms`.
+async def verify(token: str, *, keys: Keys, algorithms: Container[str], types: Container[str] = ACCESS_TYPES) -> Jws:
+    """The parts of a token that one of `keys` signed with one of `algorithms`; its `typ`, if any, is one of `types`.
 
     Raises `TokenRejected`, and `KeysUnavailable` from `keys`.
     """
-    jws = parse(token, algorithms)
+    jws = parse(token, algorithms, types)
     if await _is_signed(jws, keys):
         return jws
     # A provider may put a new key under an old id, which an exact lookup cannot notice.
@@ -111,11 +130,11 @@ def _header(segment: str) -> Header:
         raise TokenRejected("kid is not a string")
     if not _FORBIDDEN.isdisjoint(header):
         raise TokenRejected("the header has crit, b64, zip or cty")
-    if "typ" in header and not _is_access_type(header["typ"]):
-        raise TokenRejected("typ is not that of an access token")
-    return Header(algorithm, kid)
+    return Header(algorithm, kid, _type(header["typ"]) if "typ" in header else None)
 
 
-def _is_access_type(typ: Any) -> bool:
+def _type(typ: Any) -> str:
     # RFC 7515 section 4.1.9: a media type, compared without case, `application/` left out where no other slash is.
-    return isinstance(typ, str) and typ.lower().removeprefix("application/") in _TYPES
+    if not isinstance(typ, str):
+        raise TokenRejected("typ is not a string")
+    return typ.lower().removeprefix("application/")

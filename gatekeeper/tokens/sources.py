@@ -134,6 +134,15 @@ class TokenSources:
             kept.append((name, value))
         return kept if keep == "subprotocol" else self.strip_subprotocols(kept)
 
+    def strip_cookies(self, headers: Headers) -> list[tuple[bytes, bytes]]:
+        """The headers without the configured cookies, whatever else they hold byte for byte."""
+        kept: list[tuple[bytes, bytes]] = []
+        for name, value in headers:
+            rest = self._without_cookies(value, self._cookies) if name.lower() == _COOKIE else value
+            if rest or not value:
+                kept.append((name, rest))
+        return kept
+
     def _without_cookies(self, header: bytes, names: frozenset[bytes]) -> bytes:
         pieces = header.split(b";")
         kept = [piece for piece in pieces if self._cookie_of(piece) not in names]

@@ -77,6 +77,11 @@ class Verifier:
     def __repr__(self) -> str:
         return f"Verifier({', '.join(sorted(self._algorithms))}; {len(self._cache)} tokens cached; {self._keys!r})"
 
+    @property
+    def roles_claim(self) -> str:
+        """The claim that holds the roles."""
+        return self._rules.roles_claim
+
     def cached(self, token: str) -> Claims | None:
         """The claims of a token that was found good before and still is: in time, and by the keys of today."""
         if self._generation != self._keys.generation:

@@ -12,27 +12,60 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from gatekeeper.compose import Engine, build
+import msgspec
+
+from gatekeeper.compose import build
 from gatekeeper.dialects import fastapi
 from gatekeeper.dialects.base import Problem
+from gatekeeper.dialects.endpoints import Endpoint
+from gatekeeper.dialects.router import Bound
 from gatekeeper.embedded import EmbeddedStoreFailed
-from gatekeeper.errors import GatekeeperError, KeysUnavailable, Reason, StoreUnavailable
+from gatekeeper.engine import Engine
+from gatekeeper.errors import (
+    GatekeeperError,
+    KeysUnavailable,
+    Reason,
+    StoreUnavailable,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
 from gatekeeper.headers import REQUEST_ID, HeaderList
 from gatekeeper.models import Verdict
 from gatekeeper.paths import BadPath, Kind, Matched
-from gatekeeper.settings import Settings, load
+from gatekeeper.settings import Settings as Settings
+from gatekeeper.settings import load as load
 from gatekeeper.telemetry import Exchange
 from gatekeeper.tokens.sources import TokenSources
+from gatekeeper_middleware import cookies
 from gatekeeper_middleware.denial import Message, Reply, Send, problem_headers, send_answer
-from gatekeeper_middleware.operations import Operations, bound_of
-from gatekeeper_middleware.outcome import Passed, Refused, Served, conclude, identify, problem_of, refuse
-from gatekeeper_middleware.scope import CurrentSession, Incoming, Scope, read, without_credentials
+from gatekeeper_middleware.endpoints import Endpoints
+from gatekeeper_middleware.observe import Watch, observe, run
+from gatekeeper_middleware.operations import Operations
+from gatekeeper_middleware.outcome import (
+    Passed,
+    Refused,
+    Served,
+    conclude,
+    identify,
+    identify_as,
+    problem_of,
+    refuse,
+)
+from gatekeeper_middleware.scope import ENGINE, CurrentSession, Incoming, Scope, read, without_credentials
 
 Receive = Callable[[], Awaitable[Message]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _log = logging.getLogger("gatekeeper")
 _BYPASSES: Final = frozenset({Kind.LOGIN, Kind.REFRESH, Kind.LOGOUT})
+_LIKE: Final = {
+    Kind.LOGIN: Kind.LIKE_LOGIN,
+    Kind.REFRESH: Kind.LIKE_REFRESH,
+    Kind.LIKE_LOGIN: Kind.LIKE_LOGIN,
+    Kind.LIKE_REFRESH: Kind.LIKE_REFRESH,
+}
+# Protected paths that a backend may read as one where people sign in: judged, and then read as that.
+_LOOKALIKES: Final = {Kind.LIKE_LOGIN: Kind.LOGIN, Kind.LIKE_REFRESH: Kind.REFRESH}
 _UNTUNNELLED: Final = frozenset({"TRACE", "CONNECT"})
 
 
@@ -44,8 +77,9 @@ class GatekeeperMiddleware:
 
     def __init__(self, app: ASGIApp, settings: Settings | None = None, *, engine: Engine | None = None) -> None:
         self._app = app
-        self._engine = engine or build(settings or load(), mode="middleware")
+        self._engine = engine or build(settings or load(), mode="middleware", application=app)
         self._operations = Operations(self._engine)
+        self._endpoints = Endpoints(self._engine)
 
     def __repr__(self) -> str:
         return f"<GatekeeperMiddleware {self._engine!r}>"
@@ -110,12 +144,20 @@ class GatekeeperMiddleware:
 
     def _internal_error(self, incoming: Incoming) -> Refused:
         """Our bug, in the shape of whatever was asked."""
-        try:
-            bound = bound_of(self._engine.paths.classify(incoming.method, incoming.path))
-        except BadPath:
-            bound = None
         problem = Problem(reason=Reason.INTERNAL_ERROR)
-        return Refused(problem, bound.dialect, bound.operation) if bound else Refused(problem)
+        try:
+            kind = self._engine.paths.classify(incoming.method, incoming.path)
+        except BadPath:
+            return Refused(problem)
+        return self._failed(problem, kind)
+
+    @staticmethod
+    def _failed(problem: Problem, kind: Matched | Kind) -> Refused:
+        """`problem` in the shape of whatever was asked."""
+        target = kind.route.target if isinstance(kind, Matched) else None
+        if isinstance(target, Endpoint):
+            return Refused(problem, target.dialect)
+        return Refused(problem, target.dialect, target.operation) if isinstance(target, Bound) else Refused(problem)
 
     async def _decide(self, incoming: Incoming, exchange: Exchange, receive: Receive) -> Refused | Served | Passed:
         if not self._engine.started:
@@ -130,7 +172,12 @@ class GatekeeperMiddleware:
             kind = self._engine.paths.classify(incoming.method, incoming.path)
         except BadPath as error:
             return refuse(exchange, Problem(reason=Reason.BAD_REQUEST, detail=str(error)))
+        endpoint = kind.route.target if isinstance(kind, Matched) else None
         try:
+            if isinstance(endpoint, Endpoint):
+                exchange.route = endpoint.path
+                language = self._operations.language(incoming)
+                return await self._endpoints.serve(endpoint, incoming, exchange, receive, language)
             if isinstance(kind, Matched):
                 return await self._operations.serve(kind, incoming, exchange, receive)
             if incoming.is_preflight:
@@ -140,28 +187,29 @@ class GatekeeperMiddleware:
             if kind is Kind.RESERVED:
                 exchange.route = "/_gatekeeper/{path}"
                 return refuse(exchange, Problem(reason=Reason.NOT_FOUND), fastapi)
-            return await self._forward(kind, incoming, exchange)
-        except (StoreUnavailable, KeysUnavailable) as error:
+            return await self._forward(kind, incoming, exchange, receive)
+        except (StoreUnavailable, KeysUnavailable, UpstreamUnavailable, UpstreamTimeout) as error:
             # Could not find out: neither let through nor "not signed in".
             self._engine.telemetry.failed(error)
             conclude(exchange, "error", error.reason)
-            bound = bound_of(kind)
-            return Refused(
-                Problem(reason=error.reason),
-                bound.dialect if bound else None,
-                bound.operation if bound else None,
-            )
+            return self._failed(Problem(reason=error.reason), kind)
 
-    async def _forward(self, kind: Kind, incoming: Incoming, exchange: Exchange) -> Refused | Passed:
+    async def _forward(self, kind: Kind, incoming: Incoming, exchange: Exchange, receive: Receive) -> Refused | Passed:
         """Whatever is the application's."""
         clean = self._engine.identity.without_spoofed(incoming.headers)
-        if kind is not Kind.PROTECTED and incoming.overrides_method:
+        if incoming.overrides_method:
             # The backend may take it for another method than the rule named.
+            named = self._engine.paths.classify("POST", incoming.path)
+            kind = _LIKE.get(named, Kind.PROTECTED) if isinstance(named, Kind) else Kind.PROTECTED
+        elif kind in _BYPASSES and incoming.websocket:
+            # Nobody signs in by a WebSocket.
             kind = Kind.PROTECTED
+        if self._engine.cookie_transport:
+            clean = cookies.without_refresh_token(clean)
         if kind in _BYPASSES:
             conclude(exchange, "bypass")
-            return Passed(clean)
-        if kind is Kind.PROTECTED and incoming.is_preflight:
+            return await self._observe(kind, Passed(clean), incoming, exchange, receive)
+        if kind is not Kind.PUBLIC and incoming.is_preflight:
             conclude(exchange, "bypass")
             return Passed(without_credentials(clean), body=False)
         try:
@@ -174,11 +222,29 @@ class GatekeeperMiddleware:
         identify(exchange, verdict)
         if verdict.admitted and verdict.claims is not None and verdict.session_id is not None:
             conclude(exchange, "allow")
-            return self._admitted(clean, verdict)
+            passed = self._admitted(clean, verdict)
+            if kind in _LOOKALIKES and not incoming.websocket:
+                return await self._observe(_LOOKALIKES[kind], passed, incoming, exchange, receive)
+            return passed
         if kind is Kind.PUBLIC:
             conclude(exchange, "bypass")
             return Passed(clean if verdict.token_source is None else self._engine.sources.strip(clean))
         return refuse(exchange, problem_of(verdict), None, verdict)
+
+    async def _observe(
+        self, kind: Kind, passed: Passed, incoming: Incoming, exchange: Exchange, receive: Receive
+    ) -> Refused | Passed:
+        """A login, refresh or logout of the application's own, on its way: what it says is read."""
+        observed = await observe(self._engine, kind, incoming, receive)
+        if isinstance(observed, Problem):
+            return refuse(exchange, observed)
+        observation, visit, again = observed
+        problem = await observation.before()
+        identify_as(exchange, observation.who)
+        if problem is not None:
+            return refuse(exchange, problem, token_sent=True, language=visit.language)
+        watched = observation if kind is not Kind.LOGOUT else None
+        return msgspec.structs.replace(passed, receive=again, observation=watched, language=visit.language)
 
     def _admitted(self, headers: HeaderList, verdict: Verdict) -> Passed:
         claims, session_id = verdict.claims, verdict.session_id
@@ -229,12 +295,12 @@ class GatekeeperMiddleware:
     ) -> None:
         headers = [pair for pair in passed.headers if pair[0] != REQUEST_ID]
         headers.append((REQUEST_ID, incoming.request_id.encode()))
-        inner: dict[str, Any] = {**scope, "headers": headers, "gatekeeper": passed.session}
+        inner: dict[str, Any] = {**scope, "headers": headers, "gatekeeper": passed.session, ENGINE: self._engine}
         inner["state"] = state = dict(scope.get("state") or {})
         try:
             if incoming.websocket:
                 _hide_websocket_token(inner, self._engine.sources)
-            await self._app(inner, receive if passed.body else _without_body(receive), reply)
+            await self._run(inner, passed.receive or receive, reply, scope, incoming, exchange, passed)
         except GatekeeperError as error:
             if reply.started:
                 raise
@@ -257,6 +323,28 @@ class GatekeeperMiddleware:
             raise
         finally:
             exchange.upstream_seconds = state.get("upstream_seconds")
+
+    async def _run(
+        self,
+        inner: dict[str, Any],
+        receive: Receive,
+        reply: Reply,
+        scope: Scope,
+        incoming: Incoming,
+        exchange: Exchange,
+        passed: Passed,
+    ) -> None:
+        """The application behind; an answer that may hold tokens is looked at before it is passed on."""
+        if passed.observation is None:
+            await self._app(inner, receive if passed.body else _without_body(receive), reply)
+            return
+
+        async def answer(problem: Problem) -> None:
+            refused = Refused(problem, token_sent=True, language=passed.language)
+            await self._answer(scope, reply, incoming, refused)
+
+        watch = Watch(reply, passed.observation, engine=self._engine, exchange=exchange, answer=answer)
+        await run(self._app, inner, receive, watch)
 
 
 def _without_body(receive: Receive) -> Receive:

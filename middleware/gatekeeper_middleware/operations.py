@@ -8,17 +8,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from gatekeeper import messages
-from gatekeeper.compose import Engine
 from gatekeeper.dialects.base import Answer, Needs, Operation, Problem, Wording
 from gatekeeper.dialects.router import Bound
+from gatekeeper.engine import Engine
 from gatekeeper.errors import Reason
 from gatekeeper.models import Claims, Verdict
 from gatekeeper.origin import SAFE_METHODS
 from gatekeeper.paths import BadPath, Kind, Matched
 from gatekeeper.telemetry import Exchange
+from gatekeeper.tokens.credentials import Credentials
 from gatekeeper_middleware.body import Receive, read_object
 from gatekeeper_middleware.outcome import Refused, Served, conclude, identify, problem_of, refuse
 from gatekeeper_middleware.scope import Incoming
+
+_NO_STRING = Problem(reason=Reason.BAD_REQUEST, detail="access_token must be a string")
 
 
 class Operations:
@@ -37,27 +40,58 @@ class Operations:
             return Served(matched.route.target)
         bound = bound_of(matched)
         assert bound is not None  # noqa: S101 - a route has no other targets
-        verdict, wait_seconds = await self._admit(bound, incoming)
+        if bound.operation.needs is Needs.TOKEN:
+            return await self._sign_out(bound, matched, incoming, exchange, receive)
+        verdict, wait_seconds = await self._admit(incoming)
         identify(exchange, verdict)
         if verdict.claims is None:
             return refuse(exchange, problem_of(verdict), bound, verdict)
         if wait_seconds:
             return refuse(exchange, Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=wait_seconds), bound)
         conclude(exchange, "allow")
-        return await self._operate(bound, verdict.claims, verdict.session_id, matched, incoming, exchange, receive)
+        members = {} if incoming.method in SAFE_METHODS else await read_object(receive, incoming.headers)
+        if isinstance(members, Problem):
+            return Refused(members, bound.dialect, bound.operation)
+        return await self._operate(bound, verdict.claims, verdict.session_id, matched, incoming, exchange, members)
 
-    async def _admit(self, bound: Bound, incoming: Incoming) -> tuple[Verdict, int]:
+    async def _sign_out(
+        self, bound: Bound, matched: Matched, incoming: Incoming, exchange: Exchange, receive: Receive
+    ) -> Refused | Served:
+        """An operation of whoever holds a token: in the request, in its body, or both if they are one user's."""
+        engine = self._engine
+        facts = incoming.facts(engine.origins, own=True)
+        bearer = await engine.gate.identify(facts, ignore_expiry=True)
+        if bearer.claims is None and bearer.reason is not Reason.TOKEN_MISSING:
+            return refuse(exchange, problem_of(bearer), bound, bearer)
+        members = await read_object(receive, incoming.headers)
+        sent = members.get("access_token") if not isinstance(members, Problem) else None
+        if bearer.claims is None and sent is None:
+            return refuse(exchange, problem_of(bearer), bound, bearer)
+        if isinstance(members, Problem) or not isinstance(sent, str | None):
+            problem = members if isinstance(members, Problem) else _NO_STRING
+            return refuse(exchange, problem, bound)
+        named = await engine.parts.sign_out.named(facts, Credentials(access_token=sent), strict=True)
+        if isinstance(named, Problem):
+            return refuse(exchange, named, bound, token_sent=True)
+        exchange.user_id = named.user
+        address = engine.address_of(incoming.client.ip_address, incoming.peer)
+        if wait_seconds := await engine.gate.wait_seconds(named.user, address=address):
+            return refuse(exchange, Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=wait_seconds), bound)
+        conclude(exchange, "allow")
+        first, *others = named.tokens
+        for claims in others:
+            await engine.manager.log_out(claims, incoming.client)
+        return await self._operate(bound, first, None, matched, incoming, exchange, members)
+
+    async def _admit(self, incoming: Incoming) -> tuple[Verdict, int]:
         """The verdict, and for how long a caller that asks too often has to wait. One round trip for both."""
         engine = self._engine
         facts = incoming.facts(engine.origins, own=True)
-        identified = await engine.gate.identify(facts, ignore_expiry=bound.operation.needs is Needs.TOKEN)
+        identified = await engine.gate.identify(facts)
         if identified.user is None:
             return identified, 0
-        # A private peer without trusted proxies is a proxy that nobody told us of: everybody would be one address.
-        address = incoming.client.ip_address if engine.trusted.can_tell_clients_apart(incoming.peer) else None
+        address = engine.address_of(incoming.client.ip_address, incoming.peer)
         wait = engine.gate.wait_seconds(identified.user, address=address)
-        if bound.operation.needs is Needs.TOKEN:
-            return identified, await wait
         return await asyncio.gather(engine.gate.judge(facts), wait)
 
     async def _operate(
@@ -68,12 +102,9 @@ class Operations:
         matched: Matched,
         incoming: Incoming,
         exchange: Exchange,
-        receive: Receive,
+        members: Mapping[str, Any],
     ) -> Refused | Served:
         """What the operation answers. "No such session" is an answer too, and no verdict on the caller."""
-        members = {} if incoming.method in SAFE_METHODS else await read_object(receive, incoming.headers)
-        if isinstance(members, Problem):
-            return Refused(members, bound.dialect, bound.operation)
         wording = self.wording(incoming, bound.operation, members)
         answer = await self._engine.router.serve(
             bound,
@@ -100,9 +131,13 @@ class Operations:
         return Wording(
             request_id=incoming.request_id,
             now=time.time_ns() // 1000,
-            language=language or messages.accepted(incoming.language_header, self._engine.language),
+            language=language or self.language(incoming),
             operation=operation,
         )
+
+    def language(self, incoming: Incoming) -> str:
+        """The one that the headers ask for, else the configured one."""
+        return messages.accepted(incoming.language_header, self._engine.language)
 
     def preflight(self, incoming: Incoming, exchange: Exchange) -> Refused | Served | None:
         """The answer to a preflight for one of Gatekeeper's own operations; None for what is the application's."""

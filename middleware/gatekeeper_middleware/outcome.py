@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -11,8 +12,11 @@ from gatekeeper.dialects.router import Bound
 from gatekeeper.errors import Reason
 from gatekeeper.headers import HeaderList
 from gatekeeper.models import Verdict
+from gatekeeper.observing import Observation, Who
 from gatekeeper.telemetry import Decision, Exchange
 from gatekeeper_middleware.scope import CurrentSession
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -34,11 +38,15 @@ class Served(msgspec.Struct, frozen=True):
 
 
 class Passed(msgspec.Struct, frozen=True):
-    """What goes to the application behind: its headers, and the session if there is one."""
+    """What goes to the application behind: its headers, and the session if there is one. `receive` gives its body where
+    that has been read, `observation` is told of the answer."""
 
     headers: HeaderList
     session: CurrentSession | None = None
     body: bool = True
+    receive: Receive | None = None
+    observation: Observation | None = None
+    language: str | None = None
 
 
 def problem_of(verdict: Verdict) -> Problem:
@@ -50,14 +58,26 @@ def identify(exchange: Exchange, verdict: Verdict) -> None:
     exchange.session_id = verdict.session_id
 
 
+def identify_as(exchange: Exchange, who: Who) -> None:
+    if who.user is not None:
+        exchange.user_id, exchange.session_id = who.user, who.session_id
+
+
 def conclude(exchange: Exchange, decision: Decision, reason: Reason | None = None) -> None:
     exchange.decision = decision
     exchange.reason = "none" if reason is None else reason.code
 
 
 def refuse(
-    exchange: Exchange, problem: Problem, asked: Bound | Dialect | None = None, verdict: Verdict | None = None
+    exchange: Exchange,
+    problem: Problem,
+    asked: Bound | Dialect | None = None,
+    verdict: Verdict | None = None,
+    *,
+    token_sent: bool = False,
+    language: str | None = None,
 ) -> Refused:
     conclude(exchange, "deny", problem.reason)
     dialect, operation = (asked.dialect, asked.operation) if isinstance(asked, Bound) else (asked, None)
-    return Refused(problem, dialect, operation, verdict is not None and verdict.token_source is not None)
+    token_sent = token_sent or (verdict is not None and verdict.token_source is not None)
+    return Refused(problem, dialect, operation, token_sent, language)

@@ -16,6 +16,9 @@ from gatekeeper.origin import Origins
 
 Scope = MutableMapping[str, Any]
 
+# Where the application behind finds the engine, for its services.
+ENGINE: Final = "gatekeeper.engine"
+
 _SAFE_IN_PATH: Final = "/:@!$&'()*+,;=~-._"
 _BODY_HEADERS: Final = frozenset({b"content-length", b"transfer-encoding", b"content-type", b"expect"})
 # Traefik, for one, says `wss` of a WebSocket.

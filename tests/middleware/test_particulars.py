@@ -178,7 +178,7 @@ local packed = redis.call('HGET', KEYS[1], id)
 local score = tonumber(redis.call('ZSCORE', KEYS[2], id))
 for number = tonumber(ARGV[1]), tonumber(ARGV[2]) do
   local record = cmsgpack.unpack(packed)
-  record[9] = 'copy-' .. number
+  record[10] = 'copy-' .. number
   redis.call('HSET', KEYS[1], number, cmsgpack.pack(record), 'r:copy-' .. number, number)
   redis.call('ZADD', KEYS[2], string.format('%.0f', score - number), number)
 end

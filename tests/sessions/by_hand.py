@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
 import redis
 
-from gatekeeper.models import Claims, Client
+from gatekeeper.models import Claims, Client, EndReason, Session
 from gatekeeper.sessions.connection import Scripts, open_client
+from gatekeeper.sessions.sign_ins import RefreshToken, Rotation, SignedIn, SignIns, Successor
+from gatekeeper.sessions.store import SessionStore
 
 CHROME = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36"
 )
 CLIENT = Client(ip_address="203.0.113.9", user_agent=CHROME)
+# From where refreshes come: where the sign-in came from is what is shown.
+ELSEWHERE = Client(ip_address="198.51.100.7", user_agent="okhttp/4.12.0")
 DUE = "gk:due"
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -26,14 +31,27 @@ _LET_PASS = """
 local passed, only = tonumber(ARGV[1]), ARGV[2]
 local function text(number) return string.format('%.0f', number) end
 for _, id in ipairs(redis.call('HKEYS', KEYS[1])) do
-  if string.sub(id, 1, 2) ~= 'r:' and (only == '' or only == id) then
+  if string.match(id, '^%d+$') and (only == '' or only == id) then
     local record = cmsgpack.unpack(redis.call('HGET', KEYS[1], id))
-    for _, field in ipairs({1, 2, 3, 5, 8}) do
+    for _, field in ipairs({1, 2, 3, 5, 8, 9}) do
       if record[field] > 0 then record[field] = record[field] - passed end
     end
     redis.call('HSET', KEYS[1], id, cmsgpack.pack(record))
     local score = tonumber(redis.call('ZSCORE', KEYS[2], id))
     redis.call('ZADD', KEYS[2], text(score > 0 and score - passed or score + passed), id)
+  end
+  local owner = string.match(id, '^t:(%d+)$')
+  if owner and (only == '' or only == owner) then
+    local names = cmsgpack.unpack(redis.call('HGET', KEYS[1], id))
+    for _, name in ipairs(names) do name[2] = name[2] - passed end
+    redis.call('HSET', KEYS[1], id, cmsgpack.pack(names))
+  end
+end
+for _, id in ipairs(redis.call('HKEYS', KEYS[4])) do
+  if only == '' or only == id then
+    local pair = cmsgpack.unpack(redis.call('HGET', KEYS[4], id))
+    pair[3] = pair[3] - passed
+    redis.call('HSET', KEYS[4], id, cmsgpack.pack(pair))
   end
 end
 local not_before = redis.call('GET', KEYS[3])
@@ -49,7 +67,24 @@ if ARGV[4] == 'nan' then value = 0 / 0 elseif ARGV[4] == 'number' then value = t
 record[tonumber(ARGV[2])] = value
 redis.call('HSET', KEYS[1], ARGV[1], cmsgpack.pack(record))
 """
-_FIELDS = {"created_at": 1, "expires_at": 2, "token_expires_at": 3, "exempt": 4, "ended_at": 5, "end_reason": 6}
+# ARGV: id of a session, then field and expiry of each older name that it is to have, the oldest first.
+_NAME = """
+local names = {}
+for i = 2, #ARGV, 2 do
+  names[#names + 1] = {ARGV[i], tonumber(ARGV[i + 1])}
+  redis.call('HSET', KEYS[1], ARGV[i], ARGV[1])
+end
+redis.call('HSET', KEYS[1], 't:' .. ARGV[1], cmsgpack.pack(names))
+"""
+_FIELDS = {
+    "created_at": 1,
+    "expires_at": 2,
+    "token_expires_at": 3,
+    "exempt": 4,
+    "ended_at": 5,
+    "end_reason": 6,
+    "refresh_expires_at": 9,
+}
 
 
 def token(
@@ -59,8 +94,10 @@ def token(
     expires_in: float = HOUR,
     issued_ago: float | None = 1.0,
     jti: str | None = None,
+    claims: Mapping[str, Any] | None = None,
 ) -> Claims:
-    """A verified token. `issued_ago` None: it has no `iat`; below zero: its issuer's clock runs ahead."""
+    """A verified token. `issued_ago` None: it has no `iat`; below zero: its issuer's clock runs ahead. `claims` are
+    further ones in its payload."""
     now = time.time()
     return Claims(
         user=user,
@@ -70,8 +107,64 @@ def token(
         is_admin=False,
         issued_at=None if issued_ago is None else now - issued_ago,
         expires_at=now + expires_in,
-        claims={},
+        claims=claims or {},
     )
+
+
+class Door:
+    """A store, and the logins and refreshes at it."""
+
+    def __init__(self, store: SessionStore, *, window: float = 10.0) -> None:
+        self.store = store
+        self.sign_ins = SignIns(store._slots, reuse_window_seconds=window)
+
+    async def log_in(
+        self, claims: str | Claims, refresh: str | None = None, *, lives: float | None = None, **options: Any
+    ) -> SignedIn:
+        """`lives`: the seconds that the refresh token's own `exp` gives it."""
+        return await self.sign_ins.log_in(
+            claims if isinstance(claims, Claims) else token(claims),
+            CLIENT,
+            exempt=options.pop("exempt", False),
+            refresh=_refresh(refresh, lives),
+            **options,
+        )
+
+    async def refreshed(
+        self, claims: str | Claims, refresh: str | None = None, *, linked: int | None, lives: float | None = None
+    ) -> SignedIn:
+        claims = claims if isinstance(claims, Claims) else token(claims)
+        return await self.sign_ins.refreshed(
+            claims, ELSEWHERE, exempt=False, refresh=_refresh(refresh, lives), linked=linked
+        )
+
+    async def rotate(self, presented: str, successor: str, *, lives: float = HOUR, sealed: bytes = b"") -> Rotation:
+        """Replaces one digest by another; what it gets are bytes that tell which it was."""
+        sealed = sealed or f"sealed for {presented}: {successor}".encode()
+        made = Successor(successor, f"jti of {successor}", time.time() + lives, sealed)
+        return await self.sign_ins.rotate("74", presented, made)
+
+    async def check(self, reference: str, **options: Any) -> tuple[str, int]:
+        checked = await self.store.check(token(reference, **options), CLIENT)
+        return checked.word, checked.session_id
+
+    async def reason(self, reference: str) -> EndReason | None:
+        return (await self.store.check(token(reference), CLIENT)).end_reason
+
+    async def word(self, digest: str) -> str:
+        """What a refresh token names."""
+        return (await self.sign_ins.link("74", digest=digest)).word
+
+    async def live(self) -> set[str]:
+        return {session.reference for session in await self.store.sessions("74")}
+
+    async def session(self, session_id: int) -> Session:
+        [found] = [each for each in await self.store.sessions("74", include_inactive=True) if each.id == session_id]
+        return found
+
+
+def _refresh(digest: str | None, lives: float | None) -> RefreshToken | None:
+    return None if digest is None else RefreshToken(digest, None if lives is None else time.time() + lives)
 
 
 class Noting(Scripts):
@@ -117,8 +210,14 @@ class Hand:
         """Only for users whose id needs no encoding."""
         return f"gk:{{{user}}}:sessions", f"gk:{{{user}}}:index", f"gk:{{{user}}}:not_before"
 
+    @staticmethod
+    def pairs(user: str = "74") -> str:
+        """The key of the pairs that rotated refresh tokens have got."""
+        return f"gk:{{{user}}}:pairs"
+
     def let_pass(self, seconds: float, user: str = "74", *, only: int | None = None) -> None:
-        """Everything of the user becomes older by that much, the hint for a clean-up too; or one session alone."""
+        """Everything of the user becomes older by that much, the hint for a clean-up too; or one session alone. The
+        keys' own times to live stay."""
         self._run(_LET_PASS, user, round(seconds * 1e6), "" if only is None else only)
         if only is None and self.redis.zscore(DUE, user) is not None:
             self.redis.zincrby(DUE, -round(seconds * 1e6), user)
@@ -145,12 +244,29 @@ class Hand:
 
     def records(self, user: str = "74") -> int:
         """How many records there are, ended ones too."""
-        fields: Any = self.redis.hkeys(self.keys(user)[0])
-        return sum(not field.startswith(b"r:") for field in fields)
+        return sum(field.isdigit() for field in self.fields(user))
 
     def references(self, user: str = "74") -> int:
-        fields: Any = self.redis.hkeys(self.keys(user)[0])
-        return sum(field.startswith(b"r:") for field in fields)
+        return sum(field.startswith("r:") for field in self.fields(user))
+
+    def fields(self, user: str = "74") -> set[str]:
+        """What there is of a user: records by their ids, names with `r:` and `f:`, and more (common.lua)."""
+        found: Any = self.redis.hkeys(self.keys(user)[0])
+        return {field.decode() for field in found}
+
+    def owner(self, field: str, user: str = "74") -> int:
+        """Which session a name (`r:…`, `f:…`) names, 0 for none."""
+        found: Any = self.redis.hget(self.keys(user)[0], field)
+        return int(found or 0)
+
+    def older_names(self, session_id: int, user: str = "74") -> list[str]:
+        packed: Any = self.redis.hget(self.keys(user)[0], f"t:{session_id}")
+        return [name for name, _ in msgspec.msgpack.decode(packed)] if packed else []
+
+    def name(self, session_id: int, names: Sequence[str], *, expire_in: float, user: str = "74") -> None:
+        """Gives a session older names, the oldest first, in place of those that it had."""
+        at = round((time.time() + expire_in) * 1e6)
+        self._run(_NAME, user, session_id, *(part for name in names for part in (name, at)))
 
     def indexed_live(self, user: str = "74") -> int:
         """How many sessions the index calls live."""
@@ -173,4 +289,4 @@ class Hand:
         return set(found)
 
     def _run(self, script: str, user: str, *arguments: Any) -> None:
-        self.redis.eval(script, 3, *self.keys(user), *arguments)
+        self.redis.eval(script, 4, *self.keys(user), self.pairs(user), *arguments)

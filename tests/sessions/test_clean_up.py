@@ -11,6 +11,7 @@ import pytest
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
+from gatekeeper.sessions.slots import Slots
 from gatekeeper.sessions.store import SessionStore
 from tests.conftest import RULES, MakeStore
 from tests.sessions.by_hand import CLIENT, DAY, DUE, HOUR, Hand, Noting, token
@@ -132,7 +133,7 @@ async def test_what_may_be_forgotten_is(make_store: MakeStore, hand: Hand) -> No
 async def test_the_hint_is_written_before_the_record_and_in_the_same_round_trip(store_url: str, hand: Hand) -> None:
     # Contract 4.2: an index is written before the record
     scripts = Noting(store_url)
-    store = SessionStore(scripts, key_prefix="gk:", rules=RULES)
+    store = SessionStore(Slots(scripts, key_prefix="gk:", rules=RULES))
     before = time.time()
     await store.check(token("a"), CLIENT)
     assert scripts.firsts == [["ZADD", "gk:{74}:sessions"]]

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from gatekeeper.models import Client, EndReason, Location
-from gatekeeper.sessions.store import Rules, SessionStore
+from gatekeeper.sessions.slots import Rules, Slots
+from gatekeeper.sessions.store import SessionStore
 from tests.conftest import RULES
 from tests.sessions.by_hand import CHROME, CLIENT, Hand, Noting, token
 
@@ -41,7 +42,7 @@ class Watched:
         self.scripts = Noting(url)
         self.atlas = Atlas()
         settled: dict[str, Any] = {name: getattr(RULES, name) for name in Rules.__struct_fields__} | rules
-        self.store = SessionStore(self.scripts, key_prefix="gk:", rules=Rules(**settled), locator=self.atlas)
+        self.store = SessionStore(Slots(self.scripts, key_prefix="gk:", rules=Rules(**settled), locator=self.atlas))
 
     @property
     def sent(self) -> str:

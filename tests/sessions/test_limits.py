@@ -16,6 +16,7 @@ from gatekeeper.gate import Exemptions, Facts, Gate
 from gatekeeper.sessions.connection import Scripts, open_client
 from gatekeeper.sessions.events import Actor, Event
 from gatekeeper.sessions.limits import Limiter, Rate
+from gatekeeper.sessions.slots import Slots
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.tokens.keys import StaticKeys
 from gatekeeper.tokens.sources import TokenSources
@@ -192,7 +193,7 @@ def gate(scripts: Scripts, rate: Rate | None = SLOW) -> Gate:
     return Gate(
         sources=TokenSources(["header"]),
         verifier=forge.verifier(StaticKeys([forge.SECRET], [], ["HS256"]), now=time.time),
-        store=SessionStore(scripts, key_prefix="gk:", rules=RULES),
+        store=SessionStore(Slots(scripts, key_prefix="gk:", rules=RULES)),
         events=Silent(),
         exempt=Exemptions(()),
         limiter=None if rate is None else Limiter(scripts, key_prefix="gk:", rate=rate, burst_seconds=BURST),

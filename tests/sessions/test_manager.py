@@ -13,6 +13,7 @@ from gatekeeper.models import EndReason
 from gatekeeper.sessions.connection import Scripts, open_client
 from gatekeeper.sessions.events import Actor, Event
 from gatekeeper.sessions.manager import Manager
+from gatekeeper.sessions.slots import Slots
 from gatekeeper.sessions.store import SessionStore
 from tests.conftest import RULES, MakeStore
 from tests.sessions.by_hand import CLIENT, HOUR, Hand, token
@@ -143,7 +144,7 @@ async def test_an_end_that_the_store_did_not_acknowledge_is_no_end_and_not_count
     # contract 4.8, S15
     events = Counted()
     scripts = Scripts(open_client(f"unix://{tmp_path}/nowhere", timeout_seconds=1), timeout_seconds=1)
-    manager = Manager(SessionStore(scripts, key_prefix="gk:", rules=RULES), events)
+    manager = Manager(SessionStore(Slots(scripts, key_prefix="gk:", rules=RULES)), events)
     for call in (
         manager.sessions("74"),
         manager.revoke("74", 1),

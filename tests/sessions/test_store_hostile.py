@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
 from gatekeeper.sessions.connection import Scripts, open_client
+from gatekeeper.sessions.slots import Slots
 from gatekeeper.sessions.store import SessionStore
 from tests.conftest import RULES, MakeStore
 from tests.sessions.by_hand import CLIENT, HOUR, Hand, token
@@ -40,7 +41,7 @@ def hash_slot(key: bytes) -> int:
 
 def keys_of(user: str) -> tuple[bytes, bytes, bytes]:
     scripts = Scripts(open_client("unix:///nowhere", timeout_seconds=1), timeout_seconds=1)
-    return SessionStore(scripts, key_prefix="gk:", rules=RULES)._keys(user)
+    return Slots(scripts, key_prefix="gk:", rules=RULES).keys(user)
 
 
 def test_the_slot_function_is_right() -> None:
@@ -311,7 +312,7 @@ async def test_an_answer_about_somebody_else_is_a_fault(store_url: str) -> None:
             return [b"gk:{somebody else}:sessions", *reply[1:]]
 
     scripts = Swapped(open_client(store_url, timeout_seconds=5), timeout_seconds=5)
-    store = SessionStore(scripts, key_prefix="gk:", rules=RULES)
+    store = SessionStore(Slots(scripts, key_prefix="gk:", rules=RULES))
     for question in (store.check(token("a"), CLIENT), store.sessions("74"), store.log_out(token("a"), CLIENT)):
         with pytest.raises(StoreUnavailable) as caught:
             await question
@@ -331,9 +332,8 @@ async def test_an_answer_of_the_wrong_shape_is_a_fault(reply: Any) -> None:
         async def command(self, *command: Any) -> Any:
             return [b"74"]
 
-    store = SessionStore(
-        Odd(open_client("unix:///nowhere", timeout_seconds=1), timeout_seconds=1), key_prefix="gk:", rules=RULES
-    )
+    odd = Odd(open_client("unix:///nowhere", timeout_seconds=1), timeout_seconds=1)
+    store = SessionStore(Slots(odd, key_prefix="gk:", rules=RULES))
     for question in (
         store.check(token("a"), CLIENT),
         store.end_all("74", EndReason.IDLE),

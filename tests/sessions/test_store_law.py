@@ -25,7 +25,8 @@ from hypothesis.stateful import (
 
 from gatekeeper.models import Claims, EndReason
 from gatekeeper.sessions.connection import Scripts, open_client
-from gatekeeper.sessions.store import Policy, Rules, SessionStore
+from gatekeeper.sessions.slots import Policy, Rules, Slots
+from gatekeeper.sessions.store import SessionStore
 from tests.conftest import RULES
 from tests.sessions.by_hand import CLIENT, Hand, token
 
@@ -92,7 +93,7 @@ class Law(RuleBasedStateMachine):
             session_seconds=TTL, idle_seconds=idle, ended_seconds=ENDED_TTL, device_limit=limit, policy=policy
         )
         self.scripts = Scripts(open_client(self.url, timeout_seconds=5), timeout_seconds=5)
-        self.store = SessionStore(self.scripts, key_prefix="gk:", rules=rules)
+        self.store = SessionStore(Slots(self.scripts, key_prefix="gk:", rules=rules))
 
     # What the model knows
 

@@ -7,12 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from gatekeeper.errors import ConfigError
 from gatekeeper.settings import load
 
 ROOT = Path(__file__).parent.parent.parent
 SECRET = "R5vQ8mZk2Xw7Lp4Tn9Bc3Hd6Jf1Gs0Ya"  # 32 bytes
+OTHER_SECRET = "Qe, with commas and spaces: 7Hd2Kx9"
+PRIVATE_KEY = ed25519.Ed25519PrivateKey.generate()
+PRIVATE_PEM = PRIVATE_KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+PEM = PRIVATE_KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 BASE = {"GATEKEEPER_JWT_SECRET": SECRET}
 
 # Contract, section 2, byte for byte; None where there is no value to write down.
@@ -36,6 +42,7 @@ DEFAULTS: dict[str, str | None] = {
     "CORS_ORIGINS": "none",
     "LANGUAGE": "en",
     "RATE_LIMIT": "50/s",
+    "LOGIN_RATE_LIMIT": "10/15m",
     "DEBUG_ENDPOINTS": "false",
     "LOG_FORMAT": None,
     "LOG_LEVEL": "info",
@@ -49,7 +56,7 @@ DEFAULTS: dict[str, str | None] = {
     "DEVICE_LIMIT": "3",
     "DEVICE_LIMIT_POLICY": "evict_idle",
     "EXEMPT_USERS": "none",
-    "UNKNOWN_SESSION": "adopt",
+    "UNKNOWN_SESSION": None,
     "GEO": "off",
     "ENDED_SESSION_TTL": "24h",
     "JWT_SECRET": None,
@@ -63,9 +70,19 @@ DEFAULTS: dict[str, str | None] = {
     "ROLES_CLAIM": "roles",
     "ADMIN_ROLES": "admin",
     "TOKEN_SOURCES": "header,cookie:access_token",
+    "TOKENS": "observe",
     "LOGIN_PATHS": "*/auth/login,/login",
     "REFRESH_PATHS": "*/auth/refresh,/refresh",
     "LOGOUT_PATHS": "*/auth/logout,/logout",
+    "SIGNING_KEY": None,
+    "ACCESS_TOKEN_TTL": "15m",
+    "REFRESH_REUSE_WINDOW": "10s",
+    "LOGIN_CHECK_URL": None,
+    "LOGIN_USER_POINTER": "/id",
+    "LOGIN_CLAIMS": "roles",
+    "TOKEN_TRANSPORT": "body",
+    "INTROSPECTION_CLIENTS": None,
+    "BACKCHANNEL_ISSUER": None,
 }
 
 

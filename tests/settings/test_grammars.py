@@ -292,6 +292,7 @@ def test_what_no_browser_sends_as_an_origin_is_refused(text: str) -> None:  # U0
 )
 def test_rates(text: str, rate: tuple[int, float] | None) -> None:
     assert read("RATE_LIMIT", text) == rate
+    assert read("LOGIN_RATE_LIMIT", text) == rate
 
 
 @pytest.mark.parametrize(
@@ -303,6 +304,7 @@ def test_rates(text: str, rate: tuple[int, float] | None) -> None:
 )
 def test_other_rates_are_refused(text: str) -> None:
     assert "accepted: number/period, such as 50/s or 10/15m" in problem("RATE_LIMIT", text)
+    assert "accepted: number/period, such as 50/s or 10/15m" in problem("LOGIN_RATE_LIMIT", text)
 
 
 def test_a_source_of_locations(tmp_path: Path) -> None:

@@ -6,23 +6,34 @@ import re
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from pydantic import ValidationError
-
-from gatekeeper.settings import Settings, describe, load, warnings
-from tests.settings.reading import BASE, ROOT, SECRET, problem, problems, read
-
-OTHER_SECRET = "Qe, with commas and spaces: 7Hd2Kx9"
-PRIVATE_KEY = ed25519.Ed25519PrivateKey.generate()
-PRIVATE_PEM = PRIVATE_KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-PEM = PRIVATE_KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-OTHER_PEM = (
-    ec.generate_private_key(ec.SECP256R1())
-    .public_key()
-    .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    .decode()
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
 )
+from pydantic import SecretStr, ValidationError
+
+from gatekeeper.settings import IntrospectionClient, Settings, describe, load, warnings
+from tests.settings.reading import (
+    BASE,
+    OTHER_SECRET,
+    PEM,
+    PRIVATE_KEY,
+    PRIVATE_PEM,
+    ROOT,
+    SECRET,
+    problem,
+    problems,
+    read,
+)
+
+EC_KEY = ec.generate_private_key(ec.SECP256R1())
+OTHER_PEM = EC_KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+EC_PEM = EC_KEY.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()).decode()
+EC_PARAMETERS = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n"
 
 
 def test_algorithms_default_by_the_kind_of_key() -> None:
@@ -91,12 +102,11 @@ def test_what_is_no_secret_is_refused_and_not_shown(secret: str, why: str) -> No
     assert len(secret) < 8 or secret not in str(caught.value)
 
 
-def test_the_example_files_secret_is_refused() -> None:  # T28
-    found = re.findall(
-        r"^#?GATEKEEPER_JWT_SECRET=(.*)$", (ROOT / "config" / "gatekeeper.env").read_text(), re.MULTILINE
-    )
+@pytest.mark.parametrize("name", ["JWT_SECRET", "SIGNING_KEY", "INTROSPECTION_CLIENTS"])
+def test_the_example_files_secret_is_refused(name: str) -> None:  # T28
+    found = re.findall(rf"^#?GATEKEEPER_{name}=(.*)$", (ROOT / "config" / "gatekeeper.env").read_text(), re.MULTILINE)
     assert len(found) == 1
-    assert "well-known placeholder" in problems({"GATEKEEPER_JWT_SECRET": found[0]})[0]
+    assert "well-known placeholder" in problem(name, found[0])
 
 
 def test_public_keys_are_pem_or_a_path(tmp_path: Path) -> None:
@@ -125,6 +135,94 @@ def test_what_is_no_public_key_is_refused_and_not_shown(tmp_path: Path) -> None:
         assert (str(file) in line) == (text == str(file))
         assert PRIVATE_PEM.splitlines()[1] not in line
         assert SECRET not in line
+
+
+def test_signing_keys_are_secrets_or_private_keys(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"{PRIVATE_PEM}\n{EC_PARAMETERS}{EC_PEM}")
+    keys = (PRIVATE_PEM.strip(), EC_PEM.strip())
+    assert load(BASE | {"GATEKEEPER_SIGNING_KEY_FILE": str(file)}).signing_keys_pem == keys
+    for text in (PRIVATE_PEM, PRIVATE_PEM.replace("\n", "\\n"), PRIVATE_PEM.replace("\n", "\r\n")):
+        [key] = load(BASE | {"GATEKEEPER_SIGNING_KEY": text}).signing_keys_pem
+        assert key.replace("\r", "") == keys[0]
+    file.write_text(f"{SECRET}\n{OTHER_SECRET}\n")
+    expected = (SECRET.encode(), OTHER_SECRET.encode())
+    assert load(BASE | {"GATEKEEPER_SIGNING_KEY_FILE": str(file)}).signing_secrets == expected
+
+
+def test_what_is_no_signing_key_is_refused_and_not_shown(tmp_path: Path) -> None:
+    file = tmp_path / "a-file-whose-name-is-as-long-as-a-secret"
+    file.write_text(PRIVATE_PEM)
+    locked = PRIVATE_KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"pw")).decode()
+    older = EC_KEY.private_bytes(
+        Encoding.PEM, PrivateFormat.TraditionalOpenSSL, BestAvailableEncryption(b"pw")
+    ).decode()
+    openssh = PRIVATE_KEY.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
+    for text, why in (
+        ("\n", "is empty"),
+        ("8 bytes!", "has 8 bytes, under the floor of 32"),
+        (f"{SECRET}\nchangeme", "in line 2 of 2 is a well-known placeholder"),
+        ('{"kty": "OKP", "d": "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0"}', "is a JSON Web Key, which is not read"),
+        (PEM, "holds a public key or a certificate"),
+        (PRIVATE_PEM + PEM, "holds a public key or a certificate"),
+        (locked, "holds an encrypted private key"),
+        (older, "holds an encrypted private key"),
+        (openssh, "holds PEM that is no private key of an accepted form"),
+        (EC_PARAMETERS, "holds PEM that is no private key of an accepted form"),
+        (PRIVATE_PEM.replace("END", "FIN"), "holds PEM that is no private key of an accepted form"),
+        (f"{SECRET}\n{PRIVATE_PEM}", "has text beside its PEM keys"),
+        (str(file), "is a path: it belongs in GATEKEEPER_SIGNING_KEY_FILE"),
+        ("/etc/gatekeeper/secrets/signing-key.pem", "is a path: it belongs in GATEKEEPER_SIGNING_KEY_FILE"),
+    ):
+        line = problem("SIGNING_KEY", text)
+        assert why in line
+        assert line.startswith(("GATEKEEPER_SIGNING_KEY: read ***, which ", "GATEKEEPER_SIGNING_KEY: read '', which "))
+        assert line.endswith("private keys as PEM without a password (PRIVATE KEY, RSA PRIVATE KEY, EC PRIVATE KEY)")
+        assert PRIVATE_PEM.splitlines()[1] not in line
+        assert SECRET not in line
+
+
+def test_a_random_secret_may_look_like_a_path() -> None:
+    secret = "/8Zk2Xw7Lp4Tn9Bc/Hd6Jf1Gs0YaR5vQ8mZk2Xw7Lp4T"
+    assert load(BASE | {"GATEKEEPER_SIGNING_KEY": secret}).signing_secrets == (secret.encode(),)
+
+
+def test_clients_that_may_ask_are_written_one_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "clients"
+    file.write_text(f"billing:{SECRET}\r\n\nA.b_c~d-9:a:colon,{SECRET}\n")
+    clients = (
+        IntrospectionClient("billing", SecretStr(SECRET)),
+        IntrospectionClient("A.b_c~d-9", SecretStr(f"a:colon,{SECRET}")),
+    )
+    assert load(BASE | {"GATEKEEPER_INTROSPECTION_CLIENTS_FILE": str(file)}).introspection_clients == clients
+    assert read("INTROSPECTION_CLIENTS", f"billing:{SECRET}") == clients[:1]
+    made = Settings(jwt_secret=(SecretStr(SECRET),), introspection_clients=clients)
+    assert made.introspection_clients == clients
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("\n", "is empty"),
+        (SECRET, "has no colon between an id and a secret"),
+        (f":{SECRET}", "has an id that is not 1 to 128 of"),
+        (f" billing:{SECRET}", "has an id that is not 1 to 128 of"),
+        (f"{'x' * 129}:{SECRET}", "has an id that is not 1 to 128 of"),
+        (f"b%C3%BC:{SECRET}", "has an id that is not 1 to 128 of"),
+        ("billing:", "has a secret that has 0 bytes, under the floor of 32"),
+        ("billing:8-bytes!", "has a secret that has 8 bytes, under the floor of 32"),
+        (f"billing:{'k' * 64}", "has a secret that is the repetition of a few characters"),
+        (f"billing:{SECRET} {SECRET}", "has a secret with a space or a character outside printable ASCII"),
+        (f"billing:{SECRET}\u00e9", "has a secret with a space or a character outside printable ASCII"),
+        (f"billing:{SECRET}\nreports:short", "in line 2 of 2 has a secret that has 5 bytes"),
+        (f"billing:{SECRET}\nbilling:{SECRET[::-1]}", "has an id twice"),
+    ],
+)
+def test_other_clients_are_refused_and_not_shown(text: str, why: str) -> None:
+    line = problem("INTROSPECTION_CLIENTS", text)
+    assert why in line
+    assert "accepted: id:secret, one a line" in line
+    assert SECRET not in line
 
 
 @pytest.mark.parametrize(
@@ -191,14 +289,23 @@ def test_a_secret_file_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
 def test_no_secret_is_shown_anywhere(tmp_path: Path) -> None:
     file = tmp_path / "url"
     file.write_text("redis://gate:hunter2@store.internal:6379/1\n")
-    environ = BASE | {"GATEKEEPER_REDIS_URL_FILE": str(file), "GATEKEEPER_WORKERS": "2"}
+    environ = BASE | {
+        "GATEKEEPER_REDIS_URL_FILE": str(file),
+        "GATEKEEPER_WORKERS": "2",
+        "GATEKEEPER_SIGNING_KEY": PRIVATE_PEM,
+        "GATEKEEPER_INTROSPECTION_CLIENTS": f"billing:{SECRET[::-1]}",
+    }
     settings = load(environ)
     assert settings.redis_url is not None
     assert settings.redis_url.get_secret_value() == "redis://gate:hunter2@store.internal:6379/1"
     shown = [repr(settings), str(settings), str(settings.model_dump()), str(describe(environ)), str(warnings(settings))]
     for text in shown:
         assert SECRET not in text
+        assert SECRET[::-1] not in text
+        assert PRIVATE_PEM.splitlines()[1] not in text
         assert "hunter2" not in text
     assert repr(settings) == (
-        "Settings(workers=2, redis_url=SecretStr('**********'), jwt_secret=(SecretStr('**********'),))"
+        "Settings(workers=2, redis_url=SecretStr('**********'), jwt_secret=(SecretStr('**********'),), "
+        "signing_key=(SecretStr('**********'),), "
+        "introspection_clients=(IntrospectionClient(id='billing', secret=SecretStr('**********')),))"
     )

@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from gatekeeper.errors import ConfigError
-from gatekeeper.settings import ListenAddress, Settings, describe, load, warnings
+from gatekeeper.settings import IntrospectionClient, ListenAddress, Settings, describe, load, warnings
 from gatekeeper.settings.reference import env_file, settings_page
 from gatekeeper.settings.source import settings_of
 from tests.settings.reading import BASE, DEFAULTS, ROOT, SECRET, problem, problems, read
@@ -42,6 +42,7 @@ DEFAULT_VALUES: dict[str, Any] = {
     "cors_origins": (),
     "language": "en",
     "rate_limit": (50, 1.0),
+    "login_rate_limit": (10, 900.0),
     "debug_endpoints": False,
     "log_format": None,
     "log_level": "info",
@@ -55,7 +56,7 @@ DEFAULT_VALUES: dict[str, Any] = {
     "device_limit": 3,
     "device_limit_policy": "evict_idle",
     "exempt_users": (),
-    "unknown_session": "adopt",
+    "unknown_session": None,
     "geo": "off",
     "ended_session_ttl": 86400.0,
     "jwt_secret": (SecretStr(SECRET),),
@@ -69,9 +70,19 @@ DEFAULT_VALUES: dict[str, Any] = {
     "roles_claim": "roles",
     "admin_roles": ("admin",),
     "token_sources": ("header", "cookie:access_token"),
+    "tokens": "observe",
     "login_paths": ("*/auth/login", "/login"),
     "refresh_paths": ("*/auth/refresh", "/refresh"),
     "logout_paths": ("*/auth/logout", "/logout"),
+    "signing_key": (),
+    "access_token_ttl": 900.0,
+    "refresh_reuse_window": 10.0,
+    "login_check_url": None,
+    "login_user_pointer": "/id",
+    "login_claims": ("roles",),
+    "token_transport": "body",
+    "introspection_clients": (),
+    "backchannel_issuer": None,
     "secret_files": (),
 }
 
@@ -229,6 +240,10 @@ def test_settings_made_in_python_obey_the_same_rules() -> None:
         {"token_sources": ()},
         {"redis_url": SecretStr("http://x")},
         {"jwt_secret": ()},
+        {"tokens": "issue"},
+        {"signing_key": (SecretStr("short"),)},
+        {"introspection_clients": (("billing", SecretStr(SECRET)),)},
+        {"introspection_clients": (IntrospectionClient("billing", SecretStr("short")),)},
         {"workerz": 1},
     ]
     for values in wrong:
@@ -250,6 +265,8 @@ def test_describe_tells_each_value_and_its_source(tmp_path: Path) -> None:
     assert found["GATEKEEPER_STORE_TIMEOUT"] == ("3", "environment")
     assert found["GATEKEEPER_SESSION_TTL"] == ("24h", "default")
     assert found["GATEKEEPER_JWT_ALGORITHMS"] == ("HS256", "default")
+    assert found["GATEKEEPER_UNKNOWN_SESSION"] == ("adopt", "default")
+    assert found["GATEKEEPER_SIGNING_KEY"] == ("first JWT_SECRET", "default")
     assert found["GATEKEEPER_UPSTREAM_URL"] == ("required by serve", "default")
     with pytest.raises(ConfigError):
         describe({})
@@ -283,9 +300,11 @@ def test_limits_that_hold_for_users_only_are_warned_of() -> None:
     [line] = warned(TRUSTED_PROXIES="none")
     assert line == (
         "GATEKEEPER_TRUSTED_PROXIES: none, so behind a proxy with a private or loopback address "
-        "GATEKEEPER_RATE_LIMIT holds for users and not for client addresses"
+        "GATEKEEPER_RATE_LIMIT and GATEKEEPER_LOGIN_RATE_LIMIT hold for users and not for client addresses"
     )
-    assert warned(TRUSTED_PROXIES="none", RATE_LIMIT="off") == []
+    [line] = warned(TRUSTED_PROXIES="none", RATE_LIMIT="off")
+    assert line.endswith("address GATEKEEPER_LOGIN_RATE_LIMIT holds for users and not for client addresses")
+    assert warned(TRUSTED_PROXIES="none", RATE_LIMIT="off", LOGIN_RATE_LIMIT="off") == []
 
 
 @pytest.mark.parametrize(
@@ -343,6 +362,8 @@ def test_the_env_file_lists_every_variable_commented_out_with_a_value_that_is_re
     assert {name: DEFAULTS[name.removeprefix("GATEKEEPER_")] or text for name, text in values.items()} == values
     # The others are an example of a secret, files of another host, or fit only one kind of key.
     kinds = ("_JWT_SECRET", "_FILE", "_JWT_PUBLIC_KEY", "_JWKS_URL", "_JWT_ALGORITHMS")
-    load(BASE | {name: text for name, text in values.items() if not name.endswith(kinds)}, require_upstream=True)
+    secrets = ("_SIGNING_KEY", "_INTROSPECTION_CLIENTS")
+    good = {name: text for name, text in values.items() if not name.endswith((*kinds, *secrets))}
+    load(BASE | good, require_upstream=True)
     load({name: text for name, text in values.items() if name.endswith(("_JWKS_URL", "_JWT_ALGORITHMS"))})
     assert not any(line and not line.startswith("#") for line in env_file().splitlines())

@@ -1,8 +1,11 @@
--- The law of a session. Every script begins with this text; nothing outside these scripts changes a session.
+-- The law of a session. Every script of sessions begins with this text; nothing else changes a session.
 --
 -- What there is, for one user, in one hash slot:
 --   KEYS[1] sessions    hash    <id>          → the record (below), packed
---                               r:<reference> → <id>: which session a token names
+--                               r:<reference> → <id>: which session an access token names
+--                               f:<digest>    → <id>: which session a refresh token names, by its SHA-256
+--                               t:<id>        → the older names of a session, packed: {field, when its token expires}, …
+--                               c:<id>        → the claims that its access tokens are issued with, as JSON
 --   KEYS[2] index       zset    <id>, score > 0: live, the score is its last activity
 --                                     score < 0: ended, minus the instant from which the record may be forgotten
 --   KEYS[3] not_before  string  "<instant> <spared id or 0> <end reason>": every session created until that instant
@@ -10,12 +13,15 @@
 --                               of before it may turn up however late
 --
 -- The states are live and ended, with one of eight reasons. The moves:
---   (nothing) → live       check.lua alone, for a token that not_before does not refuse
---   (nothing) → ended      logout.lua, for a token that was never seen: so it cannot be adopted afterwards
---   live      → live       check.lua: the activity moves forward, strictly
+--   (nothing) → live       check.lua and refreshed.lua, for a token that not_before does not refuse; login.lua, for any
+--   (nothing) → ended      logout.lua and end_sid.lua, for what was never seen: so it cannot be adopted afterwards
+--   live      → live       check.lua, login.lua, refreshed.lua, rotate.lua, find.lua: the activity moves forward,
+--                          strictly, and names are added; a name that is known never moves to another session, but for what a login
+--                          answers again: a refresh token, and an `h:` reference whose session is over (of such tokens
+--                          nothing tells one sign-in from the next)
 --   live      → ended      any script, once; `reason` and `ended_at` are final
 --   ended     → ended      nothing changes but `hidden` (0 → 1) and how long the record stays (longer)
---   ended     → (nothing)  forget(), when the last token known of it has expired
+--   ended     → (nothing)  forget(), when the last token known of it, refresh tokens included, has expired
 --   any       → (nothing)  where the store itself has lost one of the first two keys: then all that is left of the user
 --                          goes, and not_before refuses every token of before
 -- What is not listed does not happen: there is no move from ended to live.
@@ -24,10 +30,11 @@
 
 local sessions, index, not_before = KEYS[1], KEYS[2], KEYS[3]
 
--- The fields of a record, by position. `TOKEN_EXPIRES_AT` is the latest of all tokens seen, leeway included.
+-- The fields of a record, by position. `TOKEN_EXPIRES_AT` is the latest of all access tokens seen, leeway included, and
+-- `REFRESH_EXPIRES_AT` of all refresh tokens, 0 without any. `REFERENCE`, `JTI` and `REFRESH` are those of the newest.
 local CREATED_AT, EXPIRES_AT, TOKEN_EXPIRES_AT, EXEMPT = 1, 2, 3, 4
-local ENDED_AT, END_REASON, HIDDEN, LAST_ACTIVITY = 5, 6, 7, 8
-local REFERENCE, JTI = 9, 10
+local ENDED_AT, END_REASON, HIDDEN, LAST_ACTIVITY, REFRESH_EXPIRES_AT = 5, 6, 7, 8, 9
+local REFERENCE, JTI, LOGIN_METHOD, REFRESH = 10, 11, 12, 13
 
 -- No script does more than this many sessions' work in one go: what remains is done by the next one.
 local STEP = 1000
@@ -53,18 +60,11 @@ local function load(id)
   local packed = redis.call('HGET', sessions, id)
   if not packed then return nil end
   local record = cmsgpack.unpack(packed)
-  for field = CREATED_AT, LAST_ACTIVITY do
+  for field = CREATED_AT, REFRESH_EXPIRES_AT do
     if field ~= END_REASON and not (record[field] >= 0 and record[field] <= 9007199254740992) then
       error('a record is garbled')
     end
   end
-  return record
-end
-
--- The record of an entry of the index. An entry without one stands for nothing.
-local function entry(id)
-  local record = load(id)
-  if not record then redis.call('ZREM', index, id) end
   return record
 end
 
@@ -80,16 +80,6 @@ local function keep_until(instant)
       redis.call('PEXPIRE', key, text(milliseconds))
     end
   end
-end
-
--- A store that evicts under memory pressure can lose one key of two, which live and leave together. What it lost may have
--- been an end, so the user starts anew, as after an end of all sessions. Every script asks, but for a check that finds
--- its session whole.
-local function start_anew_if_lost()
-  if redis.call('EXISTS', sessions, index) ~= 1 then return end
-  before, spared, before_reason = math.max(now, before), '0', 'revoked_by_admin'
-  redis.call('SET', not_before, text(before) .. ' 0 ' .. before_reason)
-  redis.call('DEL', sessions, index)
 end
 
 -- When and why a live session ended without anybody saying so: the earliest that applies, or nil.
@@ -113,7 +103,7 @@ local function finish(id, record, last_activity, at, reason, hidden, ended_ttl)
   record[ENDED_AT], record[END_REASON], record[HIDDEN] = at, reason, hidden
   record[LAST_ACTIVITY] = last_activity
   save(id, record)
-  local forget_at = math.max(now + ended_ttl, record[TOKEN_EXPIRES_AT])
+  local forget_at = math.max(now + ended_ttl, record[TOKEN_EXPIRES_AT], record[REFRESH_EXPIRES_AT])
   redis.call('ZADD', index, text(-forget_at), id)
   keep_until(forget_at)
 end
@@ -134,57 +124,5 @@ local function remember(id, record, token_expires_at)
   if -tonumber(score) < token_expires_at then
     redis.call('ZADD', index, text(-token_expires_at), id)
     keep_until(token_expires_at)
-  end
-end
-
--- ended → (nothing), a few at a time.
-local function forget()
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', index, text(-now), '(0', 'LIMIT', 0, 20)) do
-    local record = load(id)
-    if record and redis.call('HGET', sessions, 'r:' .. record[REFERENCE]) == id then
-      redis.call('HDEL', sessions, 'r:' .. record[REFERENCE])
-    end
-    redis.call('HDEL', sessions, id)
-    redis.call('ZREM', index, id)
-  end
-end
-
--- The live sessions, newest activity first (or oldest first, with `ascending`), as {id, record, last_activity}; those
--- that turn out to be over are settled on the way. Looks at `STEP` sessions at the most; the second value is the
--- activity of the last one looked at, where there may be more. What was last active until `not_before` is over, the
--- spared session excepted, so it is not even looked at.
-local function live(idle, ended_ttl, ascending)
-  local found = {}
-  local function look(id, last_activity)
-    local record = entry(id)
-    if not record then return end
-    local at, reason = due(id, record, last_activity, idle)
-    if at then
-      settle(id, record, last_activity, at, reason, ended_ttl)
-    else
-      found[#found + 1] = {id, record, last_activity}
-    end
-  end
-  local spared_activity = before > 0 and tonumber(redis.call('ZSCORE', index, spared) or '0') or 0
-  local spared_is_old = spared_activity > 0 and spared_activity <= before
-  if ascending and spared_is_old then look(spared, spared_activity) end
-  local command, from, to = 'ZREVRANGEBYSCORE', '+inf', '(' .. text(before)
-  if ascending then command, from, to = 'ZRANGEBYSCORE', to, from end
-  local entries = redis.call(command, index, from, to, 'WITHSCORES', 'LIMIT', 0, STEP)
-  for i = 1, #entries, 2 do look(entries[i], tonumber(entries[i + 1])) end
-  if not ascending and spared_is_old then look(spared, spared_activity) end
-  return found, #entries == 2 * STEP and tonumber(entries[#entries])
-end
-
--- What was last active until `instant`, and is over, becomes so in the records too, a step at a time.
-local function sweep(idle, ended_ttl, step, instant)
-  local entries = redis.call('ZRANGEBYSCORE', index, '(0', text(instant), 'WITHSCORES', 'LIMIT', 0, step)
-  for i = 1, #entries, 2 do
-    local id, last_activity = entries[i], tonumber(entries[i + 1])
-    local record = entry(id)
-    if record then
-      local at, reason = due(id, record, last_activity, idle)
-      if at then settle(id, record, last_activity, at, reason, ended_ttl) end
-    end
   end
 end

@@ -16,8 +16,8 @@ if not record then
     new_id = text(tonumber(new_id) % 9007199254740991 + 1)
   end
   redis.call('HSET', sessions, 'r:' .. reference, new_id)
-  record = {now, now, token_expires_at, 0, 0, '', 0, 0,
-            reference, jti, 'token', ip_address, user_agent, hints, city, country}
+  record = {now, now, token_expires_at, 0, 0, '', 0, 0, 0,
+            reference, jti, 'token', '', ip_address, user_agent, hints, city, country}
   finish(new_id, record, now, now, 'logged_out', 0, ended_ttl)
   return {sessions, 0, new_id}
 end

@@ -1,0 +1,33 @@
+"""How OAuth 2.0 words errors (RFC 6749 section 5.2), for the endpoints that OAuth's own clients call."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from gatekeeper.dialects.base import Operation, Problem, Wording
+from gatekeeper.errors import Reason
+
+name: Final = "oauth"
+operations: Final[tuple[Operation, ...]] = ()
+
+_CODES: Final = {
+    Reason.BAD_REQUEST: "invalid_request",
+    Reason.BODY_TOO_LARGE: "invalid_request",
+    Reason.UNSUPPORTED_MEDIA_TYPE: "invalid_request",
+    Reason.INVALID_CREDENTIALS: "invalid_client",
+    Reason.STORE_UNAVAILABLE: "temporarily_unavailable",
+    Reason.KEYS_UNAVAILABLE: "temporarily_unavailable",
+    Reason.INTERNAL_ERROR: "server_error",
+}
+
+
+class Error(msgspec.Struct, frozen=True):
+    error: str
+    error_description: str
+
+
+def word(problem: Problem, wording: Wording) -> Error:
+    # In English: RFC 6749 has it in ASCII.
+    return Error(_CODES.get(problem.reason, problem.reason.code), problem.text)

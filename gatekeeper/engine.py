@@ -1,0 +1,196 @@
+"""All that judges a request and signs people in, ready to use; what `compose` builds and the middleware works with."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from gatekeeper.client_address import TrustedProxies
+from gatekeeper.dialects.endpoints import Endpoint
+from gatekeeper.dialects.router import Router
+from gatekeeper.embedded import EmbeddedValkey
+from gatekeeper.errors import KeysUnavailable, StoreUnavailable
+from gatekeeper.gate import Gate
+from gatekeeper.headers import IdentityHeaders
+from gatekeeper.issuing import Issuing
+from gatekeeper.observing import Parts
+from gatekeeper.origin import Origins
+from gatekeeper.paths import PathTable
+from gatekeeper.provider import BackChannel, Clients, Provider
+from gatekeeper.sessions.connection import Scripts
+from gatekeeper.sessions.device import warm_up
+from gatekeeper.sessions.manager import Manager
+from gatekeeper.telemetry import Telemetry
+from gatekeeper.tokens.keys import Keys
+from gatekeeper.tokens.sources import TokenSources
+
+_log = logging.getLogger("gatekeeper")
+_PROBE_SECONDS: Final = 1.0
+
+
+class Engine:
+    """All that judges a request, ready to use. `start` and `aclose` belong to the event loop that uses it."""
+
+    def __init__(
+        self,
+        *,
+        gate: Gate,
+        manager: Manager,
+        parts: Parts,
+        issuing: Issuing | None,
+        provider: Provider,
+        clients: Clients,
+        backchannel: BackChannel | None,
+        endpoints: Sequence[Endpoint],
+        key_set: Any,
+        cookie_transport: bool,
+        router: Router,
+        paths: PathTable,
+        identity: IdentityHeaders,
+        sources: TokenSources,
+        trusted: TrustedProxies,
+        origins: Origins,
+        language: str,
+        telemetry: Telemetry,
+        scripts: Scripts,
+        keys: Keys,
+        embedded: EmbeddedValkey | None,
+        connect: Callable[[], Any],
+        forward_authorization: bool,
+        leeway_seconds: float,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.gate = gate
+        self.manager = manager
+        self.parts = parts
+        self.issuing = issuing
+        self.provider = provider
+        self.clients = clients
+        self.backchannel = backchannel
+        self.endpoints = endpoints
+        self.key_set = key_set
+        self.cookie_transport = cookie_transport
+        self.router = router
+        self.paths = paths
+        self.identity = identity
+        self.sources = sources
+        self.trusted = trusted
+        self.origins = origins
+        self.language = language
+        self.telemetry = telemetry
+        self.forward_authorization = forward_authorization
+        self.started = False
+        self._scripts = scripts
+        self._keys = keys
+        self._embedded = embedded
+        self._connect = connect
+        self._application_client: Any = None
+        self._leeway_seconds = leeway_seconds
+        self._wall_clock = wall_clock
+        self._starting: asyncio.Lock | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def __repr__(self) -> str:
+        return f"<Engine [{'started' if self.started else 'not started'}] {self._scripts!r} {self._keys!r}>"
+
+    @property
+    def claimed(self) -> list[str]:
+        """Every path that is Gatekeeper's own, with its method."""
+        routes = [*(endpoint.route for endpoint in self.endpoints), *self.router.routes()]
+        return [f"{route.method} {route.template}" for route in routes]
+
+    def address_of(self, client: str, peer: str | None) -> str | None:
+        """The client's address where it is one client's. A private peer without trusted proxies is a proxy that nobody
+        told us of: everybody would be one address."""
+        return client if self.trusted.can_tell_clients_apart(peer) else None
+
+    @property
+    def redis_client(self) -> Any:
+        """A client of the store for the application, with connections of its own: verdicts do not wait for those.
+        What is there is Gatekeeper's: to be read."""
+        if self._application_client is None:
+            self._application_client = self._connect()
+        return self._application_client
+
+    async def start(self) -> None:
+        """Starts what runs beside the requests; a second call does nothing. Raises `EmbeddedStoreFailed`."""
+        if self._starting is None:
+            self._starting = asyncio.Lock()
+        async with self._starting:
+            if self.started:
+                return
+            await asyncio.to_thread(warm_up)
+            if self._embedded is not None:
+                await asyncio.to_thread(self._embedded.start)
+                self._tasks.append(asyncio.create_task(self._embedded.watch()))
+            self._tasks.append(asyncio.create_task(self._probe()))
+            self.started = True
+
+    async def aclose(self) -> None:
+        """Ends all of it. The embedded store ends with its last user."""
+        while running := [task for task in self._tasks if not task.done()]:
+            for task in running:
+                task.cancel()
+            # Once may not be enough: up to Python 3.11, wait_for() in redis-py can swallow it (cpython issue 86296).
+            await asyncio.wait(running, timeout=0.05)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        self.started = False
+        self._starting = None
+        if self.issuing is not None:
+            await self.issuing.aclose()
+        await self._scripts.aclose()
+        if self._application_client is not None:
+            await self._application_client.aclose()
+            self._application_client = None
+        await self._keys.aclose()
+        if self._embedded is not None:
+            await asyncio.to_thread(self._embedded.stop)
+
+    async def faults(self) -> list[str]:
+        """Why this engine cannot judge requests now; empty when it can. Asks the store and the keys."""
+        found: list[str] = []
+        try:
+            skew = abs(await self._scripts.time() - self._wall_clock())
+        except StoreUnavailable as error:
+            self.telemetry.metrics.store_failed(error.kind)
+            found.append(str(error))
+        else:
+            self.telemetry.metrics.store_answered()
+            if skew > max(self._leeway_seconds, 1.0):
+                found.append(f"the clocks of this host and of the store are {skew:.0f} s apart")
+        if not self._keys.ready:
+            try:
+                await self._keys.refresh()
+            except KeysUnavailable as error:
+                found.append(str(error))
+        self.telemetry.metrics.jwks_keys.set(getattr(self._keys, "key_count", 0))
+        return found
+
+    async def store_warnings(self) -> list[str]:
+        """What about the store's configuration endangers sessions. Raises `StoreUnavailable`."""
+        found: list[str] = []
+        policy = await self._scripts.configuration("maxmemory-policy")
+        if policy not in {None, "noeviction"}:
+            found.append(
+                f"the store's maxmemory-policy is {policy}: under pressure it forgets sessions, ended ones too; "
+                "set it to noeviction"
+            )
+        append_only, save = [await self._scripts.configuration(name) for name in ("appendonly", "save")]
+        if append_only == "no" and not save:
+            found.append("the store does not persist: a restart of it forgets which sessions have ended")
+        return found
+
+    async def _probe(self) -> None:
+        """Keeps the gauges true when nobody asks."""
+        known: list[str] = []
+        while True:
+            found = await self.faults()
+            if found != known:
+                for fault in found or ["ready"]:
+                    (_log.warning if found else _log.info)(fault)
+                known = found
+            await asyncio.sleep(_PROBE_SECONDS)

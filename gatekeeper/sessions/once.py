@@ -1,0 +1,35 @@
+"""What may happen once: ids of one-time tokens, remembered in the store until the tokens have expired."""
+
+from __future__ import annotations
+
+import time
+from hashlib import sha256
+
+from gatekeeper.errors import StoreUnavailable
+from gatekeeper.sessions.connection import Scripts
+
+
+class Once:
+    """Ids of one kind. Raises `StoreUnavailable`."""
+
+    def __init__(self, scripts: Scripts, *, key_prefix: str, kind: str, leeway_seconds: float) -> None:
+        self._scripts = scripts
+        self._prefix = f"{key_prefix}{kind}:"
+        self._leeway_seconds = leeway_seconds
+
+    async def first(self, token_id: str, *, until: float) -> bool:
+        """Whether this id is seen for the first time; it is remembered until `until` (seconds) and the leeway after
+        it."""
+        seconds = max(until - time.time() + self._leeway_seconds, 0.0)
+        key = self._key(token_id)
+        answer = await self._scripts.command("SET", key, b"1", "NX", "PX", int(seconds * 1000) + 1000)
+        if answer is not None and answer is not True and answer != b"OK":
+            raise StoreUnavailable("the session store answered what is not ours", kind="protocol")
+        return answer is not None
+
+    async def forget(self, token_id: str) -> None:
+        """It did not happen after all."""
+        await self._scripts.command("DEL", self._key(token_id))
+
+    def _key(self, token_id: str) -> bytes:
+        return f"{self._prefix}{sha256(token_id.encode()).hexdigest()}".encode()

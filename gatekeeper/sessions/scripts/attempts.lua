@@ -1,0 +1,29 @@
+-- attempts: failed logins under KEYS[1], a hash of `failed` and `until`, gone a window after the first of them; once there
+-- is a wait, a window after that.
+-- ARGV: 'ask' | 'fail' | 'forget', how many may fail, the window in microseconds
+--   'ask'     may another be tried? From the limit on, one at a time: who may, keeps the others out for the next wait
+--   'fail'    one has failed
+--   'forget'  one has succeeded
+-- Answers {KEYS[1], microseconds to wait}; 0 for none.
+
+local ask, limit, window = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local LONGEST = 900000000
+local clock = redis.call('TIME')
+local now = clock[1] * 1000000 + clock[2]
+
+if ask == 'forget' then
+  redis.call('DEL', KEYS[1])
+  return {KEYS[1], 0}
+end
+local failed = tonumber(redis.call('HGET', KEYS[1], 'failed') or '0')
+if ask == 'fail' then failed = redis.call('HINCRBY', KEYS[1], 'failed', 1) end
+-- 1 s at the limit, then twice as long each time.
+local wait = failed < limit and 0 or math.min(LONGEST, 1000000 * 2 ^ math.min(failed - limit, 20))
+local until_when = tonumber(redis.call('HGET', KEYS[1], 'until') or '0')
+if ask == 'ask' and until_when > now then return {KEYS[1], until_when - now} end
+if wait > 0 then redis.call('HSET', KEYS[1], 'until', string.format('%.0f', now + wait)) end
+if wait > 0 or (ask == 'fail' and failed == 1) then
+  -- Longer than the wait: one that is over must not find everything forgotten.
+  redis.call('PEXPIRE', KEYS[1], string.format('%.0f', math.ceil((window + wait) / 1000)))
+end
+return {KEYS[1], 0}

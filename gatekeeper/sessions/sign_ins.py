@@ -1,0 +1,215 @@
+"""Sessions where tokens are handed out: logins, refreshes, and refresh tokens of Gatekeeper's own.
+
+A refresh token is known by its digest alone, here and in the store: who reads the store can use none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, Literal
+
+import msgspec
+
+from gatekeeper.models import Claims, Client, EndReason
+from gatekeeper.sessions.connection import load_script
+from gatekeeper.sessions.slots import Slots, microseconds, new_id
+
+LOGIN: Final = load_script("common", "upkeep", "opening", "arguments", "login")
+REFRESHED: Final = load_script("common", "upkeep", "opening", "arguments", "refreshed")
+LINK: Final = load_script("common", "upkeep", "link")
+ROTATE: Final = load_script("common", "upkeep", "opening", "rotate")
+
+
+class RefreshToken(msgspec.Struct, frozen=True):
+    """A refresh token as the store knows it: the digest, and when it expires (seconds), if anybody tells."""
+
+    digest: str
+    expires_at: float | None = None
+
+
+class SignedIn(msgspec.Struct, frozen=True):
+    """What became of new tokens.
+
+    `opened`: they have a session of their own; `touched`: they belong to one that was there; `ended`: to one that is
+    over; `full`: there is no room; `unknown`: they may not open a session. `expires_at` is the session's, in seconds.
+    """
+
+    word: Literal["opened", "touched", "ended", "full", "unknown"]
+    session_id: int
+    end_reason: EndReason | None
+    evicted: int
+    expires_at: float
+
+    @property
+    def is_live(self) -> bool:
+        return self.word in {"opened", "touched"}
+
+
+class Linked(msgspec.Struct, frozen=True):
+    """Which session tokens name: `live`, `ended`, `unknown` (no session; tokens issued until `not_before`, in seconds,
+    may not open one), or `crowded` (live, with more tokens than it may have)."""
+
+    word: Literal["live", "ended", "unknown", "crowded"]
+    session_id: int
+    end_reason: EndReason | None
+    expires_at: float
+    not_before: float
+
+
+class Rotation(msgspec.Struct, frozen=True):
+    """What a refresh token of Gatekeeper's own is: `current` (to be rotated), `again` (rotated within the window; its
+    `sealed` successors are given once more), `reused` (its session has ended by that), `ended`, `unknown`."""
+
+    word: Literal["current", "rotated", "again", "reused", "ended", "unknown"]
+    session_id: int = 0
+    end_reason: EndReason | None = None
+    reference: str = ""
+    expires_at: float = 0.0
+    claims: str = ""
+    sealed: bytes = b""
+
+
+class Successor(msgspec.Struct, frozen=True):
+    """What a refresh token makes way for: the next one's digest, its access token's `jti` and expiry (seconds), and
+    both tokens sealed."""
+
+    digest: str
+    jti: str
+    expires_at: float
+    sealed: bytes
+
+
+class SignIns:
+    """Logins and refreshes in the store. Every method raises `StoreUnavailable`."""
+
+    def __init__(self, slots: Slots, *, reuse_window_seconds: float = 0.0) -> None:
+        self._slots = slots
+        self._window = microseconds(reuse_window_seconds)
+        self._over = (slots.idle, slots.ended_ttl)
+        self._rules = (slots.idle, slots.ttl, slots.ended_ttl, slots.limit, slots.policy, slots.unknown)
+
+    def __repr__(self) -> str:
+        return f"<SignIns {self._slots!r}>"
+
+    async def user_of(self, digest: str) -> str | None:
+        """Whose refresh token it is, as far as the index knows."""
+        return await self._slots.user_of_refresh_token(digest)
+
+    async def user_of_sid(self, sid: str) -> str | None:
+        """Whose sign-in at a provider it is, as far as the index knows."""
+        return await self._slots.user_of_sid(sid)
+
+    async def log_in(
+        self,
+        claims: Claims,
+        client: Client,
+        *,
+        exempt: bool,
+        refresh: RefreshToken | None,
+        presented: str | None = None,
+        kept_claims: str = "",
+    ) -> SignedIn:
+        """Opens a session for tokens that are about to be handed out. That of `presented`, the reference of a token
+        that came with the login, ends; `kept_claims` are remembered for tokens to come."""
+        arguments = self._arguments(claims, client, exempt, refresh, "password")
+        opening = self._slots.run(LOGIN, claims.user, _signed_in, *arguments, presented or "", kept_claims)
+        return await self._indexed(claims, opening, refresh)
+
+    async def refreshed(
+        self, claims: Claims, client: Client, *, exempt: bool, refresh: RefreshToken | None, linked: int | None
+    ) -> SignedIn:
+        """Gives new tokens to the session `linked`; without one, to that of their own, or to a new one."""
+        arguments = self._arguments(claims, client, exempt, refresh, "refresh")
+        joining = self._slots.run(REFRESHED, claims.user, _signed_in, *arguments, linked or 0)
+        return await self._indexed(claims, joining, refresh)
+
+    async def link(self, user: str, *, digest: str | None = None, claims: Claims | None = None) -> Linked:
+        """The session that a refresh token or an access token of `user` names. Moves nothing."""
+        token = (claims.reference, self._slots.token_expires_at(claims)) if claims is not None else ("", 0)
+        return await self._slots.run(LINK, user, _linked, *self._over, digest or "", *token)
+
+    async def rotation(self, user: str, digest: str) -> Rotation:
+        """What a refresh token is. Asking is enough to end a session whose token is used again."""
+        return await self._rotate(user, digest)
+
+    async def rotate(self, user: str, digest: str, successor: Successor) -> Rotation:
+        """Replaces a current refresh token; `again` where somebody else was faster."""
+        await self._slots.index_refresh_token(successor.digest, user)
+        next_expires_at = self._slots.expires_at(successor.expires_at)
+        return await self._rotate(
+            user, digest, successor.digest, successor.jti, next_expires_at, successor.sealed, self._window
+        )
+
+    async def _rotate(self, user: str, digest: str, *successor: Any) -> Rotation:
+        pairs = self._slots.pairs_key(user)
+        return await self._slots.run(ROTATE, user, _rotation, *self._over, digest, *successor, also=pairs)
+
+    def _arguments(
+        self, claims: Claims, client: Client, exempt: bool, refresh: RefreshToken | None, login_method: str
+    ) -> tuple[Any, ...]:
+        """ARGV as `arguments.lua` reads it."""
+        return (
+            *self._rules,
+            new_id(),
+            claims.reference,
+            claims.jti or "",
+            microseconds(claims.issued_at or 0),
+            self._slots.token_expires_at(claims),
+            int(exempt),
+            refresh.digest if refresh else "",
+            microseconds(refresh.expires_at or 0) if refresh else 0,
+            login_method,
+            *self._slots.particulars(client),
+        )
+
+    async def _indexed(self, claims: Claims, opening: Any, refresh: RefreshToken | None) -> SignedIn:
+        if refresh is None:
+            return await self._slots.indexed(claims, opening)
+        return await self._slots.indexed(claims, opening, refresh=refresh.digest, refresh_expires_at=refresh.expires_at)
+
+
+def _word(raw: bytes, *known: str) -> Any:
+    """A word of the scripts. Raises `ValueError` for one that is not theirs."""
+    word = raw.decode()
+    if word not in known:
+        raise ValueError(word)
+    return word
+
+
+def _reason(text: bytes) -> EndReason | None:
+    return EndReason(text.decode()) if text else None
+
+
+def _signed_in(reply: list[Any]) -> SignedIn:
+    _, word, session_id, reason, evicted, expires_at = reply
+    told = _word(word, "opened", "touched", "ended", "full", "unknown")
+    return SignedIn(told, int(session_id), _reason(reason), int(evicted), int(expires_at) / 1e6)
+
+
+def _linked(reply: list[Any]) -> Linked:
+    _, word, session_id, reason, instant = reply
+    at = int(instant) / 1e6
+    known = word != b"unknown"
+    told = _word(word, "live", "ended", "unknown", "crowded")
+    return Linked(told, int(session_id), _reason(reason), at if known else 0.0, 0.0 if known else at)
+
+
+def _rotation(reply: list[Any]) -> Rotation:
+    _, word, *rest = reply
+    return _ROTATIONS[word.decode()](*rest)
+
+
+_ROTATIONS: Final[dict[str, Callable[..., Rotation]]] = {
+    "current": lambda session_id, reference, expires_at, claims: Rotation(
+        "current",
+        int(session_id),
+        reference=reference.decode(),
+        expires_at=int(expires_at) / 1e6,
+        claims=claims.decode(),
+    ),
+    "rotated": lambda session_id: Rotation("rotated", int(session_id)),
+    "again": lambda session_id, sealed: Rotation("again", int(session_id), sealed=sealed),
+    "reused": lambda session_id: Rotation("reused", int(session_id), EndReason.REFRESH_REUSED),
+    "ended": lambda session_id, reason: Rotation("ended", int(session_id), _reason(reason)),
+    "unknown": lambda: Rotation("unknown"),
+}

@@ -1,0 +1,176 @@
+"""Where the sessions of a user lie in the store, and how their scripts are run.
+
+Everything of one user lies in one hash slot. The user id is the hash tag, with the characters that would cut a tag
+short percent-encoded, so two users never share a key, whatever their names are. Outside the slots stand indexes only:
+each is written before the record, in one batch with it, and is a hint that the user's script confirms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, Literal, TypeVar
+
+import msgspec
+
+from gatekeeper.errors import StoreUnavailable
+from gatekeeper.geo import Locator, Nowhere
+from gatekeeper.models import Claims, Client
+from gatekeeper.sessions.connection import Script, Scripts
+from gatekeeper.sessions.device import hints_of
+
+T = TypeVar("T")
+Policy = Literal["evict_idle", "evict_oldest", "reject"]
+
+# Numbers stay exact in Lua up to 2^53: year 9999 in microseconds is above it, year 2200 is not.
+LATEST: Final = 7_258_118_400
+_USER_AGENT_CHARACTERS: Final = 512
+_TAG: Final = str.maketrans({"%": "%25", "{": "%7B", "}": "%7D"})
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operator decided. Seconds; `idle_seconds` and `device_limit` are None when off. `index_sids`: sessions
+    are to be found by their `sid` alone, too."""
+
+    session_seconds: float
+    idle_seconds: float | None
+    ended_seconds: float
+    device_limit: int | None
+    policy: Policy
+    adopt_unknown: bool
+    leeway_seconds: float
+    index_sids: bool = False
+
+
+def microseconds(seconds: float) -> int:
+    return int(min(seconds, LATEST) * 1_000_000)
+
+
+def new_id() -> int:
+    return secrets.randbelow(2**53 - 1) + 1
+
+
+def printable(text: str, length: int) -> str:
+    """Without control characters, and not longer than anybody needs."""
+    return "".join(character for character in text[: 4 * length] if character.isprintable())[:length]
+
+
+class Slots:
+    """Runs scripts on the keys of one user, and keeps the indexes. Every method raises `StoreUnavailable`."""
+
+    def __init__(self, scripts: Scripts, *, key_prefix: str, rules: Rules, locator: Locator | None = None) -> None:
+        self._scripts = scripts
+        self._prefix = key_prefix
+        self._locator = locator or Nowhere()
+        self._leeway_seconds = rules.leeway_seconds
+        self._index_sids = rules.index_sids
+        self._kept_seconds = rules.session_seconds + rules.ended_seconds
+        self._due_in_seconds = min(rules.idle_seconds or rules.session_seconds, rules.session_seconds)
+        # Users by the instant at which their next session may be over: a hint for a clean-up, never a fact.
+        self._due_key: Final = f"{key_prefix}due".encode()
+        self.idle: Final = microseconds(rules.idle_seconds or 0)
+        self.ended_ttl: Final = microseconds(rules.ended_seconds)
+        self.ttl: Final = microseconds(rules.session_seconds)
+        self.limit: Final = rules.device_limit or 0
+        self.policy: Final[Policy] = rules.policy
+        self.unknown: Final = "adopt" if rules.adopt_unknown else "reject"
+
+    def __repr__(self) -> str:
+        return f"<Slots [{self._prefix}*] {self._scripts!r}>"
+
+    def keys(self, user: str) -> tuple[bytes, bytes, bytes]:
+        tag = f"{self._prefix}{{{user.translate(_TAG)}}}".encode()
+        return tag + b":sessions", tag + b":index", tag + b":not_before"
+
+    def pairs_key(self, user: str) -> bytes:
+        """The fourth key, of `rotate.lua` alone."""
+        return f"{self._prefix}{{{user.translate(_TAG)}}}:pairs".encode()
+
+    async def run(
+        self, script: Script, user: str, read: Callable[[list[Any]], T], *arguments: Any, also: bytes | None = None
+    ) -> T:
+        """What `read` makes of the script's answer; `also` is one more key of that user."""
+        keys = self.keys(user)
+        reply = await self._scripts.run(script, keys if also is None else (*keys, also), arguments)
+        # A reply that is not this user's is a fault of the connection, whatever it says.
+        if not isinstance(reply, list) or not reply or reply[0] != keys[0]:
+            raise StoreUnavailable("the session store answered for somebody else", kind="protocol")
+        try:
+            return read(reply)
+        except (ValueError, TypeError, AttributeError, LookupError, msgspec.MsgspecError):
+            raise StoreUnavailable("the session store answered what is not ours", kind="protocol") from None
+
+    def token_expires_at(self, claims: Claims) -> int:
+        """Until when a token may turn up, leeway included."""
+        return self.expires_at(claims.expires_at)
+
+    def expires_at(self, seconds: float) -> int:
+        """Until when a token may turn up that expires then, leeway included."""
+        return microseconds(seconds + self._leeway_seconds)
+
+    def particulars(self, client: Client) -> tuple[str, ...]:
+        """What a new record holds of who opened it: address, agent, hints, city, country."""
+        location = self._locator.locate(client.ip_address)
+        user_agent = printable(client.user_agent, _USER_AGENT_CHARACTERS)
+        hints = hints_of(client.headers)
+        return (client.ip_address, user_agent, hints, location.city, location.country)
+
+    async def indexed(
+        self,
+        claims: Claims,
+        opening: Awaitable[T],
+        *,
+        refresh: str = "",
+        refresh_expires_at: float | None = None,
+    ) -> T:
+        """`opening`, with the indexes written before it in the same batch. `refresh` is the digest of a refresh token,
+        `refresh_expires_at` when that expires, in seconds, if anybody tells."""
+        user = claims.user.encode()
+        before = [self.hint(user, microseconds(time.time() + self._due_in_seconds))]
+        if refresh:
+            seconds = self._kept_seconds if refresh_expires_at is None else refresh_expires_at - time.time()
+            before.append(self._index(self._refresh_key(refresh), user, max(seconds, self._kept_seconds)))
+        if self._index_sids and isinstance(sid := claims.claims.get("sid"), str):
+            before.append(self._index(self._sid_key(sid), user, self._kept_seconds))
+        return (await asyncio.gather(*before, opening))[-1]  # type: ignore[return-value]
+
+    async def hint(self, user: bytes, due_at: int) -> None:
+        """Remembers when to look at that user's sessions, in microseconds, unless it is sooner already."""
+        await self._scripts.command("ZADD", self._due_key, "LT", due_at, user)
+
+    async def due_users(self, now: int, most: int) -> list[bytes]:
+        """Users at whom to look, until `now` in microseconds."""
+        users = await self._scripts.command("ZRANGEBYSCORE", self._due_key, "-inf", now, "LIMIT", 0, most)
+        if not isinstance(users, list):
+            raise StoreUnavailable("the session store answered what is not ours", kind="protocol")
+        return users
+
+    async def forget_hints(self, users: Sequence[bytes]) -> None:
+        await self._scripts.command("ZREM", self._due_key, *users)
+
+    async def _index(self, key: bytes, user: bytes, seconds: float) -> None:
+        await self._scripts.command("SET", key, user, "PX", int(min(seconds, LATEST) * 1000) + 1)
+
+    async def index_refresh_token(self, digest: str, user: str) -> None:
+        """Before the record knows it: a token without a record is unknown, a record without an index is lost."""
+        await self._index(self._refresh_key(digest), user.encode(), self._kept_seconds)
+
+    async def user_of_refresh_token(self, digest: str) -> str | None:
+        return _text(await self._scripts.command("GET", self._refresh_key(digest)))
+
+    async def user_of_sid(self, sid: str) -> str | None:
+        return _text(await self._scripts.command("GET", self._sid_key(sid)))
+
+    def _refresh_key(self, digest: str) -> bytes:
+        return f"{self._prefix}refresh:{digest}".encode()
+
+    def _sid_key(self, sid: str) -> bytes:
+        return f"{self._prefix}sid:{sid}".encode()
+
+
+def _text(found: Any) -> str | None:
+    if found is not None and not isinstance(found, bytes):
+        raise StoreUnavailable("the session store answered what is not ours", kind="protocol")
+    return None if found is None else found.decode(errors="replace")

@@ -1,0 +1,203 @@
+"""The settings of tokens: the keys that verify them, where they are found, who issues them and how."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Literal
+
+from pydantic import SecretStr
+
+from gatekeeper.settings import grammars as grammar
+from gatekeeper.settings.group import SettingsGroup, setting
+from gatekeeper.settings.secrets import (
+    IntrospectionClient,
+    hmac_secret_reader,
+    introspection_client_reader,
+    is_pem,
+    public_key_reader,
+    signing_key_reader,
+    split_pem,
+)
+from gatekeeper.settings.types import ListReader, Reader, choice, duration, text_of
+
+DEFAULT_ALGORITHMS = {"hmac": ("HS256",), "public": ("RS256", "ES256", "EdDSA")}
+# What an access token is taken from in addition where TOKEN_TRANSPORT is `cookie`: the cookie that Gatekeeper sets.
+ACCESS_COOKIE_SOURCE = "cookie:__Host-access"
+# The settings that have an effect with `TOKENS=issue` only.
+ISSUE_FIELDS = (
+    *("signing_key", "access_token_ttl", "refresh_reuse_window", "login_check_url", "login_user_pointer"),
+    *("login_claims", "token_transport"),
+)
+
+_setting = partial(setting, group="Tokens")
+
+_CREDENTIAL_PATTERNS = ListReader(parse=grammar.parse_credential_pattern, accepted=grammar.PATTERN_WORDS, none="word")
+_CLAIM = text_of("the name of a claim", most=256)
+
+
+class TokenSettings(SettingsGroup):
+    """The third group of docs/settings.md."""
+
+    jwt_secret: Annotated[tuple[SecretStr, ...], hmac_secret_reader()] = _setting(
+        (),
+        "HMAC keys, one a line; all verify. Not together with a public key.",
+        example="changeme-to-what-openssl-rand-base64-48-prints",
+    )
+    jwt_public_key: Annotated[str | None, public_key_reader()] = _setting(
+        None, "Public keys; all verify.", example="/etc/gatekeeper/jwt.pub.pem"
+    )
+    jwks_url: Annotated[
+        str | None, Reader(parse=grammar.parse_key_set_url, accepted="an http:// or https:// URL without a user")
+    ] = _setting(
+        None,
+        "Where the identity provider publishes its key set.",
+        example="https://idp.example.com/.well-known/jwks.json",
+    )
+    jwt_algorithms: Annotated[
+        tuple[str, ...] | None,
+        ListReader(
+            parse=grammar.parse_algorithm,
+            accepted=f"{', '.join(grammar.ALGORITHMS['hmac'])} with HMAC secrets; "
+            f"{', '.join(grammar.ALGORITHMS['public'])} with public or private keys or a key set",
+        ),
+    ] = _setting(
+        None,
+        "Allow-list of signature algorithms; HMAC and public-key algorithms never together.",
+        default_text="by key: `HS256`; `RS256,ES256,EdDSA`",
+        example="RS256",
+    )
+    jwt_issuer: Annotated[str | None, text_of("the exact `iss` of the tokens")] = _setting(
+        None, "Who must have issued a token.", default_text="not looked at", example="https://idp.example.com/"
+    )
+    jwt_audience: Annotated[str | None, text_of("the exact `aud` of the tokens")] = _setting(
+        None, "Whom a token must be for.", default_text="not looked at", example="my-api"
+    )
+    jwt_leeway: Annotated[float, duration("0s", "300s")] = _setting("10s", "Clock difference allowed for in tokens.")
+    jwt_user_claim: Annotated[str, _CLAIM] = _setting("sub", "The claim that names the user.")
+    roles_claim: Annotated[
+        str, Reader(parse=grammar.parse_dotted_claim, accepted="the name of a claim, or a dotted path to it")
+    ] = _setting("roles", "The claim that holds the roles; a boolean claim named here makes an admin by `true`.")
+    admin_roles: Annotated[
+        tuple[str, ...],
+        ListReader(parse=text_of("").parse, accepted="roles separated by commas; or none", none="word"),
+    ] = _setting("admin", "Roles that make an admin; exact case.")
+    token_sources: Annotated[
+        tuple[str, ...],
+        ListReader(
+            parse=grammar.parse_token_source,
+            accepted="header, cookie:NAME, query:NAME and subprotocol separated by commas",
+        ),
+    ] = _setting(
+        "header,cookie:access_token",
+        "Where tokens are looked for, in this order; `query` and `subprotocol` for WebSockets only.",
+    )
+    tokens: Annotated[Literal["observe", "issue"], choice("observe", "issue")] = _setting(
+        "observe",
+        "Who issues tokens: the backend, whose login answers Gatekeeper observes, or Gatekeeper itself.",
+    )
+    login_paths: Annotated[tuple[str, ...], _CREDENTIAL_PATTERNS] = _setting(
+        "*/auth/login,/login", "Where clients sign in; without a method, POST."
+    )
+    refresh_paths: Annotated[tuple[str, ...], _CREDENTIAL_PATTERNS] = _setting(
+        "*/auth/refresh,/refresh", "Where clients renew their tokens; without a method, POST."
+    )
+    logout_paths: Annotated[tuple[str, ...], _CREDENTIAL_PATTERNS] = _setting(
+        "*/auth/logout,/logout", "Where clients sign out; without a method, POST."
+    )
+    signing_key: Annotated[tuple[SecretStr, ...], signing_key_reader()] = _setting(
+        (),
+        "With `TOKENS=issue`: the keys that sign tokens, all of one kind; the first signs, all verify.",
+        default_text="first `JWT_SECRET`",
+        example="changeme-to-what-openssl-rand-base64-48-prints",
+    )
+    access_token_ttl: Annotated[float, duration("1s", "3650d")] = _setting(
+        "15m",
+        "With `TOKENS=issue`: how long an access token is good, never longer than its session.",
+        alias="GATEKEEPER_ACCESS_TOKEN_EXPIRE_MINUTES",
+        alias_unit="m",
+    )
+    refresh_reuse_window: Annotated[float, duration("0s", "5m")] = _setting(
+        "10s",
+        "With `TOKENS=issue`: how long a used refresh token gets the same answer again; later it ends its session.",
+    )
+    login_check_url: Annotated[
+        str | None, Reader(parse=grammar.parse_login_check, accepted=grammar.LOGIN_CHECK_WORDS)
+    ] = _setting(
+        None,
+        "Who checks a password.",
+        default_text="required with `TOKENS=issue`, unless `LOGIN_PATHS` is `none`",
+        example="/internal/login",
+    )
+    login_user_pointer: Annotated[
+        str,
+        Reader(parse=grammar.parse_pointer, accepted="a JSON pointer (RFC 6901), such as /id or /data/user/id"),
+    ] = _setting("/id", "With `TOKENS=issue`: where the user is in the answer of `LOGIN_CHECK_URL`.")
+    login_claims: Annotated[
+        tuple[str, ...],
+        ListReader(
+            parse=grammar.parse_login_claim,
+            accepted=f"names separated by commas, never {', '.join(grammar.OWN_CLAIMS)}; or none",
+            none="word",
+        ),
+    ] = _setting("roles", "With `TOKENS=issue`: which members of that answer become claims.")
+    token_transport: Annotated[Literal["body", "cookie"], choice("body", "cookie")] = _setting(
+        "body",
+        "With `TOKENS=issue`: how clients get their tokens: in JSON, or as the cookies `__Host-access` and "
+        "`__Host-refresh`.",
+    )
+    introspection_clients: Annotated[tuple[IntrospectionClient, ...], introspection_client_reader()] = _setting(
+        (),
+        "Clients of `/oauth/revoke` and `/oauth/introspect`, which they switch on.",
+        example="billing:changeme-to-what-openssl-rand-base64-48-prints",
+    )
+    backchannel_issuer: Annotated[str | None, text_of("the exact `iss` of the logout tokens")] = _setting(
+        None,
+        "Whose logout tokens are taken; switches on `/_gatekeeper/backchannel-logout`.",
+        example="https://idp.example.com/",
+    )
+
+    @property
+    def key_kind(self) -> Literal["hmac", "public"]:
+        """What verifies tokens, signing keys included where Gatekeeper issues them."""
+        if self.jwt_secret or (self.tokens == "issue" and self.signing_secrets):
+            return "hmac"
+        return "public"
+
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        """The allow-list of signature algorithms: as set, else by the kind of key."""
+        return self.jwt_algorithms or DEFAULT_ALGORITHMS[self.key_kind]
+
+    @property
+    def hmac_secrets(self) -> tuple[bytes, ...]:
+        """The HMAC keys of `jwt_secret` themselves, in UTF-8: not to be shown."""
+        return _octets(self.jwt_secret)
+
+    @property
+    def public_keys_pem(self) -> tuple[str, ...]:
+        """The PEM blocks of `jwt_public_key`, each by itself."""
+        return split_pem(self.jwt_public_key or "")
+
+    @property
+    def signing_secrets(self) -> tuple[bytes, ...]:
+        """The HMAC keys that sign, the first one in use, in UTF-8: those of `signing_key`, else of `jwt_secret`. Empty
+        where `signing_key` holds private keys."""
+        return () if self.signing_keys_pem else _octets(self.signing_key or self.jwt_secret)
+
+    @property
+    def signing_keys_pem(self) -> tuple[str, ...]:
+        """The private keys that sign, the first one in use, a PEM block each: not to be shown."""
+        texts = (secret.get_secret_value() for secret in self.signing_key)
+        return tuple(text for text in texts if is_pem(text))
+
+    @property
+    def effective_token_sources(self) -> tuple[str, ...]:
+        """`token_sources`, and after them the cookie that Gatekeeper itself sets."""
+        own = self.tokens == "issue" and self.token_transport == "cookie"  # noqa: S105
+        if own and ACCESS_COOKIE_SOURCE not in self.token_sources:
+            return (*self.token_sources, ACCESS_COOKIE_SOURCE)
+        return self.token_sources
+
+
+def _octets(secrets: tuple[SecretStr, ...]) -> tuple[bytes, ...]:
+    return tuple(secret.get_secret_value().encode() for secret in secrets)

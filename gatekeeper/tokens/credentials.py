@@ -1,0 +1,293 @@
+"""Where logins, refreshes and their answers carry credentials (contract, section 5). Nothing is verified here, and
+nothing is ever raised: what cannot be read has no credentials.
+
+Reading is as lenient as the clients and backends for whom these texts are meant: what they find, we must find.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import unicodedata
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from email.parser import BytesParser
+from email.policy import HTTP
+from email.utils import parsedate
+from typing import Any
+from urllib.parse import parse_qsl
+
+import brotli
+import msgspec
+
+from gatekeeper.errors import TokenRejected
+from gatekeeper.headers import Headers
+from gatekeeper.tokens import jws
+
+# Contract, section 5: before and after inflating.
+MOST_BYTES = 64 * 1024
+MAX_USER_NAME_LENGTH = 512
+_LONGEST_TAG = 35  # RFC 5646 section 4.4.1
+
+_ACCESS_NAMES = ("access_token", "accessToken", "token", "access")
+_REFRESH_NAMES = ("refresh_token", "refreshToken", "refresh")
+_USER_NAMES = ("username", "email")
+# The end of the year 9999. What lies beyond is no time in seconds (milliseconds, mostly).
+_LAST_SECOND = 253_402_300_799
+# RFC 1952 section 2.3.1.
+_GZIP_HEAD_BYTES = 10
+_GZIP_HEADER_CRC, _GZIP_EXTRA, _GZIP_NAME, _GZIP_COMMENT = 2, 4, 8, 16
+
+
+class Credentials(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found. `user_name` is normalised, for counting failures: it is not the name as it was sent."""
+
+    access_token: str | None = None
+    refresh_token: str | None = None
+    user_name: str | None = None
+    language: str | None = None
+
+    def __repr__(self) -> str:
+        found = [name for name in self.__struct_fields__ if getattr(self, name)]
+        return f"Credentials({', '.join(found)})"
+
+
+_NONE = Credentials()
+_HTTP = HTTP.clone(max_line_length=None)
+
+
+def is_json(content_type: bytes) -> bool:
+    """Whether a `Content-Type` says JSON: `application/json`, `application/*+json`, with any parameters."""
+    kind = _media_type(content_type)
+    return kind == b"application/json" or (kind.startswith(b"application/") and kind.endswith(b"+json"))
+
+
+def is_form(content_type: bytes) -> bool:
+    """Whether a `Content-Type` says `application/x-www-form-urlencoded`, with any parameters."""
+    return _media_type(content_type) == b"application/x-www-form-urlencoded"
+
+
+def _media_type(content_type: bytes) -> bytes:
+    return content_type.partition(b";")[0].strip(b" \t").lower()
+
+
+def from_request(content: bytes, content_type: bytes) -> Credentials:
+    """The credentials that a login, refresh or logout request sends: in JSON, or as a form of either kind. A body that
+    says it is neither is read all the same, as many a backend does. What is hidden from this, `hidden.py` looks for."""
+    if len(content) > MOST_BYTES:
+        return _NONE
+    if is_form(content_type):
+        return _found([_form(content)])
+    if _media_type(content_type) == b"multipart/form-data":
+        return _found([_multipart(content, content_type)])
+    if is_json(content_type):
+        return _found(_holders(content))
+    return _found(_holders(content) or [_form(content)])
+
+
+def _multipart(content: bytes, content_type: bytes) -> dict[str, str]:
+    message = BytesParser(policy=_HTTP).parsebytes(b"Content-Type: " + content_type + b"\r\n\r\n" + content)
+    fields: dict[str, str] = {}
+    for part in message.iter_parts() if message.is_multipart() else ():
+        name = part.get_param("name", header="content-disposition")
+        octets = part.get_payload(decode=True)
+        if isinstance(name, str) and isinstance(octets, bytes):
+            fields.setdefault(name, octets.decode("utf-8", "replace"))
+    return fields
+
+
+def _form(content: bytes) -> dict[str, str]:
+    # By way of latin-1, so that raw bytes over 0x7F and percent-encoded ones come to the same.
+    pairs = parse_qsl(content.decode("latin-1"), keep_blank_values=True, encoding="latin-1")
+    fields: dict[str, str] = {}
+    for name, value in pairs:
+        fields.setdefault(_utf8(name), _utf8(value))
+    return fields
+
+
+def _utf8(octets: str) -> str:
+    return octets.encode("latin-1").decode("utf-8", "replace")
+
+
+def from_answer(content: bytes) -> Credentials:
+    """The tokens that a login or refresh answer in JSON hands out. It is read as clients read it: of two equal names
+    the last counts."""
+    found = _found(_holders(content)) if len(content) <= MOST_BYTES else _NONE
+    return Credentials(access_token=found.access_token, refresh_token=found.refresh_token)
+
+
+def _holders(content: bytes) -> list[Mapping[str, Any]]:
+    """The objects of a JSON document in which credentials stand: itself and its `data`."""
+    try:
+        document = _decoder.decode(content.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
+    except (ValueError, RecursionError):
+        return []
+    if not isinstance(document, dict):
+        return []
+    data = document.get("data")
+    return [document, data] if isinstance(data, dict) else [document]
+
+
+# No number is a credential, and Python refuses to make integers of over 4,300 digits.
+_decoder = json.JSONDecoder(parse_int=float)
+
+
+def _found(holders: Sequence[Mapping[str, Any]]) -> Credentials:
+    return Credentials(
+        access_token=next(_tokens(holders, _ACCESS_NAMES), None),
+        refresh_token=next(_tokens(holders, _REFRESH_NAMES), None),
+        user_name=next(_user_names(holders[:1]), None),
+        language=next((text for text in _texts(holders[:1], "language") if len(text) <= _LONGEST_TAG), None),
+    )
+
+
+def _texts(holders: Sequence[Mapping[str, Any]], name: str) -> Iterator[str]:
+    for members in holders:
+        value = members.get(name)
+        if isinstance(value, str):
+            yield value
+
+
+def _tokens(holders: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Iterator[str]:
+    for members in holders:
+        for name in names:
+            value = members.get(name)
+            if isinstance(value, str) and _is_token(value):
+                yield value
+
+
+def _is_token(text: str) -> bool:
+    return 0 < len(text) <= jws.MAX_TOKEN_BYTES and text.isascii() and text.isprintable()
+
+
+def _user_names(holders: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for members in holders:
+        for name in _USER_NAMES:
+            value = members.get(name)
+            if isinstance(value, str) and (found := normalised(value)):
+                yield found
+
+
+def user_name(members: Mapping[str, Any]) -> str | None:
+    """The user name among the members of a login request, normalised."""
+    return next(_user_names([members]), None)
+
+
+def normalised(name: str) -> str:
+    # A lone surrogate (`"\ud800"`) could not be written anywhere.
+    readable = name.encode("utf-8", "replace").decode("utf-8")
+    return unicodedata.normalize("NFKC", readable).strip().lower()[:MAX_USER_NAME_LENGTH].rstrip()
+
+
+def inflate(content: bytes, encoding: bytes) -> bytes | None:
+    """`content` without its `Content-Encoding`: none, `identity`, `gzip`, `x-gzip`, `deflate` (with and without zlib's
+    frame, RFC 9110 section 8.4.1.2) or `br`. `None` for others, for several, for what is broken or incomplete, and
+    where either side has over `MOST_BYTES`: no more than those are ever made."""
+    name = encoding.strip(b" \t").lower()
+    if len(content) > MOST_BYTES:
+        return None
+    if name in {b"", b"identity"}:
+        return content
+    if name in {b"gzip", b"x-gzip"}:
+        return _gunzip(content)
+    if name == b"deflate":
+        # Browsers take both forms, and few first bytes could be either.
+        framed = _raw_inflate(content[2:]) if _has_zlib_head(content) else None
+        return _raw_inflate(content) if framed is None else framed
+    return _unbrotli(content) if name == b"br" else None
+
+
+def _gunzip(content: bytes) -> bytes | None:
+    """The first member's content. Its check sum and length, and what follows, are not looked at: nor do browsers."""
+    if len(content) < _GZIP_HEAD_BYTES or content[:3] != b"\x1f\x8b\x08":
+        return None
+    flags, at = content[3], _GZIP_HEAD_BYTES
+    if flags & _GZIP_EXTRA:
+        at += 2 + int.from_bytes(content[at : at + 2], "little")
+    for flag in (_GZIP_NAME, _GZIP_COMMENT):
+        if flags & flag:
+            end = content.find(b"\0", at)
+            if end < 0:
+                return None
+            at = end + 1
+    return _raw_inflate(content[at + (2 if flags & _GZIP_HEADER_CRC else 0) :])
+
+
+def _has_zlib_head(content: bytes) -> bool:
+    # RFC 1950 section 2.2: method 8, a window of up to 32 KiB, no dictionary, a check of the two bytes.
+    head = int.from_bytes(content[:2], "big")
+    return len(content) > 1 and head % 31 == 0 and (head >> 8) & 15 == 8 and head >> 12 <= 7 and not head & 32
+
+
+def _raw_inflate(content: bytes) -> bytes | None:
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        made = inflater.decompress(content, MOST_BYTES + 1)
+    except zlib.error:
+        return None
+    return made if inflater.eof and len(made) <= MOST_BYTES else None
+
+
+def _unbrotli(content: bytes) -> bytes | None:
+    inflater = brotli.Decompressor()
+    try:
+        # The buffer grows in steps, so that up to 96 KiB come out.
+        made: bytes = inflater.process(content, output_buffer_limit=MOST_BYTES + 1)
+    except brotli.error:
+        return None
+    return made if inflater.is_finished() and len(made) <= MOST_BYTES else None
+
+
+def set_cookies(headers: Headers) -> dict[bytes, str]:
+    """The cookies that an answer sets, by name; values without quotes. Of several of one name the last counts, and
+    one that deletes (empty, `Max-Age` of 0 or less, or else `Expires` in 1970 or before) is none."""
+    cookies: dict[bytes, str] = {}
+    for header, line in headers:
+        if header.lower() != b"set-cookie":
+            continue
+        pair, *attributes = line.split(b";")
+        name, separator, value = (part.strip(b" \t") for part in pair.partition(b"="))
+        if not (separator and name):
+            continue
+        if len(value) > 1 and value[:1] == value[-1:] == b'"':
+            value = value[1:-1]
+        cookies.pop(name, None)
+        if value and not _deletes(attributes):
+            cookies[name] = value.decode("latin-1")
+    return cookies
+
+
+def _deletes(attributes: Sequence[bytes]) -> bool:
+    """RFC 6265 section 5.2: attributes that cannot be read are ignored, the last of a name counts, and `Max-Age` comes
+    before `Expires`."""
+    lives: list[bool] = []
+    years: list[int] = []
+    for attribute in attributes:
+        name, _, text = (part.strip(b" \t").lower() for part in attribute.partition(b"="))
+        if name == b"max-age" and text.removeprefix(b"-").isdigit():
+            # Not as an integer, which Python makes of 4,300 digits at most.
+            lives.append(not text.startswith(b"-") and bool(text.strip(b"0")))
+        elif name == b"expires" and (year := _year(text)) is not None:
+            years.append(year)
+    return not lives[-1] if lives else bool(years) and years[-1] <= 1970
+
+
+def _year(date: bytes) -> int | None:
+    try:
+        parsed = parsedate(date.decode("latin-1"))
+    except (ValueError, IndexError, TypeError, OverflowError):
+        return None
+    return None if parsed is None else parsed[0]
+
+
+def unverified_expiry(token: str) -> float | None:
+    """The `exp` that a JWT claims for itself, in seconds since 1970, whoever made it: for how long to remember
+    something about it, never for believing it. `None` where it is no JWT or has no `exp` up to the year 9999."""
+    try:
+        members = _decoder.decode(jws.unverified_payload(token).decode("utf-8"))
+    except (TokenRejected, ValueError, RecursionError):
+        return None
+    expires_at = members.get("exp") if isinstance(members, dict) else None
+    if isinstance(expires_at, float) and 0 < expires_at <= _LAST_SECOND:
+        return expires_at
+    return None

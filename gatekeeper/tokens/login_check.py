@@ -1,0 +1,222 @@
+"""Who checks a password: the backend, or whatever `LOGIN_CHECK_URL` names. It is asked once for each login."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import ssl
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import msgspec
+
+from gatekeeper.errors import TokenRejected, UpstreamTimeout, UpstreamUnavailable
+from gatekeeper.tokens import strict_json
+from gatekeeper.tokens.claims import user_of
+
+MAX_ANSWER_BYTES = 64 * 1024
+# Half of the longest token: the other claims and base64 need the rest.
+MAX_CLAIMS_BYTES = 4096
+_REFUSALS = frozenset({401, 403})
+# RFC 6901 section 3.
+_POINTER = re.compile(r"(?:/(?:[^~/]|~[01])*)*", re.DOTALL)
+_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
+_OURS = (
+    (b"Content-Type", b"application/json"),
+    (b"Accept", b"application/json"),
+    # What is inflated could be larger than any bound on what is read.
+    (b"Accept-Encoding", b"identity"),
+    # A kept connection may hold surplus bytes, and those would be the answer to the next person's password.
+    (b"Connection", b"close"),
+)
+_OUR_NAMES = frozenset(name.lower() for name, _ in _OURS) | {b"host", b"content-length", b"transfer-encoding"}
+
+
+class CheckedUser(msgspec.Struct, frozen=True):
+    """Whose password it was, and what the answer says about them."""
+
+    user: str
+    claims: dict[str, Any]
+
+
+class LoginCheck:
+    """Asks `url` (`http://`, `https://`; over the Unix socket `uds` where that is set) whether a password is right.
+
+    `timeout_seconds` bounds the whole call, `connect_timeout_seconds` getting the connection. The user stands in the
+    answer at `user_pointer` (RFC 6901); of the members of the answer, or else of the object that holds the user, those
+    named in `claims` are taken. `ca_file` is a PEM bundle that replaces the usual certificate authorities. Nothing is
+    tried twice, no redirect is followed, and no cookie, proxy or credential of the environment is used.
+
+    Raises `ValueError` for another URL or pointer.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_seconds: float,
+        connect_timeout_seconds: float,
+        user_pointer: str,
+        claims: Sequence[str],
+        transport: httpx.AsyncBaseTransport | None = None,
+        ca_file: str | None = None,
+        uds: str | None = None,
+    ) -> None:
+        self._url = _checked_url(url)
+        self._path = _parsed_pointer(user_pointer)
+        self._claims = tuple(claims)
+        self._timeout_seconds = timeout_seconds
+        waits = httpx.Timeout(timeout_seconds, connect=connect_timeout_seconds)
+        self._extensions = {"timeout": waits.as_dict()}
+        # A transport, not a client: a client keeps cookies, follows redirects and reads the environment.
+        self._transport = transport or httpx.AsyncHTTPTransport(
+            verify=_ssl_context(ca_file),
+            trust_env=False,
+            limits=httpx.Limits(max_connections=100, max_keepalive_connections=0),
+            uds=uds,
+        )
+
+    def __repr__(self) -> str:
+        return f"LoginCheck({self._url.host}{self._url.path})"
+
+    async def check(
+        self, credentials: Mapping[str, Any], *, headers: Sequence[tuple[str, str]] = ()
+    ) -> CheckedUser | None:
+        """Posts `credentials` as JSON, with `headers` beside our own; `None` where the answer is 401 or 403.
+
+        Raises `UpstreamUnavailable` where the answer is anything but a user, and `UpstreamTimeout`. Neither text nor
+        cause holds the password or the answer.
+        """
+        request = self._request(credentials, headers)
+        with _named_failures(self._timeout_seconds):
+            async with asyncio.timeout(self._timeout_seconds), self._sent(request) as response:
+                if response.status_code in _REFUSALS:
+                    return None
+                body = await _body(response)
+        return self._read(body)
+
+    async def aclose(self) -> None:
+        """Closes what is open."""
+        await self._transport.aclose()
+
+    def _request(self, credentials: Mapping[str, Any], headers: Sequence[tuple[str, str]]) -> httpx.Request:
+        # As ASGI has them, header values are latin-1 (RFC 9110 section 5.5).
+        given = [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers]
+        passed = [(name, value) for name, value in given if name.lower() not in _OUR_NAMES]
+        return httpx.Request(
+            "POST",
+            self._url,
+            headers=[*_OURS, *passed],
+            content=json.dumps(dict(credentials)).encode("ascii"),
+            extensions=self._extensions,
+        )
+
+    @asynccontextmanager
+    async def _sent(self, request: httpx.Request) -> AsyncGenerator[httpx.Response, None]:
+        response = await self._transport.handle_async_request(request)
+        try:
+            yield response
+        finally:
+            await response.aclose()
+
+    def _read(self, body: bytes) -> CheckedUser:
+        """The user of an answer. It is read strictly: two readers must not find two users in it."""
+        try:
+            document = strict_json.loads(body)
+        except ValueError:
+            raise _broken("is not strict JSON") from None
+        holder, found = _at(document, self._path)
+        try:
+            user = user_of(found)
+        except TokenRejected as error:
+            raise _broken(f"has no usable user: {error.why}") from None
+        claims = {name: value for place in (holder, document) for name, value in self._claims_in(place)}
+        if len(json.dumps(claims).encode()) > MAX_CLAIMS_BYTES:
+            raise _broken(f"has claims of over {MAX_CLAIMS_BYTES} bytes, too many for a token")
+        return CheckedUser(user, claims)
+
+    def _claims_in(self, place: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(place, dict):
+            yield from ((name, place[name]) for name in self._claims if name in place)
+
+
+def asgi_transport(application: Any) -> httpx.AsyncBaseTransport:
+    """Asks an ASGI application in this process instead of a server."""
+    return httpx.ASGITransport(app=application, raise_app_exceptions=False)
+
+
+async def _body(response: httpx.Response) -> bytes:
+    if not 200 <= response.status_code <= 299:
+        raise _broken(f"has the status {response.status_code}")
+    if response.headers.get("content-encoding", "identity").lower() != "identity":
+        raise _broken("is compressed although it was not asked to be")
+    body = bytearray()
+    async for part in response.aiter_raw():
+        body += part
+        if len(body) > MAX_ANSWER_BYTES:
+            raise _broken(f"is over {MAX_ANSWER_BYTES} bytes")
+    return bytes(body)
+
+
+def _broken(what: str) -> UpstreamUnavailable:
+    return UpstreamUnavailable(f"the answer of the login check {what}", kind="protocol")
+
+
+@contextmanager
+def _named_failures(timeout_seconds: float) -> Iterator[None]:
+    """The one place where httpx's exceptions become ours. Theirs hold the request, and so the password."""
+    try:
+        yield
+    except (TimeoutError, httpx.TimeoutException):
+        raise UpstreamTimeout(f"the login check did not answer within {timeout_seconds:g} s") from None
+    except httpx.ConnectError as error:
+        raise UpstreamUnavailable(f"the login check cannot be reached: {error}", kind="connect") from None
+    except httpx.NetworkError:
+        raise UpstreamUnavailable("the login check closed the connection", kind="reset") from None
+    except httpx.HTTPError as error:
+        # httpcore tells a connection that ends from one that breaks HTTP by its words alone.
+        kind = "reset" if re.search("disconnected|peer closed", str(error)) else "protocol"
+        raise UpstreamUnavailable(
+            f"the login check broke off or broke HTTP ({type(error).__name__})", kind=kind
+        ) from None
+
+
+def _at(document: Any, path: Sequence[str]) -> tuple[Any, Any]:
+    """What stands at a pointer, and what holds it; `None` where nothing does."""
+    holder, value = None, document
+    for name in path:
+        holder = value
+        if isinstance(holder, dict):
+            value = holder.get(name)
+        elif isinstance(holder, list) and _INDEX.fullmatch(name) and int(name) < len(holder):
+            value = holder[int(name)]
+        else:
+            return None, None
+    return holder, value
+
+
+def _parsed_pointer(pointer: str) -> tuple[str, ...]:
+    if _POINTER.fullmatch(pointer) is None:
+        raise ValueError(f"the pointer is {pointer!r}; accepted: a JSON pointer such as /id or /data/user/0/name")
+    return tuple(part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:])
+
+
+def _checked_url(url: str) -> httpx.URL:
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc:
+        # Not quoted: people put passwords into URLs.
+        raise ValueError("the URL of a login check is http:// or https:// with a host and without a user")
+    try:
+        return httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"the URL of the login check is malformed: {error}") from None
+
+
+def _ssl_context(ca_file: str | None) -> ssl.SSLContext:
+    if ca_file is not None:
+        return ssl.create_default_context(cafile=ca_file)
+    return httpx.create_ssl_context(trust_env=False)

@@ -1,0 +1,102 @@
+"""Logout tokens of an identity provider (OpenID Connect Back-Channel Logout 1.0, sections 2.4 and 2.6)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from gatekeeper.errors import TokenRejected
+from gatekeeper.tokens import jws, strict_json
+from gatekeeper.tokens.claims import LOGOUT_EVENT, check_addressee, identifier, times_of, user_of
+from gatekeeper.tokens.key_material import check_algorithms
+from gatekeeper.tokens.keys import Keys
+from gatekeeper.tokens.verifier import MAX_LEEWAY_SECONDS
+
+EVENT = LOGOUT_EVENT
+# Section 2.4 wants the first; providers older than its typing write the second or none. Never an access token's.
+LOGOUT_TYPES = frozenset({"logout+jwt", "jwt"})
+
+
+class LogoutToken(msgspec.Struct, frozen=True, kw_only=True):
+    """Which session is over (`sid`), or whose sessions are (`sub`); at least one is set. A `jti` counts once, which is
+    for the caller to remember until `expires_at`. Times in seconds since 1970."""
+
+    sid: str | None
+    sub: str | None
+    jti: str
+    issued_at: float
+    expires_at: float
+
+
+class LogoutTokens:
+    """Judges logout tokens of the one `issuer`, for `audience` (`None`: not looked at). `leeway_seconds` widens `exp`,
+    `nbf` and `iat`, judged by `now` (seconds since 1970).
+
+    Raises `ValueError` for a configuration that would let everything pass or nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        keys: Keys,
+        algorithms: Sequence[str],
+        issuer: str,
+        audience: str | None,
+        leeway_seconds: float,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        check_algorithms(algorithms)
+        if not issuer or audience == "":
+            raise ValueError("the issuer of logout tokens is required, and an audience is not empty")
+        if not 0 <= leeway_seconds <= MAX_LEEWAY_SECONDS:
+            raise ValueError(f"the leeway is {leeway_seconds:g} s; accepted: 0 to {MAX_LEEWAY_SECONDS:g}")
+        self._keys = keys
+        self._algorithms = frozenset(algorithms)
+        self._issuer = issuer
+        self._audience = audience
+        self._leeway_seconds = leeway_seconds
+        self._now = now
+
+    def __repr__(self) -> str:
+        return f"LogoutTokens({self._issuer}; {', '.join(sorted(self._algorithms))}; {self._keys!r})"
+
+    async def verify(self, token: str) -> LogoutToken:
+        """What `token` ends. Raises `TokenRejected`, and `KeysUnavailable` where no key set was ever fetched."""
+        signed = await jws.verify(token, keys=self._keys, algorithms=self._algorithms, types=LOGOUT_TYPES)
+        try:
+            members = strict_json.loads(signed.payload)
+        except ValueError:
+            raise TokenRejected("the payload is not strict JSON") from None
+        if not isinstance(members, dict):
+            raise TokenRejected("the payload is not an object")
+        audiences = None if self._audience is None else frozenset({self._audience})
+        check_addressee(members, issuers={self._issuer}, audiences=audiences)
+        _check_event(members)
+        times, issued_at = times_of(members)
+        found = _read(members, issued_at, times.expires_at)
+        times.judge(self._now(), self._leeway_seconds)
+        return found
+
+
+def _check_event(members: Mapping[str, Any]) -> None:
+    events = members.get("events")
+    if not isinstance(events, dict) or not isinstance(events.get(EVENT), dict):
+        raise TokenRejected("events does not say that this is a logout token")
+    if "nonce" in members:
+        # Section 2.4: so that no logout token can be an ID token, nor an ID token one of these.
+        raise TokenRejected("a logout token has no nonce")
+
+
+def _read(members: Mapping[str, Any], issued_at: float | None, expires_at: float) -> LogoutToken:
+    sid, jti = identifier(members, "sid"), identifier(members, "jti")
+    sub = user_of(members["sub"]) if "sub" in members else None
+    if issued_at is None:
+        raise TokenRejected("iat is missing")
+    if jti is None:
+        raise TokenRejected("jti is missing")
+    if sid is None and sub is None:
+        raise TokenRejected("neither sid nor sub says what is over")
+    return LogoutToken(sid=sid, sub=sub, jti=jti, issued_at=issued_at, expires_at=expires_at)

@@ -1,0 +1,123 @@
+"""Who asks the services for something: the request behind, where there is one, in the engine's terms."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from enum import Enum
+from functools import cached_property
+from typing import Any
+
+from gatekeeper import audit, messages
+from gatekeeper.audit import Action
+from gatekeeper.engine import Engine
+from gatekeeper.errors import GatekeeperError, TokenRejected
+from gatekeeper.gate import Facts
+from gatekeeper.models import Client, EndReason
+from gatekeeper.observing import Visit
+from gatekeeper.tokens.claims import user_of
+from gatekeeper.tokens.credentials import Credentials
+from gatekeeper_middleware.faults import unavailable
+from gatekeeper_middleware.scope import ENGINE, Incoming, Scope, read
+
+_NOBODY = Client(ip_address="", user_agent="")
+
+
+def scope_of(request: Any) -> Scope:
+    """The ASGI scope of a Starlette or FastAPI `Request` or `WebSocket`, or of a scope."""
+    return request if isinstance(request, MutableMapping) and "type" in request else request.scope
+
+
+def engine_of(request: Any) -> Engine:
+    """The engine of the gate in front. Raises RuntimeError where there is none."""
+    engine = scope_of(request).get(ENGINE)
+    if engine is None:
+        raise RuntimeError("GatekeeperMiddleware does not stand in front of this application")
+    assert isinstance(engine, Engine)  # noqa: S101 - nobody else writes there
+    return engine
+
+
+def user_id(user: Any) -> str:
+    """The id of a user: of an object with `id`, of a mapping with `"id"`, or itself. Raises ValueError for what is
+    none."""
+    value = user.get("id") if isinstance(user, Mapping) else getattr(user, "id", user)
+    try:
+        return user_of(str(value) if isinstance(value, uuid.UUID) else value)
+    except TokenRejected as rejected:
+        raise ValueError(f"no user id: {rejected.why}") from None
+
+
+def known_id(user: Any) -> str | None:
+    """The same; None for what is none, and so has no session."""
+    try:
+        return user_id(user)
+    except ValueError:
+        return None
+
+
+def roles_of(user: Any) -> list[str]:
+    """The roles that a user object or mapping has, if it has any."""
+    roles = user.get("roles") if isinstance(user, Mapping) else getattr(user, "roles", None)
+    if isinstance(roles, str):
+        return roles.split()
+    return [str(role.value if isinstance(role, Enum) else role) for role in roles or ()]
+
+
+class Caller:
+    """One request that uses the services; without a request, the application itself."""
+
+    def __init__(self, engine: Engine, request: Any = None) -> None:
+        self.engine = engine
+        self._scope = None if request is None else scope_of(request)
+
+    def __repr__(self) -> str:
+        return f"<Caller [{'a request' if self._scope is not None else 'the application'}] {self.engine!r}>"
+
+    @cached_property
+    def _incoming(self) -> Incoming | None:
+        return None if self._scope is None else read(self._scope, self.engine.trusted)
+
+    @property
+    def client(self) -> Client:
+        """Who is at the other end; without address and agent where nobody is."""
+        return _NOBODY if self._incoming is None else self._incoming.client
+
+    @cached_property
+    def request_id(self) -> str:
+        return str(uuid.uuid4()) if self._incoming is None else self._incoming.request_id
+
+    def language(self, asked: str | None = None) -> str:
+        """The language that was asked for, as far as it is known, else that of the request, else the configured one."""
+        known = messages.known(asked) if asked is not None else None
+        header = "" if self._incoming is None else self._incoming.language_header
+        return known or messages.accepted(header, self.engine.language)
+
+    def visit(self, *, refresh_token: str | None = None) -> Visit:
+        """The request, as logins and refreshes are asked for."""
+        incoming, address = self._incoming, None
+        facts = Facts(headers=(), query=b"", websocket=False, client=_NOBODY)
+        if incoming is not None:
+            facts = incoming.facts(self.engine.origins, own=True)
+            address = self.engine.address_of(incoming.client.ip_address, incoming.peer)
+        sent = Credentials(refresh_token=refresh_token)
+        return Visit(facts=facts, sent=sent, address=address, request_id=self.request_id)
+
+    def record(self, action: Action, *, user: str, session_id: int, reason: EndReason | None = None) -> None:
+        audit.record(
+            action,
+            client=self.client,
+            request_id=self.request_id,
+            user=user,
+            session_id=session_id,
+            reason=reason,
+        )
+
+    @contextmanager
+    def asking(self, language: str) -> Iterator[None]:
+        """Around what asks the store or the keys: raises `ServiceUnavailable` where they do not answer."""
+        try:
+            yield
+        except GatekeeperError as error:
+            self.engine.telemetry.failed(error)
+            raise unavailable(error, language) from error

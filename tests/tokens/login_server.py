@@ -1,0 +1,69 @@
+"""Whom the login check asks, saying whatever a test wants, and what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import traceback
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
+from gatekeeper.tokens.login_check import CheckedUser, LoginCheck
+from tests.servers import RecordingBackend, Script
+
+PASSWORD = "correct-horse-Zoë"
+CREDENTIALS = {"username": "zoë", "password": PASSWORD}
+
+
+def http(body: bytes | Any, status: str = "200 OK", *headers: str, length: int | None = None) -> bytes:
+    """An answer; what is not bytes is JSON."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(content) if length is None else length}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + content
+
+
+def check_at(url: str, **options: Any) -> LoginCheck:
+    chosen: dict[str, Any] = {
+        "timeout_seconds": 5.0,
+        "connect_timeout_seconds": 5.0,
+        "user_pointer": "/id",
+        "claims": ["roles"],
+    }
+    return LoginCheck(url, **(chosen | options))
+
+
+@asynccontextmanager
+async def asking(answer: bytes | Script, **options: Any) -> AsyncIterator[tuple[LoginCheck, RecordingBackend]]:
+    async with RecordingBackend(answer) as backend:
+        check = check_at(backend.url + "/auth/check?v=1", **options)
+        try:
+            yield check, backend
+        finally:
+            await check.aclose()
+
+
+async def answer_to(answer: bytes | Script, **options: Any) -> CheckedUser | None:
+    async with asking(answer, **options) as (check, backend):
+        found = await check.check(CREDENTIALS)
+        assert len(backend.requests) == 1
+        return found
+
+
+async def trouble(answer: bytes | Script, **options: Any) -> UpstreamUnavailable | UpstreamTimeout:
+    """What is raised, after exactly one request; the password and the answer are in no part of it."""
+    async with asking(answer, **options) as (check, backend):
+        with pytest.raises((UpstreamUnavailable, UpstreamTimeout)) as caught:
+            await check.check(CREDENTIALS)
+        await asyncio.sleep(0.02)
+        assert len(backend.requests) == backend.connections == 1
+    told = "".join(traceback.format_exception(caught.value))
+    assert PASSWORD not in told
+    assert "horse" not in told
+    assert "LEAK" not in told
+    error = caught.value
+    assert isinstance(error, UpstreamUnavailable | UpstreamTimeout)
+    return error
