@@ -90,6 +90,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 _LANGUAGE: Final = ("language", False)
 _CREDENTIALS: Final = (Reason.BAD_REQUEST, Reason.BODY_TOO_LARGE, Reason.UNSUPPORTED_MEDIA_TYPE, Reason.RATE_LIMITED)
 
+_FORM: Final = (Reason.BAD_REQUEST, Reason.BODY_TOO_LARGE, Reason.UNSUPPORTED_MEDIA_TYPE)
+
 KEYS: Final = Endpoint(
     serves=Serves.KEYS,
     method="GET",
@@ -108,7 +110,7 @@ REVOKE: Final = Endpoint(
     dialect=oauth,
     accepts=(("token", True), ("token_type_hint", False)),
     form=True,
-    refusals=(Reason.BAD_REQUEST, Reason.INVALID_CREDENTIALS),
+    refusals=(*_FORM, Reason.INVALID_CREDENTIALS),
 )
 INTROSPECT: Final = Endpoint(
     serves=Serves.INTROSPECT,
@@ -120,7 +122,7 @@ INTROSPECT: Final = Endpoint(
     dialect=oauth,
     accepts=(("token", True), ("token_type_hint", False)),
     form=True,
-    refusals=(Reason.BAD_REQUEST, Reason.INVALID_CREDENTIALS),
+    refusals=(*_FORM, Reason.INVALID_CREDENTIALS),
 )
 BACKCHANNEL: Final = Endpoint(
     serves=Serves.BACKCHANNEL,
@@ -131,7 +133,7 @@ BACKCHANNEL: Final = Endpoint(
     example={},
     accepts=(("logout_token", True),),
     form=True,
-    refusals=(Reason.BAD_REQUEST,),
+    refusals=_FORM,
 )
 _BY_KIND: Final = {
     Serves.LOGIN: Endpoint(
