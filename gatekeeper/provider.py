@@ -12,7 +12,7 @@ from typing import Any, Final
 from gatekeeper import audit
 from gatekeeper.audit import Action
 from gatekeeper.dialects.base import Problem
-from gatekeeper.errors import Reason, StoreUnavailable, TokenRejected
+from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.models import Claims, Client, EndReason
 from gatekeeper.observing import Parts, Who
 from gatekeeper.sessions.once import Once
@@ -116,14 +116,12 @@ class BackChannel:
             logout = await self._tokens.verify(token)
         except TokenRejected:
             return Problem(reason=Reason.BAD_REQUEST, detail="The logout token is not valid")
-        if not await self._once.first(logout.jti, until=logout.expires_at):
+        if await self._once.is_known(logout.jti):
             return Problem(reason=Reason.BAD_REQUEST, detail="The logout token has been used")
-        try:
-            await self._end(logout, who)
-        except StoreUnavailable:
-            # Not done, so the provider may send the same token again.
-            await self._once.forget(logout.jti)
-            raise
+        # Remembered when it is done: what the store did not answer, the provider may say again. Twice at once ends
+        # nothing more than once.
+        await self._end(logout, who)
+        await self._once.first(logout.jti, until=logout.expires_at)
         audit.record(
             Action.LOGGED_OUT, client=client, request_id=request_id, user=who.user, reason=EndReason.LOGGED_OUT
         )

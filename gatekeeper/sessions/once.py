@@ -17,9 +17,16 @@ class Once:
         self._prefix = f"{key_prefix}{kind}:"
         self._leeway_seconds = leeway_seconds
 
+    async def is_known(self, token_id: str) -> bool:
+        """Whether it has happened."""
+        answer = await self._scripts.command("EXISTS", self._key(token_id))
+        if answer not in (0, 1):
+            raise StoreUnavailable("the session store answered what is not ours", kind="protocol")
+        return bool(answer)
+
     async def first(self, token_id: str, *, until: float) -> bool:
-        """Whether this id is seen for the first time; it is remembered until `until` (seconds) and the leeway after
-        it."""
+        """Remembers that it has happened, until `until` (seconds) and the leeway after it. Whether it was the first
+        time."""
         seconds = max(until - time.time() + self._leeway_seconds, 0.0)
         key = self._key(token_id)
         answer = await self._scripts.command("SET", key, b"1", "NX", "PX", int(seconds * 1000) + 1000)

@@ -16,7 +16,7 @@ from gatekeeper.sessions.slots import Slots, microseconds, new_id
 
 LOGIN: Final = load_script("common", "upkeep", "opening", "arguments", "login")
 REFRESHED: Final = load_script("common", "upkeep", "opening", "arguments", "refreshed")
-LINK: Final = load_script("common", "upkeep", "link")
+LINK: Final = load_script("common", "upkeep", "opening", "link")
 ROTATE: Final = load_script("common", "upkeep", "opening", "rotate")
 
 
@@ -125,7 +125,10 @@ class SignIns:
 
     async def link(self, user: str, *, digest: str | None = None, claims: Claims | None = None) -> Linked:
         """The session that a refresh token or an access token of `user` names. Moves nothing."""
-        token = (claims.reference, self._slots.token_expires_at(claims)) if claims is not None else ("", 0)
+        token: tuple[str, int, int] = ("", 0, 0)
+        if claims is not None:
+            issued_at = microseconds(claims.issued_at or 0)
+            token = (claims.reference, self._slots.token_expires_at(claims), issued_at)
         return await self._slots.run(LINK, user, _linked, *self._over, digest or "", *token)
 
     async def rotation(self, user: str, digest: str) -> Rotation:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from hashlib import sha256
 from typing import Any
@@ -326,6 +327,57 @@ async def test_of_one_name_256_may_be_under_way_in_a_process(attempts: LoginAtte
     assert await waits(attempts, 1) == [0]
     for each in running:
         each.__exit__(None, None, None)
+    assert not attempts._under_way
+
+
+async def test_of_300_at_once_256_are_under_way(attempts: LoginAttempts) -> None:
+    # Who is being asked about is under way too, else all of them would be asked about before the first one is
+    told, all_told, may_end = Counter[int](), asyncio.Event(), asyncio.Event()
+
+    async def log_in() -> None:
+        wait = await attempts.wait_seconds(["ann"], ADDRESS)
+        told[wait] += 1
+        if told.total() == 300:
+            all_told.set()
+        if not wait:
+            with attempts.under_way(["ann"]):
+                await may_end.wait()
+
+    running = [asyncio.create_task(log_in()) for _ in range(300)]
+    await all_told.wait()
+    assert told == {0: 256, 1: 44}
+    may_end.set()
+    await asyncio.wait(running)
+    assert not attempts._under_way
+
+
+async def test_a_request_with_several_names_counts_for_each(attempts: LoginAttempts, hand: Hand) -> None:
+    # S22: a user name and an e-mail address, say. Which of them counts is for the backend to know.
+    both = ["ann", "ann@example.com"]
+    for _ in range(10):
+        assert await attempts.wait_seconds(both, ADDRESS) == 0
+        await attempts.failed(both, ADDRESS)
+    assert await attempts.wait_seconds(both, ADDRESS) == 1
+    for name in both:
+        assert await waits(attempts, 1, name) == [1]
+    assert Counter(key.split(b":")[2] for key in hand.names()) == {b"pair": 2, b"name": 2, b"address": 1}
+    assert {hand.redis.hget(key, "failed") for key in hand.names()} == {b"10"}
+
+
+async def test_a_success_with_several_names_forgets_nothing(attempts: LoginAttempts, hand: Hand) -> None:
+    # Who has an account could name the one at which he guesses beside it
+    await fail(attempts, 12, "victim")
+    await attempts.succeeded(["victim", "attacker"], ADDRESS)
+    await attempts.succeeded(["attacker", "victim"], ADDRESS)
+    assert all(await waits(attempts, 1, "victim"))
+    assert {hand.redis.hget(key, "failed") for key in hand.names()} == {b"12"}
+
+
+async def test_several_names_are_under_way_together(attempts: LoginAttempts) -> None:
+    with attempts.under_way(["a", "b"]), attempts.under_way(["b"]):
+        assert attempts._under_way == {"a": 1, "b": 2}
+    with attempts.under_way(["a", "a"]):
+        pass
     assert not attempts._under_way
 
 

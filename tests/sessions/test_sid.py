@@ -203,9 +203,6 @@ async def test_a_sid_is_found_among_more_sessions_than_one_step_looks_at(door: D
         assert await checked(door, token(reference)) == ("ended", LOGGED_OUT)
 
 
-@pytest.mark.xfail(
-    reason="known: what a provider says of a sign-in is remembered by one record alone (docs/security.md)", strict=False
-)
 async def test_a_refresh_with_a_token_never_seen_is_told_before_the_backend_is_asked(door: Door) -> None:
     # Section 5: if either names an ended session, the backend does not see the request; and RFC 7662 says inactive
     await end_sid(door, "a-sid")

@@ -437,9 +437,6 @@ def test_a_sid_ends_every_moment_of_a_sign_in_and_not_the_next(observing: World)
     assert observing.store.live(user) == 1
 
 
-@pytest.mark.xfail(
-    reason="known: what a provider says of a sign-in is remembered by one record alone (docs/security.md)", strict=False
-)
 def test_what_introspection_says_of_a_sign_in_that_is_over_is_what_the_gate_says(observing: World) -> None:
     user, sid = someone(), uuid.uuid4().hex
     seen, unseen = by_provider(user, sid, 300), by_provider(user, sid, 200)
@@ -616,9 +613,6 @@ def allow(store: Store, *commands: str) -> None:
     client.execute_command("ACL", "SETUSER", "default", *commands)
 
 
-@pytest.mark.xfail(
-    reason="known: a logout token is used up by a call whose answer from the store was lost", strict=False
-)
 def test_a_word_that_could_not_be_heard_may_be_said_again(backend: Backend) -> None:  # S15, contract 4.8
     with external_store() as store, sidecar_app(store, backend, store_timeout="0.5", **SETTINGS) as world:
         user = someone()

@@ -1,5 +1,6 @@
 -- link: which session tokens name, without a touch: what is asked before a refresh, and by an introspection.
--- ARGV: idle, ended_ttl, the digest of a refresh token or '', the reference of an access token or '', when that expires
+-- ARGV: idle, ended_ttl, the digest of a refresh token or '', the reference of an access token or '', when that expires,
+--       when it was issued
 -- Answers {KEYS[1], 'live', id, '', expires_at}       where both name one, that of the refresh token
 --         {KEYS[1], 'ended', id, end reason, 0}       one of them names a session that is over
 --         {KEYS[1], 'crowded', id, '', 0}             it is live, and has more access tokens alive than anybody needs
@@ -20,7 +21,12 @@ for _, field in ipairs({refresh ~= '' and 'f:' .. refresh, reference ~= '' and '
   end
   if word and not found then found = {sessions, 'live', id, '', text(record[EXPIRES_AT])} end
 end
-if not found then return {sessions, 'unknown', '0', '', text(before)} end
+if not found then
+  local out, reason
+  if reference ~= '' then out, reason = signed_out_at_the_provider(reference, tonumber(ARGV[6])) end
+  if out then return {sessions, 'ended', out, reason, '0'} end
+  return {sessions, 'unknown', '0', '', text(before)}
+end
 local names = redis.call('HGET', sessions, 't:' .. found[3])
 if names then
   local alive = 0
