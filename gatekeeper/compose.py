@@ -103,7 +103,7 @@ def build(
         manager=manager,
         parts=parts,
         issuing=_issuing(settings, parts, signing, application) if signing is not None else None,
-        provider=Provider(parts, adopts_unknown=settings.adopts_unknown),
+        provider=Provider(parts, adopts_unknown=settings.adopts_unknown, issues=signing is not None),
         clients=Clients({client.id: client.secret.get_secret_value() for client in settings.introspection_clients}),
         backchannel=_backchannel(settings, parts, keys, store.scripts),
         endpoints=enabled,

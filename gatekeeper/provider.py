@@ -46,8 +46,10 @@ def _sha256(text: str) -> bytes:
 class Provider:
     """Raises `StoreUnavailable` and `KeysUnavailable`."""
 
-    def __init__(self, parts: Parts, *, adopts_unknown: bool) -> None:
+    def __init__(self, parts: Parts, *, adopts_unknown: bool, issues: bool) -> None:
+        """`issues`: refresh tokens are Gatekeeper's own, and good for one use."""
         self._parts = parts
+        self._issues = issues
         self._adopts_unknown = adopts_unknown
 
     async def introspect(self, token: str) -> Mapping[str, Any]:
@@ -68,6 +70,8 @@ class Provider:
         user = await self._parts.sign_ins.user_of(digested)
         linked = await self._parts.sign_ins.link(user, digest=digested) if user is not None else None
         if linked is None or linked.word not in {"live", "crowded"}:
+            return INACTIVE
+        if self._issues and not linked.is_newest:
             return INACTIVE
         return {"active": True, "token_type": "refresh_token", "sub": user, "exp": int(linked.expires_at)}
 

@@ -90,6 +90,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 _LANGUAGE: Final = ("language", False)
 _CREDENTIALS: Final = (Reason.BAD_REQUEST, Reason.BODY_TOO_LARGE, Reason.UNSUPPORTED_MEDIA_TYPE, Reason.RATE_LIMITED)
 
+UNKNOWN_CLIENT: Final = "The client is unknown, or its secret is wrong"
 _FORM: Final = (Reason.BAD_REQUEST, Reason.BODY_TOO_LARGE, Reason.UNSUPPORTED_MEDIA_TYPE)
 
 KEYS: Final = Endpoint(

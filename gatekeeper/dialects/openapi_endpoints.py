@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from gatekeeper.dialects.base import Problem, Wording
-from gatekeeper.dialects.endpoints import Endpoint, Serves
+from gatekeeper.dialects.endpoints import UNKNOWN_CLIENT, Endpoint, Serves
 from gatekeeper.dialects.openapi import headers_of, renamed, schema_of
 from gatekeeper.errors import Reason
 
@@ -92,4 +92,6 @@ def _responses(endpoint: Endpoint) -> dict[str, Any]:
 
 def _example(endpoint: Endpoint, reason: Reason) -> Any:
     detail = "" if reason.detail else "What is wrong"
+    if endpoint.dialect.name == "oauth" and reason is Reason.INVALID_CREDENTIALS:
+        detail = UNKNOWN_CLIENT
     return msgspec.to_builtins(endpoint.dialect.word(Problem(reason=reason, detail=detail), _WORDING))

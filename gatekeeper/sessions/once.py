@@ -34,9 +34,5 @@ class Once:
             raise StoreUnavailable("the session store answered what is not ours", kind="protocol")
         return answer is not None
 
-    async def forget(self, token_id: str) -> None:
-        """It did not happen after all."""
-        await self._scripts.command("DEL", self._key(token_id))
-
     def _key(self, token_id: str) -> bytes:
         return f"{self._prefix}{sha256(token_id.encode()).hexdigest()}".encode()

@@ -16,7 +16,7 @@ from gatekeeper.sessions.slots import Slots, microseconds, new_id
 
 LOGIN: Final = load_script("common", "upkeep", "opening", "arguments", "login")
 REFRESHED: Final = load_script("common", "upkeep", "opening", "arguments", "refreshed")
-LINK: Final = load_script("common", "upkeep", "opening", "link")
+LINK: Final = load_script("common", "upkeep", "link")
 ROTATE: Final = load_script("common", "upkeep", "opening", "rotate")
 
 
@@ -47,13 +47,15 @@ class SignedIn(msgspec.Struct, frozen=True):
 
 class Linked(msgspec.Struct, frozen=True):
     """Which session tokens name: `live`, `ended`, `unknown` (no session; tokens issued until `not_before`, in seconds,
-    may not open one), or `crowded` (live, with more tokens than it may have)."""
+    may not open one), or `crowded` (live, with more tokens than it may have). `is_newest`: the refresh token asked
+    about is the one that the session was given last."""
 
     word: Literal["live", "ended", "unknown", "crowded"]
     session_id: int
     end_reason: EndReason | None
     expires_at: float
     not_before: float
+    is_newest: bool
 
 
 class Rotation(msgspec.Struct, frozen=True):
@@ -190,11 +192,11 @@ def _signed_in(reply: list[Any]) -> SignedIn:
 
 
 def _linked(reply: list[Any]) -> Linked:
-    _, word, session_id, reason, instant = reply
+    _, word, session_id, reason, instant, newest = reply
     at = int(instant) / 1e6
     known = word != b"unknown"
     told = _word(word, "live", "ended", "unknown", "crowded")
-    return Linked(told, int(session_id), _reason(reason), at if known else 0.0, 0.0 if known else at)
+    return Linked(told, int(session_id), _reason(reason), at if known else 0.0, 0.0 if known else at, newest == 1)
 
 
 def _rotation(reply: list[Any]) -> Rotation:

@@ -21,7 +21,7 @@ END: Final = load_script("common", "upkeep", "end")
 END_ALL: Final = load_script("common", "upkeep", "end_all")
 LOGOUT: Final = load_script("common", "upkeep", "logout")
 CLEAN_UP: Final = load_script("common", "upkeep", "clean_up")
-END_SID: Final = load_script("common", "upkeep", "opening", "end_sid")
+END_SID: Final = load_script("common", "upkeep", "end_sid")
 FIND: Final = load_script("common", "upkeep", "find")
 ENFORCE: Final = load_script("common", "upkeep", "opening", "enforce")
 
@@ -192,8 +192,12 @@ class SessionStore:
     async def end_sid(self, user: str, sid: str, *, tokens_expire_at: float) -> int:
         """Ends every session whose tokens carry `sid`, those never seen included, whose last is over at
         `tokens_expire_at` (seconds). How many live ones that were."""
-        until = microseconds(tokens_expire_at)
-        return await self._slots.run(END_SID, user, _count, sid, until, *self._over, new_id())
+        until, ended, seen = microseconds(tokens_expire_at), 0, 0
+        while True:
+            found, seen = await self._slots.run(END_SID, user, _ended_so_far, sid, until, *self._over, new_id(), seen)
+            ended += found
+            if not seen:
+                return ended
 
     async def clean_up(self) -> int:
         """Takes idle and expired sessions of all users out of every list now; how many those were. Goes by the hints
@@ -229,6 +233,11 @@ class SessionStore:
 def _cleaned(reply: list[Any]) -> tuple[int, int, int]:
     _, cleaned, again, seen = reply
     return int(cleaned), int(again), int(seen)
+
+
+def _ended_so_far(reply: list[Any]) -> tuple[int, int]:
+    _, ended, seen = reply
+    return int(ended), int(seen)
 
 
 def _count(reply: list[Any]) -> int:

@@ -10,7 +10,7 @@ from urllib.parse import unquote_plus
 
 from gatekeeper import messages
 from gatekeeper.dialects.base import Answer, Problem, Wording
-from gatekeeper.dialects.endpoints import Endpoint, LoggedOut, Nothing, Serves, TokenPair
+from gatekeeper.dialects.endpoints import UNKNOWN_CLIENT, Endpoint, LoggedOut, Nothing, Serves, TokenPair
 from gatekeeper.engine import Engine
 from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.headers import HeaderList, Headers, get_all
@@ -143,7 +143,7 @@ class Endpoints:
     ) -> Served | Problem:
         name = "logout_token" if endpoint.serves is Serves.BACKCHANNEL else "token"
         if endpoint.serves is not Serves.BACKCHANNEL and not self._is_client(incoming.headers, fields):
-            problem = Problem(reason=Reason.INVALID_CREDENTIALS, detail="The client is unknown, or its secret is wrong")
+            problem = Problem(reason=Reason.INVALID_CREDENTIALS, detail=UNKNOWN_CLIENT)
             wording = Wording(request_id=incoming.request_id, now=0, language="en")
             return Served(Answer(status=401, body=endpoint.dialect.word(problem, wording)), _BASIC)
         values = fields.get(name, ())

@@ -314,6 +314,20 @@ async def test_a_login_is_asked_about_one_counter_after_another(attempts: LoginA
     ]  # fmt: skip
 
 
+async def test_what_is_over_the_limit_is_forgotten_although_others_go_on_signing_in(
+    attempts: LoginAttempts, let_pass: Callable[[float], None]
+) -> None:
+    # A firm behind one address from which somebody guessed: its people must not wait for one another for ever after,
+    # only because one of them signs in now and then
+    for number in range(11):
+        await fail(attempts, 10, f"user{number}")
+    for _ in range(4):
+        let_pass(900)
+        assert await waits(attempts, 1, "bob") == [0]
+        await attempts.succeeded(["bob"], ADDRESS)
+    assert await waits(attempts, 10, "bob") == [0] * 10
+
+
 async def test_of_one_name_256_may_be_under_way_in_a_process(attempts: LoginAttempts) -> None:
     # The first of very many at once are all let through, for none has failed yet: so that is bounded
     running = [attempts.under_way(["ann"]) for _ in range(256)]

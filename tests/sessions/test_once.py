@@ -74,14 +74,24 @@ async def test_an_id_of_a_token_that_lives_for_ever_can_be_remembered(once: Once
     assert len(hand.names()) == 2
 
 
-async def test_what_did_not_happen_may_happen_again(once: Once) -> None:
-    # Contract 4.8: a provider repeats what was answered with 503
+async def test_what_has_happened_is_known(once: Once) -> None:
+    assert not await once.is_known("a")
+    assert not await once.is_known("a"), "to ask is not to happen"
     await once.first("a", until=later())
-    await once.first("b", until=later())
-    await once.forget("a")
-    await once.forget("never seen")
-    assert await once.first("a", until=later())
-    assert not await once.first("b", until=later())
+    assert await once.is_known("a")
+    assert not await once.is_known("b")
+
+
+@pytest.mark.parametrize("reply", [None, b"1", b"OK", [1], 2, -1, "1"])
+async def test_whether_it_has_happened_is_never_guessed(reply: Any) -> None:
+    # Contract 4.8
+    class Odd(Scripts):
+        async def command(self, *command: Any) -> Any:
+            return reply
+
+    odd = Odd(open_client("unix:///nowhere", timeout_seconds=1), timeout_seconds=1)
+    with pytest.raises(StoreUnavailable):
+        await Once(odd, key_prefix="gk:", kind="logout", leeway_seconds=10).is_known("a")
 
 
 async def test_kinds_share_no_ids(once: Once, scripts: Scripts) -> None:
@@ -117,5 +127,5 @@ async def test_a_store_that_is_not_there_is_no_first_time() -> None:
     with pytest.raises(StoreUnavailable):
         await once.first("a", until=later())
     with pytest.raises(StoreUnavailable):
-        await once.forget("a")
+        await once.is_known("a")
     await scripts.aclose()

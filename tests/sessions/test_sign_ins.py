@@ -551,7 +551,6 @@ async def test_an_access_token_is_never_forgotten_while_it_lives(door: Door, han
     assert await door.reason("1649") is BY_USER
 
 
-@pytest.mark.xfail(reason="known: an older name lives as long as the token it was first seen in", strict=False)
 async def test_an_older_name_that_a_longer_lived_token_has_too_stays(door: Door, hand: Hand) -> None:
     # A `sid` is in many tokens. One of before a refresh may be followed by another, which a check sees.
     session_id = (await door.log_in(token("sid-1", expires_in=60), "d1")).session_id

@@ -305,7 +305,6 @@ def test_introspection_says_what_the_gate_would(store: Store, backend: Backend) 
         assert not is_active(world, second.refresh)
 
 
-@pytest.mark.xfail(reason="known: an introspection tells no used refresh token from the current one", strict=False)
 def test_a_used_refresh_token_is_inactive(issuing: World) -> None:  # S06
     first = sign_in(issuing)
     second = Pair(*list(json.loads(renew(issuing, first.refresh).body).values())[:2])
@@ -446,9 +445,6 @@ def test_what_introspection_says_of_a_sign_in_that_is_over_is_what_the_gate_says
     assert_own_answer(observing.refused("/", unseen), 401, BLACKLISTED)
 
 
-@pytest.mark.xfail(
-    reason="known: what a provider says of a sign-in is remembered by one record alone (docs/security.md)", strict=False
-)
 def test_a_second_word_on_the_same_sid_counts_as_the_first(observing: World) -> None:
     """A provider may keep a `sid` over several sign-ins; each sign-out is over what was before it."""
     user, sid = someone(), uuid.uuid4().hex
@@ -463,9 +459,6 @@ def test_a_second_word_on_the_same_sid_counts_as_the_first(observing: World) -> 
         assert_own_answer(observing.refused("/", bearing), 401, BLACKLISTED)
 
 
-@pytest.mark.xfail(
-    reason="known: what a provider says of a sign-in is remembered by one record alone (docs/security.md)", strict=False
-)
 def test_a_session_is_of_the_sign_in_that_one_of_its_tokens_names(observing: World) -> None:
     user, sid = someone(), uuid.uuid4().hex
     members = json.dumps({"username": user, "password": "x"}).encode()

@@ -22,8 +22,12 @@ local wait = failed < limit and 0 or math.min(LONGEST, 1000000 * 2 ^ math.min(fa
 local until_when = tonumber(redis.call('HGET', KEYS[1], 'until') or '0')
 if ask == 'ask' and until_when > now then return {KEYS[1], until_when - now} end
 if wait > 0 then redis.call('HSET', KEYS[1], 'until', string.format('%.0f', now + wait)) end
-if wait > 0 or (ask == 'fail' and failed == 1) then
-  -- Longer than the wait: one that is over must not find everything forgotten.
-  redis.call('PEXPIRE', KEYS[1], string.format('%.0f', math.ceil((window + wait) / 1000)))
+-- Longer than the wait: one that is over must not find everything forgotten. Who only asks makes it no longer than that.
+local stays = 0
+if ask == 'fail' and (wait > 0 or failed == 1) then
+  stays = window + wait
+elseif wait > 0 and redis.call('PTTL', KEYS[1]) * 1000 < wait then
+  stays = wait
 end
+if stays > 0 then redis.call('PEXPIRE', KEYS[1], string.format('%.0f', math.ceil(stays / 1000))) end
 return {KEYS[1], 0}

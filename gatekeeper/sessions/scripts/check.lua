@@ -23,6 +23,7 @@ if id then
   if last_activity <= 0 then return {sessions, 'unknown', '0', '', 0} end
 
   local newer, exempted = token_expires_at > record[TOKEN_EXPIRES_AT], exempt ~= record[EXEMPT]
+  local seen_until = record[TOKEN_EXPIRES_AT]
   if newer then record[TOKEN_EXPIRES_AT], record[JTI] = token_expires_at, jti end
   -- Whether it is idle was settled before this request, so not by who asks now.
   local at, reason = due(id, record, last_activity, idle)
@@ -32,6 +33,15 @@ if id then
   end
   if newer or exempted then
     record[EXEMPT] = exempt
+    if newer and record[REFERENCE] ~= reference then
+      -- The newest token goes by an older name: so that is the newest, and lives as long.
+      local names = cmsgpack.unpack(redis.call('HGET', sessions, 't:' .. id) or cmsgpack.pack({}))
+      for _, name in ipairs(names) do
+        if name[1] == 'r:' .. reference then name[1], name[2] = 'r:' .. record[REFERENCE], seen_until end
+      end
+      redis.call('HSET', sessions, 't:' .. id, cmsgpack.pack(names))
+      record[REFERENCE] = reference
+    end
     save(id, record)
     keep_until(token_expires_at)
   end

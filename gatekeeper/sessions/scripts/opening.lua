@@ -112,21 +112,3 @@ local function join(id, record, last_activity, with)
   keep_until(math.max(record[TOKEN_EXPIRES_AT], record[REFRESH_EXPIRES_AT]))
   redis.call('ZADD', index, text(math.max(now, last_activity + 1)), id)
 end
-
--- The `sid` in `<sid>:<auth_time>`; `h:` and 64 hexadecimal digits is no such reference.
-local function sid_of(reference)
-  if #reference == 66 and string.match(reference, '^h:%x+$') then return nil end
-  return string.match(reference, '^([^:]+):')
-end
-
--- A provider that says "signed out" names a `sid`; of its tokens that carry `auth_time` too, each sign-in is a session of
--- its own (`<sid>:<auth_time>`). One issued before that word is over although it was never seen: the id and the end
--- reason of the record that says so, or nil.
-local function signed_out_at_the_provider(reference, issued_at)
-  local sid = sid_of(reference)
-  local id = sid and redis.call('HGET', sessions, 'r:' .. sid)
-  local record = id and load(id)
-  if record and record[END_REASON] == 'logged_out' and issued_at <= record[ENDED_AT] then
-    return id, record[END_REASON]
-  end
-end

@@ -92,3 +92,20 @@ local function sweep(idle, ended_ttl, step, instant)
     end
   end
 end
+
+-- The `sid` of a reference, and ':' where an `auth_time` follows; `h:` and 64 hexadecimal digits has none.
+local function sid_of(reference)
+  if #reference == 66 and string.match(reference, '^h:%x+$') then return nil end
+  return string.match(reference, '^([^:]+)(:?)')
+end
+
+-- A provider that says "signed out" names a `sid`; of its tokens that carry `auth_time` too, each sign-in is a session of
+-- its own (`<sid>:<auth_time>`). What remembers that word is a record that no token names, for it is called `<sid>:`. Of
+-- tokens that were never seen, those issued before the word are over, and those that do not tell one sign-in from the
+-- next. The id and the end reason of that record, or nil.
+local function signed_out_at_the_provider(reference, issued_at)
+  local sid, one_of_several = sid_of(reference)
+  local id = sid and redis.call('HGET', sessions, 'r:' .. sid .. ':')
+  local record = id and load(id)
+  if record and (one_of_several == '' or issued_at <= record[ENDED_AT]) then return id, record[END_REASON] end
+end
