@@ -37,7 +37,6 @@ class Reason(Enum):
         "The body must be application/json, not compressed",
     )
     RATE_LIMITED = ("rate_limited", 429, "Too many requests, try again later")
-    NOT_IMPLEMENTED = ("not_implemented", 501, "")
     STORE_UNAVAILABLE = ("store_unavailable", 503, "Session store is unavailable, try again")
     KEYS_UNAVAILABLE = ("keys_unavailable", 503, "Signing keys are unavailable, try again")
     UPSTREAM_UNAVAILABLE = ("upstream_unavailable", 502, "The backend is unavailable")

@@ -19,6 +19,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from http import HTTPStatus
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +28,9 @@ import uvicorn
 import uvloop
 from prometheus_client import disable_created_metrics
 from prometheus_client.multiprocess import mark_process_dead
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
+from websockets.http11 import Request
 
 from gatekeeper import logs
 from gatekeeper.app import create_app, create_ops
@@ -35,6 +39,7 @@ from gatekeeper.embedded import EmbeddedStoreFailed
 from gatekeeper.engine import Engine
 from gatekeeper.ops import Health, of_registry, of_workers
 from gatekeeper.proxy.http import ResponseTruncated
+from gatekeeper.proxy.websocket import MAX_MESSAGE_BYTES
 from gatekeeper.settings import ListenAddress, Settings, load
 from gatekeeper.telemetry import AccessLog
 
@@ -42,6 +47,9 @@ _log = logging.getLogger("gatekeeper")
 
 _BACKLOG: Final = 2048
 _RESTART_SECONDS: Final = 0.5
+_WEBSOCKET_VERSION: Final = "13"
+# The largest message on its way, and thousands of pongs.
+_MAX_UNSENT_BYTES: Final = MAX_MESSAGE_BYTES + 1024 * 1024
 
 
 class CannotListen(Exception):
@@ -98,6 +106,39 @@ class Listener(uvicorn.Server):
         yield
 
 
+class WebSocketFront(WebSocketsSansIOProtocol):
+    """uvicorn's WebSockets, with bounds where it has none and one answer that RFC 6455 asks for."""
+
+    def handle_connect(self, event: Request) -> None:
+        if event.headers.get_all("Sec-WebSocket-Version") in ([], [_WEBSOCKET_VERSION]):
+            super().handle_connect(event)
+            return
+        # RFC 6455 section 4.4: another version is told which one there is.
+        response = self.conn.reject(HTTPStatus.UPGRADE_REQUIRED, "")
+        response.headers["Sec-WebSocket-Version"] = _WEBSOCKET_VERSION
+        response.headers["Upgrade"] = "websocket"
+        self.conn.send_response(response)
+        self.handshake_initiated = self.handshake_complete = self.close_sent = True
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.transport.close()
+
+    def handle_cont(self, event: Frame) -> None:
+        # In one buffer: a list of empty fragments, or of short ones, has no bound that the size of a message sets.
+        frames: list[Any] = self.frames
+        if not isinstance(frames[0], bytearray):
+            frames[0] = bytearray(frames[0])
+        frames[0] += event.data
+        if event.fin:
+            frames[0] = bytes(frames[0])
+            self.send_receive_event_to_app()
+
+    def handle_ping(self) -> None:
+        super().handle_ping()
+        # Who sends pings and never reads the pongs has them kept here.
+        if self.transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:
+            self.transport.abort()
+
+
 def listener(app: Any, settings: Settings, *, grace_seconds: float | None = None) -> Listener:
     """A server for `app`. What uvicorn would add to answers, log by itself or believe of forwarding headers is off."""
     return Listener(
@@ -105,7 +146,14 @@ def listener(app: Any, settings: Settings, *, grace_seconds: float | None = None
             app,
             loop="none",
             http="httptools",
-            ws="websockets-sansio",
+            ws=WebSocketFront,
+            ws_max_size=MAX_MESSAGE_BYTES,
+            # A few hundred bytes would inflate to the limit, and every connection would keep its windows.
+            ws_per_message_deflate=False,
+            # The ping lets TCP notice a client that is gone. There is no deadline for its answer: a client that is read
+            # from slowly, because the backend is slow, is heard late.
+            ws_ping_interval=20.0,
+            ws_ping_timeout=None,
             lifespan="on",
             log_config=None,
             access_log=False,
@@ -121,11 +169,11 @@ def listener(app: Any, settings: Settings, *, grace_seconds: float | None = None
 
 class _NoBugOfOurs(logging.Filter):
     """A backend that breaks off in the middle, and a request that the end of the drain cuts, are in the access log and
-    in the metrics: neither is worth a traceback."""
+    in the metrics; a WebSocket's text that is no UTF-8 ends it with 1007. None is worth a traceback."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        return not isinstance(error, ResponseTruncated | asyncio.CancelledError)
+        return not isinstance(error, ResponseTruncated | asyncio.CancelledError | UnicodeDecodeError)
 
 
 def configure_logs(settings: Settings) -> None:

@@ -26,6 +26,8 @@ from urllib.parse import urlsplit
 
 import uvicorn
 
+from gatekeeper.server import WebSocketFront
+
 _BACKENDS = Path(__file__).parent / "backends"
 _START_SECONDS = 30.0
 _ANSWER_SECONDS = 10.0
@@ -152,7 +154,9 @@ def serve_asgi(app: Any, **settings: Any) -> Iterator[str]:
         app,
         **{
             "http": "httptools",
-            "ws": "websockets-sansio",
+            "ws": WebSocketFront,
+            "ws_per_message_deflate": False,
+            "ws_ping_timeout": None,
             "lifespan": "on",
             "proxy_headers": False,
             "server_header": False,

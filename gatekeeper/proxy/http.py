@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from types import TracebackType
-from typing import Any, Final, TypeAlias
+from collections.abc import AsyncIterator, Callable
 
 from gatekeeper.client_address import TrustedProxies, canonical
-from gatekeeper.errors import Reason, UpstreamTimeout, UpstreamUnavailable
+from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.headers import get
+from gatekeeper.proxy.asgi import Receive, Scope, Send
+from gatekeeper.proxy.departure import ClientDisconnected, WhileClientStays
 from gatekeeper.proxy.headers import Arrival, request_headers, response_headers
 from gatekeeper.proxy.upstream import Upstream, UpstreamRequest, UpstreamResponse
+from gatekeeper.proxy.websocket import WebSocketTunnel
 
-Scope: TypeAlias = MutableMapping[str, Any]
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-
-_NOT_FORWARDED: Final = b'{"detail":"WebSockets are not passed on","code":"not_implemented"}'
+# As what browsers know them, and proxies name them in `X-Forwarded-Proto`.
+_HTTP_SCHEMES = {"ws": "http", "wss": "https"}
 
 
 class ResponseTruncated(Exception):
@@ -35,10 +32,6 @@ class ResponseTruncated(Exception):
         self.kind = kind
 
 
-class ClientDisconnected(Exception):
-    """The client left in the middle of its request body."""
-
-
 class Proxy:
     """ASGI application that passes every request on to one backend.
 
@@ -48,7 +41,8 @@ class Proxy:
     `scope["state"]["upstream_seconds"]`.
 
     Before an answer has begun it raises what `Upstream.send` raises, after that `ResponseTruncated`. When the client
-    leaves, the request to the backend is cancelled and the application returns. WebSockets are refused.
+    leaves, the request to the backend is cancelled and the application returns. A WebSocket that has been accepted ends
+    with a close frame and never raises.
     """
 
     def __init__(
@@ -65,6 +59,7 @@ class Proxy:
         self._own_headers = own_headers
         self._on_upstream = on_upstream
         self._on_error = on_error
+        self._tunnel = WebSocketTunnel(upstream, on_upstream=on_upstream, on_error=on_error)
 
     def __repr__(self) -> str:
         return f"<Proxy to {self._upstream!r}>"
@@ -73,7 +68,7 @@ class Proxy:
         if scope["type"] == "http":
             await self._forward(scope, receive, send)
         elif scope["type"] == "websocket":
-            await _refuse_websocket(scope, receive, send)
+            await self._tunnel.carry(self._handshake(scope), scope, receive, send)
         else:
             await self._live(receive, send)
 
@@ -96,7 +91,7 @@ class Proxy:
             body=client if client.has_body else None,
         )
         complete = False
-        async with _WhileClientStays(client):
+        async with WhileClientStays(client):
             response = await self._answer_of(request, scope)
             try:
                 await self._pass_back(response, send)
@@ -106,6 +101,12 @@ class Proxy:
         # Outside, for with the end of the answer servers report the client as gone.
         if complete:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _handshake(self, scope: Scope) -> UpstreamRequest:
+        # uvicorn gives the names of a WebSocket's headers as the client spelt them.
+        received = [(name.lower(), value) for name, value in scope["headers"]]
+        headers = request_headers(received, self._arrival({**scope, "headers": received}), self._own_headers)
+        return UpstreamRequest(method="GET", target=_target(scope), headers=headers, body=None)
 
     async def _answer_of(self, request: UpstreamRequest, scope: Scope) -> UpstreamResponse:
         started = time.perf_counter()
@@ -137,10 +138,11 @@ class Proxy:
 
     def _arrival(self, scope: Scope) -> Arrival:
         peer: str | None = scope["client"][0] if scope.get("client") else None
+        scheme: str = scope.get("scheme", "http")
         return Arrival(
             peer=None if peer is None else canonical(peer),
             client=self._trusted_proxies.client(peer, scope["headers"]),
-            scheme=scope.get("scheme", "http"),
+            scheme=_HTTP_SCHEMES.get(scheme, scheme),
             trusted=self._trusted_proxies.trusts(peer),
         )
 
@@ -188,42 +190,6 @@ class _Client:
             self._gone = (await self._receive())["type"] == "http.disconnect"
 
 
-class _WhileClientStays:
-    """Cancels its block when the client leaves, and then goes on behind it as if nothing had happened.
-
-    `asyncio.timeout` with a departure for a deadline; cancellation from outside passes through.
-    """
-
-    def __init__(self, client: _Client) -> None:
-        self._client = client
-        self._left = False
-
-    async def __aenter__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None, "coroutines run in tasks"  # noqa: S101
-        self._task = task
-        self._cancellations = task.cancelling()
-        self._watcher: asyncio.Task[None] = asyncio.create_task(self._client.left())
-        self._inside = True
-        self._watcher.add_done_callback(self._cancel_block)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
-        self._inside = False
-        if not self._left:
-            self._watcher.cancel()
-            return kind is ClientDisconnected
-        others = self._task.uncancel() > self._cancellations
-        self._watcher.result()
-        return kind is ClientDisconnected or (kind is asyncio.CancelledError and not others)
-
-    def _cancel_block(self, watcher: asyncio.Task[None]) -> None:
-        if self._inside and not watcher.cancelled():
-            self._left = True
-            self._task.cancel()
-
-
 async def _check_status(response: UpstreamResponse) -> None:
     # 101 was not asked for, and beyond 599 there are no statuses (RFC 9110 section 15).
     if not 200 <= response.status <= 599:
@@ -240,20 +206,3 @@ def _target(scope: Scope) -> bytes:
     path: bytes = scope["raw_path"]
     query: bytes = scope["query_string"]
     return path + b"?" + query if query else path
-
-
-async def _refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
-    """501, or where the server has no HTTP answers to handshakes, a close before the accept, which it makes a 403."""
-    await receive()
-    if "websocket.http.response" not in scope.get("extensions", {}):
-        await send({"type": "websocket.close", "code": 1011, "reason": ""})
-        return
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(_NOT_FORWARDED)),
-        (b"cache-control", b"no-store"),
-        (b"x-content-type-options", b"nosniff"),
-    ]
-    status = Reason.NOT_IMPLEMENTED.status
-    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": _NOT_FORWARDED, "more_body": False})

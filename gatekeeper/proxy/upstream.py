@@ -7,6 +7,7 @@ segments and reads proxies from the environment.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -81,8 +82,25 @@ class Upstream(Protocol):
         """
         ...
 
+    async def dial(self) -> Line:
+        """A connection of its own, TLS included, for what begins as a request and goes on as something else.
+
+        Raises UpstreamUnavailable or UpstreamTimeout. It is the caller's, who closes it.
+        """
+        ...
+
     async def aclose(self) -> None:
-        """Closes what is open."""
+        """Closes what is open, but for lines."""
+
+
+class Line(NamedTuple):
+    """A connection to the backend, nothing sent yet. `authority` stands in for a missing `Host`; `timeout_seconds` is
+    how long the backend may be silent where it owes an answer."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    authority: bytes
+    timeout_seconds: float
 
 
 class RequestNotForwardable(GatekeeperError):
@@ -111,7 +129,8 @@ class HttpxUpstream:
         max_connections: int = 10_000,
     ) -> None:
         self._url = url
-        self._origin, self._authority, socket_path = _parsed_url(url)
+        self._origin, self._authority, self._socket_path = _parsed_url(url)
+        self._ssl_context = _ssl_context(ca_file) if self._origin.scheme == b"https" else None
         self._timeouts = {
             "connect": connect_timeout_seconds,
             "pool": connect_timeout_seconds,
@@ -119,11 +138,11 @@ class HttpxUpstream:
             "write": timeout_seconds,
         }
         self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=_ssl_context(ca_file) if self._origin.scheme == b"https" else None,
+            ssl_context=self._ssl_context,
             max_connections=max_connections,
             max_keepalive_connections=_MAX_IDLE,
             keepalive_expiry=_KEEPALIVE_SECONDS,
-            uds=socket_path,
+            uds=self._socket_path,
             network_backend=DuplexBackend(),
         )
 
@@ -139,8 +158,24 @@ class HttpxUpstream:
                 raise
         return await self._send_once(request, Exchange(uploading=False))
 
+    async def dial(self) -> Line:
+        try:
+            async with asyncio.timeout(self._timeouts["connect"]):
+                reader, writer = await self._connected()
+        except TimeoutError as error:
+            raise UpstreamTimeout("the backend was silent for too long (connect)") from error
+        except OSError as error:
+            raise UpstreamUnavailable(f"the backend cannot be reached: {error}", kind="connect") from error
+        return Line(reader, writer, self._authority, self._timeouts["read"])
+
     async def aclose(self) -> None:
         await self._pool.aclose()
+
+    async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._socket_path is not None:
+            return await asyncio.open_unix_connection(self._socket_path)
+        port = self._origin.port or (80 if self._ssl_context is None else 443)
+        return await asyncio.open_connection(self._origin.host.decode("ascii"), port, ssl=self._ssl_context)
 
     async def _send_once(self, request: UpstreamRequest, exchange: Exchange) -> UpstreamResponse:
         outgoing = httpcore.Request(

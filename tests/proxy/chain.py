@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -25,16 +25,19 @@ class Guarded:
         self.errors: list[Exception] = []
         self.scopes: list[Any] = []
         self.ended = 0
+        self.loop: asyncio.AbstractEventLoop | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.scopes.append(scope)
+        self.loop = asyncio.get_running_loop()
         try:
             await self._proxy(scope, receive, send)
         except GatekeeperError as error:
             self.errors.append(error)
             length = [(b"content-length", b"0")]
-            await send({"type": "http.response.start", "status": error.reason.status, "headers": length})
-            await send({"type": "http.response.body", "body": b""})
+            prefix = "websocket." if scope["type"] == "websocket" else ""
+            await send({"type": f"{prefix}http.response.start", "status": error.reason.status, "headers": length})
+            await send({"type": f"{prefix}http.response.body", "body": b""})
         except ResponseTruncated as error:
             self.errors.append(error)
             raise
@@ -51,6 +54,7 @@ class Chain:
         self.guarded = guarded
         self.upstream_seconds: list[float] = []
         self.error_kinds: list[str] = []
+        self.stop: Callable[[], Coroutine[Any, Any, None]]
 
     async def ended(self, count: int) -> None:
         """Returns when the application has finished so many calls (the lifespan's not among them)."""
@@ -60,8 +64,15 @@ class Chain:
 
 
 @asynccontextmanager
-async def chain(answer: bytes | Script = OK, *, read_bodies: bool = True, **settings: Any) -> AsyncIterator[Chain]:
-    async with RecordingBackend(answer, read_bodies=read_bodies) as backend:
+async def chain(
+    answer: bytes | Script = OK,
+    *,
+    read_bodies: bool = True,
+    listening: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> AsyncIterator[Chain]:
+    """`listening` are arguments of the backend, `settings` those of the upstream."""
+    async with RecordingBackend(answer, read_bodies=read_bodies, **(listening or {})) as backend:
         seconds: list[float] = []
         kinds: list[str] = []
         proxy = Proxy(
@@ -74,12 +85,20 @@ async def chain(answer: bytes | Script = OK, *, read_bodies: bool = True, **sett
         guarded = Guarded(proxy)
         server = serve_asgi(guarded)
         url = await asyncio.to_thread(server.__enter__)
+        stopped = False
+
+        async def stop() -> None:
+            nonlocal stopped
+            if not stopped:
+                stopped = True
+                await asyncio.to_thread(server.__exit__, None, None, None)
+
         try:
             made = Chain(url, backend, guarded)
-            made.upstream_seconds, made.error_kinds = seconds, kinds
+            made.upstream_seconds, made.error_kinds, made.stop = seconds, kinds, stop
             yield made
         finally:
-            await asyncio.to_thread(server.__exit__, None, None, None)
+            await stop()
 
 
 @asynccontextmanager

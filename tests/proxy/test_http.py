@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
-from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidStatus
 
-from gatekeeper.client_address import TrustedProxies
-from gatekeeper.proxy.http import Proxy
-from gatekeeper.proxy.upstream import HttpxUpstream
 from tests.proxy.chain import GET, chain, raw_chain
 from tests.servers import OK, RawConnection, RawRequest, afetch
 
@@ -247,29 +241,3 @@ async def test_the_time_until_the_head_is_told() -> None:
 
         assert 0.1 <= made.upstream_seconds[0] < 1
         assert made.guarded.scopes[-1]["state"]["upstream_seconds"] == made.upstream_seconds[0]
-
-
-async def test_a_websocket_is_refused_before_it_opens() -> None:
-    async with chain() as made:
-        with pytest.raises(InvalidStatus) as refused:
-            async with connect(made.url.replace("http", "ws", 1) + "/live"):
-                pass
-
-        assert refused.value.response.status_code == 501
-        assert refused.value.response.body == b'{"detail":"WebSockets are not passed on","code":"not_implemented"}'
-        assert made.backend.requests == []
-
-
-async def test_a_websocket_is_refused_by_a_close_where_the_server_knows_no_answers() -> None:
-    sent: list[Any] = []
-
-    async def receive() -> Any:
-        return {"type": "websocket.connect"}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    upstream = HttpxUpstream("http://127.0.0.1:1")
-    await Proxy(upstream, trusted_proxies=TrustedProxies([]))({"type": "websocket"}, receive, send)
-
-    assert [message["type"] for message in sent] == ["websocket.close"]

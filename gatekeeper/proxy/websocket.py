@@ -1,0 +1,549 @@
+"""A WebSocket through the proxy: the server in front has one leg, a connection to the backend is the other.
+
+The backend is asked first, and the client is accepted only when the backend has accepted, so that a refusal is still an
+HTTP answer. Then messages pass, each whole, in their order, both ways.
+
+Each leg keeps RFC 6455 for itself. Pings are answered on the leg they came on and none is sent to the backend unasked;
+a message arrives in one frame whatever frames it came in (section 5.4); no extension is offered to the backend, so
+nothing is compressed. There is no time-out once a WebSocket is open. Who reads slowly is read from slowly by the other:
+per direction one message, one read of `_READ_BYTES` and the transports' own buffers are all that is held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple
+
+import h11
+from websockets.client import ClientProtocol
+from websockets.datastructures import Headers as HandshakeHeaders
+from websockets.exceptions import InvalidHandshake, InvalidState, PayloadTooBig
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.http11 import Response as HandshakeResponse
+from websockets.protocol import OPEN
+from websockets.typing import Subprotocol
+from websockets.uri import WebSocketURI
+
+from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
+from gatekeeper.headers import HeaderList, get, get_all
+from gatekeeper.proxy.asgi import Message, Receive, Scope, Send
+from gatekeeper.proxy.departure import WhileClientStays
+from gatekeeper.proxy.headers import response_headers
+from gatekeeper.proxy.upstream import Line, RequestNotForwardable, Upstream, UpstreamRequest
+
+MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
+"""The largest message, in either direction; the server in front is to be given the same limit for the client's."""
+
+_READ_BYTES: Final = 64 * 1024
+_MAX_HEAD_BYTES: Final = 100 * 1024
+_MAX_REFUSAL_BYTES: Final = 1024 * 1024
+# How long a backend may take for its half of the closing handshake.
+_CLOSE_SECONDS: Final = 5.0
+# How long after the client's leg broke its close code may take to arrive here.
+_LAST_WORD_SECONDS: Final = 0.5
+# Pongs wait for nobody: a backend that is writing may not be reading just then, and if it were not read from until it
+# has read a pong, neither side would move again. Beyond this it is a flood, and the backend is read from no more.
+_MAX_UNSENT_BYTES: Final = MAX_MESSAGE_BYTES + 1024 * 1024
+
+# Made anew for the backend's leg. The handshake has no body that a length, or an expectation, could be about.
+_OF_ONE_LEG: Final = frozenset(
+    {
+        b"content-length",
+        b"expect",
+        b"sec-websocket-accept",
+        b"sec-websocket-extensions",
+        b"sec-websocket-key",
+        b"sec-websocket-version",
+    }
+)
+_OF_THE_HANDSHAKE: Final = b"sec-websocket-"
+_PROTOCOLS: Final = b"sec-websocket-protocol"
+
+# The library logs frames at DEBUG and wants an address that it never uses.
+_quiet = logging.getLogger("gatekeeper.proxy.frames")
+_quiet.setLevel(logging.WARNING)
+_NOWHERE: Final = WebSocketURI(secure=False, host="localhost", port=80, path="", query="")
+
+
+class Ending(NamedTuple):
+    """How one leg ended, for the other to be told. `code` is None for a close frame without one (1005)."""
+
+    code: int | None
+    reason: str = ""
+
+
+class Ends(NamedTuple):
+    """What each side is to be told when the other has ended. Without anything to say, a connection just ends."""
+
+    for_client: Ending | None = None
+    for_backend: Ending | None = None
+
+
+class Refusal(NamedTuple):
+    """The backend's HTTP answer to a handshake that it does not accept."""
+
+    status: int
+    headers: HeaderList
+    body: bytes
+
+
+class WebSocketTunnel:
+    """Passes WebSockets on to the backend behind `upstream`.
+
+    `on_upstream` is told the seconds until the answer to each handshake, `on_error` the kind of each failure, those of
+    open WebSockets too; the seconds also go to `scope["state"]["upstream_seconds"]`.
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        *,
+        on_upstream: Callable[[float], None] | None = None,
+        on_error: Callable[[str], None] | None = None,
+    ) -> None:
+        self._upstream = upstream
+        self._on_upstream = on_upstream
+        self._on_error = on_error
+
+    def __repr__(self) -> str:
+        return f"<WebSocketTunnel to {self._upstream!r}>"
+
+    async def carry(self, request: UpstreamRequest, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one `websocket` scope from its handshake to its end.
+
+        `request` is the handshake as an HTTP request. Raises UpstreamUnavailable, UpstreamTimeout or
+        RequestNotForwardable, all of them before anything was sent to the client.
+        """
+        await receive()  # `websocket.connect`
+        async with _Client(receive, send) as client:
+            answer: Backend | Refusal | None = None
+            async with WhileClientStays(client):
+                answer = await self._asked(request, scope)
+            if isinstance(answer, Backend):
+                await self._carry_messages(client, answer)
+            elif answer is not None:
+                await client.refuse(answer, in_http="websocket.http.response" in scope.get("extensions", {}))
+
+    async def _asked(self, request: UpstreamRequest, scope: Scope) -> Backend | Refusal:
+        started = time.perf_counter()
+        try:
+            answer = await _open(self._upstream, request)
+        except (UpstreamUnavailable, UpstreamTimeout) as error:
+            self._failed(error.kind)
+            raise
+        seconds = time.perf_counter() - started
+        scope.setdefault("state", {})["upstream_seconds"] = seconds
+        if self._on_upstream is not None:
+            self._on_upstream(seconds)
+        return answer
+
+    async def _carry_messages(self, client: _Client, backend: Backend) -> None:
+        try:
+            await client.accept(backend)
+            ends = await _both_ways(client, backend)
+            if backend.failure is not None:
+                self._failed(backend.failure)
+            # Together: a client that has not read yet what came before its close must not hold the backend.
+            await asyncio.gather(client.close(ends.for_client), backend.close(ends.for_backend))
+        finally:
+            backend.abort()
+
+    def _failed(self, kind: str) -> None:
+        if self._on_error is not None:
+            self._on_error(kind)
+
+
+async def _both_ways(client: _Client, backend: Backend) -> Ends:
+    """Carries messages until one leg ends."""
+    up = asyncio.create_task(_carry_up(client, backend))
+    down = asyncio.create_task(_carry_down(client, backend))
+    try:
+        await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
+        if down.done() and (ending := down.result()) is not None:
+            return Ends(for_client=ending)
+        if not up.done():
+            # The client's leg is broken; why, is in what it sent last.
+            await asyncio.wait({up}, timeout=_LAST_WORD_SECONDS)
+        return Ends(for_backend=up.result() if up.done() else None)
+    finally:
+        up.cancel()
+        down.cancel()
+        await asyncio.gather(up, down, return_exceptions=True)
+
+
+async def _carry_up(client: _Client, backend: Backend) -> Ending | None:
+    """From the client to the backend. Returns how the client ended, and never where the backend takes no more."""
+    try:
+        while True:
+            message = await client.next()
+            if message["type"] == "websocket.disconnect":
+                return _ending_of(message)
+            backend.write(message)
+            if backend.is_full:
+                async with WhileClientStays(client):
+                    await backend.drained()
+    except (OSError, InvalidState):
+        # Closing or lost; which, and with what code, is read on the way down.
+        await asyncio.Event().wait()
+        raise
+
+
+async def _carry_down(client: _Client, backend: Backend) -> Ending | None:
+    """From the backend to the client. Returns how the backend ended, or None where the client takes no more."""
+    while messages := await backend.read():
+        for message in messages:
+            if not await client.send(message):
+                return None
+    return backend.ending
+
+
+def _ending_of(message: Message) -> Ending | None:
+    """What `websocket.disconnect` means.
+
+    uvicorn gives a `reason`, be it empty, only for a close frame: the client's, or the one with which uvicorn itself
+    failed the client (1002, 1007, 1009), which cannot be told apart. 1012 without one is uvicorn's own end, and towards
+    the backend that is a client that goes away. 1005 without one is a connection that broke off.
+    """
+    code, reason = message.get("code", CloseCode.NO_STATUS_RCVD), message.get("reason")
+    if code == CloseCode.ABNORMAL_CLOSURE or (code == CloseCode.NO_STATUS_RCVD and reason is None):
+        return None
+    if code == CloseCode.SERVICE_RESTART and reason is None:
+        return Ending(CloseCode.GOING_AWAY)
+    return Ending(None if code == CloseCode.NO_STATUS_RCVD else code, reason or "")
+
+
+class _Client:
+    """The client's leg, at the other side of an ASGI server. Its end cancels what is still asked of it."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._early: asyncio.Task[Message] | None = None
+
+    async def __aenter__(self) -> _Client:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._early is not None:
+            self._early.cancel()
+            await asyncio.gather(self._early, return_exceptions=True)
+
+    async def next(self) -> Message:
+        if self._early is None:
+            return await self._receive()
+        message = await self._early
+        self._early = None
+        return message
+
+    async def left(self) -> None:
+        """Returns when the client has left. One message is received ahead for it, and if that is one that says
+        something, no more is heard."""
+        if self._early is None:
+            self._early = asyncio.create_task(_received(self._receive))
+        # Not awaited itself: what has come must not be lost when this is cancelled.
+        await asyncio.wait({self._early})
+        if self._early.result()["type"] != "websocket.disconnect":
+            await asyncio.Event().wait()
+
+    async def accept(self, backend: Backend) -> None:
+        headers = [pair for pair in response_headers(backend.headers, 101) if _crosses_back(pair[0])]
+        await self._tell({"type": "websocket.accept", "subprotocol": backend.subprotocol, "headers": headers})
+
+    async def refuse(self, refusal: Refusal, *, in_http: bool) -> None:
+        if not in_http:
+            # A server makes of a close before the handshake a 403 (ASGI specification).
+            await self._tell({"type": "websocket.close", "code": CloseCode.POLICY_VIOLATION, "reason": ""})
+            return
+        headers = response_headers(refusal.headers, refusal.status)
+        start = {"type": "websocket.http.response.start", "status": refusal.status, "headers": headers}
+        body = {"type": "websocket.http.response.body", "body": refusal.body, "more_body": False}
+        if await self._tell(start):
+            await self._tell(body)
+
+    async def send(self, message: str | bytes) -> bool:
+        """False if the client takes no more."""
+        kind = "text" if isinstance(message, str) else "bytes"
+        return await self._tell({"type": "websocket.send", kind: message})
+
+    async def close(self, ending: Ending | None) -> None:
+        if ending is None:
+            return
+        # To ASGI a code that is missing is 1000. None is not in the specification; uvicorn makes of it the close
+        # frame without a code that the backend sent.
+        await self._tell({"type": "websocket.close", "code": ending.code, "reason": ending.reason})
+
+    async def _tell(self, message: Message) -> bool:
+        try:
+            await self._send(message)
+        except (OSError, RuntimeError):
+            # OSError is what ASGI wants where the client is gone. uvicorn raises RuntimeError between the moment it
+            # has failed a client for breaking the protocol and the end of the connection.
+            return False
+        return True
+
+
+class Backend:
+    """The backend's leg: the library's protocol on a connection that has been upgraded.
+
+    `failure` is the kind of a failure (`reset`, `protocol`), None while and if there is none.
+    """
+
+    def __init__(self, line: Line, protocol: ClientProtocol, headers: HeaderList, begun: bytes) -> None:
+        self.headers = headers
+        self.subprotocol: str | None = protocol.subprotocol
+        self.failure: str | None = None
+        self._reader = line.reader
+        self._writer = line.writer
+        self._protocol = protocol
+        self._parts = bytearray()
+        self._is_text = False
+        self._ended = False
+        if begun:
+            self._feed(begun)
+
+    @property
+    def ending(self) -> Ending:
+        """What the client is told when `read` has come to the end.
+
+        A close frame passes as it is. Anything else is the backend's fault and not the client's, which is told 1011:
+        1006 must not be sent (RFC 6455 section 7.4.1), 1002, 1007 and 1009 would blame the client, and 1014 some
+        libraries refuse as unknown.
+        """
+        close = self._protocol.close_rcvd
+        if self.failure is None and close is not None:
+            return Ending(None if close.code == CloseCode.NO_STATUS_RCVD else close.code, close.reason)
+        if isinstance(self._protocol.parser_exc, PayloadTooBig):
+            return Ending(CloseCode.INTERNAL_ERROR, "the backend sent a message that is too big")
+        if self.failure == "protocol":
+            return Ending(CloseCode.INTERNAL_ERROR, "the backend broke the protocol")
+        return Ending(CloseCode.INTERNAL_ERROR, "the connection to the backend was lost")
+
+    async def read(self) -> list[str | bytes]:
+        """The next messages, as many as came together; none at the end."""
+        while True:
+            messages = self._assembled(self._protocol.events_received())
+            if messages or self._ended:
+                return messages
+            self._feed(await self._received())
+
+    def write(self, message: Message) -> None:
+        """Passes on a `websocket.receive`. Raises InvalidState when the backend's leg is closing."""
+        text: str | None = message.get("text")
+        if text is not None:
+            self._protocol.send_text(text.encode())
+        else:
+            self._protocol.send_binary(message["bytes"])
+        self._flush()
+
+    @property
+    def is_full(self) -> bool:
+        # Also true of a connection that is lost, of which `drained` then tells.
+        return self._unsent_bytes > _READ_BYTES or self._writer.transport.is_closing()
+
+    async def drained(self) -> None:
+        """Returns when the backend takes more. Raises OSError when it never will."""
+        await self._writer.drain()
+
+    async def close(self, ending: Ending | None) -> None:
+        """Says `ending`, hears the backend out, and is gone after `_CLOSE_SECONDS` at the latest. With None, only what
+        was written before still goes out."""
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                if ending is not None and self._protocol.state is OPEN:
+                    self._protocol.send_close(ending.code, ending.reason)
+                    self._flush()
+                if ending is not None or self._ended:
+                    # The server closes the connection, so that the client need not wait in TIME_WAIT (section 7.1.1).
+                    await self._heard_out()
+                self._writer.close()
+                await self._writer.wait_closed()
+        except OSError:  # a time-out is one
+            pass
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Nothing more is said or heard."""
+        self._writer.transport.abort()
+
+    async def _heard_out(self) -> None:
+        while data := await self._received():
+            self._protocol.receive_data(data)
+            self._protocol.events_received()
+            self._flush()
+
+    @property
+    def _unsent_bytes(self) -> int:
+        return self._writer.transport.get_write_buffer_size()
+
+    async def _received(self) -> bytes:
+        """What comes next; empty is the end of the connection."""
+        try:
+            if self._unsent_bytes > _MAX_UNSENT_BYTES:
+                await self.drained()
+            return await self._reader.read(_READ_BYTES)
+        except OSError:
+            return b""
+
+    def _feed(self, data: bytes) -> None:
+        if data:
+            self._protocol.receive_data(data)
+        else:
+            # Without a close frame before it, a failure.
+            self._protocol.receive_eof()
+        self._flush()
+        if (error := self._protocol.parser_exc) is not None:
+            self.failure = "reset" if isinstance(error, EOFError) else "protocol"
+        self._ended = error is not None or self._protocol.close_rcvd is not None
+
+    def _flush(self) -> None:
+        # An empty one stands for the end of the stream; closing is what `close` does.
+        if data := b"".join(self._protocol.data_to_send()):
+            self._writer.write(data)
+
+    def _assembled(self, events: Iterable[Any]) -> list[str | bytes]:
+        messages: list[str | bytes] = []
+        for frame in events:
+            try:
+                message = self._message(frame)
+            except UnicodeDecodeError:
+                # The library leaves the text of messages to its user (RFC 6455 section 8.1).
+                self._protocol.fail(CloseCode.INVALID_DATA, "invalid UTF-8")
+                self._flush()
+                self.failure, self._ended = "protocol", True
+                break
+            if message is not None:
+                messages.append(message)
+        return messages
+
+    def _message(self, frame: Frame) -> str | bytes | None:
+        """The message that this frame completes."""
+        if frame.opcode is Opcode.TEXT or frame.opcode is Opcode.BINARY:
+            self._is_text = frame.opcode is Opcode.TEXT
+            if frame.fin:
+                return _decoded(frame.data, is_text=self._is_text)
+        elif frame.opcode is not Opcode.CONT:
+            return None
+        self._parts += frame.data
+        if not frame.fin:
+            return None
+        data, self._parts = self._parts, bytearray()
+        return _decoded(data, is_text=self._is_text)
+
+
+def _decoded(data: bytes | bytearray | memoryview, *, is_text: bool) -> str | bytes:
+    return str(data, "utf-8") if is_text else bytes(data)
+
+
+async def _open(upstream: Upstream, request: UpstreamRequest) -> Backend | Refusal:
+    """Connects, asks, and judges the answer (RFC 6455 section 4.1)."""
+    line = await upstream.dial()
+    answer: Backend | Refusal | None = None
+    try:
+        answer = await _shaken_hands(line, request)
+    finally:
+        if not isinstance(answer, Backend):
+            line.writer.transport.abort()
+    return answer
+
+
+async def _shaken_hands(line: Line, request: UpstreamRequest) -> Backend | Refusal:
+    offered = b",".join(get_all(request.headers, _PROTOCOLS)).decode("latin-1")
+    protocol = ClientProtocol(
+        _NOWHERE,
+        subprotocols=[Subprotocol(item.strip()) for item in offered.split(",") if item.strip()] or None,
+        state=OPEN,
+        max_size=MAX_MESSAGE_BYTES,
+        logger=_quiet,
+    )
+    asking = _Asking(line)
+    head = await asking.answer_to(_handshake(request, protocol.key, line.authority))
+    headers = [(bytes(name), bytes(value)) for name, value in head.headers]
+    try:
+        # It also refuses what the server in front could not send on.
+        told = HandshakeHeaders([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers])
+        if isinstance(head, h11.InformationalResponse):
+            protocol.process_response(HandshakeResponse(head.status_code, "", told))
+            return Backend(line, protocol, headers, asking.rest())
+    except InvalidHandshake as error:
+        raise UpstreamUnavailable(f"the backend broke the WebSocket handshake: {error}", kind="protocol") from error
+    if head.status_code < 300:
+        # It took the request for one without an upgrade: to the client this is no answer to what it asked.
+        raise UpstreamUnavailable(f"the backend answered a handshake with {head.status_code}", kind="protocol")
+    return Refusal(head.status_code, headers, await asking.body())
+
+
+def _handshake(request: UpstreamRequest, key: str, authority: bytes) -> h11.Request:
+    headers = [pair for pair in request.headers if pair[0] not in _OF_ONE_LEG]
+    if get(headers, b"host") is None:
+        headers.insert(0, (b"host", authority))
+    headers += [
+        (b"Connection", b"Upgrade"),
+        (b"Upgrade", b"websocket"),
+        (b"Sec-WebSocket-Version", b"13"),
+        (b"Sec-WebSocket-Key", key.encode()),
+    ]
+    try:
+        return h11.Request(method=b"GET", target=request.target, headers=headers)
+    except h11.LocalProtocolError as error:
+        raise RequestNotForwardable("The request has a header or a body that HTTP does not allow") from error
+
+
+class _Asking:
+    """The HTTP part of a connection to the backend: one request, and its answer. Raises UpstreamUnavailable and
+    UpstreamTimeout, the latter for any silence."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
+
+    async def answer_to(self, request: h11.Request) -> h11.Response | h11.InformationalResponse:
+        """The final answer, or 101."""
+        head = self._http.send(request) + self._http.send(h11.EndOfMessage())
+        self._line.writer.write(head)
+        while True:
+            event = await self._next()
+            if isinstance(event, h11.Response) or (
+                isinstance(event, h11.InformationalResponse) and event.status_code == 101
+            ):
+                return event
+
+    async def body(self) -> bytes:
+        """Of a final answer, whole."""
+        body = b""
+        while isinstance(event := await self._next(), h11.Data):
+            body += event.data
+            if len(body) > _MAX_REFUSAL_BYTES:
+                raise UpstreamUnavailable("the backend refused a handshake at too great a length", kind="protocol")
+        return body
+
+    def rest(self) -> bytes:
+        """What came after 101, and is WebSocket."""
+        return self._http.trailing_data[0]
+
+    async def _next(self) -> Any:
+        try:
+            while (event := self._http.next_event()) is h11.NEED_DATA:
+                async with asyncio.timeout(self._line.timeout_seconds):
+                    data = await self._line.reader.read(_READ_BYTES)
+                if not data and self._http.their_state is h11.SEND_RESPONSE:
+                    raise UpstreamUnavailable("the backend closed the connection", kind="reset")
+                self._http.receive_data(data)
+        except TimeoutError as error:
+            raise UpstreamTimeout("the backend was silent for too long (handshake)") from error
+        except OSError as error:
+            raise UpstreamUnavailable("the backend closed the connection", kind="reset") from error
+        except h11.RemoteProtocolError as error:
+            raise UpstreamUnavailable(f"the backend broke off or broke HTTP: {error}", kind="protocol") from error
+        return event
+
+
+def _crosses_back(name: bytes) -> bool:
+    return not name.startswith(_OF_THE_HANDSHAKE) and name != b"content-length"
+
+
+async def _received(receive: Receive) -> Message:
+    return await receive()
