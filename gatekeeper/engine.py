@@ -147,6 +147,7 @@ class Engine:
             await self._application_client.aclose()
             self._application_client = None
         await self._keys.aclose()
+        self.telemetry.close()
         if self._embedded is not None:
             await asyncio.to_thread(self._embedded.stop)
 

@@ -29,6 +29,9 @@ _ALNUM = (string.ascii_letters + string.digits).encode()
 _TOKEN = _ALNUM + b"!#$%&'*+-.^_`|~"  # RFC 9110 section 5.6.2
 _NOT_TOKEN = bytes(set(range(256)) - set(_TOKEN))
 _FOLD = bytes(ord(chr(byte).lower()) if byte in _ALNUM else ord("-") for byte in range(256))
+# Names are few, and judged for every request. Those of clients that invent new ones are judged each time.
+_REMEMBERED_NAMES: Final = 1024
+_REMEMBERED_NAME_BYTES: Final = 64
 _REQUEST_ID_FORM = re.compile(rb"[A-Za-z0-9._:/=+-]{1,128}")
 
 _SOURCES = frozenset({"sub", "session", "roles", "claim"})
@@ -83,6 +86,7 @@ class IdentityHeaders:
                 raise ValueError(f"{name.decode()}: no such source: {source}")
         self.names: Final = frozenset(name for name, _, _ in self._table)
         self._folded = frozenset(map(fold, self.names)) | _URL_OVERRIDES
+        self._harmless: set[bytes] = set()
         if len({fold(name) for name in self.names}) != len(self._table):
             raise ValueError("two identity headers have one name, or names that a backend may read as one")
 
@@ -95,12 +99,16 @@ class IdentityHeaders:
 
         Good for header sections and for trailers.
         """
-        kept = []
-        for name, value in headers:
-            folded = name.translate(_FOLD, _NOT_TOKEN)
-            if len(folded) == len(name) and folded not in self._folded and not folded.startswith(OWN_PREFIX):
-                kept.append((name, value))
-        return kept
+        harmless = self._harmless
+        return [pair for pair in headers if pair[0] in harmless or self._is_harmless(pair[0])]
+
+    def _is_harmless(self, name: bytes) -> bool:
+        folded = name.translate(_FOLD, _NOT_TOKEN)
+        if len(folded) != len(name) or folded in self._folded or folded.startswith(OWN_PREFIX):
+            return False
+        if len(self._harmless) < _REMEMBERED_NAMES and len(name) <= _REMEMBERED_NAME_BYTES:
+            self._harmless.add(name)
+        return True
 
     def values(self, user: str, session_id: int, roles: Sequence[str], claims: Mapping[str, Any]) -> HeaderList:
         """The headers for this user, names in lower-case.

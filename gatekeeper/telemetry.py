@@ -2,18 +2,26 @@
 
 One `Exchange` follows a request and is filled on its way; when the request is over it is counted and written once. No
 user, session, address or raw path is ever a label.
+
+Neither is done while anybody waits: lines are written together at the end of a turn of the event loop, and numbers go to
+the collectors when those are read, or a moment later.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import IO, Any, Final, Literal
 
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
 from gatekeeper import __version__
 from gatekeeper.errors import GatekeeperError, Reason, StoreUnavailable, UpstreamTimeout, UpstreamUnavailable
@@ -28,6 +36,8 @@ _BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0
 _UPSTREAM_ERRORS: Final = ("connect", "timeout", "reset", "protocol")
 _STORE_ERRORS: Final = ("timeout", "connection", "refused", "protocol")
 _PATH_CHARACTERS: Final = 2048
+# Several workers are read through files, which then lag by this much.
+_SETTLE_SECONDS: Final = 0.1
 
 
 class Exchange(msgspec.Struct, kw_only=True):
@@ -50,26 +60,59 @@ class Exchange(msgspec.Struct, kw_only=True):
     upstream_seconds: float | None = None
 
 
+class Durations(Histogram):
+    """A histogram of seconds that takes many at once."""
+
+    def observe_all(self, amounts: Sequence[float]) -> None:
+        counts: dict[int, int] = {}
+        for amount in amounts:
+            at = bisect_left(self._upper_bounds, amount)
+            counts[at] = counts.get(at, 0) + 1
+        for at, number in counts.items():
+            self._buckets[at].inc(number)
+        self._sum.inc(sum(amounts))
+
+
+class _Settling(Collector):
+    """Collects nothing itself: the first of a registry, it sees to it that the others are up to date."""
+
+    def __init__(self, settle: Callable[[], None]) -> None:
+        self._settle = settle
+
+    def collect(self) -> Iterable[Metric]:
+        self._settle()
+        return ()
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+
 class Metrics:
     """The collectors, in a registry of their own. Implements `sessions.events.Events`."""
 
-    def __init__(self, mode: Mode, registry: CollectorRegistry | None = None) -> None:
+    def __init__(self, mode: Mode) -> None:
         self.mode: Mode = mode
-        self.registry = registry or CollectorRegistry()
+        self.registry = CollectorRegistry()
+        self.registry.register(_Settling(self.settle))
+        self._open = {True: 0, False: 0}
+        self._over: dict[tuple[str, str, str, str, int], int] = {}
+        self._decided: list[float] = []
+        self._lasted: list[float] = []
+        self._waited: list[float] = []
         self._make()
         self._fill()
 
     def _make(self) -> None:
         of: Any = {"namespace": "gatekeeper", "registry": self.registry}
         self.decisions = Counter("decisions", "Verdicts on requests.", ("result", "reason", "mode"), **of)
-        self.decision_seconds = Histogram("decision_duration_seconds", "Time to a verdict.", buckets=_BUCKETS, **of)
+        self.decision_seconds = Durations("decision_duration_seconds", "Time to a verdict.", buckets=_BUCKETS, **of)
         self.requests = Counter("http_requests", "Requests answered.", ("route", "method", "code"), **of)
-        self.request_seconds = Histogram(
+        self.request_seconds = Durations(
             "http_request_duration_seconds", "Time until a request was over.", buckets=_BUCKETS, **of
         )
         self.in_flight = Gauge("http_requests_in_flight", "Requests under way.", multiprocess_mode="livesum", **of)
         self.websockets = Gauge("websockets_open", "Open WebSockets.", multiprocess_mode="livesum", **of)
-        self.upstream_seconds = Histogram(
+        self.upstream_seconds = Durations(
             "upstream_request_duration_seconds", "Time until the backend's answer began.", buckets=_BUCKETS, **of
         )
         self.upstream_errors = Counter("upstream_errors", "Faults of the backend.", ("kind",), **of)
@@ -106,18 +149,34 @@ class Metrics:
         self.upstream_errors.labels(kind).inc()
 
     def began(self, exchange: Exchange) -> None:
-        (self.websockets if exchange.websocket else self.in_flight).inc()
+        self._open[exchange.websocket] += 1
 
     def finished(self, exchange: Exchange, seconds: float) -> None:
-        (self.websockets if exchange.websocket else self.in_flight).dec()
-        self.decisions.labels(exchange.decision, exchange.reason, self.mode).inc()
-        if exchange.decided_seconds is not None:
-            self.decision_seconds.observe(exchange.decided_seconds)
+        self._open[exchange.websocket] -= 1
         method = exchange.method if exchange.method in METHODS else "other"
-        self.requests.labels(exchange.route, method, exchange.status).inc()
-        self.request_seconds.observe(seconds)
+        key = (exchange.decision, exchange.reason, exchange.route, method, exchange.status)
+        self._over[key] = self._over.get(key, 0) + 1
+        self._lasted.append(seconds)
+        if exchange.decided_seconds is not None:
+            self._decided.append(exchange.decided_seconds)
         if exchange.upstream_seconds is not None:
-            self.upstream_seconds.observe(exchange.upstream_seconds)
+            self._waited.append(exchange.upstream_seconds)
+
+    def settle(self) -> None:
+        """Brings the collectors up to date with the requests that have begun and ended."""
+        over, self._over = self._over, {}
+        for (decision, reason, route, method, status), number in over.items():
+            self.decisions.labels(decision, reason, self.mode).inc(number)
+            self.requests.labels(route, method, status).inc(number)
+        self.websockets.set(self._open[True])
+        self.in_flight.set(self._open[False])
+        for histogram, amounts in (
+            (self.decision_seconds, self._decided),
+            (self.request_seconds, self._lasted),
+            (self.upstream_seconds, self._waited),
+        ):
+            histogram.observe_all(amounts)
+            amounts.clear()
 
 
 def _decisions() -> list[tuple[str, str]]:
@@ -131,44 +190,84 @@ def _decisions() -> list[tuple[str, str]]:
 _DECISIONS: Final = _decisions()
 
 
+class _Line(msgspec.Struct):
+    """The access line (contract section 8), fields in their order."""
+
+    ts: str
+    level: str
+    event: str
+    request_id: str
+    client_ip: str
+    method: str
+    route: str
+    path: str
+    status: int
+    duration_ms: float
+    upstream_ms: float | None
+    decision: str
+    reason: str
+    user_id: str | None
+    session_id: int | None
+    bytes_out: int
+
+
 class AccessLog:
-    """Writes one line a request: JSON, or text for a terminal."""
+    """One line a request: JSON, or text for a terminal. Lines are kept until `flush`."""
 
     def __init__(self, stream: IO[bytes] | None = None, *, text: bool = False) -> None:
         self._stream = stream if stream is not None else sys.stdout.buffer
         self._text = text
         self._encode = msgspec.json.Encoder().encode
+        self._lines: list[bytes] = []
+        self._second = 0
+        self._second_text = ""
 
-    def write(self, exchange: Exchange, seconds: float) -> None:
-        line = self._line(exchange, seconds) if self._text else self._encode(self._record(exchange, seconds))
+    def add(self, exchange: Exchange, seconds: float) -> None:
+        self._lines.append(self._line(exchange, seconds) if self._text else self._record(exchange, seconds))
+
+    def flush(self) -> None:
+        """Writes what was added."""
+        lines, self._lines = self._lines, []
+        if not lines:
+            return
         try:
-            self._stream.write(line + b"\n")
+            self._stream.write(b"\n".join(lines) + b"\n")
             self._stream.flush()
         except (OSError, ValueError):
             # A log that cannot be written is no reason to fail a request that was answered.
             return
 
-    @staticmethod
-    def _record(exchange: Exchange, seconds: float) -> dict[str, Any]:
+    def _record(self, exchange: Exchange, seconds: float) -> bytes:
         upstream = exchange.upstream_seconds
-        return {
-            "ts": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "level": "error" if exchange.status >= 500 else "info",
-            "event": "request",
-            "request_id": exchange.request_id,
-            "client_ip": exchange.client_ip,
-            "method": exchange.method[:32],
-            "route": exchange.route,
-            "path": exchange.path[:_PATH_CHARACTERS],
-            "status": exchange.status,
-            "duration_ms": round(seconds * 1000, 3),
-            "upstream_ms": None if upstream is None else round(upstream * 1000, 3),
-            "decision": exchange.decision,
-            "reason": exchange.reason,
-            "user_id": exchange.user_id,
-            "session_id": exchange.session_id,
-            "bytes_out": exchange.bytes_out,
-        }
+        return self._encode(
+            _Line(
+                self._now(),
+                "error" if exchange.status >= 500 else "info",
+                "request",
+                exchange.request_id,
+                exchange.client_ip,
+                exchange.method[:32],
+                exchange.route,
+                exchange.path[:_PATH_CHARACTERS],
+                exchange.status,
+                round(seconds * 1000, 3),
+                None if upstream is None else round(upstream * 1000, 3),
+                exchange.decision,
+                exchange.reason,
+                exchange.user_id,
+                exchange.session_id,
+                exchange.bytes_out,
+            )
+        )
+
+    def _now(self) -> str:
+        """UTC with milliseconds."""
+        now = time.time()
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        return f"{self._second_text}.{int((now - second) * 1000):03d}Z"
 
     @staticmethod
     def _line(exchange: Exchange, seconds: float) -> bytes:
@@ -185,6 +284,9 @@ class Telemetry:
     def __init__(self, metrics: Metrics, access_log: AccessLog | None) -> None:
         self.metrics = metrics
         self._access_log = access_log
+        # The loop that will do it; mounted under a test client, one that has ended may have left it undone.
+        self._flushes: asyncio.AbstractEventLoop | None = None
+        self._settles: asyncio.AbstractEventLoop | None = None
 
     def began(self, exchange: Exchange) -> None:
         self.metrics.began(exchange)
@@ -200,5 +302,27 @@ class Telemetry:
     def finished(self, exchange: Exchange) -> None:
         seconds = time.perf_counter() - exchange.started_at
         self.metrics.finished(exchange, seconds)
+        loop = asyncio.get_running_loop()
+        if self._settles is not loop:
+            self._settles = loop
+            loop.call_later(_SETTLE_SECONDS, self._settle)
+        if self._access_log is None:
+            return
+        self._access_log.add(exchange, seconds)
+        if self._flushes is not loop:
+            self._flushes = loop
+            loop.call_soon(self._flush)
+
+    def close(self) -> None:
+        """Writes and counts what is left."""
+        self._flush()
+        self._settle()
+
+    def _flush(self) -> None:
+        self._flushes = None
         if self._access_log is not None:
-            self._access_log.write(exchange, seconds)
+            self._access_log.flush()
+
+    def _settle(self) -> None:
+        self._settles = None
+        self.metrics.settle()
