@@ -3,8 +3,8 @@
 One `Exchange` follows a request and is filled on its way; when the request is over it is counted and written once. No
 user, session, address or raw path is ever a label.
 
-Neither is done while anybody waits: lines are written together at the end of a turn of the event loop, and numbers go to
-the collectors when those are read, or a moment later.
+Neither is done while anybody waits: lines are written together at the end of a turn of the event loop, and numbers go
+to the collectors when those are read, or a moment later.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ Gatekeeper says itself, and what the framing or the meaning of a message hangs o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from gatekeeper.client_address import UNIX_PEER
@@ -28,9 +30,16 @@ _HOP_BY_HOP: Final = frozenset(
     }
 )
 
+_NOT_ANSWERED: Final = _HOP_BY_HOP | {REQUEST_ID}
+
 _FORWARDED_PREFIX: Final = b"x-forwarded-"
 _FORWARDED_FOR: Final = b"x-forwarded-for"
 _REAL_IP: Final = b"x-real-ip"
+_FORWARDING: Final = (_FORWARDED_FOR, _REAL_IP, b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port")
+_NAMING_NOTHING: Final[tuple[list[bytes], ...]] = ([], [b"keep-alive"])
+
+_REMEMBERED_NAMES: Final = 1024
+_REMEMBERED_NAME_BYTES: Final = 64
 
 # RFC 9110 forbids `Connection` to name what is meant for every recipient; a filter in between has to enforce it.
 _NEVER_NAMED_AWAY: Final = frozenset(
@@ -75,15 +84,32 @@ def request_headers(headers: Headers, arrival: Arrival, own: frozenset[bytes]) -
     `X-Real-IP` and no `Forwarded` passes. `Transfer-Encoding` goes, and with it a `Content-Length` beside it (RFC 9112
     section 6.3): whoever sends the body on frames it anew.
     """
-    dropped = _named_by_connection(headers) - own
-    if get(headers, b"transfer-encoding") is not None:
+    passing = _passing(own, arrival.trusted)
+    kept, connection, chunked = [], [], False
+    for pair in headers:
+        name = pair[0]
+        if name in passing:
+            kept.append(pair)
+        elif name == b"connection":
+            connection.append(pair[1])
+        elif name == b"transfer-encoding":
+            chunked = True
+        elif name in own or _may_pass(name, trusted=arrival.trusted, own=own):
+            kept.append(pair)
+            if len(passing) < _REMEMBERED_NAMES and len(name) <= _REMEMBERED_NAME_BYTES:
+                passing.add(name)
+    dropped = _named(connection) - own if connection else set()
+    if chunked:
         dropped.add(b"content-length")
-    kept = [
-        (name, value)
-        for name, value in headers
-        if name in own or (name not in dropped and _may_pass(name, trusted=arrival.trusted, own=own))
-    ]
-    return kept + _forwarding(headers, kept, arrival)
+    if dropped:
+        kept = [pair for pair in kept if pair[0] not in dropped]
+    return kept + _forwarding(headers, kept, arrival, own)
+
+
+@lru_cache(maxsize=8)
+def _passing(own: frozenset[bytes], trusted: bool) -> set[bytes]:
+    """Names that were found to pass: there are few, and they come with every request."""
+    return set()
 
 
 def response_headers(headers: Headers, status: int) -> HeaderList:
@@ -93,11 +119,19 @@ def response_headers(headers: Headers, status: int) -> HeaderList:
     `Transfer-Encoding` (RFC 9112 section 6.3), and from 204 and 304: the first must not have one (RFC 9110 section
     8.6), and with the second ASGI servers wait for a body that never comes.
     """
-    lowered = [(name.lower(), value) for name, value in headers]
-    dropped = _named_by_connection(lowered) | _HOP_BY_HOP | {REQUEST_ID}
-    if status in (204, 304) or get(lowered, b"transfer-encoding") is not None:
+    kept, connection, unsized = [], [], status in (204, 304)
+    for name, value in headers:
+        lowered = name.lower()
+        if lowered not in _NOT_ANSWERED:
+            kept.append((lowered, value))
+        elif lowered == b"connection":
+            connection.append(value)
+        elif lowered == b"transfer-encoding":
+            unsized = True
+    dropped = _named(connection)
+    if unsized:
         dropped.add(b"content-length")
-    return [(name, value) for name, value in lowered if name not in dropped]
+    return [pair for pair in kept if pair[0] not in dropped] if dropped else kept
 
 
 def _may_pass(name: bytes, *, trusted: bool, own: frozenset[bytes]) -> bool:
@@ -110,29 +144,34 @@ def _may_pass(name: bytes, *, trusted: bool, own: frozenset[bytes]) -> bool:
     return not forwarding or (trusted and folded != _FORWARDED_FOR)
 
 
-def _named_by_connection(headers: Headers) -> set[bytes]:
-    named = {
-        token.strip(b" \t").lower() for value in get_all(headers, b"connection") for token in value.split(b",")
-    } - _NEVER_NAMED_AWAY
+def _named(values: Sequence[bytes]) -> set[bytes]:
+    if values in _NAMING_NOTHING:
+        return set()  # what nearly every client says
+    named = {token.strip(b" \t").lower() for value in values for token in value.split(b",")} - _NEVER_NAMED_AWAY
     return {name for name in named if not name.startswith((_FORWARDED_PREFIX, OWN_PREFIX))}
 
 
-def _forwarding(headers: Headers, kept: Headers, arrival: Arrival) -> HeaderList:
+def _forwarding(headers: Headers, kept: Headers, arrival: Arrival, own: frozenset[bytes]) -> HeaderList:
     """`X-Forwarded-For` with the peer as its last hop, and whatever else a trusted peer did not say already."""
     chain = get_all(headers, _FORWARDED_FOR) if arrival.trusted else []
     if arrival.peer is not None:
         chain.append(arrival.peer.encode("latin-1", "replace"))
-    host = get(headers, b"host")
-    seen = [
-        (_FORWARDED_FOR, b", ".join(chain)),
-        # A peer on a Unix socket has no address to tell.
-        (_REAL_IP, b"" if arrival.client == UNIX_PEER else arrival.client.encode("latin-1", "replace")),
-        (b"x-forwarded-proto", arrival.scheme.encode("ascii")),
-        (b"x-forwarded-host", host or b""),
-        (b"x-forwarded-port", _port(host or b"", arrival.scheme)),
-    ]
+    seen = _seen(arrival.client, arrival.scheme, get(headers, b"host") or b"")
+    if hops := b", ".join(chain):
+        seen = ((_FORWARDED_FOR, hops), *seen)
+    if not arrival.trusted and own.isdisjoint(_FORWARDING):
+        return list(seen)
     said = {name for name, _ in kept}
-    return [(name, value) for name, value in seen if value and name not in said]
+    return [pair for pair in seen if pair[0] not in said]
+
+
+@lru_cache(maxsize=1024)
+def _seen(client: str, scheme: str, host: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """What Gatekeeper itself saw of a client."""
+    # A peer on a Unix socket has no address to tell.
+    address = b"" if client == UNIX_PEER else client.encode("latin-1", "replace")
+    values = (address, scheme.encode("ascii"), host, _port(host, scheme))
+    return tuple((name, value) for name, value in zip(_FORWARDING[1:], values, strict=True) if value)
 
 
 def _port(host: bytes, scheme: str) -> bytes:
