@@ -24,6 +24,9 @@ UNIX_PEER: Final = "unix:"
 # Chains of real proxies have two to five hops; a longer list is noise or an attack on the parser.
 _MAX_HOPS = 32
 
+# Longer than any address with zone and port is nothing that a cache should keep.
+_LONGEST = 80
+
 _WITH_PORT = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<v4>[0-9.]+))(?::[0-9]{1,5})?")
 
 
@@ -94,13 +97,17 @@ def _hops_from_the_right(headers: Headers) -> list[str]:
 def canonical(peer: str) -> str:
     """The address of a socket's other end as it is written everywhere: IPv4-mapped as IPv4, without zone. What is no
     address stays as it is (test clients invent such names)."""
-    address = _parsed(peer)
+    return _canonical_short(peer) if len(peer) <= _LONGEST else peer
+
+
+@lru_cache(maxsize=4096)
+def _canonical_short(peer: str) -> str:
+    address = _parsed_short(peer)
     return peer if address is None else str(address)
 
 
 def _parsed(text: str) -> Address | None:
-    # Longer than any address with zone and port: never a key of the cache.
-    return _parsed_short(text) if len(text) <= 80 else None
+    return _parsed_short(text) if len(text) <= _LONGEST else None
 
 
 @lru_cache(maxsize=4096)
