@@ -226,5 +226,8 @@ def test_a_harmless_request_id_is_kept(given_id: bytes) -> None:
 def test_any_other_request_id_is_replaced_by_a_new_uuid(values: list[bytes]) -> None:
     headers = [(b"x-request-id", value) for value in values]
 
-    assert uuid.UUID(request_id(headers)).version == 4
+    made = request_id(headers)
+    assert uuid.UUID(made).version == 4
+    assert uuid.UUID(made).variant == uuid.RFC_4122
+    assert str(uuid.UUID(made)) == made != request_id(headers)
     assert request_id(headers) != request_id(headers)
