@@ -16,7 +16,8 @@ from gatekeeper.engine import Engine
 from gatekeeper.headers import REQUEST_ID
 from gatekeeper.ops import Health, Scrape
 from gatekeeper.proxy.http import Proxy
-from gatekeeper.proxy.upstream import HttpxUpstream
+from gatekeeper.proxy.native import NativeUpstream
+from gatekeeper.proxy.over_httpx import HttpxUpstream
 from gatekeeper.settings import Settings
 from gatekeeper_middleware import GatekeeperMiddleware
 
@@ -25,7 +26,8 @@ def create_app(settings: Settings, engine: Engine) -> GatekeeperMiddleware:
     """The public application: every request is judged, then served here or passed to the backend."""
     if settings.upstream_url is None:
         raise ValueError("settings without upstream_url cannot be served")
-    upstream = HttpxUpstream(
+    transport = NativeUpstream if settings.upstream_transport == "native" else HttpxUpstream
+    upstream = transport(
         settings.upstream_url,
         connect_timeout_seconds=settings.upstream_connect_timeout,
         timeout_seconds=settings.upstream_timeout,

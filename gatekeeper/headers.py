@@ -23,7 +23,7 @@ REQUEST_ID: Final = b"x-request-id"
 OWN_PREFIX: Final = b"x-gatekeeper-"
 
 # Headers that name another URL than the request line does; some frameworks route by them (CVE-2026-40575 and its like).
-_URL_OVERRIDES: Final = frozenset({b"x-original-url", b"x-rewrite-url"})
+URL_OVERRIDES: Final = frozenset({b"x-original-url", b"x-rewrite-url"})
 
 _ALNUM = (string.ascii_letters + string.digits).encode()
 _TOKEN = _ALNUM + b"!#$%&'*+-.^_`|~"  # RFC 9110 section 5.6.2
@@ -92,7 +92,7 @@ class IdentityHeaders:
             if source not in _SOURCES or (source == "claim") != bool(claim):
                 raise ValueError(f"{name.decode()}: no such source: {source}")
         self.names: Final = frozenset(name for name, _, _ in self._table)
-        self._folded = frozenset(map(fold, self.names)) | _URL_OVERRIDES
+        self._folded = frozenset(map(fold, self.names)) | URL_OVERRIDES
         self._harmless: set[bytes] = set()
         if len({fold(name) for name in self.names}) != len(self._table):
             raise ValueError("two identity headers have one name, or names that a backend may read as one")

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from gatekeeper.client_address import UNIX_PEER
-from gatekeeper.headers import OWN_PREFIX, REQUEST_ID, HeaderList, Headers, fold, get, get_all
+from gatekeeper.headers import OWN_PREFIX, REQUEST_ID, URL_OVERRIDES, HeaderList, Headers, fold, get, get_all, is_token
 
 _HOP_BY_HOP: Final = frozenset(
     {
@@ -61,6 +61,13 @@ _NEVER_NAMED_AWAY: Final = frozenset(
 
 # CGI would read `Content_Length` as `Content-Length`: of these no second spelling passes.
 _ONE_SPELLING: Final = _HOP_BY_HOP | _NEVER_NAMED_AWAY
+
+
+_NEVER_TRAILING: Final = (
+    _ONE_SPELLING
+    | URL_OVERRIDES
+    | {b"cache-control", b"content-range", b"max-forwards", b"range", b"vary", b"www-authenticate"}
+)
 
 
 class Arrival(NamedTuple):
@@ -117,9 +124,9 @@ def response_headers(headers: Headers, status: int) -> HeaderList:
 
     The backend's `X-Request-Id` goes, so that Gatekeeper's stays the only one. `Content-Length` goes beside
     `Transfer-Encoding` (RFC 9112 section 6.3), and from 204 and 304: the first must not have one (RFC 9110 section
-    8.6), and with the second ASGI servers wait for a body that never comes.
+    8.6), and with the second ASGI servers wait for a body that never comes. Interim answers have none either.
     """
-    kept, connection, unsized = [], [], status in (204, 304)
+    kept, connection, unsized = [], [], status < 200 or status in (204, 304)
     for name, value in headers:
         lowered = name.lower()
         if lowered not in _NOT_ANSWERED:
@@ -132,6 +139,31 @@ def response_headers(headers: Headers, status: int) -> HeaderList:
     if unsized:
         dropped.add(b"content-length")
     return [pair for pair in kept if pair[0] not in dropped] if dropped else kept
+
+
+def takes_trailers(headers: Headers) -> bool:
+    """Whether the client says that it wants trailers (RFC 9110 section 10.1.4)."""
+    return any(
+        option.strip(b" \t").lower() == b"trailers" for value in get_all(headers, b"te") for option in value.split(b",")
+    )
+
+
+def request_trailers(trailers: Headers, own: frozenset[bytes]) -> HeaderList:
+    """The trailers of a request that the backend gets: no name that could be read as one of Gatekeeper's, or that says
+    something about framing, routing, authorization or the body (RFC 9110 section 6.5.1), in any spelling."""
+    never = _NEVER_TRAILING | URL_OVERRIDES | {fold(name) for name in own}
+    return [
+        (name, value)
+        for name, value in trailers
+        if is_token(name)
+        and (folded := fold(name)) not in never
+        and not folded.startswith((OWN_PREFIX, _FORWARDED_PREFIX))
+    ]
+
+
+def response_trailers(trailers: Headers) -> HeaderList:
+    """The trailers of the backend's answer that the client gets, names in lower-case."""
+    return [(name, value) for name, value in trailers if fold(name) not in _NEVER_TRAILING]
 
 
 def _may_pass(name: bytes, *, trusted: bool, own: frozenset[bytes]) -> bool:

@@ -8,15 +8,26 @@ from collections.abc import AsyncIterator, Callable
 
 from gatekeeper.client_address import TrustedProxies, canonical
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
-from gatekeeper.headers import get
-from gatekeeper.proxy.asgi import Receive, Scope, Send
+from gatekeeper.headers import HeaderList, get
+from gatekeeper.proxy.asgi import Message, Receive, Scope, Send
 from gatekeeper.proxy.departure import ClientDisconnected, WhileClientStays
-from gatekeeper.proxy.headers import Arrival, request_headers, response_headers
+from gatekeeper.proxy.headers import (
+    Arrival,
+    request_headers,
+    request_trailers,
+    response_headers,
+    response_trailers,
+    takes_trailers,
+)
 from gatekeeper.proxy.upstream import Upstream, UpstreamRequest, UpstreamResponse
 from gatekeeper.proxy.websocket import WebSocketTunnel
 
 # As what browsers know them, and proxies name them in `X-Forwarded-Proto`.
 _HTTP_SCHEMES = {"ws": "http", "wss": "https"}
+
+
+# A hop's own (RFC 9110 section 10.1.4).
+_TAKES_TRAILERS: HeaderList = [(b"te", b"trailers"), (b"connection", b"te")]
 
 
 class ResponseTruncated(Exception):
@@ -83,24 +94,29 @@ class Proxy:
                 return
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
-        client = _Client(receive, has_body=_has_body(scope))
+        client = _Client(receive, has_body=_has_body(scope), own_headers=self._own_headers)
+        offered = _Offered(scope, send)
+        headers = request_headers(scope["headers"], self._arrival(scope), self._own_headers)
         request = UpstreamRequest(
             method=scope["method"],
             target=_target(scope),
-            headers=request_headers(scope["headers"], self._arrival(scope), self._own_headers),
+            headers=headers + _TAKES_TRAILERS if offered.trailers else headers,
             body=client if client.has_body else None,
+            informed=offered.inform if offered.informational else None,
         )
+        response: UpstreamResponse | None = None
         complete = False
         async with WhileClientStays(client):
             response = await self._answer_of(request, scope)
             try:
-                await self._pass_back(response, send)
+                await self._pass_back(response, offered)
             finally:
                 await response.aclose()
             complete = True
         # Outside, for with the end of the answer servers report the client as gone.
-        if complete:
+        if complete and response is not None:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await offered.end(response)
 
     def _handshake(self, scope: Scope) -> UpstreamRequest:
         # uvicorn gives the names of a WebSocket's headers as the client spelt them.
@@ -112,7 +128,6 @@ class Proxy:
         started = time.perf_counter()
         try:
             response = await self._upstream.send(request)
-            await _check_status(response)
         except (UpstreamUnavailable, UpstreamTimeout) as error:
             self._failed(error)
             raise
@@ -122,9 +137,9 @@ class Proxy:
             self._on_upstream(seconds)
         return response
 
-    async def _pass_back(self, response: UpstreamResponse, send: Send) -> None:
-        headers = response_headers(response.headers, response.status)
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    async def _pass_back(self, response: UpstreamResponse, offered: _Offered) -> None:
+        send = offered.send
+        await offered.start(response)
         try:
             async for part in response.body:
                 await send({"type": "http.response.body", "body": part, "more_body": True})
@@ -147,6 +162,40 @@ class Proxy:
         )
 
 
+class _Offered:
+    """What the server in front can pass on beyond the least that ASGI has: by the extensions `gatekeeper.http` and
+    `http.response.trailers`.
+
+    `trailers`: the client wants them and can be given them; `informational`: interim answers reach it.
+    """
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        extensions = scope.get("extensions") or {}
+        self.send = send
+        self._reason = "gatekeeper.http" in extensions
+        self.informational = self._reason and scope.get("http_version") != "1.0"
+        self.trailers = "http.response.trailers" in extensions and takes_trailers(scope["headers"])
+
+    async def inform(self, status: int, headers: HeaderList) -> None:
+        passed = response_headers(headers, status)
+        await self.send({"type": "gatekeeper.http.informational", "status": status, "headers": passed})
+
+    async def start(self, response: UpstreamResponse) -> None:
+        headers = response_headers(response.headers, response.status)
+        message: Message = {"type": "http.response.start", "status": response.status, "headers": headers}
+        if self._reason:
+            message["reason"] = response.reason
+        if self.trailers and response.may_have_trailers:
+            message["trailers"] = True
+        await self.send(message)
+
+    async def end(self, response: UpstreamResponse) -> None:
+        """After the body."""
+        if self.trailers and response.may_have_trailers:
+            passed = response_trailers(response.trailers)
+            await self.send({"type": "http.response.trailers", "headers": passed, "more_trailers": False})
+
+
 class _Client:
     """The client's side of one request: its body, and the news that it has left.
 
@@ -154,8 +203,10 @@ class _Client:
     backend's side wants it, which is what makes `Expect: 100-continue` mean something.
     """
 
-    def __init__(self, receive: Receive, *, has_body: bool) -> None:
+    def __init__(self, receive: Receive, *, has_body: bool, own_headers: frozenset[bytes]) -> None:
         self.has_body = has_body
+        self.trailers: HeaderList = []
+        self._own_headers = own_headers
         self._receive = receive
         self._body_over = asyncio.Event()
         self._more = has_body
@@ -174,6 +225,8 @@ class _Client:
                 await self.aclose()
                 raise ClientDisconnected
             if not message.get("more_body", False):
+                if trailers := message.get("trailers"):
+                    self.trailers = request_trailers(trailers, self._own_headers)
                 await self.aclose()
             if body := message.get("body", b""):
                 return bytes(body)
@@ -190,19 +243,18 @@ class _Client:
             self._gone = (await self._receive())["type"] == "http.disconnect"
 
 
-async def _check_status(response: UpstreamResponse) -> None:
-    # 101 was not asked for, and beyond 599 there are no statuses (RFC 9110 section 15).
-    if not 200 <= response.status <= 599:
-        await response.aclose()
-        raise UpstreamUnavailable(f"the backend answered with status {response.status}", kind="protocol")
-
-
 def _has_body(scope: Scope) -> bool:
     headers = scope["headers"]
     return get(headers, b"transfer-encoding") is not None or get(headers, b"content-length") not in (None, b"0")
 
 
 def _target(scope: Scope) -> bytes:
-    path: bytes = scope["raw_path"]
     query: bytes = scope["query_string"]
+    offered = (scope.get("extensions") or {}).get("gatekeeper.http")
+    if offered is not None:
+        # The only one that knows of a bare `?`. A token that was in the query has been taken out of the other only.
+        target: bytes = offered["target"]
+        if target.partition(b"?")[2] == query:
+            return target
+    path: bytes = scope["raw_path"]
     return path + b"?" + query if query else path

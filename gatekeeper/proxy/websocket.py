@@ -30,9 +30,11 @@ from websockets.uri import WebSocketURI
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.headers import HeaderList, get, get_all
 from gatekeeper.proxy.asgi import Message, Receive, Scope, Send
+from gatekeeper.proxy.connect import Line
 from gatekeeper.proxy.departure import WhileClientStays
 from gatekeeper.proxy.headers import response_headers
-from gatekeeper.proxy.upstream import Line, RequestNotForwardable, Upstream, UpstreamRequest
+from gatekeeper.proxy.outgoing import RequestNotForwardable
+from gatekeeper.proxy.upstream import Upstream, UpstreamRequest
 
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 """The largest message, in either direction; the server in front is to be given the same limit for the client's."""
@@ -489,7 +491,7 @@ def _handshake(request: UpstreamRequest, key: str, authority: bytes) -> h11.Requ
     try:
         return h11.Request(method=b"GET", target=request.target, headers=headers)
     except h11.LocalProtocolError as error:
-        raise RequestNotForwardable("The request has a header or a body that HTTP does not allow") from error
+        raise RequestNotForwardable from error
 
 
 class _Asking:

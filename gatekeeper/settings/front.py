@@ -37,6 +37,11 @@ class FrontSettings(SettingsGroup):
     upstream_timeout: Annotated[float, duration("10ms", "24h")] = _setting(
         "60s", "How long the backend may be silent; not a bound on the whole answer: a stream may last."
     )
+    upstream_transport: Annotated[Literal["native", "httpx"], choice("native", "httpx")] = _setting(
+        "native",
+        "The client that speaks to the backend: `native` is Gatekeeper's own; `httpx` is some thirty times slower, and "
+        "passes neither trailers nor interim answers.",
+    )
     upstream_ca_file: Annotated[Path | None, ca_file()] = _setting(
         None,
         "Authorities that sign the backend's certificate.",

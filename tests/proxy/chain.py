@@ -5,15 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 from gatekeeper.client_address import TrustedProxies
 from gatekeeper.errors import GatekeeperError
 from gatekeeper.proxy.http import Proxy, ResponseTruncated
-from gatekeeper.proxy.upstream import HttpxUpstream
+from gatekeeper.proxy.native import NativeUpstream
+from gatekeeper.proxy.over_httpx import HttpxUpstream
 from tests.servers import OK, RawClient, RecordingBackend, Script, raw_client, serve_asgi
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+Transport: TypeAlias = type[NativeUpstream] | type[HttpxUpstream]
+TRANSPORTS: dict[str, Transport] = {"native": NativeUpstream, "httpx": HttpxUpstream}
+
+
+class Chosen:
+    """The transport under test: the default one, or as the fixture `each_transport` says."""
+
+    transport: Transport = NativeUpstream
+
+
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -76,7 +87,7 @@ async def chain(
         seconds: list[float] = []
         kinds: list[str] = []
         proxy = Proxy(
-            HttpxUpstream(settings.pop("url", backend.url), **settings),
+            Chosen.transport(settings.pop("url", backend.url), **settings),
             trusted_proxies=TrustedProxies([]),
             own_headers=frozenset({b"x-user-id"}),
             on_upstream=seconds.append,

@@ -9,7 +9,7 @@ import pytest
 
 from gatekeeper.client_address import TrustedProxies
 from gatekeeper.proxy.http import Proxy
-from gatekeeper.proxy.upstream import HttpxUpstream
+from tests.proxy.chain import TRANSPORTS, Chosen, Transport
 from tests.servers import datasette_process, httpbin_process, serve_asgi
 
 
@@ -20,18 +20,36 @@ class Pair(NamedTuple):
     proxied: str
 
 
-def _behind_proxy(direct: str) -> Iterator[Pair]:
-    with serve_asgi(Proxy(HttpxUpstream(direct), trusted_proxies=TrustedProxies([]))) as proxied:
+@pytest.fixture(params=["native", "httpx"])
+def each_transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Transport:
+    """Runs a test once for each way to the backend."""
+    transport = TRANSPORTS[request.param]
+    monkeypatch.setattr(Chosen, "transport", transport)
+    return transport
+
+
+def _behind_proxy(direct: str, transport: str) -> Iterator[Pair]:
+    with serve_asgi(Proxy(TRANSPORTS[transport](direct), trusted_proxies=TrustedProxies([]))) as proxied:
         yield Pair(direct, proxied)
 
 
 @pytest.fixture(scope="session")
-def httpbin() -> Iterator[Pair]:
+def httpbin_url() -> Iterator[str]:
     with httpbin_process() as direct:
-        yield from _behind_proxy(direct)
+        yield direct
+
+
+@pytest.fixture(scope="session", params=["native", "httpx"])
+def httpbin(httpbin_url: str, request: pytest.FixtureRequest) -> Iterator[Pair]:
+    yield from _behind_proxy(httpbin_url, request.param)
 
 
 @pytest.fixture(scope="session")
-def datasette(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+def datasette_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with datasette_process(tmp_path_factory.mktemp("datasette")) as direct:
-        yield from _behind_proxy(direct)
+        yield direct
+
+
+@pytest.fixture(scope="session", params=["native", "httpx"])
+def datasette(datasette_url: str, request: pytest.FixtureRequest) -> Iterator[Pair]:
+    yield from _behind_proxy(datasette_url, request.param)

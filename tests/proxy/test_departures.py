@@ -11,9 +11,10 @@ import pytest
 from gatekeeper.client_address import TrustedProxies
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.proxy.http import Proxy, ResponseTruncated
-from gatekeeper.proxy.upstream import HttpxUpstream
-from tests.proxy.chain import CHUNKED, GET, chain, raw_chain
+from tests.proxy.chain import CHUNKED, GET, Chosen, chain, raw_chain
 from tests.servers import RawConnection, RawRequest, RecordingBackend, Script, afetch, raw_client
+
+pytestmark = pytest.mark.usefixtures("each_transport")
 
 
 # X04, B5
@@ -152,7 +153,7 @@ async def test_a_stream_that_falls_silent_is_cut_and_one_that_speaks_may_last() 
             await connection.write(b"1\r\nx\r\n")
         await connection.gone()
 
-    async with raw_chain(script, timeout_seconds=0.3) as (made, client):
+    async with raw_chain(script, timeout_seconds=0.8) as (made, client):
         await client.send(GET)
         received = await client.rest()
 
@@ -227,7 +228,7 @@ async def test_cancellation_from_outside_is_not_swallowed() -> None:
 
     scope = {"type": "http", "method": "GET", "raw_path": b"/", "query_string": b"", "headers": [(b"host", b"a")]}
     async with RecordingBackend(script) as backend:
-        proxy = Proxy(HttpxUpstream(backend.url), trusted_proxies=TrustedProxies([]))
+        proxy = Proxy(Chosen.transport(backend.url), trusted_proxies=TrustedProxies([]))
         call = asyncio.create_task(proxy(scope, receive, send))
         await asked.wait()
         call.cancel()

@@ -9,6 +9,8 @@ import pytest
 from tests.proxy.chain import GET, chain, raw_chain
 from tests.servers import OK, RawConnection, RawRequest, afetch
 
+pytestmark = pytest.mark.usefixtures("each_transport")
+
 
 # P0-S6, X23
 @pytest.mark.parametrize(

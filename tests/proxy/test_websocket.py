@@ -21,7 +21,7 @@ from gatekeeper.client_address import TrustedProxies
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.proxy import websocket
 from gatekeeper.proxy.http import Proxy
-from gatekeeper.proxy.upstream import HttpxUpstream
+from gatekeeper.proxy.over_httpx import HttpxUpstream
 from gatekeeper.proxy.websocket import MAX_MESSAGE_BYTES
 from gatekeeper.server import WebSocketFront
 from tests.proxy.sockets import (

@@ -16,7 +16,7 @@ import pytest
 
 from gatekeeper.client_address import TrustedProxies
 from gatekeeper.proxy.http import Proxy
-from gatekeeper.proxy.upstream import HttpxUpstream
+from gatekeeper.proxy.over_httpx import HttpxUpstream
 from tests.proxy.sockets import (
     BINARY,
     CLOSE,

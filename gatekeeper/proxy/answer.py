@@ -1,0 +1,279 @@
+"""A backend's answers, out of bytes (RFC 9112), strictly. Pure: no socket, no clock.
+
+What follows one answer on a connection is the next one, and may be someone else's. So there is one reading of every
+byte, and whatever could have two is an error: two lengths, a length beside `Transfer-Encoding`, a line that ends in a
+bare CR or LF, folding, control characters, a space before the colon.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from gatekeeper.headers import HeaderList
+
+MAX_HEAD_BYTES: Final = 64 * 1024
+"""Of one head, and of the trailers."""
+MAX_FIELDS: Final = 200
+MAX_INFORMATIONAL: Final = 1000
+"""Interim answers (1xx) before one that is final: more is a flood, fewer may be the sign of life of an hour's work."""
+
+_MAX_SIZE_LINE_BYTES: Final = 4096
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_TEXT = rb"[\t\x20-\x7e\x80-\xff]*+"
+_FIELDS = rb"((?:" + _TOKEN + rb":" + _TEXT + rb"\r\n)*+)\r\n"
+# The space after the status belongs there even without a reason (RFC 9112 section 4), and is often left out.
+_HEAD = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: (" + _TEXT + rb"))?+\r\n" + _FIELDS)
+_HEAD_START: Final = b"HTTP/1."
+_TRAILERS = re.compile(_FIELDS)
+_FIELD = re.compile(rb"([^:]++):([^\r]*+)\r\n")
+_LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[\t ]*;" + _TEXT + rb")?")
+
+_FRAMING: Final = frozenset({b"connection", b"content-length", b"transfer-encoding"})
+_BODILESS: Final = frozenset({204, 304})
+
+
+class BadAnswer(Exception):
+    """These bytes are not an answer, or could be read in two ways. The text quotes nothing of them."""
+
+
+class Head:
+    """The head of an answer. `headers` are as they came, names in lower-case; `reason` may be empty; `length` is what
+    `Content-Length` says, None without one; `keeps_alive` tells whether the connection may go on."""
+
+    __slots__ = ("headers", "is_chunked", "keeps_alive", "length", "reason", "status")
+
+    def __init__(self, status: int, reason: bytes, headers: HeaderList, *, is_http_1_0: bool) -> None:
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+        self.length: int | None = None
+        self.is_chunked = False
+        self.keeps_alive = not is_http_1_0
+
+    def __repr__(self) -> str:
+        return f"<Head {self.status}>"
+
+    @property
+    def is_bodiless(self) -> bool:
+        """Whether no body follows whatever was asked and whatever the head says (RFC 9112 section 6.3)."""
+        return self.status in _BODILESS
+
+
+class Reader(Protocol):
+    """Who is told what was read. Each may call `AnswerParser.stop`; the last two are the last word on an answer."""
+
+    def on_informational(self, head: Head) -> None: ...
+
+    def on_head(self, head: Head) -> None: ...
+
+    def on_data(self, data: bytes) -> None: ...
+
+    def on_end(self, trailers: HeaderList) -> None: ...
+
+
+def parse_head(block: bytes) -> Head:
+    """The head in `block`, which ends with its empty line. Raises BadAnswer."""
+    match = _HEAD.fullmatch(block)
+    if match is None:
+        raise BadAnswer("a malformed head")
+    minor, status, reason, fields = match.groups()
+    head = Head(int(status), reason or b"", [], is_http_1_0=minor == b"0")
+    headers = head.headers
+    for name, value in _FIELD.findall(fields):
+        pair = (name.lower(), value.strip(b" \t"))
+        headers.append(pair)
+        if pair[0] in _FRAMING:
+            _frame(head, *pair)
+    if len(headers) > MAX_FIELDS:
+        raise BadAnswer("too many header fields")
+    if head.is_chunked and (head.length is not None or minor == b"0"):
+        raise BadAnswer("Transfer-Encoding beside Content-Length, or in HTTP/1.0")
+    return head
+
+
+def _frame(head: Head, name: bytes, value: bytes) -> None:
+    if name == b"connection":
+        for option in value.lower().split(b","):
+            if option.strip(b" \t") == b"close":
+                head.keeps_alive = False
+            elif option.strip(b" \t") == b"keep-alive" and b"close" not in value.lower():
+                head.keeps_alive = True
+    elif name == b"content-length":
+        if head.length is not None or not _LENGTH.fullmatch(value):
+            raise BadAnswer("a bad or repeated Content-Length")
+        head.length = int(value)
+    else:
+        if head.is_chunked or value.lower() != b"chunked":
+            raise BadAnswer("a Transfer-Encoding other than chunked")
+        head.is_chunked = True
+
+
+class AnswerParser:
+    """Reads the answers of one connection one after another: `begin`, then `feed` until `on_end`.
+
+    Whatever the cuts between the bytes fed, the reader is told the same; body data in as few parts as were fed.
+    `reusable` is true when, at `on_end`, the connection may serve another request.
+    """
+
+    __slots__ = ("_count", "_held", "_left", "_parts", "_reader", "_state", "_to_head_request", "reusable")
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._state: Callable[[bytes, int], int] | None = None
+        self._held = b""
+        self._parts: list[bytes] = []
+        self._left = 0
+        self._count = 0
+        self._to_head_request = False
+        self.reusable = True
+
+    def begin(self, *, to_head_request: bool) -> None:
+        """The next bytes are an answer: one to HEAD has no body, whatever it says (RFC 9112 section 6.3)."""
+        self._to_head_request = to_head_request
+        self._count = 0
+        self._state = self._read_head
+
+    def stop(self) -> None:
+        """Nothing more is to be told."""
+        self._state = None
+        self._parts.clear()
+
+    def feed(self, data: bytes) -> None:
+        """Raises BadAnswer, and is then of no more use."""
+        if self._held:
+            data, self._held = self._held + data, b""
+        at = 0
+        try:
+            while self._state is not None and at < len(data):
+                proceeded = self._state(data, at)
+                if proceeded < 0:
+                    self._held = data[at:]
+                    break
+                at = proceeded
+        finally:
+            if self._parts:
+                self._flush()
+
+    def feed_eof(self) -> bool:
+        """The connection has ended. False if an answer was broken off by that."""
+        if self._state == self._read_until_close:
+            self.reusable = False
+            self._state = None
+            self._reader.on_end([])
+            return True
+        return self._state is None
+
+    def _read_head(self, data: bytes, at: int) -> int:
+        end = data.find(b"\r\n\r\n", at)
+        if end < 0:
+            if len(data) - at > MAX_HEAD_BYTES or not _HEAD_START.startswith(data[at : at + len(_HEAD_START)]):
+                raise BadAnswer("a head that is too long, or none")
+            return -1
+        end += 4
+        if end - at > MAX_HEAD_BYTES:
+            raise BadAnswer("a head that is too long")
+        head = parse_head(data[at:end])
+        if head.status < 200:
+            self._inform(head)
+            return end
+        self.reusable = head.keeps_alive
+        self._reader.on_head(head)
+        if self._state is None:
+            return end
+        if self._to_head_request or head.is_bodiless or head.length == 0:
+            return self._finish(data, end, [])
+        if head.is_chunked:
+            self._state = self._read_size
+        elif head.length is not None:
+            self._left = head.length
+            self._state = self._read_length
+        else:
+            self._state = self._read_until_close
+        return end
+
+    def _inform(self, head: Head) -> None:
+        self._count += 1
+        if head.status == 101 or self._count > MAX_INFORMATIONAL:
+            raise BadAnswer("an upgrade that nobody asked for, or endless interim answers")
+        self._reader.on_informational(head)
+
+    def _read_length(self, data: bytes, at: int) -> int:
+        end = self._take(data, at)
+        return end if self._left else self._finish(data, end, [])
+
+    def _read_until_close(self, data: bytes, at: int) -> int:
+        self._parts.append(data[at:])
+        return len(data)
+
+    def _read_size(self, data: bytes, at: int) -> int:
+        end = data.find(b"\r\n", at, at + _MAX_SIZE_LINE_BYTES)
+        if end < 0:
+            if len(data) - at >= _MAX_SIZE_LINE_BYTES:
+                raise BadAnswer("a chunk size that is too long")
+            return -1
+        match = _SIZE.fullmatch(data, at, end)
+        if match is None:
+            raise BadAnswer("a bad chunk size")
+        self._left = int(match[1], 16)
+        self._state = self._read_chunk if self._left else self._read_trailers
+        return end + 2
+
+    def _read_chunk(self, data: bytes, at: int) -> int:
+        end = self._take(data, at)
+        if not self._left:
+            self._state = self._read_chunk_end
+        return end
+
+    def _read_chunk_end(self, data: bytes, at: int) -> int:
+        if not b"\r\n".startswith(data[at : at + 2]):
+            raise BadAnswer("a chunk longer than its size")
+        if len(data) - at < 2:
+            return -1
+        self._state = self._read_size
+        return at + 2
+
+    def _read_trailers(self, data: bytes, at: int) -> int:
+        if data.startswith(b"\r\n", at):
+            return self._finish(data, at + 2, [])
+        end = data.find(b"\r\n\r\n", at)
+        if end < 0:
+            if len(data) - at > MAX_HEAD_BYTES:
+                raise BadAnswer("trailers that are too long")
+            return -1
+        end += 4
+        match = _TRAILERS.fullmatch(data, at, end)
+        if match is None or end - at > MAX_HEAD_BYTES:
+            raise BadAnswer("malformed trailers")
+        trailers = [(name.lower(), value.strip(b" \t")) for name, value in _FIELD.findall(match[1])]
+        if len(trailers) > MAX_FIELDS:
+            raise BadAnswer("too many trailer fields")
+        return self._finish(data, end, trailers)
+
+    def _take(self, data: bytes, at: int) -> int:
+        part = data[at : at + self._left] if at or len(data) > self._left else data
+        self._left -= len(part)
+        self._parts.append(part)
+        return at + len(part)
+
+    def _finish(self, data: bytes, at: int, trailers: HeaderList) -> int:
+        if at < len(data):
+            # Nobody asked for what follows, and nobody must get it (CVE-2026-71324).
+            self.reusable = False
+        if self._parts:
+            self._flush()
+            if self._state is None:
+                return len(data)
+        self._state = None
+        self._reader.on_end(trailers)
+        return len(data)
+
+    def _flush(self) -> None:
+        parts = self._parts
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        if self._state is not None:
+            self._reader.on_data(data)
