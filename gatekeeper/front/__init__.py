@@ -1,0 +1,17 @@
+"""The front door: HTTP/1 from the open, as a protocol class under uvicorn.
+
+Neither of uvicorn's own parsers can stand there: one knows no limit, lets trailers into the headers of a request that
+is already being judged, and takes two `Host`; the other takes `Content-Length` beside `Transfer-Encoding` and a bare
+LF for a line end; neither has a time-out for a head.
+
+    uvicorn.Config(app, http=protocol(Limits(max_headers=50), refuse))
+
+`head`, `body` and `handshake` are the rules, pure; `exchange` is ASGI; `protocol` is the connection: order, time and
+what is answered without the application.
+"""
+
+from gatekeeper.front.head import Limits
+from gatekeeper.front.protocol import protocol
+from gatekeeper.front.refusal import Answer, Refusal, Refuse
+
+__all__ = ["Answer", "Limits", "Refusal", "Refuse", "protocol"]

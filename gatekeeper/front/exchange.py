@@ -1,0 +1,276 @@
+"""One request and its answer, between an ASGI application and a connection."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from enum import Enum
+from http import HTTPStatus
+from typing import Any, Final, Protocol, TypeAlias
+
+from gatekeeper.front.head import Head, HeaderList
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+# What server.py filters and operators know: the voice of the server, whichever protocol class it runs.
+_log = logging.getLogger("uvicorn.error")
+
+_NO_BODY: Final = frozenset({204, 304})
+_ABOUT_THE_CONNECTION: Final = frozenset({b"content-length", b"transfer-encoding", b"connection"})
+_NOT_A_NAME: Final = re.compile(rb"[^!#$%&'*+\-.^_`|~0-9A-Za-z]")
+_NOT_A_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def status_line(status: int) -> bytes:
+    """The first line of an answer, with the registered reason phrase or none."""
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = ""
+    return b"HTTP/1.1 %d %s\r\n" % (status, phrase.encode())
+
+
+_STATUS_LINES: Final = {status: status_line(status) for status in range(200, 600)}
+
+
+class Connection(Protocol):
+    """What an exchange needs of the connection it runs on."""
+
+    @property
+    def writable(self) -> asyncio.Event | None:
+        """None, or what is set when the client has taken enough of what was written, or is gone."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def want_body(self) -> None:
+        """The application waits for more of the body."""
+
+    def go_on(self) -> None:
+        """The application wants a body that its client sends only when told to."""
+
+    def answered(self) -> None:
+        """The answer is complete."""
+
+    def broke_off(self) -> None:
+        """There will be no (more) answer: the application failed."""
+
+
+class Framing(Enum):
+    """How the end of an answer is told."""
+
+    LENGTH = "content-length"
+    CHUNKED = "chunked"
+    CLOSE = "close"
+    NONE = "no body"
+
+
+# Looked up several times an answer, and costly as attributes of an Enum.
+_LENGTH, _CHUNKED, _CLOSE, _NONE = Framing
+
+
+class Exchange:
+    """`receive` and `send` for one request. `started` and `complete` are about the answer; after `gone` nothing more
+    is sent and the application hears of it."""
+
+    __slots__ = (
+        "_connection",
+        "_default_headers",
+        "_ended",
+        "_event",
+        "_expects_continue",
+        "_framing",
+        "_head",
+        "_left",
+        "_parts",
+        "_told_end",
+        "buffered_bytes",
+        "complete",
+        "gone",
+        "keep_alive",
+        "scope",
+        "started",
+    )
+
+    def __init__(self, connection: Connection, head: Head, scope: Scope, default_headers: HeaderList) -> None:
+        self._connection = connection
+        self._head = head
+        self.scope = scope
+        self._default_headers = default_headers
+        self.keep_alive = head.keep_alive
+        self._expects_continue = head.expects_continue
+        self._event: asyncio.Event | None = None
+        self._parts: list[bytes] = []
+        self.buffered_bytes = 0
+        self._ended = head.length == 0
+        self._told_end = False
+        self.gone = self.started = self.complete = False
+        self._framing = _NONE
+        self._left = 0
+
+    @property
+    def waits_for_permission(self) -> bool:
+        """Whether the client holds its body back until it is told to go on."""
+        return self._expects_continue
+
+    @property
+    def ends_with_connection(self) -> bool:
+        """Whether a closed connection reads as the regular end of the answer."""
+        return self._framing is _CLOSE
+
+    async def run(self, app: ASGIApp) -> None:
+        """Runs the application to its end. What it raises is logged and ends the connection."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        except asyncio.CancelledError:
+            self._break_off()
+            raise
+        except Exception:  # noqa: BLE001 - whatever an application raises
+            _log.exception("Exception in ASGI application")
+            self._break_off()
+        else:
+            if not self.complete and not self.gone:
+                _log.error("ASGI callable returned without completing its response.")
+                self._break_off()
+
+    def _break_off(self) -> None:
+        if not self.complete and not self.gone:
+            self._connection.broke_off()
+
+    # The client's side
+
+    def feed(self, part: bytes, *, last: bool) -> None:
+        """More of the body. After the answer nobody wants it."""
+        if self.complete or self.gone:
+            return
+        # RFC 9110 section 10.1.1: no 100 once the client has begun by itself.
+        self._expects_continue = False
+        if part:
+            self._parts.append(part)
+            self.buffered_bytes += len(part)
+        self._ended = last
+        self._wake()
+
+    def disconnect(self) -> None:
+        """The client is gone, or has no further claim to an answer."""
+        self.gone = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._event is not None:
+            self._event.set()
+
+    # The application's side
+
+    async def receive(self) -> Message:
+        if self._expects_continue and not self.started and not self.gone:
+            self._expects_continue = False
+            self._connection.go_on()
+        while not self._has_news():
+            self._connection.want_body()
+            if self._event is None:
+                self._event = asyncio.Event()
+            self._event.clear()
+            await self._event.wait()
+        if self.gone or self.complete:
+            return {"type": "http.disconnect"}
+        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts.clear()
+        self.buffered_bytes = 0
+        self._told_end = self._ended
+        return {"type": "http.request", "body": body, "more_body": not self._ended}
+
+    def _has_news(self) -> bool:
+        return self.gone or self.complete or bool(self._parts) or (self._ended and not self._told_end)
+
+    async def send(self, message: Message) -> None:
+        if self._connection.writable is not None:
+            await self._connection.writable.wait()
+        if self.gone:
+            return
+        if self.complete:
+            raise RuntimeError(f"Unexpected ASGI message '{message['type']}', after the response was completed.")
+        expected = "http.response.body" if self.started else "http.response.start"
+        if message["type"] != expected:
+            raise RuntimeError(f"Expected ASGI message '{expected}', but got '{message['type']}'.")
+        if self.started:
+            self._send_body(message.get("body", b""), last=not message.get("more_body", False))
+        else:
+            self._send_head(message["status"], message.get("headers", ()))
+
+    def _send_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        line = _STATUS_LINES.get(status)
+        if line is None:
+            raise RuntimeError(f"No status of an ASGI response: {status}")
+        if self._expects_continue:
+            # Whether a body follows is now the client's guess, so what follows could be read either way.
+            self._expects_continue = self.keep_alive = False
+        content = [line]
+        connection = self._take_headers([*self._default_headers, *headers], content)
+        self._choose_framing(status, content)
+        if not self.keep_alive:
+            if connection != b"close":
+                content.append(b"connection: close\r\n")
+        elif self._head.version == "1.0" and connection is None:
+            content.append(b"connection: keep-alive\r\n")
+        content.append(b"\r\n")
+        self.started = True
+        self._connection.write(b"".join(content))
+
+    def _take_headers(self, headers: HeaderList, content: list[bytes]) -> bytes | None:
+        """Puts the headers into `content`; what `Connection` says, `close` for any that names it."""
+        connection: bytes | None = None
+        for name, value in headers:
+            key = name.lower()
+            if key in _ABOUT_THE_CONNECTION:
+                if key == b"transfer-encoding":
+                    # How an answer is framed is this connection's affair, and chunked is all there is.
+                    if value.lower() != b"chunked":
+                        raise RuntimeError("Transfer-Encoding of a response must be chunked.")
+                    continue
+                if key == b"content-length":
+                    self._set_length(value)
+                elif connection != b"close":
+                    connection = b"close" if b"close" in value.lower().replace(b" ", b"").split(b",") else value
+            content += (name, b": ", value, b"\r\n")
+        if _NOT_A_NAME.search(b"".join(content[1::4])) or _NOT_A_VALUE.search(b"".join(content[3::4])):
+            raise RuntimeError("Invalid header name or value in a response.")
+        if connection == b"close":
+            self.keep_alive = False
+        return connection
+
+    def _set_length(self, value: bytes) -> None:
+        if self._framing is _LENGTH or not value.isdigit():
+            raise RuntimeError("Content-Length of a response must be one number.")
+        self._framing, self._left = _LENGTH, int(value)
+
+    def _choose_framing(self, status: int, content: list[bytes]) -> None:
+        """RFC 9112 section 6.3."""
+        if self.scope["method"] == "HEAD" or status in _NO_BODY:
+            self._framing = _NONE
+        elif self._framing is not _LENGTH and self._head.version == "1.1":
+            self._framing = _CHUNKED
+            content.append(b"transfer-encoding: chunked\r\n")
+        elif self._framing is not _LENGTH:
+            self._framing = _CLOSE
+            self.keep_alive = False
+
+    def _send_body(self, body: bytes, *, last: bool) -> None:
+        if self._framing is _LENGTH:
+            self._left -= len(body)
+            if self._left < 0 or (last and self._left):
+                raise RuntimeError("Response content differs from its Content-Length.")
+        elif self._framing is _CHUNKED:
+            end = b"\r\n0\r\n\r\n" if last else b"\r\n"
+            body = b"%x\r\n%b%b" % (len(body), body, end) if body else end[2:]
+        if body and self._framing is not _NONE:
+            self._connection.write(body)
+        if last:
+            self.complete = True
+            self._wake()
+            self._connection.answered()

@@ -1,0 +1,295 @@
+"""The head of a request, read once and strictly. Pure: bytes in, a value or a refusal out.
+
+There is one reading of a head, and it is the one that was judged: no second parser stands behind this one that could
+see another header, another length or another end (RFC 9112 section 11.2, request smuggling). What two recipients could
+read differently is not mended but refused.
+
+The texts of refusals are constants without anything from the request in them, so that a catalogue can translate them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Final, TypeAlias
+
+import msgspec
+
+HeaderList: TypeAlias = list[tuple[bytes, bytes]]
+
+_MARKS: Final = rb"!#$%&'*+.^_`|~"  # RFC 9110 section 5.6.2, less the hyphen
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+# Methods are upper-case by custom and tell case apart by rule (RFC 9110 section 9.1): "get" is nobody's method, and a
+# backend that takes it for GET would not be asking the one that was judged. The longest registered one has 17 letters.
+_METHOD: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Z]{1,32}"
+# Visible ASCII without "#", which no request target has (RFC 9112 section 3.2).
+_TARGET: Final = rb"[\x21\x22\x24-\x7e]+"
+_REQUEST_LINE: Final = re.compile(rb"(%s) (%s) HTTP/1\.([01])\r\n" % (_METHOD, _TARGET))
+_LIKE_A_REQUEST_LINE: Final = re.compile(rb"(%s) ([^ ]+) HTTP/([0-9.]+)\r\n" % _METHOD)
+# One line, all of it: a match begins where a line does and ends with its end, and no line end can be inside.
+# Possessive, so that no run of spaces is tried in more ways than one.
+_FIELD: Final = re.compile(rb"^(%s+):[\t ]*+([\t\x20-\x7e\x80-\xff]*+)\r\n" % _TOKEN, re.MULTILINE)
+_OTHER_CONTROL: Final = rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
+# What no further byte can make good: a control byte, a bare LF, a CR that no LF follows.
+_STRAY: Final = re.compile(_OTHER_CONTROL + rb"|(?<!\r)\n|\r(?!\n|\Z)")
+# Without leading zeros, which some read as octal; 18 digits are less than 2^63 to everybody.
+_LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,17}")
+# RFC 3986 section 3.2.2 less the sub-delimiters: no name in use has any, and a comma makes two hosts of one to some.
+_HOST: Final = re.compile(rb"(?:(?:[A-Za-z0-9._~-]|%[0-9A-Fa-f]{2})+|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{0,5}))?")
+# What nearly all of them are.
+_PLAIN_HOST: Final = re.compile(rb"[A-Za-z0-9._-]+(?::(?:[0-9]{1,4}|[1-5][0-9]{4}))?")
+
+_DECIDING: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"})
+# What a lenient backend (CGI, PHP) reads as a framing header and everybody else does not.
+_ALMOST_FRAMING: Final = frozenset(
+    name.replace(b"-", bytes((mark,))) for name in (b"content-length", b"transfer-encoding") for mark in _MARKS
+)
+_LOOKED_AT: Final = _DECIDING | _ALMOST_FRAMING
+
+ALLOWED_METHODS: Final = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+
+HEADERS_TOO_LARGE: Final = "The headers are too large"
+TOO_MANY_HEADERS: Final = "There are too many headers"
+TARGET_TOO_LONG: Final = "The request target is too long"
+CONTROL_BYTE: Final = "A line ends wrongly or holds a control byte"
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What one connection may cost. Sizes in bytes, times in seconds; `max_body_bytes` None is no limit.
+
+    `write_timeout` is for clients that stop to read an answer (slow read); as nginx's `send_timeout`.
+    """
+
+    max_header_bytes: int = 64 * 1024
+    max_headers: int = 100
+    header_timeout: float = 10.0
+    body_timeout: float = 30.0
+    keepalive_timeout: float = 75.0
+    write_timeout: float = 60.0
+    max_connections: int = 10_000
+    max_body_bytes: int | None = None
+
+
+class Refused(Exception):
+    """A request that goes no further, whatever follows it; its connection ends with the answer. `headers` belong to
+    the answer."""
+
+    def __init__(self, status: int, detail: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = tuple(headers)
+
+
+class Head(msgspec.Struct, frozen=True):
+    """A head without fault. Names are lower-case, order and repetition as sent; `length` is None where the body is
+    chunked; `upgrade` holds what `Upgrade` asks for, lower-case, and is None for HTTP/1.0, where it means nothing
+    (RFC 9110 section 7.8)."""
+
+    method: str
+    target: bytes
+    version: str
+    headers: HeaderList
+    size_bytes: int
+    length: int | None
+    keep_alive: bool
+    expects_continue: bool
+    upgrade: bytes | None
+    connection: frozenset[bytes]
+
+
+_NOTHING: Final[frozenset[bytes]] = frozenset()
+
+
+def parse_head(raw: bytes, limits: Limits) -> Head:
+    """The request whose head is `raw`, from the request line to the empty line. Raises `Refused`."""
+    line = _REQUEST_LINE.match(raw)
+    if line is None:
+        raise _bad_request_line(raw)
+    method, target, minor = line.groups()
+    _check_target(method, target)
+    fields = _FIELD.findall(raw, line.end())
+    if len(fields) != raw.count(b"\n") - 2:
+        raise Refused(400, CONTROL_BYTE if _STRAY.search(raw) else "A header line is malformed")
+    if len(fields) > limits.max_headers:
+        raise Refused(431, TOO_MANY_HEADERS)
+    if b" \r\n" in raw or b"\t\r\n" in raw:
+        fields = [(name, value.rstrip(b" \t")) for name, value in fields]
+    headers = [(name.lower(), value) for name, value in fields]
+    said: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        if name in _LOOKED_AT:
+            said.setdefault(name, []).append(value)
+    modern = minor == b"1"
+    _check_host(said.get(b"host"), required=modern)
+    length = _body_length(said, modern=modern)
+    connection = frozenset(_members(said[b"connection"])) if b"connection" in said else _NOTHING
+    return Head(
+        method=method.decode(),
+        target=target,
+        version="1.1" if modern else "1.0",
+        headers=headers,
+        size_bytes=len(raw),
+        length=length,
+        # RFC 9112 section 9.3.
+        keep_alive=b"close" not in connection and (modern or b"keep-alive" in connection),
+        # RFC 9110 section 10.1.1: never 100 to HTTP/1.0, nor where there is no body to wait for.
+        expects_continue=modern and length != 0 and b"expect" in said and b"100-continue" in _members(said[b"expect"]),
+        upgrade=b",".join(_members(said[b"upgrade"])) if modern and b"upgrade" in said else None,
+        connection=connection,
+    )
+
+
+def salvage(raw: bytes, limits: Limits) -> tuple[str, bytes, HeaderList]:
+    """Method, target and headers of a head at fault or not complete, as far as its lines are whole and well-formed:
+    for the wording of the answer and for the log, never to decide by."""
+    line = _REQUEST_LINE.match(raw)
+    fields = islice(_FIELD.finditer(raw, line.end() if line else 0), limits.max_headers)
+    headers = [(field[1].lower(), field[2].rstrip(b" \t")) for field in fields]
+    return (line[1].decode(), line[2], headers) if line else ("", b"", headers)
+
+
+def parse_trailer(line: bytes) -> None:
+    """Raises `Refused` for a trailer line (without its end) that is no field. What it says is not kept: it comes after
+    the request was judged (RFC 9110 section 6.5.1)."""
+    if _FIELD.fullmatch(line + b"\r\n") is None:
+        raise Refused(400, "A trailer is malformed")
+
+
+def check_unfinished(data: bytes | bytearray, start: int = 0) -> None:
+    """Raises `Refused` if no byte that may follow could make `data` good, as far as line ends go."""
+    if _STRAY.search(data, start):
+        raise Refused(400, CONTROL_BYTE)
+
+
+def _bad_request_line(raw: bytes) -> Refused:
+    """Why `raw` does not begin with a request line."""
+    line = _LIKE_A_REQUEST_LINE.match(raw)
+    if line is None:
+        return Refused(400, "The request line is malformed")
+    if line[3] not in {b"1.1", b"1.0"}:
+        return Refused(400, "The protocol must be HTTP/1.1 or HTTP/1.0")
+    return Refused(400, "The request target holds a character that must be percent-encoded")
+
+
+def _check_target(method: bytes, target: bytes) -> None:
+    if method in {b"TRACE", b"CONNECT"}:
+        raise Refused(405, "This method is not allowed", [(b"allow", ALLOWED_METHODS)])
+    if not target.startswith(b"/") and not (target == b"*" and method == b"OPTIONS"):
+        raise Refused(400, "The request target must be a path that begins with /")
+
+
+def _check_host(hosts: list[bytes] | None, *, required: bool) -> None:
+    """RFC 9112 section 3.2: one, valid; HTTP/1.0 may do without."""
+    if hosts is None:
+        if required:
+            raise Refused(400, "The Host header is missing")
+        return
+    if len(hosts) != 1 or not (_PLAIN_HOST.fullmatch(hosts[0]) or _is_host(hosts[0])):
+        raise Refused(400, "There must be one Host header that names a host")
+
+
+def _is_host(value: bytes) -> bool:
+    match = _HOST.fullmatch(value)
+    if match is None or int(match[2] or 0) > 65_535:
+        return False
+    if match[1] is None:
+        return True
+    try:
+        ipaddress.IPv6Address(match[1].decode())
+    except ValueError:
+        return False
+    return True
+
+
+def _body_length(said: Mapping[bytes, list[bytes]], *, modern: bool) -> int | None:
+    """RFC 9112 section 6.3, and nothing that it merely tolerates. None: chunked."""
+    if not _ALMOST_FRAMING.isdisjoint(said):
+        raise Refused(400, "A header could be read as one that says how long the body is")
+    lengths, codings = said.get(b"content-length"), said.get(b"transfer-encoding")
+    if codings is None:
+        if lengths is None:
+            return 0
+        if len(lengths) != 1 or not _LENGTH.fullmatch(lengths[0]):
+            raise Refused(400, "Content-Length must be one decimal number")
+        return int(lengths[0])
+    if lengths is not None:
+        raise Refused(400, "Content-Length and Transfer-Encoding exclude each other")
+    if not modern:
+        raise Refused(400, "HTTP/1.0 has no Transfer-Encoding")
+    if len(codings) != 1 or codings[0].lower() != b"chunked":
+        raise Refused(400, "Transfer-Encoding must be chunked and nothing else")
+    return None
+
+
+def _members(values: Sequence[bytes]) -> list[bytes]:
+    """The members of a list header (RFC 9110 section 5.6.1), lower-case."""
+    return [member for value in values for part in value.lower().split(b",") if (member := part.strip(b" \t"))]
+
+
+class HeadReader:
+    """Cuts heads out of what a connection brings, in whatever pieces it comes; at most `max_header_bytes` are held.
+
+    What can be told from a part is told at once: a client that has sent a bare LF, or no request line of ours, need not
+    be waited for.
+    """
+
+    __slots__ = ("_blank_skipped", "_limit", "_line_read", "_scanned", "buffer")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limit = limits.max_header_bytes
+        self._begin()
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes] | None:
+        """The head, if it is complete, and what came after it. Raises `Refused`; `buffer` then holds what was read."""
+        if not self.buffer and not data.startswith((b"\r", b"\n")):
+            # As nearly all come: whole, in one piece.
+            end = data.find(b"\r\n\r\n") + 4
+            if 4 <= end <= self._limit:
+                return (data, b"") if end == len(data) else (data[:end], data[end:])
+        self.buffer += data
+        self._skip_empty_line()
+        end = self.buffer.find(b"\r\n\r\n", max(0, self._scanned - 3)) + 4
+        if end == 3:
+            self._check_part()
+            return None
+        if end > self._limit:
+            raise self._too_large()
+        raw, rest = bytes(self.buffer[:end]), bytes(self.buffer[end:])
+        self._begin()
+        return raw, rest
+
+    def _begin(self) -> None:
+        self.buffer = bytearray()
+        self._scanned = 0
+        self._line_read = False
+        self._blank_skipped = False
+
+    def _skip_empty_line(self) -> None:
+        """One empty line before a request is what old clients send after a body (RFC 9112 section 2.2)."""
+        if not self._blank_skipped and self.buffer.startswith(b"\r\n"):
+            del self.buffer[:2]
+            self._blank_skipped = True
+            self._scanned = 0
+        if self._blank_skipped and self.buffer.startswith(b"\r\n"):
+            raise Refused(400, "There is more than one empty line before the request")
+
+    def _check_part(self) -> None:
+        # The last byte again: a CR is good or bad by what follows it.
+        check_unfinished(self.buffer, max(0, self._scanned - 1))
+        self._scanned = len(self.buffer)
+        if not self._line_read and b"\n" in self.buffer:
+            if _REQUEST_LINE.match(self.buffer) is None:
+                raise _bad_request_line(bytes(self.buffer))
+            self._line_read = True
+        if len(self.buffer) >= self._limit:
+            raise self._too_large()
+
+    def _too_large(self) -> Refused:
+        line_end = self.buffer.find(b"\n") + 1
+        # RFC 9110 section 15.5.15 where not even the request line has room.
+        if line_end == 0 or line_end > self._limit:
+            return Refused(414, TARGET_TOO_LONG)
+        return Refused(431, HEADERS_TOO_LARGE)

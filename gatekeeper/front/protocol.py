@@ -1,0 +1,420 @@
+"""The connection: what comes, in which order, for how long, and what is answered where no application is asked.
+
+A connection is always in one phase. Requests are taken one after the other, so that answers cannot come in another
+order than requests; what a client sends ahead waits, bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import struct
+from enum import Enum
+from typing import Any, Final, cast
+
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from gatekeeper.front.body import BODY_TOO_LARGE, Body, ChunkedBody, SizedBody
+from gatekeeper.front.deadline import Deadline
+from gatekeeper.front.exchange import Exchange
+from gatekeeper.front.handshake import asks_for_websocket, check_handshake
+from gatekeeper.front.head import Head, HeadReader, Limits, Refused, parse_head, salvage
+from gatekeeper.front.refusal import Answer, Refusal, Refuse, serialised
+from gatekeeper.front.scope import Scopes
+
+_log = logging.getLogger("uvicorn.error")
+
+_HIGH_WATER_BYTES: Final = 64 * 1024
+# As Go's net/http: this much of a body that nobody reads is taken to keep the connection, more ends it.
+_MOST_DRAINED_BYTES: Final = 256 * 1024
+# Long enough for an answer to be read, short enough to be no hold on a connection (RFC 9112 section 9.6).
+_LINGER_SECONDS: Final = 2.0
+_NO_LINGER: Final = struct.pack("ii", 1, 0)
+
+TIMED_OUT: Final = "The request did not arrive in time"
+INTERNAL_ERROR: Final = "Internal error; the request id finds it in the log"
+
+
+class _Phase(Enum):
+    HEAD = "waiting for a head"
+    BODY = "inside a body"
+    ANSWER = "the request is here, its answer is not"
+    LINGER = "answered for the last time; what still comes is forgotten"
+
+
+# Looked up several times a request, and costly as attributes of an Enum.
+_HEAD, _BODY, _ANSWER, _LINGER = _Phase
+
+
+class FrontProtocol(asyncio.Protocol):
+    """HTTP/1 under uvicorn. Made by `protocol`, which fills in the class attributes."""
+
+    __slots__ = (
+        "_app_state",
+        "_body",
+        "_config",
+        "_connections",
+        "_deadline",
+        "_drained_bytes",
+        "_exchange",
+        "_head",
+        "_held",
+        "_idle",
+        "_loop",
+        "_phase",
+        "_read_paused",
+        "_reader",
+        "_scopes",
+        "_stall_timer",
+        "_state",
+        "_transport",
+        "writable",
+    )
+
+    _limits: Limits
+    _refuse: Refuse
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._config = config
+        self._state = server_state
+        # Typed as a set of uvicorn's own classes, used for their `shutdown` and their number.
+        self._connections = cast("set[asyncio.Protocol]", server_state.connections)
+        self._app_state = app_state
+        self._loop = _loop or asyncio.get_running_loop()
+        self._phase = _HEAD
+        self._idle = False
+        self._reader = HeadReader(self._limits)
+        self._head: Head | None = None
+        self._body: Body | None = None
+        self._exchange: Exchange | None = None
+        self._held = b""
+        self._drained_bytes = 0
+        self._read_paused = False
+        self.writable: asyncio.Event | None = None
+        self._deadline = Deadline(self._loop, self._expired)
+        self._stall_timer: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._phase.value}>"
+
+    # What the transport tells
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        if len(self._connections) >= self._limits.max_connections:
+            self._phase = _LINGER
+            self._transport.abort()
+            return
+        self._connections.add(self)
+        self._scopes = Scopes(
+            transport,
+            root_path=self._config.root_path,
+            asgi_version=self._config.asgi_version,
+            app_state=self._app_state,
+        )
+        self._deadline.set(self._limits.header_timeout)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.discard(self)
+        self._phase = _LINGER
+        self._deadline.cancel()
+        if self._exchange is not None:
+            self._exchange.disconnect()
+        self.resume_writing()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            if self._phase is _HEAD:
+                self._read_head(data)
+            elif self._phase is _BODY:
+                self._read_body(data)
+            elif self._phase is _ANSWER:
+                self._hold(data)
+        except Refused as refused:
+            self._answer_refused(refused)
+
+    def pause_writing(self) -> None:
+        self.writable = asyncio.Event()
+        self._watch_writing()
+
+    def resume_writing(self) -> None:
+        if self.writable is not None:
+            self.writable.set()
+            self.writable = None
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+
+    def shutdown(self) -> None:
+        """uvicorn's word that the server ends: what is in flight is finished, the rest closes."""
+        if self._exchange is None or self._exchange.complete or self._phase is _LINGER:
+            self._finish()
+        else:
+            self._exchange.keep_alive = False
+
+    # Reading
+
+    def _read_head(self, data: bytes) -> None:
+        found = self._reader.feed(data)
+        if found is None:
+            if self._idle:
+                self._idle = False
+                self._deadline.set(self._limits.header_timeout)
+            return
+        raw, rest = found
+        self._idle = False
+        self._deadline.clear()
+        try:
+            self._head = head = parse_head(raw, self._limits)
+        except Refused:
+            # For the wording.
+            self._reader.buffer += raw
+            raise
+        if asks_for_websocket(head) and self._config.ws_protocol_class is not None:
+            self._upgrade(head, rest)
+        else:
+            self._begin(head, rest)
+
+    def _begin(self, head: Head, rest: bytes) -> None:
+        """From here on the request is the application's, unless its body is at fault from the start."""
+        limit = self._limits.max_body_bytes
+        if limit is not None and head.length is not None and head.length > limit:
+            raise Refused(413, BODY_TOO_LARGE)
+        exchange = Exchange(self, head, self._scopes.scope_of(head), self._state.default_headers)
+        if head.length == 0:
+            self._phase = _ANSWER
+            self._exchange = exchange
+            if rest:
+                self._hold(rest)
+        else:
+            self._phase = _BODY
+            self._body = ChunkedBody(head, self._limits) if head.length is None else SizedBody(head.length)
+            self._drained_bytes = 0
+            if rest:
+                self._read_body(rest, exchange)
+            elif not exchange.waits_for_permission:
+                self._deadline.set(self._limits.body_timeout)
+            self._exchange = exchange
+        task = self._loop.create_task(exchange.run(self._config.loaded_app))
+        self._state.tasks.add(task)
+        task.add_done_callback(self._state.tasks.discard)
+
+    def _read_body(self, data: bytes, exchange: Exchange | None = None) -> None:
+        exchange = exchange or self._exchange
+        body = self._body
+        assert exchange is not None  # noqa: S101 - of this phase
+        assert body is not None  # noqa: S101
+        part, rest = body.feed(data)
+        exchange.feed(part, last=body.complete)
+        if body.complete:
+            self._phase = _ANSWER
+            self._deadline.clear()
+            self._body = None
+            if rest:
+                self._hold(rest)
+            if exchange.complete:
+                self._next()
+        elif exchange.complete:
+            self._drained_bytes += len(data)
+            self._drain(body)
+        elif exchange.buffered_bytes > _HIGH_WATER_BYTES:
+            # From now on it is the application that is waited for.
+            self._pause_reading()
+            self._deadline.clear()
+        else:
+            self._deadline.set(self._limits.body_timeout)
+
+    def _drain(self, body: Body) -> None:
+        """The rest of a body whose request is answered: read over, within reason, to come to the next request."""
+        if self._drained_bytes + body.remaining_bytes > _MOST_DRAINED_BYTES:
+            self._close()
+        else:
+            self._deadline.set(self._limits.body_timeout)
+            self._resume_reading()
+
+    def _hold(self, data: bytes) -> None:
+        """What comes before its turn."""
+        self._held += data
+        if len(self._held) > _HIGH_WATER_BYTES:
+            self._pause_reading()
+
+    def _pause_reading(self) -> None:
+        if not self._read_paused:
+            self._read_paused = True
+            self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if self._read_paused:
+            self._read_paused = False
+            self._transport.resume_reading()
+
+    # What an exchange asks for
+
+    def write(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    def want_body(self) -> None:
+        if self._phase is _BODY and self._read_paused:
+            self._deadline.set(self._limits.body_timeout)
+            self._resume_reading()
+
+    def go_on(self) -> None:
+        if self._phase is _BODY:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._deadline.set(self._limits.body_timeout)
+
+    def answered(self) -> None:
+        self._state.total_requests += 1
+        exchange = self._exchange
+        if self._transport.is_closing() or self._phase is _LINGER or exchange is None:
+            return
+        if not exchange.keep_alive:
+            self._close()
+        elif self._phase is _ANSWER:
+            self._next()
+        elif self._body is not None:
+            self._drain(self._body)
+
+    def broke_off(self) -> None:
+        exchange = self._exchange
+        if exchange is None or self._transport.is_closing():
+            return
+        if exchange.started:
+            self._truncate(exchange)
+        else:
+            self._answer_refused(Refused(500, INTERNAL_ERROR))
+
+    def _next(self) -> None:
+        """On to the next request, which may be here already."""
+        self._phase = _HEAD
+        self._exchange = self._head = None
+        self._resume_reading()
+        if self._held:
+            held, self._held = self._held, b""
+            self._deadline.set(self._limits.header_timeout)
+            self.data_received(held)
+        else:
+            self._idle = True
+            self._deadline.set(self._limits.keepalive_timeout)
+
+    # The end
+
+    def _answer_refused(self, refused: Refused) -> None:
+        """Answers in place of the application, for the last time on this connection."""
+        exchange = self._exchange
+        if exchange is not None and exchange.complete:
+            # What is wrong comes after the answer.
+            self._close()
+            return
+        if exchange is not None:
+            exchange.disconnect()
+            if exchange.started:
+                self._truncate(exchange)
+                return
+        refusal = self._refusal(refused, in_application=exchange is not None)
+        try:
+            answer = self._refuse(refusal)
+        except Exception:  # noqa: BLE001 - the connection must end all the same
+            _log.exception("a refusal could not be worded")
+            answer = Answer([], b"")
+        headers = [*answer.headers, *refused.headers]
+        self.write(serialised(refused.status, headers, answer.body, head_only=refusal.method == "HEAD"))
+        self._close(linger=True)
+
+    def _refusal(self, refused: Refused, *, in_application: bool) -> Refusal:
+        if self._head is not None:
+            method, target, headers = self._head.method, self._head.target, self._head.headers
+        else:
+            method, target, headers = salvage(bytes(self._reader.buffer), self._limits)
+        return Refusal(refused.status, refused.detail, method, target, headers, self._scopes.client, in_application)
+
+    def _truncate(self, exchange: Exchange) -> None:
+        """Ends an answer in the middle, so that its client can tell (RFC 9112 section 8)."""
+        if exchange.ends_with_connection:
+            self._reset()
+        else:
+            self._finish()
+
+    def _reset(self) -> None:
+        """Ends the connection with RST: nobody can take that for a regular end."""
+        self._phase = _LINGER
+        self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self._transport.abort()
+
+    def _finish(self) -> None:
+        """Closes once all is written that a client is still taking."""
+        self._phase = _LINGER
+        self._transport.close()
+        if self._stall_timer is None:
+            self._watch_writing()
+
+    def _close(self, *, linger: bool = False) -> None:
+        """Ends the connection. While something is still coming, only this side of it at first: a socket that is closed
+        with unread bytes resets the connection, and the client may never see its answer (RFC 9112 section 9.6)."""
+        unread = linger or self._body is not None or bool(self._held)
+        self._phase = _LINGER
+        self._held = b""
+        self._reader.buffer.clear()
+        if unread and self._transport.can_write_eof():
+            self._transport.write_eof()
+            self._resume_reading()
+            self._deadline.set(_LINGER_SECONDS)
+        else:
+            self._finish()
+
+    def _upgrade(self, head: Head, rest: bytes) -> None:
+        """Hands the connection over to the WebSocket protocol, which reads the handshake again, rebuilt from what was
+        judged."""
+        check_handshake(head)
+        if rest:
+            # RFC 6455 section 4.1: the client waits for the answer; what it cannot wait with may be a request.
+            raise Refused(400, "There is data before the WebSocket handshake was answered")
+        self._deadline.cancel()
+        self._connections.discard(self)
+        lines = [b"GET ", head.target, b" HTTP/1.1\r\n"]
+        for name, value in head.headers:
+            lines += (name, b": ", value, b"\r\n")
+        lines.append(b"\r\n")
+        assert self._config.ws_protocol_class is not None  # noqa: S101 - asked before
+        websocket: asyncio.Protocol = self._config.ws_protocol_class(  # type: ignore[call-arg]
+            config=self._config, server_state=self._state, app_state=self._app_state
+        )
+        websocket.connection_made(self._transport)
+        websocket.data_received(b"".join(lines))
+        self._transport.set_protocol(websocket)
+
+    # Time
+
+    def _expired(self) -> None:
+        if self._phase is _LINGER or self._idle:
+            self._finish()
+        else:
+            self._answer_refused(Refused(408, TIMED_OUT))
+
+    def _watch_writing(self, before: int | None = None) -> None:
+        """Ends a connection whose client has stopped to take what is written to it."""
+        self._stall_timer = None
+        waiting = self._transport.get_write_buffer_size()
+        if waiting and waiting == before:
+            self._reset()
+        elif waiting:
+            self._stall_timer = self._loop.call_later(self._limits.write_timeout, self._watch_writing, waiting)
+
+
+def protocol(limits: Limits, refuse: Refuse) -> type[asyncio.Protocol]:
+    """The protocol class for `uvicorn.Config(http=…)`."""
+
+    class Front(FrontProtocol):
+        __slots__ = ()
+        _limits = limits
+        _refuse = staticmethod(refuse)
+
+    return Front

@@ -1,0 +1,48 @@
+"""What an ASGI application is told about a request."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from urllib.parse import unquote
+
+from gatekeeper.front.exchange import Scope
+from gatekeeper.front.head import Head
+
+
+class Scopes:
+    """Scopes for the requests of one connection. `client` is address and port of the other side, None for a Unix
+    socket, which has none."""
+
+    __slots__ = ("_app_state", "_asgi_version", "_root_path", "_scheme", "_server", "client")
+
+    def __init__(
+        self, transport: asyncio.BaseTransport, *, root_path: str, asgi_version: str, app_state: dict[str, Any]
+    ) -> None:
+        peer, name = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+        self.client = (str(peer[0]), int(peer[1])) if isinstance(peer, tuple) else None
+        self._server = (str(name[0]), int(name[1])) if isinstance(name, tuple) else (name, None) if name else None
+        self._scheme = "https" if transport.get_extra_info("sslcontext") else "http"
+        self._root_path = root_path
+        self._asgi_version = asgi_version
+        self._app_state = app_state
+
+    def scope_of(self, head: Head) -> Scope:
+        raw_path, _, query = head.target.partition(b"?")
+        path = raw_path.decode("ascii")
+        root = self._root_path
+        return {
+            "type": "http",
+            "asgi": {"version": self._asgi_version, "spec_version": "2.3"},
+            "http_version": head.version,
+            "server": self._server,
+            "client": self.client,
+            "scheme": self._scheme,
+            "root_path": root,
+            "method": head.method,
+            "path": root + (unquote(path) if "%" in path else path),
+            "raw_path": root.encode("ascii") + raw_path,
+            "query_string": query,
+            "headers": head.headers,
+            "state": self._app_state.copy(),
+        }
