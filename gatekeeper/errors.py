@@ -30,13 +30,17 @@ class Reason(Enum):
     NOT_FOUND = ("not_found", 404, "Not found")
     BAD_REQUEST = ("bad_request", 400, "")
     METHOD_NOT_ALLOWED = ("method_not_allowed", 405, "")
+    REQUEST_TIMEOUT = ("request_timeout", 408, "")
     BODY_TOO_LARGE = ("body_too_large", 413, "The body is too large")
+    URI_TOO_LONG = ("uri_too_long", 414, "")
     UNSUPPORTED_MEDIA_TYPE = (
         "unsupported_media_type",
         415,
         "The body must be application/json, not compressed",
     )
+    UPGRADE_REQUIRED = ("upgrade_required", 426, "")
     RATE_LIMITED = ("rate_limited", 429, "Too many requests, try again later")
+    HEADERS_TOO_LARGE = ("headers_too_large", 431, "")
     STORE_UNAVAILABLE = ("store_unavailable", 503, "Session store is unavailable, try again")
     KEYS_UNAVAILABLE = ("keys_unavailable", 503, "Signing keys are unavailable, try again")
     UPSTREAM_UNAVAILABLE = ("upstream_unavailable", 502, "The backend is unavailable")

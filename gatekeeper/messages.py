@@ -67,6 +67,38 @@ _FRENCH: Final[Mapping[str, str]] = {
     "The request has a header or a body that HTTP does not allow": (
         "La requête a un en-tête ou un corps que HTTP n'autorise pas"
     ),
+    # What is wrong with it before anybody asks what it is for.
+    "The request line is malformed": "La ligne de requête est malformée",
+    "The protocol must be HTTP/1.1 or HTTP/1.0": "Le protocole doit être HTTP/1.1 ou HTTP/1.0",
+    "The request target holds a character that must be percent-encoded": (
+        "La cible de la requête contient un caractère qui doit être encodé"
+    ),
+    "The request target is too long": "La cible de la requête est trop longue",
+    "There is more than one empty line before the request": "Plus d'une ligne vide précède la requête",
+    "A line ends wrongly or holds a control byte": ("Une ligne se termine mal ou contient un caractère de contrôle"),
+    "A header line is malformed": "Une ligne d'en-tête est malformée",
+    "The headers are too large": "Les en-têtes sont trop volumineux",
+    "There are too many headers": "Les en-têtes sont trop nombreux",
+    "The Host header is missing": "L'en-tête Host est absent",
+    "There must be one Host header that names a host": "Il faut un seul en-tête Host, qui désigne un hôte",
+    "A header could be read as one that says how long the body is": (
+        "Un en-tête pourrait être lu comme indiquant la longueur du corps"
+    ),
+    "Content-Length must be one decimal number": "Content-Length doit être un seul nombre décimal",
+    "Content-Length and Transfer-Encoding exclude each other": (
+        "Content-Length et Transfer-Encoding s'excluent mutuellement"
+    ),
+    "HTTP/1.0 has no Transfer-Encoding": "HTTP/1.0 ne connaît pas Transfer-Encoding",
+    "Transfer-Encoding must be chunked and nothing else": "Transfer-Encoding doit être chunked et rien d'autre",
+    "A chunk of the body is malformed": "Un segment du corps est malformé",
+    "The body is more framing than content": "Le corps contient plus de découpage que de contenu",
+    "A trailer is malformed": "Un champ de fin de corps est malformé",
+    "The request did not arrive in time": "La requête n'est pas arrivée à temps",
+    "The WebSocket handshake is malformed": "L'ouverture du WebSocket est malformée",
+    "The WebSocket version must be 13": "La version de WebSocket doit être 13",
+    "There is data before the WebSocket handshake was answered": (
+        "Des données précèdent la réponse à l'ouverture du WebSocket"
+    ),
     # express
     "Sessions retrieved successfully": "Sessions récupérées avec succès",
     "Session deleted successfully": "Session supprimée avec succès",
@@ -85,10 +117,15 @@ _FRENCH: Final[Mapping[str, str]] = {
     "Forbidden": "Interdit",
     "Not Found": "Introuvable",
     "Method Not Allowed": "Méthode non autorisée",
+    "Request Timeout": "Requête expirée",
     "Request Entity Too Large": "Corps trop volumineux",
+    "Request-URI Too Long": "Cible trop longue",
+    "URI Too Long": "Cible trop longue",
     "Content Too Large": "Corps trop volumineux",
     "Unsupported Media Type": "Type de contenu non pris en charge",
+    "Upgrade Required": "Mise à niveau nécessaire",
     "Too Many Requests": "Trop de requêtes",
+    "Request Header Fields Too Large": "En-têtes trop volumineux",
     "Internal Server Error": "Erreur interne",
     "Not Implemented": "Non pris en charge",
     "Bad Gateway": "Mauvaise passerelle",

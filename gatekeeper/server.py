@@ -19,7 +19,6 @@ import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from http import HTTPStatus
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final
@@ -30,16 +29,18 @@ from prometheus_client import disable_created_metrics
 from prometheus_client.multiprocess import mark_process_dead
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
-from websockets.http11 import Request
 
 from gatekeeper import logs
 from gatekeeper.app import create_app, create_ops
 from gatekeeper.compose import build
 from gatekeeper.embedded import EmbeddedStoreFailed
 from gatekeeper.engine import Engine
+from gatekeeper.front import Answer as FrontAnswer
+from gatekeeper.front import Limits, Refusal, protocol
 from gatekeeper.ops import Health, of_registry, of_workers
 from gatekeeper.proxy.http import ResponseTruncated
 from gatekeeper.proxy.websocket import MAX_MESSAGE_BYTES
+from gatekeeper.refusals import Refusals
 from gatekeeper.settings import ListenAddress, Settings, load
 from gatekeeper.telemetry import AccessLog
 
@@ -47,7 +48,6 @@ _log = logging.getLogger("gatekeeper")
 
 _BACKLOG: Final = 2048
 _RESTART_SECONDS: Final = 0.5
-_WEBSOCKET_VERSION: Final = "13"
 # The largest message on its way, and thousands of pongs.
 _MAX_UNSENT_BYTES: Final = MAX_MESSAGE_BYTES + 1024 * 1024
 
@@ -107,20 +107,7 @@ class Listener(uvicorn.Server):
 
 
 class WebSocketFront(WebSocketsSansIOProtocol):
-    """uvicorn's WebSockets, with bounds where it has none and one answer that RFC 6455 asks for."""
-
-    def handle_connect(self, event: Request) -> None:
-        if event.headers.get_all("Sec-WebSocket-Version") in ([], [_WEBSOCKET_VERSION]):
-            super().handle_connect(event)
-            return
-        # RFC 6455 section 4.4: another version is told which one there is.
-        response = self.conn.reject(HTTPStatus.UPGRADE_REQUIRED, "")
-        response.headers["Sec-WebSocket-Version"] = _WEBSOCKET_VERSION
-        response.headers["Upgrade"] = "websocket"
-        self.conn.send_response(response)
-        self.handshake_initiated = self.handshake_complete = self.close_sent = True
-        self.transport.write(b"".join(self.conn.data_to_send()))
-        self.transport.close()
+    """uvicorn's WebSockets, with bounds where it has none."""
 
     def handle_cont(self, event: Frame) -> None:
         # In one buffer: a list of empty fragments, or of short ones, has no bound that the size of a message sets.
@@ -139,13 +126,27 @@ class WebSocketFront(WebSocketsSansIOProtocol):
             self.transport.abort()
 
 
-def listener(app: Any, settings: Settings, *, grace_seconds: float | None = None) -> Listener:
-    """A server for `app`. What uvicorn would add to answers, log by itself or believe of forwarding headers is off."""
+def limits(settings: Settings) -> Limits:
+    """What a client connection may cost."""
+    return Limits(
+        max_header_bytes=settings.max_header_bytes,
+        max_headers=settings.max_headers,
+        header_timeout=settings.header_timeout,
+        body_timeout=settings.body_timeout,
+        keepalive_timeout=settings.keepalive_timeout,
+        max_connections=settings.max_connections,
+        max_body_bytes=settings.max_body,
+    )
+
+
+def listener(app: Any, http: type[asyncio.Protocol], *, grace_seconds: float) -> Listener:
+    """A server for `app` behind the front door `http`. What uvicorn would add to answers, log by itself or believe of
+    forwarding headers is off."""
     return Listener(
         uvicorn.Config(
             app,
             loop="none",
-            http="httptools",
+            http=http,
             ws=WebSocketFront,
             ws_max_size=MAX_MESSAGE_BYTES,
             # A few hundred bytes would inflate to the limit, and every connection would keep its windows.
@@ -160,7 +161,6 @@ def listener(app: Any, settings: Settings, *, grace_seconds: float | None = None
             proxy_headers=False,
             server_header=False,
             date_header=False,
-            timeout_keep_alive=int(settings.keepalive_timeout),
             # Typed as whole seconds, used as those of asyncio.wait_for.
             timeout_graceful_shutdown=grace_seconds,  # type: ignore[arg-type]
         )
@@ -220,7 +220,8 @@ async def serve(
     """One process that judges and forwards; the exit code. A worker has a `parent` and no ops port."""
     engine = _engine(settings)
     health = Health(engine.faults)
-    front = listener(create_app(settings, engine), settings, grace_seconds=settings.shutdown_grace)
+    door = protocol(limits(settings), Refusals(engine), overloaded=engine.telemetry.connection_refused)
+    front = listener(create_app(settings, engine), door, grace_seconds=settings.shutdown_grace)
     # Signals first: one that comes during the start must not leave a store behind.
     async with Drain(settings, health, front, parent):
         try:
@@ -241,13 +242,18 @@ async def serving(app: Any, settings: Settings, where: socket.socket | None) -> 
     if where is None:
         yield
         return
-    server = listener(app, settings, grace_seconds=1)
+    server = listener(app, protocol(limits(settings), _plain), grace_seconds=1)
     task = asyncio.create_task(server.serve(sockets=[where]))
     try:
         yield
     finally:
         server.should_exit = True
         await task
+
+
+def _plain(refusal: Refusal) -> FrontAnswer:
+    """An answer on the ops port."""
+    return FrontAnswer([(b"content-type", b"text/plain; charset=utf-8")], f"{refusal.detail}\n".encode())
 
 
 class Drain:

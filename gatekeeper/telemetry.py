@@ -38,6 +38,7 @@ _STORE_ERRORS: Final = ("timeout", "connection", "refused", "protocol")
 _PATH_CHARACTERS: Final = 2048
 # Several workers are read through files, which then lag by this much.
 _SETTLE_SECONDS: Final = 0.1
+_SECONDS_BETWEEN_WARNINGS: Final = 10.0
 
 
 class Exchange(msgspec.Struct, kw_only=True):
@@ -116,6 +117,7 @@ class Metrics:
             "upstream_request_duration_seconds", "Time until the backend's answer began.", buckets=_BUCKETS, **of
         )
         self.upstream_errors = Counter("upstream_errors", "Faults of the backend.", ("kind",), **of)
+        self.connections_refused = Counter("connections_refused", "Client connections over the limit.", **of)
         self.session_events = Counter("session_events", "What happened to sessions.", ("event", "actor"), **of)
         self.store_up = Gauge("store_up", "Whether the session store answered last.", multiprocess_mode="livemin", **of)
         self.store_errors = Counter("store_errors", "Faults of the session store.", ("kind",), **of)
@@ -287,9 +289,20 @@ class Telemetry:
         # The loop that will do it; mounted under a test client, one that has ended may have left it undone.
         self._flushes: asyncio.AbstractEventLoop | None = None
         self._settles: asyncio.AbstractEventLoop | None = None
+        self._refused_connections = 0
+        self._next_warning_at = 0.0
 
     def began(self, exchange: Exchange) -> None:
         self.metrics.began(exchange)
+
+    def connection_refused(self) -> None:
+        """One over the limit. Whoever opens thousands does not fill the log."""
+        self.metrics.connections_refused.inc()
+        self._refused_connections += 1
+        if (now := time.monotonic()) >= self._next_warning_at:
+            _log.warning("too many connections", extra={"refused": self._refused_connections})
+            self._refused_connections = 0
+            self._next_warning_at = now + _SECONDS_BETWEEN_WARNINGS
 
     def failed(self, error: GatekeeperError) -> None:
         """What could not be found out: a verdict, or whose password it is."""

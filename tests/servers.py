@@ -26,6 +26,8 @@ from urllib.parse import urlsplit
 
 import uvicorn
 
+from gatekeeper.front import Answer as RefusalAnswer
+from gatekeeper.front import Limits, Refusal, protocol
 from gatekeeper.server import WebSocketFront
 
 _BACKENDS = Path(__file__).parent / "backends"
@@ -148,12 +150,12 @@ def _wait_for_answer(url: str) -> None:
 @contextmanager
 def serve_asgi(app: Any, **settings: Any) -> Iterator[str]:
     """Runs an ASGI application under uvicorn, as the sidecar is run, in a thread with its own loop; yields its base
-    URL. `settings` are uvicorn's."""
+    URL. `settings` are uvicorn's: with `http="httptools"`, a server as applications have it."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         app,
         **{
-            "http": "httptools",
+            "http": protocol(Limits(), _plain),
             "ws": WebSocketFront,
             "ws_per_message_deflate": False,
             "ws_ping_timeout": None,
@@ -181,6 +183,10 @@ def serve_asgi(app: Any, **settings: Any) -> Iterator[str]:
         thread.join(10)
         listener.close()
         assert not thread.is_alive(), "the application did not stop"
+
+
+def _plain(refusal: Refusal) -> RefusalAnswer:
+    return RefusalAnswer([(b"content-type", b"text/plain")], refusal.detail.encode())
 
 
 # A backend that keeps what it is sent

@@ -13,5 +13,6 @@ what is answered without the application.
 from gatekeeper.front.head import Limits
 from gatekeeper.front.protocol import protocol
 from gatekeeper.front.refusal import Answer, Refusal, Refuse
+from gatekeeper.front.scope import EXTENSION
 
-__all__ = ["Answer", "Limits", "Refusal", "Refuse", "protocol"]
+__all__ = ["EXTENSION", "Answer", "Limits", "Refusal", "Refuse", "protocol"]

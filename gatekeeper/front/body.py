@@ -6,8 +6,16 @@ import re
 from enum import Enum
 from typing import Final, Protocol
 
-from gatekeeper.front.head import HEADERS_TOO_LARGE, TOO_MANY_HEADERS, Head, Limits, Refused, check_unfinished
-from gatekeeper.front.head import parse_trailer as _parse_trailer
+from gatekeeper.front.head import (
+    HEADERS_TOO_LARGE,
+    TOO_MANY_HEADERS,
+    Head,
+    HeaderList,
+    Limits,
+    Refused,
+    check_unfinished,
+    parse_trailer,
+)
 
 # RFC 9112 section 7.1. Whitespace after the size is what some take for the size's end and others refuse; 16 digits are
 # what 64 bits hold.
@@ -23,7 +31,10 @@ _BAD_CHUNK: Final = "A chunk of the body is malformed"
 
 
 class Body(Protocol):
-    """A body on its way. `complete` once its end was read; `remaining_bytes` is what is known to follow."""
+    """A body on its way. `complete` once its end was read; `remaining_bytes` is what is known to follow; `trailers` are
+    those read so far."""
+
+    trailers: HeaderList
 
     @property
     def complete(self) -> bool: ...
@@ -38,10 +49,11 @@ class Body(Protocol):
 class SizedBody:
     """A body with `Content-Length`."""
 
-    __slots__ = ("remaining_bytes",)
+    __slots__ = ("remaining_bytes", "trailers")
 
     def __init__(self, length: int) -> None:
         self.remaining_bytes = length
+        self.trailers: HeaderList = []
 
     @property
     def complete(self) -> bool:
@@ -69,9 +81,19 @@ _SIZE, _DATA_END, _TRAILER, _NOTHING = _Next
 
 class ChunkedBody:
     """A chunked body. Extensions are bounded and forgotten. Trailers count with the headers of their request in both
-    limits, must be well-formed, and are forgotten too."""
+    limits, and are kept apart from them: they come after the request was judged (RFC 9110 section 6.5.1)."""
 
-    __slots__ = ("_excess", "_fields", "_held", "_limits", "_next", "_section_bytes", "_total", "remaining_bytes")
+    __slots__ = (
+        "_excess",
+        "_fields",
+        "_held",
+        "_limits",
+        "_next",
+        "_section_bytes",
+        "_total",
+        "remaining_bytes",
+        "trailers",
+    )
 
     def __init__(self, head: Head, limits: Limits) -> None:
         self._limits = limits
@@ -82,6 +104,7 @@ class ChunkedBody:
         self._excess = 0
         self._total = 0
         self.remaining_bytes = 0  # of the chunk being read
+        self.trailers: HeaderList = []
 
     @property
     def complete(self) -> bool:
@@ -158,7 +181,7 @@ class ChunkedBody:
         if not line:
             self._next = _NOTHING
             return
-        _parse_trailer(line)
+        self.trailers.append(parse_trailer(line))
         self._fields += 1
         if self._fields > self._limits.max_headers:
             raise Refused(431, TOO_MANY_HEADERS)

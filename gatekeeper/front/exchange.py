@@ -21,19 +21,25 @@ ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 # What server.py filters and operators know: the voice of the server, whichever protocol class it runs.
 _log = logging.getLogger("uvicorn.error")
 
+_START: Final = "http.response.start"
+_BODY: Final = "http.response.body"
+_TRAILERS: Final = "http.response.trailers"
+_INFORMATIONAL: Final = "gatekeeper.http.informational"
+
 _NO_BODY: Final = frozenset({204, 304})
 _ABOUT_THE_CONNECTION: Final = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 _NOT_A_NAME: Final = re.compile(rb"[^!#$%&'*+\-.^_`|~0-9A-Za-z]")
 _NOT_A_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-def status_line(status: int) -> bytes:
-    """The first line of an answer, with the registered reason phrase or none."""
-    try:
-        phrase = HTTPStatus(status).phrase
-    except ValueError:
-        phrase = ""
-    return b"HTTP/1.1 %d %s\r\n" % (status, phrase.encode())
+def status_line(status: int, reason: bytes | None = None) -> bytes:
+    """The first line of an answer: with `reason`, else with the registered phrase or none."""
+    if reason is None:
+        try:
+            reason = HTTPStatus(status).phrase.encode()
+        except ValueError:
+            reason = b""
+    return b"HTTP/1.1 %d %b\r\n" % (status, reason)
 
 
 _STATUS_LINES: Final = {status: status_line(status) for status in range(200, 600)}
@@ -83,12 +89,16 @@ class Exchange:
         "_default_headers",
         "_ended",
         "_event",
+        "_expected",
         "_expects_continue",
         "_framing",
+        "_has_trailers",
         "_head",
+        "_is_event_stream",
         "_left",
         "_parts",
         "_told_end",
+        "_trailers",
         "buffered_bytes",
         "complete",
         "gone",
@@ -106,12 +116,15 @@ class Exchange:
         self._expects_continue = head.expects_continue
         self._event: asyncio.Event | None = None
         self._parts: list[bytes] = []
+        self._trailers: HeaderList = []
         self.buffered_bytes = 0
         self._ended = head.length == 0
         self._told_end = False
         self.gone = self.started = self.complete = False
+        self._expected = _START
         self._framing = _NONE
         self._left = 0
+        self._has_trailers = self._is_event_stream = False
 
     @property
     def waits_for_permission(self) -> bool:
@@ -128,7 +141,8 @@ class Exchange:
         try:
             await app(self.scope, self.receive, self.send)
         except asyncio.CancelledError:
-            self._break_off()
+            if not self._end_event_stream():
+                self._break_off()
             raise
         except Exception:  # noqa: BLE001 - whatever an application raises
             _log.exception("Exception in ASGI application")
@@ -142,9 +156,18 @@ class Exchange:
         if not self.complete and not self.gone:
             self._connection.broke_off()
 
+    def _end_event_stream(self) -> bool:
+        """The server ends, and this answer has no end of its own: a client reads on elsewhere after a regular end, and
+        drops an event that is not whole (HTML standard, section 9.2.6)."""
+        if not self._is_event_stream or self._expected != _BODY or self.gone or self._framing is _LENGTH:
+            return False
+        self.keep_alive = self._has_trailers = False
+        self._send_body(b"", last=True)
+        return True
+
     # The client's side
 
-    def feed(self, part: bytes, *, last: bool) -> None:
+    def feed(self, part: bytes, *, last: bool, trailers: HeaderList) -> None:
         """More of the body. After the answer nobody wants it."""
         if self.complete or self.gone:
             return
@@ -154,6 +177,7 @@ class Exchange:
             self._parts.append(part)
             self.buffered_bytes += len(part)
         self._ended = last
+        self._trailers = trailers
         self._wake()
 
     def disconnect(self) -> None:
@@ -183,7 +207,10 @@ class Exchange:
         self._parts.clear()
         self.buffered_bytes = 0
         self._told_end = self._ended
-        return {"type": "http.request", "body": body, "more_body": not self._ended}
+        message: Message = {"type": "http.request", "body": body, "more_body": not self._ended}
+        if self._ended and self._trailers:
+            message["trailers"] = self._trailers
+        return message
 
     def _has_news(self) -> bool:
         return self.gone or self.complete or bool(self._parts) or (self._ended and not self._told_end)
@@ -195,18 +222,39 @@ class Exchange:
             return
         if self.complete:
             raise RuntimeError(f"Unexpected ASGI message '{message['type']}', after the response was completed.")
-        expected = "http.response.body" if self.started else "http.response.start"
-        if message["type"] != expected:
-            raise RuntimeError(f"Expected ASGI message '{expected}', but got '{message['type']}'.")
-        if self.started:
+        kind = message["type"]
+        if kind == _INFORMATIONAL and not self.started:
+            self._send_informational(message["status"], message.get("headers", ()))
+        elif kind != self._expected:
+            raise RuntimeError(f"Expected ASGI message '{self._expected}', but got '{kind}'.")
+        elif kind == _BODY:
             self._send_body(message.get("body", b""), last=not message.get("more_body", False))
+        elif kind == _START:
+            self._has_trailers = message.get("trailers", False)
+            self._send_head(message["status"], message.get("headers", ()), message.get("reason"))
         else:
-            self._send_head(message["status"], message.get("headers", ()))
+            self._send_trailers(message.get("headers", ()), last=not message.get("more_trailers", False))
 
-    def _send_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    def _send_informational(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """RFC 9110 section 15.2."""
+        if status == HTTPStatus.CONTINUE:
+            if self._expects_continue:
+                self._expects_continue = False
+                self._connection.go_on()
+            return
+        if not HTTPStatus.PROCESSING <= status < HTTPStatus.OK:
+            raise RuntimeError(f"No status of an interim response: {status}")
+        if self._head.version == "1.1":
+            self._connection.write(b"".join((status_line(status), *_lines(headers), b"\r\n")))
+
+    def _send_head(self, status: int, headers: Iterable[tuple[bytes, bytes]], reason: bytes | None) -> None:
         line = _STATUS_LINES.get(status)
         if line is None:
             raise RuntimeError(f"No status of an ASGI response: {status}")
+        if reason is not None:
+            if _NOT_A_VALUE.search(reason):
+                raise RuntimeError("Invalid reason phrase in a response.")
+            line = status_line(status, reason)
         if self._expects_continue:
             # Whether a body follows is now the client's guess, so what follows could be read either way.
             self._expects_continue = self.keep_alive = False
@@ -220,6 +268,7 @@ class Exchange:
             content.append(b"connection: keep-alive\r\n")
         content.append(b"\r\n")
         self.started = True
+        self._expected = _BODY
         self._connection.write(b"".join(content))
 
     def _take_headers(self, headers: HeaderList, content: list[bytes]) -> bytes | None:
@@ -237,6 +286,8 @@ class Exchange:
                     self._set_length(value)
                 elif connection != b"close":
                     connection = b"close" if b"close" in value.lower().replace(b" ", b"").split(b",") else value
+            elif key == b"content-type":
+                self._is_event_stream = value.lower().startswith(b"text/event-stream")
             content += (name, b": ", value, b"\r\n")
         if _NOT_A_NAME.search(b"".join(content[1::4])) or _NOT_A_VALUE.search(b"".join(content[3::4])):
             raise RuntimeError("Invalid header name or value in a response.")
@@ -266,11 +317,34 @@ class Exchange:
             if self._left < 0 or (last and self._left):
                 raise RuntimeError("Response content differs from its Content-Length.")
         elif self._framing is _CHUNKED:
-            end = b"\r\n0\r\n\r\n" if last else b"\r\n"
+            end = b"\r\n"
+            if last:
+                end = b"\r\n0\r\n" if self._has_trailers else b"\r\n0\r\n\r\n"
             body = b"%x\r\n%b%b" % (len(body), body, end) if body else end[2:]
         if body and self._framing is not _NONE:
             self._connection.write(body)
+        if last and self._has_trailers:
+            self._expected = _TRAILERS
+        elif last:
+            self._end()
+
+    def _send_trailers(self, headers: Iterable[tuple[bytes, bytes]], *, last: bool) -> None:
+        """Only chunked framing has room for them (RFC 9112 section 7.1.2); elsewhere they are forgotten."""
+        if self._framing is _CHUNKED:
+            self._connection.write(b"".join((*_lines(headers), b"\r\n" if last else b"")))
         if last:
-            self.complete = True
-            self._wake()
-            self._connection.answered()
+            self._end()
+
+    def _end(self) -> None:
+        self.complete = True
+        self._wake()
+        self._connection.answered()
+
+
+def _lines(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[bytes]:
+    """Of a section beside the head, where nothing about the connection stands."""
+    for name, value in headers:
+        if not name or _NOT_A_NAME.search(name) or _NOT_A_VALUE.search(value):
+            raise RuntimeError("Invalid header name or value in a response.")
+        if name.lower() not in _ABOUT_THE_CONNECTION:
+            yield b"%b: %b\r\n" % (name, value)

@@ -42,6 +42,7 @@ def check_handshake(head: Head) -> None:
     keys = _values(head, b"sec-websocket-key")
     if (
         versions != [_VERSION]
+        or head.version != "1.1"
         or head.method != "GET"
         or head.upgrade != b"websocket"
         or b"upgrade" not in head.connection

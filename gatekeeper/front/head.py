@@ -85,8 +85,7 @@ class Refused(Exception):
 
 class Head(msgspec.Struct, frozen=True):
     """A head without fault. Names are lower-case, order and repetition as sent; `length` is None where the body is
-    chunked; `upgrade` holds what `Upgrade` asks for, lower-case, and is None for HTTP/1.0, where it means nothing
-    (RFC 9110 section 7.8)."""
+    chunked; `upgrade` holds what `Upgrade` asks for, lower-case, None where there is none."""
 
     method: str
     target: bytes
@@ -137,7 +136,7 @@ def parse_head(raw: bytes, limits: Limits) -> Head:
         keep_alive=b"close" not in connection and (modern or b"keep-alive" in connection),
         # RFC 9110 section 10.1.1: never 100 to HTTP/1.0, nor where there is no body to wait for.
         expects_continue=modern and length != 0 and b"expect" in said and b"100-continue" in _members(said[b"expect"]),
-        upgrade=b",".join(_members(said[b"upgrade"])) if modern and b"upgrade" in said else None,
+        upgrade=b",".join(_members(said[b"upgrade"])) if b"upgrade" in said else None,
         connection=connection,
     )
 
@@ -151,11 +150,12 @@ def salvage(raw: bytes, limits: Limits) -> tuple[str, bytes, HeaderList]:
     return (line[1].decode(), line[2], headers) if line else ("", b"", headers)
 
 
-def parse_trailer(line: bytes) -> None:
-    """Raises `Refused` for a trailer line (without its end) that is no field. What it says is not kept: it comes after
-    the request was judged (RFC 9110 section 6.5.1)."""
-    if _FIELD.fullmatch(line + b"\r\n") is None:
+def parse_trailer(line: bytes) -> tuple[bytes, bytes]:
+    """Name (lower-case) and value of a trailer line without its end. Raises `Refused` for one that is no field."""
+    field = _FIELD.fullmatch(line + b"\r\n")
+    if field is None:
         raise Refused(400, "A trailer is malformed")
+    return field[1].lower(), field[2].rstrip(b" \t")
 
 
 def check_unfinished(data: bytes | bytearray, start: int = 0) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import socket
 import struct
+from collections.abc import Callable
 from enum import Enum
 from typing import Any, Final, cast
 
@@ -18,7 +19,7 @@ from uvicorn.server import ServerState
 
 from gatekeeper.front.body import BODY_TOO_LARGE, Body, ChunkedBody, SizedBody
 from gatekeeper.front.deadline import Deadline
-from gatekeeper.front.exchange import Exchange
+from gatekeeper.front.exchange import Exchange, Scope
 from gatekeeper.front.handshake import asks_for_websocket, check_handshake
 from gatekeeper.front.head import Head, HeadReader, Limits, Refused, parse_head, salvage
 from gatekeeper.front.refusal import Answer, Refusal, Refuse, serialised
@@ -75,6 +76,7 @@ class FrontProtocol(asyncio.Protocol):
 
     _limits: Limits
     _refuse: Refuse
+    _overloaded: Callable[[], None]
 
     def __init__(
         self,
@@ -112,6 +114,7 @@ class FrontProtocol(asyncio.Protocol):
         if len(self._connections) >= self._limits.max_connections:
             self._phase = _LINGER
             self._transport.abort()
+            self._overloaded()
             return
         self._connections.add(self)
         self._scopes = Scopes(
@@ -213,7 +216,7 @@ class FrontProtocol(asyncio.Protocol):
         assert exchange is not None  # noqa: S101 - of this phase
         assert body is not None  # noqa: S101
         part, rest = body.feed(data)
-        exchange.feed(part, last=body.complete)
+        exchange.feed(part, last=body.complete, trailers=body.trailers)
         if body.complete:
             self._phase = _ANSWER
             self._deadline.clear()
@@ -319,7 +322,7 @@ class FrontProtocol(asyncio.Protocol):
             if exchange.started:
                 self._truncate(exchange)
                 return
-        refusal = self._refusal(refused, in_application=exchange is not None)
+        refusal = self._refusal(refused, exchange.scope if exchange is not None else None)
         try:
             answer = self._refuse(refusal)
         except Exception:  # noqa: BLE001 - the connection must end all the same
@@ -329,12 +332,12 @@ class FrontProtocol(asyncio.Protocol):
         self.write(serialised(refused.status, headers, answer.body, head_only=refusal.method == "HEAD"))
         self._close(linger=True)
 
-    def _refusal(self, refused: Refused, *, in_application: bool) -> Refusal:
+    def _refusal(self, refused: Refused, scope: Scope | None) -> Refusal:
         if self._head is not None:
             method, target, headers = self._head.method, self._head.target, self._head.headers
         else:
             method, target, headers = salvage(bytes(self._reader.buffer), self._limits)
-        return Refusal(refused.status, refused.detail, method, target, headers, self._scopes.client, in_application)
+        return Refusal(refused.status, refused.detail, method, target, headers, self._scopes.client, scope)
 
     def _truncate(self, exchange: Exchange) -> None:
         """Ends an answer in the middle, so that its client can tell (RFC 9112 section 8)."""
@@ -409,12 +412,18 @@ class FrontProtocol(asyncio.Protocol):
             self._stall_timer = self._loop.call_later(self._limits.write_timeout, self._watch_writing, waiting)
 
 
-def protocol(limits: Limits, refuse: Refuse) -> type[asyncio.Protocol]:
-    """The protocol class for `uvicorn.Config(http=…)`."""
+def _nothing() -> None:
+    """Of whoever does not want to know."""
+
+
+def protocol(limits: Limits, refuse: Refuse, *, overloaded: Callable[[], None] = _nothing) -> type[asyncio.Protocol]:
+    """The protocol class for `uvicorn.Config(http=…)`. `overloaded` is called for each connection over the limit, which
+    is reset as it comes."""
 
     class Front(FrontProtocol):
         __slots__ = ()
         _limits = limits
         _refuse = staticmethod(refuse)
+        _overloaded = staticmethod(overloaded)
 
     return Front

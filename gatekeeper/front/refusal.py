@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from gatekeeper.front.exchange import status_line
+from gatekeeper.front.exchange import Scope, status_line
 from gatekeeper.front.head import HeaderList
 
 
@@ -17,8 +17,8 @@ class Refusal(msgspec.Struct, frozen=True):
 
     `status` is 400, 405, 408, 413, 414, 426 or 431, and 500 for an application that failed without an answer; `detail`
     says what is wrong, in English. `method` and `target` are empty where the request line was not whole; `headers` are
-    those of its lines that were well-formed, names lower-case: to word the answer by, never to decide by.
-    `in_application`: the application has this request too, is told that its client left, and logs it by itself.
+    those of its lines that were well-formed, names lower-case: to word the answer by, never to decide by. `scope` is
+    the application's where it has this request too; it is told that its client left, and logs it by itself.
     """
 
     status: int
@@ -27,7 +27,7 @@ class Refusal(msgspec.Struct, frozen=True):
     target: bytes
     headers: HeaderList
     client: tuple[str, int] | None
-    in_application: bool
+    scope: Scope | None
 
 
 class Answer(msgspec.Struct, frozen=True):

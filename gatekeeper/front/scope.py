@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 from urllib.parse import unquote
 
 from gatekeeper.front.exchange import Scope
 from gatekeeper.front.head import Head
+
+EXTENSION: Final = "gatekeeper.http"
+"""What this server offers beyond ASGI. `scope["extensions"][EXTENSION]["target"]` is the request target as it was sent,
+a bare `?` kept. The last `http.request` has `trailers`, a list of headers, where there are any. `http.response.start`
+may have `reason`, the phrase of the status line in bytes. Before it, `gatekeeper.http.informational` with `status` and
+`headers` sends an interim answer: 100 where the client waits for it, others to HTTP/1.1."""
 
 
 class Scopes:
@@ -45,4 +51,5 @@ class Scopes:
             "query_string": query,
             "headers": head.headers,
             "state": self._app_state.copy(),
+            "extensions": {"http.response.trailers": {}, EXTENSION: {"target": head.target}},
         }

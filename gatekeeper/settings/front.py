@@ -11,7 +11,7 @@ from gatekeeper.dialects import DIALECTS
 from gatekeeper.settings import grammars as grammar
 from gatekeeper.settings.grammars import IdentityHeader, ListenAddress
 from gatekeeper.settings.group import SettingsGroup, setting
-from gatekeeper.settings.types import ListReader, Reader, boolean, ca_file, choice, duration, or_off, whole
+from gatekeeper.settings.types import ListReader, Reader, boolean, ca_file, choice, duration, or_off, size, whole
 
 DIALECT_NAMES = tuple(DIALECTS)
 
@@ -56,8 +56,26 @@ class FrontSettings(SettingsGroup):
         or_off(Reader(parse=grammar.parse_listen, accepted="host:port, [v6]:port or unix:/path")),
     ] = _setting("127.0.0.1:9090", "Health and metrics, on a port of their own.")
     workers: Annotated[int, whole(1, 256)] = _setting("1", "Processes.")
+    max_header_bytes: Annotated[int, size("1KiB", "1MiB")] = _setting(
+        "64KiB", "The most that the request line, the headers and the trailers of one request may have together; 431."
+    )
+    max_headers: Annotated[int, whole(10, 10_000)] = _setting(
+        "100", "The most headers and trailers that one request may have; 431."
+    )
+    header_timeout: Annotated[float, duration("10ms", "1h")] = _setting(
+        "10s", "How long the head of a request may take to arrive; 408."
+    )
+    body_timeout: Annotated[float, duration("10ms", "1h")] = _setting(
+        "30s", "How long a client may be silent inside a body; 408."
+    )
     keepalive_timeout: Annotated[float, duration("1s", "1h")] = _setting(
         "75s", "How long an idle client connection stays open."
+    )
+    max_connections: Annotated[int, whole(1, 1_000_000)] = _setting(
+        "10000", "The most client connections of one worker; over it, connections are closed as they come."
+    )
+    max_body: Annotated[int | None, or_off(size("1B", "1TiB"))] = _setting(
+        "off", "The largest body of a request; 413.", example="10MB"
     )
     shutdown_delay: Annotated[float, duration("0s", "1h")] = _setting(
         "0s", "After SIGTERM: how long requests are still accepted."

@@ -50,6 +50,7 @@ prints what is in effect and where it came from, secrets masked. `gatekeeper che
 ## How values are written
 
 - **Durations**: `250ms`, `15s`, `30m`, `24h`, `7d`, or a plain number of seconds such as `2` or `0.5`.
+- **Sizes**: `64KiB` (1024 bytes each), `10MB` (1000 × 1000 bytes each), or a plain number of bytes.
 - **Lists**: separated by commas. An item must not be empty or occur twice.
 - **Yes and no**: `true` or `false`; also `yes`, `no`, `on`, `off`, `1`, `0`.
 - **Nothing**: a variable that is set to nothing is a problem, because that is what a template leaves behind when its

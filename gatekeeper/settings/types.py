@@ -203,6 +203,32 @@ def duration(least: str, most: str) -> Reader:
     return Reader(parse=parse, accepted=f"a duration from {least} to {most}, such as 250ms, 15s, 30m, 24h or seconds")
 
 
+_UNIT_BYTES = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "tb": 1000**4}
+_UNIT_BYTES |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
+
+
+def octets(text: str) -> int:
+    """The bytes of `64KiB`, `10MB`, or of a plain number. Raises `ValueError`."""
+    match = re.fullmatch(r"([0-9]{1,15})\s?([A-Za-z]{0,3})", text)
+    if match is None or match[2].lower() not in _UNIT_BYTES:
+        raise ValueError("is not a size")
+    return int(match[1]) * _UNIT_BYTES[match[2].lower()]
+
+
+def size(least: str, most: str) -> Reader:
+    """A size within bounds, both included, in bytes."""
+
+    def parse(text: str) -> int:
+        value = octets(text)
+        if value < octets(least):
+            raise ValueError(f"is under {least}")
+        if value > octets(most):
+            raise ValueError(f"is over {most}")
+        return value
+
+    return Reader(parse=parse, accepted=f"a size from {least} to {most}, such as 64KiB, 10MB or bytes")
+
+
 def or_off(reader: Reader) -> Reader:
     """What `reader` reads, or `off`, which is `None`."""
 

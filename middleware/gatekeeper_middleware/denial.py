@@ -15,7 +15,9 @@ from gatekeeper.telemetry import Exchange
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 
-_encode = msgspec.json.Encoder().encode
+encode: Final = msgspec.json.Encoder().encode
+OWN_HEADERS: Final = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+JSON: Final = (b"content-type", b"application/json; charset=utf-8")
 _RETRY_AFTER_SECONDS: Final = b"1"
 _STARTS: Final = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
 
@@ -33,7 +35,8 @@ class Reply:
         kind = message["type"]
         if kind in _STARTS:
             self.started = True
-            self._exchange.status = 101 if kind == "websocket.accept" else message["status"]
+            # Unless the server has answered in the middle of the body, and forgets what comes now.
+            self._exchange.status = self._exchange.status or (101 if kind == "websocket.accept" else message["status"])
             headers = [pair for pair in message.get("headers", ()) if pair[0].lower() != REQUEST_ID]
             headers.append((REQUEST_ID, self._exchange.request_id.encode()))
             message = {**message, "headers": headers}
@@ -73,17 +76,12 @@ async def send_answer(
     if websocket and not extension:
         await reply({"type": "websocket.close", "code": 1008, "reason": ""})
         return
-    content = b"" if status == 204 else _encode(body)
+    content = b"" if status == 204 else encode(body)
     prefix = "websocket." if websocket else ""
-    start = [
-        # RFC 9110 section 6.6.1: whoever makes an answer and has a clock dates it.
-        (b"date", formatdate(usegmt=True).encode()),
-        (b"cache-control", b"no-store"),
-        (b"x-content-type-options", b"nosniff"),
-        *headers,
-    ]
+    # RFC 9110 section 6.6.1: whoever makes an answer and has a clock dates it.
+    start = [(b"date", formatdate(usegmt=True).encode()), *OWN_HEADERS, *headers]
     if status != 204:
-        start.append((b"content-type", b"application/json; charset=utf-8"))
+        start.append(JSON)
         start.append((b"content-length", b"%d" % len(content)))
     await reply({"type": f"{prefix}http.response.start", "status": status, "headers": start})
     await reply({"type": f"{prefix}http.response.body", "body": b"" if head else content})

@@ -18,7 +18,6 @@ from gatekeeper.compose import build
 from gatekeeper.dialects import fastapi
 from gatekeeper.dialects.base import Problem
 from gatekeeper.dialects.endpoints import Endpoint
-from gatekeeper.dialects.router import Bound
 from gatekeeper.embedded import EmbeddedStoreFailed
 from gatekeeper.engine import Engine
 from gatekeeper.errors import (
@@ -46,12 +45,13 @@ from gatekeeper_middleware.outcome import (
     Refused,
     Served,
     conclude,
+    failed,
     identify,
     identify_as,
     problem_of,
     refuse,
 )
-from gatekeeper_middleware.scope import ENGINE, CurrentSession, Incoming, Scope, read, without_credentials
+from gatekeeper_middleware.scope import ENGINE, SERVER, CurrentSession, Incoming, Scope, read, without_credentials
 
 Receive = Callable[[], Awaitable[Message]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -102,6 +102,9 @@ class GatekeeperMiddleware:
         )
         telemetry = self._engine.telemetry
         telemetry.began(exchange)
+        if (server := (scope.get("extensions") or {}).get(SERVER)) is not None:
+            # A server that answers by itself what is wrong with the rest of a request says so here.
+            server["exchange"] = exchange
         try:
             await self._handle(scope, receive, Reply(send, exchange), incoming, exchange)
         finally:
@@ -149,15 +152,7 @@ class GatekeeperMiddleware:
             kind = self._engine.paths.classify(incoming.method, incoming.path)
         except BadPath:
             return Refused(problem)
-        return self._failed(problem, kind)
-
-    @staticmethod
-    def _failed(problem: Problem, kind: Matched | Kind) -> Refused:
-        """`problem` in the shape of whatever was asked."""
-        target = kind.route.target if isinstance(kind, Matched) else None
-        if isinstance(target, Endpoint):
-            return Refused(problem, target.dialect)
-        return Refused(problem, target.dialect, target.operation) if isinstance(target, Bound) else Refused(problem)
+        return failed(problem, kind)
 
     async def _decide(self, incoming: Incoming, exchange: Exchange, receive: Receive) -> Refused | Served | Passed:
         if not self._engine.started:
@@ -192,7 +187,7 @@ class GatekeeperMiddleware:
             # Could not find out: neither let through nor "not signed in".
             self._engine.telemetry.failed(error)
             conclude(exchange, "error", error.reason)
-            return self._failed(Problem(reason=error.reason), kind)
+            return failed(Problem(reason=error.reason), kind)
 
     async def _forward(self, kind: Kind, incoming: Incoming, exchange: Exchange, receive: Receive) -> Refused | Passed:
         """Whatever is the application's."""

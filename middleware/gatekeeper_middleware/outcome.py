@@ -7,12 +7,15 @@ from typing import Any
 
 import msgspec
 
+from gatekeeper.dialects import fastapi
 from gatekeeper.dialects.base import Answer, Dialect, Operation, Problem
+from gatekeeper.dialects.endpoints import Endpoint
 from gatekeeper.dialects.router import Bound
 from gatekeeper.errors import Reason
 from gatekeeper.headers import HeaderList
 from gatekeeper.models import Verdict
 from gatekeeper.observing import Observation, Who
+from gatekeeper.paths import Kind, Matched
 from gatekeeper.telemetry import Decision, Exchange
 from gatekeeper_middleware.scope import CurrentSession
 
@@ -47,6 +50,16 @@ class Passed(msgspec.Struct, frozen=True):
     receive: Receive | None = None
     observation: Observation | None = None
     language: str | None = None
+
+
+def failed(problem: Problem, kind: Matched | Kind) -> Refused:
+    """`problem` in the shape of whatever was asked."""
+    if kind is Kind.RESERVED:
+        return Refused(problem, fastapi)
+    target = kind.route.target if isinstance(kind, Matched) else None
+    if isinstance(target, Endpoint):
+        return Refused(problem, target.dialect)
+    return Refused(problem, target.dialect, target.operation) if isinstance(target, Bound) else Refused(problem)
 
 
 def problem_of(verdict: Verdict) -> Problem:

@@ -18,6 +18,8 @@ Scope = MutableMapping[str, Any]
 
 # Where the application behind finds the engine, for its services.
 ENGINE: Final = "gatekeeper.engine"
+# The extension by which the sidecar's own server is told from others.
+SERVER: Final = "gatekeeper.http"
 
 _SAFE_IN_PATH: Final = "/:@!$&'()*+,;=~-._"
 _BODY_HEADERS: Final = frozenset({b"content-length", b"transfer-encoding", b"content-type", b"expect"})

@@ -163,7 +163,7 @@ async def test_a_refusal_keeps_the_request_id_and_has_no_body_for_head(house: Ho
     assert told.endswith(b"\r\n\r\n")
     assert b"\r\nx-request-id: mine-1\r\n" in told
     (refusal,) = house.refusals
-    assert (refusal.method, refusal.target, refusal.in_application) == ("HEAD", b"/", False)
+    assert (refusal.method, refusal.target, refusal.scope) == ("HEAD", b"/", None)
     assert (b"accept-language", b"fr") in refusal.headers
 
 
@@ -284,7 +284,7 @@ async def test_a_chunk_that_is_malformed_later_ends_the_request_that_has_begun(h
         await refused(client, 400)
     await until(lambda: house.left == 1)
     assert (house.bodies, house.paths) == ([], ["/"])
-    assert house.refusals[0].in_application
+    assert house.refusals[0].scope is house.requests[0]
 
 
 async def test_an_answer_that_has_begun_is_broken_off_and_never_answered_twice(house: House) -> None:

@@ -615,4 +615,9 @@ def test_another_upgrade_is_an_ordinary_request(line: bytes) -> None:
 
 
 def test_http_1_0_cannot_ask_for_an_upgrade() -> None:
-    assert not asks_for_websocket(handshake(UPGRADE, CONNECTION, KEY, VERSION, request=b"GET /ws HTTP/1.0"))
+    # W10, RFC 9110 section 7.8
+    asked = handshake(UPGRADE, CONNECTION, KEY, VERSION, request=b"GET /ws HTTP/1.0")
+    assert asks_for_websocket(asked)
+    with pytest.raises(Refused) as refused:
+        check_handshake(asked)
+    assert refused.value.status == 400

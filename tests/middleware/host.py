@@ -14,7 +14,10 @@ from starlette.routing import Route
 
 from gatekeeper.app import create_app
 from gatekeeper.compose import build
-from gatekeeper.settings import load
+from gatekeeper.front import protocol
+from gatekeeper.refusals import Refusals
+from gatekeeper.server import limits
+from gatekeeper.settings import Settings, load
 from gatekeeper_middleware import GatekeeperMiddleware
 from tests.servers import serve_asgi
 from tests.system.sidecar import Backend, Reached, Store, World, environment
@@ -78,7 +81,7 @@ def around(reached: list[Reached], environ: dict[str, str]) -> Any:
 def mounted(store: Store, mount: Mount = around, **settings: str) -> Iterator[World]:
     """An application with the gate inside of it."""
     reached: list[Reached] = []
-    with serve_asgi(mount(reached, environ_for(store, **settings))) as url:
+    with serve_asgi(mount(reached, environ_for(store, **settings)), http="httptools") as url:
         yield World(url, lambda: list(reached), store)
 
 
@@ -86,5 +89,13 @@ def mounted(store: Store, mount: Mount = around, **settings: str) -> Iterator[Wo
 def sidecar_app(store: Store, backend: Backend, **settings: str) -> Iterator[World]:
     """The application of the sidecar without its process: cheap, for settings that one test wants."""
     chosen = load(environ_for(store, **({"upstream_url": backend.url} | settings)), require_upstream=True)
-    with serve_asgi(create_app(chosen, build(chosen, mode="sidecar"))) as url:
+    with serve_sidecar(chosen) as url:
         yield World(url, lambda: backend.reached, store)
+
+
+@contextmanager
+def serve_sidecar(settings: Settings) -> Iterator[str]:
+    """The application of the sidecar behind its front door, without its process; yields its base URL."""
+    engine = build(settings, mode="sidecar")
+    with serve_asgi(create_app(settings, engine), http=protocol(limits(settings), Refusals(engine))) as url:
+        yield url

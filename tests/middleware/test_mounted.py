@@ -133,7 +133,7 @@ def test_the_lifespan_starts_and_ends_the_engine_and_the_applications_own(tmp_pa
     environ = environ_for(store, data_dir=str(data_dir))
     del environ["GATEKEEPER_REDIS_URL"]
     app = GatekeeperMiddleware(lifespan_app, load(environ))
-    with serve_asgi(app) as url:
+    with serve_asgi(app, http="httptools") as url:
         assert fetch(url, "GET", "/", [bearer(token(someone()))]).status == 200
         assert embedded_pid(data_dir) is not None
         assert "started" in repr(app)
@@ -152,7 +152,7 @@ def test_lifespan_state_reaches_the_requests(store: Store) -> None:
 
     app = Starlette(routes=[Route("/", state)], lifespan=lifespan)
     app.add_middleware(GatekeeperMiddleware, settings=load(environ_for(store)))
-    with serve_asgi(app) as url:
+    with serve_asgi(app, http="httptools") as url:
         assert fetch(url, "GET", "/", [bearer(token(someone()))]).body == b"mine"
 
 
@@ -165,14 +165,14 @@ def test_the_applications_errors_are_the_applications(store: Store) -> None:
 
     app = Starlette(routes=[Route("/", broken)], exception_handlers={ZeroDivisionError: handled})
     app.add_middleware(GatekeeperMiddleware, settings=load(environ_for(store)))
-    with serve_asgi(app) as url:
+    with serve_asgi(app, http="httptools") as url:
         answer = fetch(url, "GET", "/", [bearer(token(someone()))])
     assert (answer.status, answer.body, len(answer.get_all("x-request-id"))) == (500, b"mine", 1)
 
 
 def test_upstream_url_is_not_needed_and_the_mode_is_told(store: Store) -> None:
     app = around([], environ_for(store))
-    with serve_asgi(app) as url:
+    with serve_asgi(app, http="httptools") as url:
         assert fetch(url, "GET", "/", [bearer(token(someone()))]).status == 200
     found = samples(generate_latest(app._engine.telemetry.metrics.registry).decode())
     labels = frozenset({("result", "allow"), ("reason", "none"), ("mode", "middleware")})

@@ -59,7 +59,7 @@ def world(store: Store) -> Iterator[Logged]:
     reached: list[Reached] = []
     lines = io.BytesIO()
     engine = build(load(environ_for(store, rate_limit="off")), mode="middleware", access_log=AccessLog(lines))
-    with serve_asgi(GatekeeperMiddleware(starlette_app(reached), engine=engine)) as url:
+    with serve_asgi(GatekeeperMiddleware(starlette_app(reached), engine=engine), http="httptools") as url:
         yield Logged(url, reached, store, lines)
 
 

@@ -183,11 +183,11 @@ _KEY = b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
 @pytest.mark.parametrize(
     ("lines", "status"),
     [
-        (b"GET / HTTP/1.1\r\nConnection: keep-alive\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n", 200),
+        (b"GET / HTTP/1.1\r\nConnection: keep-alive\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n", 400),
         (b"GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n", 200),
         (b"GET / HTTP/1.1\r\n" + _ASKED + b"Sec-WebSocket-Version: 13\r\n", 400),
         (b"GET / HTTP/1.1\r\n" + _ASKED + _KEY, 400),
-        (b"POST / HTTP/1.1\r\n" + _ASKED + b"Sec-WebSocket-Version: 13\r\n" + _KEY, 405),
+        (b"POST / HTTP/1.1\r\n" + _ASKED + b"Sec-WebSocket-Version: 13\r\n" + _KEY, 400),
         # F19
         (b"GET / HTTP/1.1\r\n" + _ASKED + b"Sec-WebSocket-Version: 777\r\n" + _KEY, 426),
     ],

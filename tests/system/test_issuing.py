@@ -28,15 +28,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from gatekeeper.app import create_app
-from gatekeeper.compose import build
 from gatekeeper.settings import load
 from gatekeeper.tokens.issuer import new_refresh_token, new_sid
 from tests.contracts.answers import assert_own_answer, error_body
 from tests.contracts.dialect import CHROME_ON_WINDOWS, JSON, SAFARI_ON_IPHONE
 from tests.described import Described
-from tests.middleware.host import environ_for, sidecar_app
-from tests.servers import Answer, RawConnection, RawRequest, serve_asgi
+from tests.middleware.host import environ_for, serve_sidecar, sidecar_app
+from tests.servers import Answer, RawConnection, RawRequest
 from tests.system.sidecar import (
     Backend,
     Reached,
@@ -143,7 +141,7 @@ def issuing(store: Store, backend: Backend, **settings: str) -> Iterator[World]:
         # It alone suffices.
         del environ["GATEKEEPER_JWT_SECRET"]
     chosen = load(environ, require_upstream=True)
-    with serve_asgi(create_app(chosen, build(chosen, mode="sidecar"))) as url:
+    with serve_sidecar(chosen) as url:
         yield World(url, lambda: passed_on(backend), store)
 
 
