@@ -22,8 +22,9 @@ from gatekeeper.observing import Parts
 from gatekeeper.origin import Origins
 from gatekeeper.paths import Kind, PathTable, compile_pattern
 from gatekeeper.provider import BackChannel, Clients, Provider
+from gatekeeper.sessions.address import open_client
 from gatekeeper.sessions.attempts import LoginAttempts
-from gatekeeper.sessions.connection import Scripts, open_client
+from gatekeeper.sessions.connection import Scripts
 from gatekeeper.sessions.limits import Limiter, Rate
 from gatekeeper.sessions.manager import Manager
 from gatekeeper.sessions.once import Once
@@ -129,13 +130,9 @@ def build(
 def _store(settings: Settings) -> Store:
     embedded = EmbeddedValkey(settings.data_dir) if settings.redis_url is None else None
     url = embedded.url if embedded is not None else settings.redis_url.get_secret_value()  # type: ignore[union-attr]
-    connect = partial(
-        open_client,
-        url,
-        timeout_seconds=settings.store_timeout,
-        ca_file=str(settings.store_ca_file) if settings.store_ca_file else None,
-    )
-    scripts = Scripts(connect(), timeout_seconds=settings.store_timeout)
+    ca_file = str(settings.store_ca_file) if settings.store_ca_file else None
+    connect = partial(open_client, url, timeout_seconds=settings.store_timeout, ca_file=ca_file)
+    scripts = Scripts(url, timeout_seconds=settings.store_timeout, ca_file=ca_file, replicas=settings.store_replicas)
     slots = Slots(scripts, key_prefix=settings.key_prefix, rules=_rules(settings), locator=_locator(settings.geo))
     return Store(scripts, slots, SessionStore(slots), embedded, connect)
 

@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from gatekeeper.embedded import server_binary
-from gatekeeper.sessions.connection import Scripts, open_client
+from gatekeeper.sessions.connection import Scripts
 from gatekeeper.sessions.slots import Rules, Slots
 from gatekeeper.sessions.store import SessionStore
 
@@ -84,7 +84,7 @@ async def make_store(store_url: str) -> AsyncIterator[MakeStore]:
     made: list[Scripts] = []
 
     def make(**rules: Any) -> SessionStore:
-        made.append(Scripts(open_client(store_url, timeout_seconds=5.0), timeout_seconds=5.0))
+        made.append(Scripts(store_url, timeout_seconds=5.0))
         settled = {name: rules.get(name, getattr(RULES, name)) for name in Rules.__struct_fields__}
         assert not rules.keys() - settled.keys(), "no such rule"
         return SessionStore(Slots(made[-1], key_prefix="gk:", rules=Rules(**settled)))

@@ -1,220 +1,207 @@
-"""The hop to the store: one client, scripts by their hash, and batches.
+"""The hop to the store: scripts by their hash, in batches, wherever the keys of a user lie.
 
-Calls that arrive in the same turn of the event loop leave in one pipeline: on a busy gate that is one write and one
-read for dozens of requests. A caller waits on a future of its own, so one that is cancelled can never take, or leave
-behind, another's reply (the class of CVE-2023-28858).
+What may have run is never sent again. What certainly had no effect is, within its time: a script that the server does
+not know, and one that a server refused which is loading, has become a replica, or no longer has the slot.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Sequence
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from hashlib import sha1
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import (
-    ConnectionError as RedisConnectionError,
-)
-from redis.exceptions import (
-    NoScriptError,
-    RedisError,
-    ResponseError,
-)
-from redis.exceptions import (
-    TimeoutError as RedisTimeoutError,
-)
+from hiredis import ReplyError
 
 from gatekeeper.errors import StoreUnavailable
+from gatekeeper.sessions.address import parse
+from gatekeeper.sessions.lane import Lane
+from gatekeeper.sessions.routes import Route, make_route
+from gatekeeper.sessions.wire import Call, Guard, code_of, unavailable
 
 SCRIPTS: Final = Path(__file__).parent / "scripts"
 
-# Enough to keep one store process busy while the answers to the batch before are being read.
-IN_FLIGHT: Final = 4
-# A batch is a bounded piece of work for the store, which answers nobody else meanwhile.
-BATCH: Final = 128
-
-# Foreign exceptions become ours here and nowhere else. Order counts: the first that fits.
-_KINDS: Final[tuple[tuple[type[BaseException], str], ...]] = (
-    (RedisTimeoutError, "timeout"),
-    (TimeoutError, "timeout"),
-    (RedisConnectionError, "connection"),
-    (ResponseError, "refused"),
-    (RedisError, "protocol"),
-    (OSError, "connection"),
-)
-
-
-def unavailable(error: BaseException) -> StoreUnavailable:
-    """The same fault as a `StoreUnavailable`; its text holds no key, argument or password."""
-    kind = next((kind for foreign, kind in _KINDS if isinstance(error, foreign)), "protocol")
-    # An error reply that redis-py has no class for begins with its code.
-    detail = str(error).split(" ", 1)[0] if type(error) is ResponseError else type(error).__name__
-    return StoreUnavailable(f"the session store failed: {kind} ({detail})", kind=kind)
-
-
-def open_client(url: str, *, timeout_seconds: float, ca_file: str | None = None) -> Redis:
-    """A client of `redis://`, `rediss://` or `unix://`, which connects when first used.
-
-    redis-py's defaults do not suit a gate: it would retry ten times, send a script again whose reply was lost, and
-    raise at once when its pool is full. Here a call is tried once and is bounded in time.
-    """
-    options: dict[str, Any] = {"ssl_ca_certs": ca_file} if ca_file and url.startswith("rediss://") else {}
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=IN_FLIGHT + 2,
-        timeout=timeout_seconds,
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
-        retry=Retry(NoBackoff(), 0),
-        protocol=2,
-        **options,
-    )
-    return Redis.from_pool(pool)
+# Refused before anything was written, for a reason that may pass. A script's own first write is refused with READONLY.
+_MAY_PASS: Final = frozenset({"READONLY", "LOADING", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN"})
+_MOVES: Final = 8
+_FIRST_PAUSE_SECONDS: Final = 0.02
+_PAUSE_SECONDS: Final = 0.2
 
 
 class Script(msgspec.Struct, frozen=True):
-    """One Lua script with the law before it, and the SHA-1 by which the store knows it."""
+    """One Lua script with the law before it, and the SHA-1 by which the store knows it. `durable`: it opens or ends,
+    so it is answered only when as many replicas have it as `STORE_REPLICAS` says."""
 
     source: str
     sha: str
+    durable: bool = False
 
 
-def load_script(*names: str) -> Script:
+def load_script(*names: str, durable: bool = False) -> Script:
     """`scripts/<name>.lua`, one after another; sessions' own begin with their law, `common`."""
     source = "".join((SCRIPTS / f"{name}.lua").read_text() for name in names)
-    return Script(source, sha1(source.encode(), usedforsecurity=False).hexdigest())
-
-
-class _Call(msgspec.Struct):
-    command: tuple[Any, ...]
-    reply: asyncio.Future[Any]
-    script: Script | None = None
+    return Script(source, sha1(source.encode(), usedforsecurity=False).hexdigest(), durable)
 
 
 class Scripts:
-    """Runs scripts in batches, in the order of the calls. Bounded in time by `timeout_seconds` a call."""
+    """Runs scripts and commands, in the order of the calls where the store is `ordered`. Each is bounded in time by
+    `timeout_seconds`; `replicas` is how many must have what a durable one wrote. A `guard` is asked before every call
+    and told after it."""
 
-    def __init__(self, client: Redis, *, timeout_seconds: float) -> None:
-        self._client = client
+    lane_class: Callable[..., Lane] = Lane
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_seconds: float,
+        ca_file: str | None = None,
+        replicas: int = 0,
+        guard: Guard | None = None,
+    ) -> None:
+        self.guard = guard
         self._timeout_seconds = timeout_seconds
-        self._waiting: deque[_Call] = deque()
-        self._senders: set[asyncio.Task[None]] = set()
-        self._woken = False
+        make_lane = partial(
+            self.lane_class,
+            timeout_seconds=timeout_seconds,
+            refused=self._refused,
+            told=self._told,
+        )
+        self._route: Route = make_route(
+            parse(url, ca_file=ca_file), make_lane, timeout_seconds=timeout_seconds, replicas=replicas
+        )
+        self._replicas = replicas
+        self._paused: dict[Call, asyncio.TimerHandle] = {}
 
     def __repr__(self) -> str:
-        return f"<Scripts [{len(self._waiting)} waiting, {len(self._senders)} batches in flight]>"
+        lanes = self._route.lanes()
+        waiting = sum(lane.waiting for lane in lanes) + len(self._paused)
+        return f"<Scripts [{waiting} waiting, {sum(lane.in_flight for lane in lanes)} in flight]>"
 
-    async def command(self, *command: Any) -> Any:
-        """The answer to one plain command, sent in one batch with the scripts of this turn, in the order of the calls.
-        Raises `StoreUnavailable`."""
-        return await self._call(command)
+    @property
+    def ordered(self) -> bool:
+        """Whether calls made one after another arrive so, whatever their keys are."""
+        return self._route.ordered
+
+    @property
+    def replicated(self) -> bool:
+        """Whether durable calls wait for replicas."""
+        return self._replicas > 0
+
+    # Calls
+
+    def submit(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> asyncio.Future[Any]:
+        """The script's answer to come, or `StoreUnavailable`: whether the script ran is then unknown. Sent with all
+        others of this turn of the event loop. Raises `StoreUnavailable` where it is not sent at all."""
+        command = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
+        return self._submit(command, keys[0], script.source, durable=script.durable)
 
     async def run(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
         """The script's answer. Raises `StoreUnavailable`: whether the script ran is then unknown."""
-        return await self._call(("EVALSHA", script.sha, len(keys), *keys, *arguments), script)
+        return await self.submit(script, keys, arguments)
 
-    async def _call(self, command: tuple[Any, ...], script: Script | None = None) -> Any:
+    async def command(self, *command: Any) -> Any:
+        """The answer to one plain command with a key. Raises `StoreUnavailable`."""
+        return await self._submit(command, command[1])
+
+    async def write(self, *command: Any) -> Any:
+        """As `command`, answered only when as many replicas have it as are asked for."""
+        return await self._submit(command, command[1], durable=True)
+
+    def _submit(
+        self, command: tuple[Any, ...], key: bytes, source: str | None = None, *, durable: bool = False
+    ) -> asyncio.Future[Any]:
+        if self.guard is not None:
+            self.guard.before()
         loop = asyncio.get_running_loop()
-        call = _Call(command, loop.create_future(), script)
-        self._waiting.append(call)
-        if not self._woken:
-            self._woken = True
-            # A turn later: who asks two things at once does so by `asyncio.gather`, whose tasks begin one turn later.
-            loop.call_soon(loop.call_soon, self._send_waiting)
+        reply: asyncio.Future[Any] = loop.create_future()
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                return await call.reply
-        except TimeoutError as error:
+            call = Call(command, reply, loop.time() + self._timeout_seconds, source=source, durable=durable, key=key)
+        except (TypeError, ValueError, OverflowError) as error:
             raise unavailable(error) from None
+        self._route.lane(key, durable=durable).submit(call)
+        return reply
 
-    def _send_waiting(self) -> None:
-        self._woken = False
-        while self._waiting and len(self._senders) < IN_FLIGHT:
-            batch: list[_Call] = []
-            while self._waiting and len(batch) < BATCH:
-                call = self._waiting.popleft()
-                if not call.reply.done():
-                    batch.append(call)
-            if batch:
-                sender = asyncio.create_task(self._send(batch))
-                self._senders.add(sender)
-                sender.add_done_callback(self._sent)
+    def _told(self, error: StoreUnavailable | None) -> None:
+        if self.guard is not None:
+            self.guard.after(error)
 
-    def _sent(self, sender: asyncio.Task[None]) -> None:
-        self._senders.discard(sender)
-        self._send_waiting()
+    # Refusals
 
-    async def _send(self, batch: list[_Call]) -> None:
-        try:
-            replies = await self._pipeline(batch)
-            lost = [position for position, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-            if lost:
-                # A script that is not there has not run, so this is no repetition. Its text goes along: the store could
-                # forget it again between a SCRIPT LOAD and the call.
-                again = await self._pipeline([batch[position] for position in lost], with_source=True)
-                for position, reply in zip(lost, again, strict=True):
-                    replies[position] = reply
-        except asyncio.CancelledError:
-            # Only aclose() does that.
-            replies = [RedisConnectionError("closed")] * len(batch)
-        except Exception as error:  # noqa: BLE001 - whatever it is, nobody must wait for a reply that cannot come
-            replies = [error] * len(batch)
-        for call, reply in zip(batch, replies, strict=True):
-            if call.reply.done():
-                continue
-            if isinstance(reply, BaseException):
-                call.reply.set_exception(unavailable(reply))
-            else:
-                call.reply.set_result(reply)
+    def _refused(self, lane: Lane, call: Call, error: ReplyError) -> None:
+        code = code_of(error)
+        if code == "NOSCRIPT" and call.command[0] == "EVALSHA":
+            # Its text goes along: the store could forget it again between a SCRIPT LOAD and the call.
+            call.with_source()
+            lane.again(call)
+        elif code in ("MOVED", "ASK") and call.attempts < _MOVES:
+            call.attempts += 1
+            self._route.redirect(lane, call, str(error))
+        elif code in _MAY_PASS or code in ("MOVED", "ASK"):
+            if code == "READONLY":
+                lane.retire()
+            self._route.look_soon()
+            self._later(call, unavailable(error))
+        elif (told := call.fail(error)) is not None:
+            self._told(told)
 
-    async def _pipeline(self, calls: Sequence[_Call], *, with_source: bool = False) -> list[Any]:
-        pipeline = self._client.pipeline(transaction=False)
-        for call in calls:
-            command = call.command
-            if with_source and call.script is not None:
-                command = ("EVAL", call.script.source, *command[2:])
-            pipeline.execute_command(*command)
-        async with asyncio.timeout(self._timeout_seconds):
-            return await pipeline.execute(raise_on_error=False)
+    def _later(self, call: Call, fault: StoreUnavailable) -> None:
+        call.fault = fault
+        call.attempts += 1
+        pause = min(_FIRST_PAUSE_SECONDS * 2.0 ** min(call.attempts - 1, 8), _PAUSE_SECONDS)
+        loop = call.reply.get_loop()
+        if loop.time() + pause < call.deadline:
+            self._paused[call] = loop.call_later(pause, self._resubmit, call)
+        elif (told := call.fail(fault)) is not None:
+            self._told(told)
+
+    def _resubmit(self, call: Call) -> None:
+        self._paused.pop(call, None)
+        if not call.reply.done():
+            call.asking = False
+            self._route.lane(call.key, durable=call.durable).again(call)
+
+    # What is asked of the servers themselves
+
+    async def _ask_all(self, *command: Any) -> list[Any]:
+        loop = asyncio.get_running_loop()
+        if self.guard is not None:
+            self.guard.before()
+        deadline = loop.time() + self._timeout_seconds
+        calls: list[Call] = []
+        for lane in await self._route.masters(deadline):
+            call = Call(command, loop.create_future(), deadline)
+            lane.submit(call)
+            calls.append(call)
+        return list(await asyncio.gather(*(call.reply for call in calls)))
 
     async def time(self) -> float:
-        """The store's clock, in seconds since 1970. Raises `StoreUnavailable`."""
-        seconds, microseconds = await self._ask(self._client.time())
-        return float(seconds) + float(microseconds) / 1e6
+        """The store's clock, in seconds since 1970; of several servers' the one that is farthest from ours. Raises
+        `StoreUnavailable`."""
+        times = [float(seconds) + float(micros) / 1e6 for seconds, micros in await self._ask_all("TIME")]
+        now = time.time()
+        return max(times, key=lambda told: abs(told - now))
 
     async def configuration(self, name: str) -> str | None:
-        """One parameter of the server, None where it does not tell (managed stores). Raises `StoreUnavailable`."""
+        """One parameter of the servers, None where they do not tell (managed stores); the different values, if there
+        are several. Raises `StoreUnavailable`."""
         try:
-            found = await self._ask(self._client.config_get(name))
+            found = await self._ask_all("CONFIG", "GET", name)
         except StoreUnavailable as error:
             if error.kind == "refused":
                 return None
             raise
-        value = found.get(name.encode(), found.get(name))
-        return value.decode() if isinstance(value, bytes) else value
-
-    async def _ask(self, answer: Awaitable[Any]) -> Any:
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                return await answer
-        except (RedisError, OSError, TimeoutError) as error:
-            raise unavailable(error) from None
+        values = {pair[1].decode() for pair in found if isinstance(pair, list) and len(pair) == 2}
+        return ", ".join(sorted(values)) if values else None
 
     async def aclose(self) -> None:
         """Lets the connections go. Who still waits gets `StoreUnavailable`."""
-        while self._waiting:
-            call = self._waiting.popleft()
-            if not call.reply.done():
-                call.reply.set_exception(unavailable(RedisConnectionError("closed")))
-        while self._senders:
-            for sender in self._senders:
-                sender.cancel()
-            # Once may not be enough: up to Python 3.11, wait_for() in redis-py can swallow it (cpython issue 86296).
-            await asyncio.wait(self._senders, timeout=0.05)
-        await self._client.aclose()
+        for call, timer in self._paused.items():
+            timer.cancel()
+            call.fail(ConnectionError())
+        self._paused.clear()
+        await self._route.aclose()

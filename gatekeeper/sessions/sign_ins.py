@@ -14,10 +14,10 @@ from gatekeeper.models import Claims, Client, EndReason
 from gatekeeper.sessions.connection import load_script
 from gatekeeper.sessions.slots import Slots, microseconds, new_id
 
-LOGIN: Final = load_script("common", "upkeep", "opening", "arguments", "login")
-REFRESHED: Final = load_script("common", "upkeep", "opening", "arguments", "refreshed")
+LOGIN: Final = load_script("common", "upkeep", "opening", "arguments", "login", durable=True)
+REFRESHED: Final = load_script("common", "upkeep", "opening", "arguments", "refreshed", durable=True)
 LINK: Final = load_script("common", "upkeep", "link")
-ROTATE: Final = load_script("common", "upkeep", "opening", "rotate")
+ROTATE: Final = load_script("common", "upkeep", "opening", "rotate", durable=True)
 
 
 class RefreshToken(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
@@ -80,6 +80,11 @@ class Slots:
     def __repr__(self) -> str:
         return f"<Slots [{self._prefix}*] {self._scripts!r}>"
 
+    @property
+    def replicated(self) -> bool:
+        """Whether openings and ends wait for replicas."""
+        return self._scripts.replicated
+
     def keys(self, user: str) -> tuple[bytes, bytes, bytes]:
         tag = f"{self._prefix}{{{user.translate(_TAG)}}}".encode()
         return tag + b":sessions", tag + b":index", tag + b":not_before"
@@ -120,7 +125,7 @@ class Slots:
     async def indexed(
         self,
         claims: Claims,
-        opening: Awaitable[T],
+        opening: Coroutine[Any, Any, T],
         *,
         refresh: str = "",
         refresh_expires_at: float | None = None,
@@ -128,13 +133,22 @@ class Slots:
         """`opening`, with the indexes written before it in the same batch. `refresh` is the digest of a refresh token,
         `refresh_expires_at` when that expires, in seconds, if anybody tells."""
         user = claims.user.encode()
-        before = [self.hint(user, microseconds(time.time() + self._due_in_seconds))]
+        due_at = microseconds(time.time() + self._due_in_seconds)
+        before = [self._scripts.write("ZADD", self._due_key, "LT", due_at, user)]
         if refresh:
             seconds = self._kept_seconds if refresh_expires_at is None else refresh_expires_at - time.time()
             before.append(self._index(self._refresh_key(refresh), user, max(seconds, self._kept_seconds)))
         if self._index_sids and isinstance(sid := claims.claims.get("sid"), str):
             before.append(self._index(self._sid_key(sid), user, self._kept_seconds))
-        return (await asyncio.gather(*before, opening))[-1]  # type: ignore[return-value]
+        if self._scripts.ordered:
+            return (await asyncio.gather(*before, opening))[-1]  # type: ignore[no-any-return]
+        # The indexes lie on other servers.
+        try:
+            await asyncio.gather(*before)
+        except BaseException:
+            opening.close()
+            raise
+        return await opening
 
     async def hint(self, user: bytes, due_at: int) -> None:
         """Remembers when to look at that user's sessions, in microseconds, unless it is sooner already."""
@@ -151,7 +165,7 @@ class Slots:
         await self._scripts.command("ZREM", self._due_key, *users)
 
     async def _index(self, key: bytes, user: bytes, seconds: float) -> None:
-        await self._scripts.command("SET", key, user, "PX", int(min(seconds, LATEST) * 1000) + 1)
+        await self._scripts.write("SET", key, user, "PX", int(min(seconds, LATEST) * 1000) + 1)
 
     async def index_refresh_token(self, digest: str, user: str) -> None:
         """Before the record knows it: a token without a record is unknown, a record without an index is lost."""

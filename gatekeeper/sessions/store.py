@@ -16,14 +16,16 @@ from gatekeeper.sessions.device import device_of
 from gatekeeper.sessions.slots import Slots, microseconds, new_id
 
 CHECK: Final = load_script("common", "check", "upkeep", "opening", "adopt")
+# The same, with what an opening needs.
+OPEN: Final = msgspec.structs.replace(CHECK, durable=True)
 LIST: Final = load_script("common", "upkeep", "list")
-END: Final = load_script("common", "upkeep", "end")
-END_ALL: Final = load_script("common", "upkeep", "end_all")
-LOGOUT: Final = load_script("common", "upkeep", "logout")
+END: Final = load_script("common", "upkeep", "end", durable=True)
+END_ALL: Final = load_script("common", "upkeep", "end_all", durable=True)
+LOGOUT: Final = load_script("common", "upkeep", "logout", durable=True)
 CLEAN_UP: Final = load_script("common", "upkeep", "clean_up")
-END_SID: Final = load_script("common", "upkeep", "end_sid")
+END_SID: Final = load_script("common", "upkeep", "end_sid", durable=True)
 FIND: Final = load_script("common", "upkeep", "find")
-ENFORCE: Final = load_script("common", "upkeep", "opening", "enforce")
+ENFORCE: Final = load_script("common", "upkeep", "opening", "enforce", durable=True)
 
 Word = Literal["touched", "opened", "ended", "unknown", "full", "absent"]
 
@@ -100,12 +102,15 @@ class SessionStore:
             int(exempt),
         )
         checked = _ABSENT
-        if token in self._known:
+        known = token in self._known
+        if known:
             self._known.move_to_end(token)
+        # What opens waits for replicas where they are asked for; a touch never does.
+        if known or self._slots.replicated:
             checked = await self._slots.run(CHECK, claims.user, _checked, *arguments)
         if checked.word == "absent":
             new = (login_method, *self._slots.particulars(client))
-            opening = self._slots.run(CHECK, claims.user, _checked, *arguments, *new)
+            opening = self._slots.run(OPEN, claims.user, _checked, *arguments, *new)
             checked = await self._slots.indexed(claims, opening)
         if checked.word in {"touched", "opened"}:
             self._remember(token)

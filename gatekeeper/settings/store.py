@@ -43,6 +43,9 @@ class StoreSettings(SettingsGroup):
     store_timeout: Annotated[float, duration("10ms", "1m")] = _setting(
         "2s", "Bound on one store call.", alias="GATEKEEPER_SESSION_CONSISTENCY_TIMEOUT_SECONDS"
     )
+    store_replicas: Annotated[int, whole(0, 16)] = _setting(
+        "0", "How many replicas must have an opening or an end before it is answered."
+    )
     session_ttl: Annotated[float, duration("100ms", "3650d")] = _setting("24h", "Absolute life of a session.")
     idle_timeout: Annotated[float | None, or_off(duration("100ms", "3650d"))] = _setting(
         "30m", "The silence after which a session ends as idle."

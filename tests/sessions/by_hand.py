@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,9 +12,11 @@ import msgspec
 import redis
 
 from gatekeeper.models import Claims, Client, EndReason, Session
-from gatekeeper.sessions.connection import Scripts, open_client
+from gatekeeper.sessions.connection import Scripts
+from gatekeeper.sessions.lane import Lane
 from gatekeeper.sessions.sign_ins import RefreshToken, Rotation, SignedIn, SignIns, Successor
 from gatekeeper.sessions.store import SessionStore
+from gatekeeper.sessions.wire import Call, Wire
 
 CHROME = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36"
@@ -167,18 +170,25 @@ def _refresh(digest: str | None, lives: float | None) -> RefreshToken | None:
     return None if digest is None else RefreshToken(digest, None if lives is None else time.time() + lives)
 
 
+class NotingLane(Lane):
+    def __init__(self, batches: list[list[list[str]]], *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._batches = batches
+
+    def _write(self, wire: Wire, batch: list[Call]) -> None:
+        # A script that the store has not got yet goes twice: that is not what is looked at.
+        if found := [_words(call.command) for call in batch if call.command[0] != "EVAL"]:
+            self._batches.append(found)
+        super()._write(wire, batch)
+
+
 class Noting(Scripts):
     """Notes what leaves, batch by batch: each call as its words. A script's are its keys and arguments."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(open_client(url, timeout_seconds=5), timeout_seconds=5)
         self.batches: list[list[list[str]]] = []
-
-    async def _pipeline(self, calls: Sequence[Any], *, with_source: bool = False) -> list[Any]:
-        # A script that the store has not got yet goes twice: that is not what is looked at.
-        if not with_source:
-            self.batches.append([_words(call.command) for call in calls])
-        return await super()._pipeline(calls, with_source=with_source)
+        self.lane_class = partial(NotingLane, self.batches)
+        super().__init__(url, timeout_seconds=5)
 
     @property
     def firsts(self) -> list[list[str]]:

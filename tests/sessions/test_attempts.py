@@ -16,7 +16,7 @@ import pytest
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.sessions.attempts import LoginAttempts
-from gatekeeper.sessions.connection import Scripts, open_client
+from gatekeeper.sessions.connection import Scripts
 from gatekeeper.sessions.limits import Rate
 from tests.sessions.by_hand import HOUR, Hand, Noting
 
@@ -127,7 +127,7 @@ async def test_of_fifty_at_once_one_may_try_when_a_wait_is_over(
     store_url: str, attempts: LoginAttempts, let_pass: Callable[[float], None]
 ) -> None:
     # Else a wait would end with a burst: from the limit on, one at a time
-    other_scripts = Scripts(open_client(store_url, timeout_seconds=5), timeout_seconds=5)
+    other_scripts = Scripts(store_url, timeout_seconds=5)
     other = LoginAttempts(other_scripts, key_prefix="gk:", rate=RATE)
     await fail(attempts, 15)
     for _ in range(3):
@@ -425,7 +425,7 @@ async def test_an_answer_of_the_wrong_shape_is_a_fault(reply: Any) -> None:
         async def run(self, script: Any, keys: Any, arguments: Any) -> Any:
             return [keys[0] if part == b"K" else part for part in reply] if isinstance(reply, list) else reply
 
-    odd = Odd(open_client("unix:///nowhere", timeout_seconds=1), timeout_seconds=1)
+    odd = Odd("unix:///nowhere", timeout_seconds=1)
     attempts = LoginAttempts(odd, key_prefix="gk:", rate=RATE)
     for question in (attempts.wait_seconds, attempts.failed, attempts.succeeded):
         with pytest.raises(StoreUnavailable):

@@ -10,20 +10,23 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from hashlib import sha1
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from redis.exceptions import ResponseError
+from hiredis import ReplyError
 
 from gatekeeper.embedded import server_binary
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.sessions import attempts, limits, sign_ins, store
-from gatekeeper.sessions.connection import BATCH, IN_FLIGHT, Script, Scripts, load_script, open_client, unavailable
+from gatekeeper.sessions.connection import Script, Scripts, load_script
+from gatekeeper.sessions.lane import Lane
+from gatekeeper.sessions.wire import IN_FLIGHT, WAITING, Call, Wire, unavailable
 from tests.conftest import store_process, wait_for_store
 from tests.machine import need
 
@@ -40,25 +43,28 @@ COUNT = script("return redis.call('INCR', KEYS[1])")
 BROKEN = script("return redis.call('INCR')")
 
 
+class CountingLane(Lane):
+    def __init__(self, counting: Counting, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._counting = counting
+
+    def _write(self, wire: Wire, batch: list[Call]) -> None:
+        super()._write(wire, batch)
+        self._counting.batches.append(len(batch))
+        self._counting.most_in_flight = max(self._counting.most_in_flight, len(wire.pending))
+        if len(wire.pending) == IN_FLIGHT:
+            self._counting.full.set()
+
+
 class Counting(Scripts):
-    """Notes the size of every batch, and how many were on their way at once."""
+    """Notes the size of every batch, and how many calls were on their way at once."""
 
     def __init__(self, url: str, *, timeout_seconds: float = 5.0) -> None:
-        super().__init__(open_client(url, timeout_seconds=timeout_seconds), timeout_seconds=timeout_seconds)
         self.batches: list[int] = []
-        self.on_their_way = self.most_on_their_way = 0
+        self.most_in_flight = 0
         self.full = asyncio.Event()
-
-    async def _pipeline(self, calls: Sequence[Any], *, with_source: bool = False) -> list[Any]:
-        self.batches.append(len(calls))
-        self.on_their_way += 1
-        self.most_on_their_way = max(self.most_on_their_way, self.on_their_way)
-        if self.on_their_way == IN_FLIGHT:
-            self.full.set()
-        try:
-            return await super()._pipeline(calls, with_source=with_source)
-        finally:
-            self.on_their_way -= 1
+        self.lane_class = partial(CountingLane, self)
+        super().__init__(url, timeout_seconds=timeout_seconds)
 
 
 @pytest.fixture
@@ -72,7 +78,7 @@ async def scripts(store_url: str) -> AsyncIterator[Counting]:
 
 @asynccontextmanager
 async def opened(url: str, *, timeout_seconds: float = 5.0) -> AsyncIterator[Scripts]:
-    scripts = Scripts(open_client(url, timeout_seconds=timeout_seconds), timeout_seconds=timeout_seconds)
+    scripts = Scripts(url, timeout_seconds=timeout_seconds)
     try:
         yield scripts
     finally:
@@ -104,14 +110,22 @@ async def test_batches_are_bounded_and_so_is_their_number(scripts: Counting) -> 
     # P0-S14: thousands at once, and nobody is turned away
     replies = await asyncio.gather(*(scripts.run(ECHO, KEY, [number]) for number in range(3_000)))
     assert [int(reply[1]) for reply in replies] == list(range(3_000))
-    assert max(scripts.batches) == BATCH
-    assert scripts.most_on_their_way <= IN_FLIGHT
+    assert max(scripts.batches) == scripts.most_in_flight == IN_FLIGHT
     assert sum(scripts.batches) == 3_000
 
 
+async def test_more_calls_than_may_wait_are_turned_away_at_once(scripts: Counting) -> None:
+    # R4: a queue without bounds would only fail later, and take the process with it
+    answers = await asyncio.gather(
+        *(scripts.run(ECHO, KEY, [number]) for number in range(WAITING + 100)), return_exceptions=True
+    )
+    assert [isinstance(answer, StoreUnavailable) for answer in answers].count(True) == 100
+    assert await scripts.run(ECHO, KEY, ["later"]) == [KEY[0], b"later"]
+
+
 async def test_calls_of_one_turn_run_in_the_order_in_which_they_were_made(scripts: Counting) -> None:
-    replies = await asyncio.gather(*(scripts.run(PUSH, KEY, [number]) for number in range(BATCH)))
-    assert replies == list(range(1, BATCH + 1))
+    replies = await asyncio.gather(*(scripts.run(PUSH, KEY, [number]) for number in range(IN_FLIGHT)))
+    assert replies == list(range(1, IN_FLIGHT + 1))
 
 
 async def test_one_that_fails_in_a_batch_fails_alone(scripts: Counting) -> None:
@@ -126,10 +140,11 @@ async def test_one_that_fails_in_a_batch_fails_alone(scripts: Counting) -> None:
 
 
 @pytest.mark.parametrize("argument", [None, "\ud800", object()])
-async def test_an_argument_that_cannot_be_sent_leaves_nobody_waiting(scripts: Counting, argument: Any) -> None:
+async def test_an_argument_that_cannot_be_sent_is_its_callers_fault_alone(scripts: Counting, argument: Any) -> None:
     calls = (scripts.run(ECHO, KEY, [argument]), scripts.run(ECHO, KEY, ["good"]))
     answers = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 3)
-    assert [type(answer) for answer in answers] == [StoreUnavailable, StoreUnavailable]
+    assert isinstance(answers[0], StoreUnavailable)
+    assert answers[1] == [KEY[0], b"good"]
     assert await scripts.run(ECHO, KEY, ["later"]) == [KEY[0], b"later"]
 
 
@@ -171,7 +186,7 @@ def test_every_script_of_sessions_begins_with_the_law() -> None:
     of_sessions = [
         loaded for module in (store, sign_ins) for loaded in vars(module).values() if isinstance(loaded, Script)
     ]
-    assert len(of_sessions) == 13
+    assert len(of_sessions) == 14
     assert all(loaded.source.startswith(law) for loaded in of_sessions)
     sources = [loaded.source for loaded in (*of_sessions, attempts.ATTEMPTS, limits.RATE)]
     for path in folder.glob("*.lua"):
@@ -200,7 +215,7 @@ async def test_cancelling_half_of_500_callers_never_shifts_a_reply(store_url: st
                 if number % 2 == 0 and isinstance(answer, asyncio.CancelledError):
                     continue
                 assert answer == [KEY[0], f"{round_number}-{number}".encode()]
-        assert "[0 waiting, 0 batches in flight]" in repr(scripts)
+        assert "[0 waiting, 0 in flight]" in repr(scripts)
 
 
 async def test_who_left_before_the_batch_did_is_not_sent(scripts: Counting) -> None:
@@ -214,17 +229,21 @@ async def test_who_left_before_the_batch_did_is_not_sent(scripts: Counting) -> N
 
 
 async def test_whoever_still_waits_at_the_close_gets_an_error_and_nothing_runs_on(store_url: str) -> None:
-    async with relay(store_url, delay=20) as url:
+    cut = Cut()
+    async with relay(store_url, cut=cut) as url:
         scripts = Counting(url, timeout_seconds=60)
-        tasks = [asyncio.create_task(scripts.run(ECHO, KEY, [number])) for number in range(BATCH * IN_FLIGHT + 50)]
+        await scripts.run(ECHO, KEY, ["warm"])
+        cut.delay = 20
+        scripts.batches.clear()
+        tasks = [asyncio.create_task(scripts.run(ECHO, KEY, [number])) for number in range(IN_FLIGHT + 50)]
         await asyncio.wait_for(scripts.full.wait(), 5)
         begun = time.monotonic()
         await scripts.aclose()
         assert time.monotonic() - begun < 5
         answers = await asyncio.gather(*tasks, return_exceptions=True)
         assert {type(answer) for answer in answers} == {StoreUnavailable}
-        assert repr(scripts) == "<Scripts [0 waiting, 0 batches in flight]>"
-        assert len(scripts.batches) == IN_FLIGHT
+        assert repr(scripts) == "<Scripts [0 waiting, 0 in flight]>"
+        assert sum(scripts.batches) == IN_FLIGHT
 
 
 # A store that is in trouble
@@ -283,7 +302,7 @@ async def test_a_store_that_comes_back_is_used_at_once_by_the_same_client() -> N
     with store_of_its_own() as (url, process):
         path = url.removeprefix("unix://")
         async with opened(url) as scripts:
-            await asyncio.gather(*(scripts.run(ECHO, KEY, [number]) for number in range(BATCH * IN_FLIGHT)))
+            await asyncio.gather(*(scripts.run(ECHO, KEY, [number]) for number in range(IN_FLIGHT)))
             process.kill()
             process.wait()
             assert (await failure(scripts.run(ECHO, KEY, []))).kind == "connection"
@@ -293,9 +312,9 @@ async def test_a_store_that_comes_back_is_used_at_once_by_the_same_client() -> N
             )
             try:
                 wait_for_store(url)
-                calls = [scripts.run(ECHO, KEY, [number]) for number in range(BATCH * IN_FLIGHT)]
+                calls = [scripts.run(ECHO, KEY, [number]) for number in range(IN_FLIGHT)]
                 replies = await asyncio.gather(*calls)
-                assert [int(reply[1]) for reply in replies] == list(range(BATCH * IN_FLIGHT))
+                assert [int(reply[1]) for reply in replies] == list(range(IN_FLIGHT))
             finally:
                 again.kill()
                 again.wait()
@@ -306,7 +325,7 @@ async def test_a_restart_between_two_calls_is_not_seen() -> None:
     with store_of_its_own() as (url, _), redis.Redis.from_url(url) as client:
         async with opened(url) as scripts:
             for _ in range(5):
-                await asyncio.gather(*(scripts.run(ECHO, KEY, [n]) for n in range(BATCH * IN_FLIGHT)))
+                await asyncio.gather(*(scripts.run(ECHO, KEY, [n]) for n in range(IN_FLIGHT)))
                 client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
                 await asyncio.sleep(0.02)
 
@@ -350,7 +369,7 @@ async def test_what_a_store_refuses_has_a_kind_and_no_secret() -> None:
             await call()
             client.replicaof("127.0.0.1", "1")
             error = await failure(call())
-            assert (error.kind, "ReadOnly" in str(error)) == ("refused", True)
+            assert (error.kind, "READONLY" in str(error)) == ("refused", True)
             client.replicaof("NO", "ONE")
             await call()
             client.config_set("min-replicas-to-write", "1")
@@ -382,7 +401,7 @@ async def test_a_wrong_password_is_an_error_that_does_not_show_it() -> None:
 def test_a_fault_is_told_by_its_kind_alone() -> None:
     assert str(unavailable(TimeoutError("secret"))) == "the session store failed: timeout (TimeoutError)"
     assert str(unavailable(OSError("secret"))) == "the session store failed: connection (OSError)"
-    assert str(unavailable(ResponseError("NOPERM secret"))) == "the session store failed: refused (NOPERM)"
+    assert str(unavailable(ReplyError("NOPERM secret"))) == "the session store failed: refused (NOPERM)"
     assert unavailable(ValueError("secret")).kind == "protocol"
 
 
@@ -405,10 +424,10 @@ async def test_a_parameter_of_the_server_or_none(scripts: Counting, store_url: s
 
 
 async def test_its_status_line_tells_what_waits(scripts: Counting) -> None:
-    assert repr(scripts) == "<Scripts [0 waiting, 0 batches in flight]>"
+    assert repr(scripts) == "<Scripts [0 waiting, 0 in flight]>"
     tasks = [asyncio.create_task(scripts.run(ECHO, KEY, [number])) for number in range(3)]
     await asyncio.sleep(0)
-    assert repr(scripts) in {"<Scripts [3 waiting, 0 batches in flight]>", "<Scripts [0 waiting, 1 batches in flight]>"}
+    assert repr(scripts) in {"<Scripts [3 waiting, 0 in flight]>", "<Scripts [0 waiting, 3 in flight]>"}
     await asyncio.gather(*tasks)
 
 
@@ -423,7 +442,7 @@ async def test_redis_over_tcp_with_a_ca_is_asked_over_tls(tmp_path: Path) -> Non
         port = await stack.enter_async_context(tls_store(key, certificate))
         url = f"rediss://127.0.0.1:{port}"
         for ca_file, works in ((str(certificate), True), (None, False)):
-            scripts = Scripts(open_client(url, timeout_seconds=5, ca_file=ca_file), timeout_seconds=5)
+            scripts = Scripts(url, ca_file=ca_file, timeout_seconds=5)
             stack.push_async_callback(scripts.aclose)
             if works:
                 assert await scripts.run(ECHO, KEY, ["x"]) == [KEY[0], b"x"]
@@ -445,9 +464,10 @@ async def listening(
 
 
 class Cut:
-    """Once `after` is set, the next answer ends, with its connection, after so many bytes."""
+    """Once `after` is set, the next answer ends, with its connection, after so many bytes; `delay` holds all up."""
 
     after: int | None = None
+    delay = 0.0
 
 
 @asynccontextmanager
@@ -459,7 +479,7 @@ async def relay(store_url: str, *, delay: float = 0.0, cut: Cut | None = None) -
         try:
             while data := await reader.read(65_536):
                 if answers:
-                    await asyncio.sleep(delay)
+                    await asyncio.sleep(delay + (cut.delay if cut is not None else 0.0))
                     if cut is not None and cut.after is not None:
                         writer.write(data[: cut.after])
                         cut.after = None

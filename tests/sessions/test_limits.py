@@ -13,7 +13,7 @@ import redis
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.gate import Exemptions, Facts, Gate
-from gatekeeper.sessions.connection import Scripts, open_client
+from gatekeeper.sessions.connection import Scripts
 from gatekeeper.sessions.events import Actor, Event
 from gatekeeper.sessions.limits import Limiter, Rate
 from gatekeeper.sessions.slots import Slots
@@ -175,9 +175,7 @@ async def test_an_answer_about_somebody_else_is_a_fault(reply: Any) -> None:
         async def run(self, *_: Any) -> Any:
             return reply
 
-    limiter = Limiter(
-        Odd(open_client("unix:///nowhere", timeout_seconds=1), timeout_seconds=1), key_prefix="gk:", rate=SLOW
-    )
+    limiter = Limiter(Odd("unix:///nowhere", timeout_seconds=1), key_prefix="gk:", rate=SLOW)
     with pytest.raises(StoreUnavailable):
         await limiter.wait("user:74")
 

@@ -10,7 +10,7 @@ import pytest
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
-from gatekeeper.sessions.connection import Scripts, open_client
+from gatekeeper.sessions.connection import Scripts
 from gatekeeper.sessions.events import Actor, Event
 from gatekeeper.sessions.manager import Manager
 from gatekeeper.sessions.slots import Slots
@@ -143,7 +143,7 @@ async def test_what_is_idle_cannot_be_ended_any_more(
 async def test_an_end_that_the_store_did_not_acknowledge_is_no_end_and_not_counted(tmp_path: Path) -> None:
     # contract 4.8, S15
     events = Counted()
-    scripts = Scripts(open_client(f"unix://{tmp_path}/nowhere", timeout_seconds=1), timeout_seconds=1)
+    scripts = Scripts(f"unix://{tmp_path}/nowhere", timeout_seconds=1)
     manager = Manager(SessionStore(Slots(scripts, key_prefix="gk:", rules=RULES)), events)
     for call in (
         manager.sessions("74"),

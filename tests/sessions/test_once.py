@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from gatekeeper.errors import StoreUnavailable
-from gatekeeper.sessions.connection import Scripts, open_client
+from gatekeeper.sessions.connection import Scripts
 from gatekeeper.sessions.once import Once
 from tests.sessions.by_hand import HOUR, Hand
 
 
 @pytest.fixture
 async def scripts(store_url: str) -> AsyncIterator[Scripts]:
-    made = Scripts(open_client(store_url, timeout_seconds=5), timeout_seconds=5)
+    made = Scripts(store_url, timeout_seconds=5)
     yield made
     await made.aclose()
 
@@ -38,7 +38,7 @@ async def test_an_id_is_new_once(once: Once) -> None:
 
 
 async def test_of_fifty_at_once_one_is_the_first(store_url: str, once: Once, scripts: Scripts) -> None:
-    other_scripts = Scripts(open_client(store_url, timeout_seconds=5), timeout_seconds=5)
+    other_scripts = Scripts(store_url, timeout_seconds=5)
     other = Once(other_scripts, key_prefix="gk:", kind="logout", leeway_seconds=10)
     answers = await asyncio.gather(*((once, other)[number % 2].first("a", until=later()) for number in range(50)))
     assert answers.count(True) == 1
@@ -89,7 +89,7 @@ async def test_whether_it_has_happened_is_never_guessed(reply: Any) -> None:
         async def command(self, *command: Any) -> Any:
             return reply
 
-    odd = Odd(open_client("unix:///nowhere", timeout_seconds=1), timeout_seconds=1)
+    odd = Odd("unix:///nowhere", timeout_seconds=1)
     with pytest.raises(StoreUnavailable):
         await Once(odd, key_prefix="gk:", kind="logout", leeway_seconds=10).is_known("a")
 
@@ -115,14 +115,14 @@ async def test_an_answer_that_says_neither_is_a_fault(reply: Any) -> None:
         async def command(self, *command: Any) -> Any:
             return reply
 
-    odd = Odd(open_client("unix:///nowhere", timeout_seconds=1), timeout_seconds=1)
+    odd = Odd("unix:///nowhere", timeout_seconds=1)
     with pytest.raises(StoreUnavailable):
         await Once(odd, key_prefix="gk:", kind="logout", leeway_seconds=10).first("a", until=later())
 
 
 async def test_a_store_that_is_not_there_is_no_first_time() -> None:
     # Contract 4.8
-    scripts = Scripts(open_client("unix:///nowhere", timeout_seconds=1), timeout_seconds=1)
+    scripts = Scripts("unix:///nowhere", timeout_seconds=1)
     once = Once(scripts, key_prefix="gk:", kind="logout", leeway_seconds=10)
     with pytest.raises(StoreUnavailable):
         await once.first("a", until=later())

@@ -12,7 +12,7 @@ import pytest
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
-from gatekeeper.sessions.connection import Scripts, open_client
+from gatekeeper.sessions.connection import Scripts
 from gatekeeper.sessions.sign_ins import RefreshToken, Rotation, SignIns, Successor
 from gatekeeper.sessions.slots import Slots
 from gatekeeper.tokens.issuer import digest, new_refresh_token, seal, unseal
@@ -379,7 +379,7 @@ async def test_an_answer_that_comes_too_late_has_rotated_and_is_given_again(stor
             raise StoreUnavailable("the answer was lost", kind="timeout")
 
     await door.log_in("a", "1")
-    scripts = Deaf(open_client(store_url, timeout_seconds=5), timeout_seconds=5)
+    scripts = Deaf(store_url, timeout_seconds=5)
     sign_ins = SignIns(Slots(scripts, key_prefix="gk:", rules=RULES), reuse_window_seconds=10)
     with pytest.raises(StoreUnavailable):
         await sign_ins.rotate("74", "1", Successor("2", "jti", time.time() + HOUR, b"the pair"))

@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 )
 
 from gatekeeper.models import Claims, EndReason
-from gatekeeper.sessions.connection import Scripts, open_client
+from gatekeeper.sessions.connection import Scripts
 from gatekeeper.sessions.sign_ins import RefreshToken, SignedIn, SignIns, Successor
 from gatekeeper.sessions.slots import Policy, Slots
 from gatekeeper.sessions.store import SessionStore
@@ -119,7 +119,7 @@ class SignInLaw(RuleBasedStateMachine):
             policy=policy,
             adopt_unknown=adopt,
         )
-        self.scripts = Scripts(open_client(self.url, timeout_seconds=5), timeout_seconds=5)
+        self.scripts = Scripts(self.url, timeout_seconds=5)
         slots = Slots(self.scripts, key_prefix="gk:", rules=rules)
         self.store, self.sign_ins = SessionStore(slots), SignIns(slots, reuse_window_seconds=window)
 

@@ -12,7 +12,7 @@ import pytest
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
-from gatekeeper.sessions.connection import Scripts, open_client
+from gatekeeper.sessions.connection import Scripts
 from gatekeeper.sessions.sign_ins import RefreshToken, SignIns, Successor
 from gatekeeper.sessions.slots import Policy, Rules, Slots
 from gatekeeper.sessions.store import SessionStore
@@ -949,7 +949,7 @@ async def test_an_answer_about_somebody_else_is_a_fault(store_url: str) -> None:
             reply = await super().run(script, keys, arguments)
             return [b"gk:{somebody else}:sessions", *reply[1:]]
 
-    scripts = Swapped(open_client(store_url, timeout_seconds=5), timeout_seconds=5)
+    scripts = Swapped(store_url, timeout_seconds=5)
     slots = Slots(scripts, key_prefix="gk:", rules=RULES)
     for answer in await every_answer(SignIns(slots), SessionStore(slots)):
         assert isinstance(answer, StoreUnavailable)
@@ -975,9 +975,7 @@ async def test_an_answer_of_the_wrong_shape_is_a_fault(reply: Any) -> None:
         async def command(self, *command: Any) -> Any:
             return b"74"
 
-    slots = Slots(
-        Odd(open_client("unix:///nowhere", timeout_seconds=1), timeout_seconds=1), key_prefix="gk:", rules=RULES
-    )
+    slots = Slots(Odd("unix:///nowhere", timeout_seconds=1), key_prefix="gk:", rules=RULES)
     for answer in await every_answer(SignIns(slots), SessionStore(slots)):
         assert isinstance(answer, StoreUnavailable), answer
 
@@ -989,9 +987,7 @@ async def test_an_index_that_answers_no_user_is_a_fault(reply: Any) -> None:
         async def command(self, *command: Any) -> Any:
             return reply
 
-    slots = Slots(
-        Odd(open_client("unix:///nowhere", timeout_seconds=1), timeout_seconds=1), key_prefix="gk:", rules=RULES
-    )
+    slots = Slots(Odd("unix:///nowhere", timeout_seconds=1), key_prefix="gk:", rules=RULES)
     with pytest.raises(StoreUnavailable):
         await SignIns(slots).user_of("d")
     with pytest.raises(StoreUnavailable):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
-from gatekeeper.sessions.connection import Scripts, open_client
+from gatekeeper.sessions.connection import Scripts
 from gatekeeper.sessions.slots import Slots
 from gatekeeper.sessions.store import SessionStore
 from tests.conftest import RULES, MakeStore
@@ -40,7 +40,7 @@ def hash_slot(key: bytes) -> int:
 
 
 def keys_of(user: str) -> tuple[bytes, bytes, bytes]:
-    scripts = Scripts(open_client("unix:///nowhere", timeout_seconds=1), timeout_seconds=1)
+    scripts = Scripts("unix:///nowhere", timeout_seconds=1)
     return Slots(scripts, key_prefix="gk:", rules=RULES).keys(user)
 
 
@@ -311,7 +311,7 @@ async def test_an_answer_about_somebody_else_is_a_fault(store_url: str) -> None:
             reply = await super().run(script, keys, arguments)
             return [b"gk:{somebody else}:sessions", *reply[1:]]
 
-    scripts = Swapped(open_client(store_url, timeout_seconds=5), timeout_seconds=5)
+    scripts = Swapped(store_url, timeout_seconds=5)
     store = SessionStore(Slots(scripts, key_prefix="gk:", rules=RULES))
     for question in (store.check(token("a"), CLIENT), store.sessions("74"), store.log_out(token("a"), CLIENT)):
         with pytest.raises(StoreUnavailable) as caught:
@@ -332,7 +332,7 @@ async def test_an_answer_of_the_wrong_shape_is_a_fault(reply: Any) -> None:
         async def command(self, *command: Any) -> Any:
             return [b"74"]
 
-    odd = Odd(open_client("unix:///nowhere", timeout_seconds=1), timeout_seconds=1)
+    odd = Odd("unix:///nowhere", timeout_seconds=1)
     store = SessionStore(Slots(odd, key_prefix="gk:", rules=RULES))
     for question in (
         store.check(token("a"), CLIENT),

@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 )
 
 from gatekeeper.models import Claims, EndReason
-from gatekeeper.sessions.connection import Scripts, open_client
+from gatekeeper.sessions.connection import Scripts
 from gatekeeper.sessions.slots import Policy, Rules, Slots
 from gatekeeper.sessions.store import SessionStore
 from tests.conftest import RULES
@@ -92,7 +92,7 @@ class Law(RuleBasedStateMachine):
         rules: Rules = msgspec_replace(
             session_seconds=TTL, idle_seconds=idle, ended_seconds=ENDED_TTL, device_limit=limit, policy=policy
         )
-        self.scripts = Scripts(open_client(self.url, timeout_seconds=5), timeout_seconds=5)
+        self.scripts = Scripts(self.url, timeout_seconds=5)
         self.store = SessionStore(Slots(self.scripts, key_prefix="gk:", rules=rules))
 
     # What the model knows

@@ -1,0 +1,98 @@
+"""Where the store is, by its URL, and a client of redis-py for what is not a verdict."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any, Final, Literal
+
+import msgspec
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from gatekeeper.sessions.wire import Login, Server
+
+Kind = Literal["server", "sentinel", "cluster"]
+
+_CLIENT_CONNECTIONS: Final = 6
+_PORTS: Final[dict[Kind, int]] = {"server": 6379, "sentinel": 26379, "cluster": 6379}
+
+
+class Address(msgspec.Struct, frozen=True):
+    """The server, or the sentinels, or nodes of a cluster; `service` is the name that the sentinels know."""
+
+    kind: Kind
+    servers: tuple[Server, ...]
+    login: Login
+    service: str = ""
+
+    def __repr__(self) -> str:
+        return f"<Address {self.kind} {','.join(map(str, self.servers))} {self.service}>"
+
+
+def parse(url: str, *, ca_file: str | None = None) -> Address:
+    """`redis://`, `rediss://`, `unix://`, and `redis+sentinel://user:password@host:port,…/service/db` and
+    `redis+cluster://host:port,…`, both also with `rediss`. Raises `ValueError`, with no password in it."""
+    scheme, _, rest = url.partition("://")
+    first, _, kind = scheme.partition("+")
+    if kind not in ("", "sentinel", "cluster"):
+        raise ValueError("is not a URL of a store")
+    tls = ssl.create_default_context(cafile=ca_file) if first == "rediss" else None
+    if not kind:
+        parts = parse_url(url)
+        server = Server(parts.get("host", "localhost"), parts.get("port", 6379), parts.get("path", ""))
+        return Address("server", (server,), _login(parts, tls))
+    authority, _, path = rest.partition("/")
+    user, at, hosts = authority.rpartition("@")
+    parts = parse_url(f"redis://{user}{at}host/")
+    service, _, database = path.partition("/")
+    login = _login({**parts, "db": database}, tls)
+    if kind == "cluster":
+        return Address("cluster", _servers(hosts, "cluster"), login)
+    return Address(
+        "sentinel", _servers(hosts, "sentinel"), msgspec.structs.replace(login, must_be_master=True), service
+    )
+
+
+def _login(parts: Any, tls: ssl.SSLContext | None) -> Login:
+    return Login(parts.get("username"), parts.get("password"), int(parts.get("db") or 0), tls)
+
+
+def _servers(hosts: str, kind: Kind) -> tuple[Server, ...]:
+    found = [parse_url(f"redis://{host}") for host in hosts.split(",")]
+    return tuple(Server(parts.get("host", "localhost"), parts.get("port", _PORTS[kind])) for parts in found)
+
+
+def open_client(url: str, *, timeout_seconds: float, ca_file: str | None = None) -> Redis:
+    """A client of redis-py, which connects when first used: for subscriptions, and for the application.
+
+    redis-py's defaults do not suit a gate: it would retry ten times, send a script again whose reply was lost, and
+    raise at once when its pool is full. Here a call is tried once and is bounded in time. Behind sentinels it is a
+    client of the master; of a cluster it is a `RedisCluster`, whose `pubsub()` any node serves.
+    """
+    address = parse(url, ca_file=ca_file)
+    login = address.login
+    options: dict[str, Any] = {
+        "socket_timeout": timeout_seconds,
+        "socket_connect_timeout": timeout_seconds,
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,
+    }
+    if address.kind == "server":
+        if ca_file and login.tls is not None:
+            options["ssl_ca_certs"] = ca_file
+        pool = BlockingConnectionPool.from_url(
+            url, max_connections=_CLIENT_CONNECTIONS, timeout=timeout_seconds, **options
+        )
+        return Redis.from_pool(pool)
+    options |= {"username": login.user, "password": login.password}
+    if login.tls is not None:
+        options |= {"ssl": True, "ssl_ca_certs": ca_file}
+    if address.kind == "cluster":
+        nodes = [ClusterNode(server.host, server.port) for server in address.servers]
+        client: Any = RedisCluster(startup_nodes=nodes, **options)
+        return client  # type: ignore[no-any-return]  # used is what both can do alike
+    client = Sentinel([(server.host, server.port) for server in address.servers], **options)  # type: ignore[no-untyped-call]
+    return client.master_for(address.service, db=login.database)  # type: ignore[no-any-return]
