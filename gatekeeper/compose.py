@@ -25,12 +25,14 @@ from gatekeeper.provider import BackChannel, Clients, Provider
 from gatekeeper.sessions.address import open_client
 from gatekeeper.sessions.attempts import LoginAttempts
 from gatekeeper.sessions.connection import Scripts
+from gatekeeper.sessions.ends import EndsListener
 from gatekeeper.sessions.limits import Limiter, Rate
 from gatekeeper.sessions.manager import Manager
 from gatekeeper.sessions.once import Once
 from gatekeeper.sessions.sign_ins import SignIns
 from gatekeeper.sessions.slots import Rules, Slots
 from gatekeeper.sessions.store import SessionStore
+from gatekeeper.sessions.streams import OpenStreams
 from gatekeeper.settings import Settings
 from gatekeeper.sign_out import SignOut
 from gatekeeper.telemetry import AccessLog, Metrics, Mode, Telemetry
@@ -68,6 +70,7 @@ def build(
     signing = _signing_keys(settings)
     keys = _keys(settings, signing, fetch or http_fetcher())
     store = _store(settings)
+    streams = OpenStreams(store.sessions, idle_seconds=settings.idle_timeout)
     manager = Manager(store.sessions, metrics)
     sources = TokenSources(settings.effective_token_sources)
     enabled = _endpoints(settings, signing)
@@ -119,6 +122,8 @@ def build(
         language=settings.language,
         telemetry=Telemetry(metrics, access_log),
         scripts=store.scripts,
+        streams=streams,
+        ends=EndsListener(store.connect, store.slots, told=streams.ended, doubt=streams.doubt),
         keys=keys,
         embedded=store.embedded,
         connect=store.connect,

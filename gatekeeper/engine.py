@@ -22,7 +22,9 @@ from gatekeeper.paths import PathTable
 from gatekeeper.provider import BackChannel, Clients, Provider
 from gatekeeper.sessions.connection import Scripts
 from gatekeeper.sessions.device import warm_up
+from gatekeeper.sessions.ends import EndsListener
 from gatekeeper.sessions.manager import Manager
+from gatekeeper.sessions.streams import OpenStreams
 from gatekeeper.telemetry import Telemetry
 from gatekeeper.tokens.keys import Keys
 from gatekeeper.tokens.sources import TokenSources
@@ -56,6 +58,8 @@ class Engine:
         language: str,
         telemetry: Telemetry,
         scripts: Scripts,
+        streams: OpenStreams,
+        ends: EndsListener,
         keys: Keys,
         embedded: EmbeddedValkey | None,
         connect: Callable[[], Any],
@@ -82,8 +86,10 @@ class Engine:
         self.language = language
         self.telemetry = telemetry
         self.forward_authorization = forward_authorization
+        self.streams = streams
         self.started = False
         self._scripts = scripts
+        self._ends = ends
         self._keys = keys
         self._embedded = embedded
         self._connect = connect
@@ -126,7 +132,8 @@ class Engine:
             if self._embedded is not None:
                 await asyncio.to_thread(self._embedded.start)
                 self._tasks.append(asyncio.create_task(self._embedded.watch()))
-            self._tasks.append(asyncio.create_task(self._probe()))
+            for beside in (self._probe(), self._ends.listen(), self.streams.watch()):
+                self._tasks.append(asyncio.create_task(beside))
             self.started = True
 
     async def aclose(self) -> None:

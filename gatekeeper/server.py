@@ -43,6 +43,7 @@ from gatekeeper.proxy.websocket import MAX_MESSAGE_BYTES
 from gatekeeper.refusals import Refusals
 from gatekeeper.settings import ListenAddress, Settings, load
 from gatekeeper.telemetry import AccessLog
+from gatekeeper_middleware.streams import AnswerCut
 
 _log = logging.getLogger("gatekeeper")
 
@@ -168,12 +169,13 @@ def listener(app: Any, http: type[asyncio.Protocol], *, grace_seconds: float) ->
 
 
 class _NoBugOfOurs(logging.Filter):
-    """A backend that breaks off in the middle, and a request that the end of the drain cuts, are in the access log and
-    in the metrics; a WebSocket's text that is no UTF-8 ends it with 1007. None is worth a traceback."""
+    """A backend that breaks off in the middle, an answer whose session has ended, and a request that the end of the
+    drain cuts, are in the access log and in the metrics; a WebSocket's text that is no UTF-8 ends it with 1007. None is
+    worth a traceback."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        return not isinstance(error, ResponseTruncated | asyncio.CancelledError | UnicodeDecodeError)
+        return not isinstance(error, ResponseTruncated | AnswerCut | asyncio.CancelledError | UnicodeDecodeError)
 
 
 def configure_logs(settings: Settings) -> None:

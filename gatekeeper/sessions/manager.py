@@ -9,6 +9,7 @@ from __future__ import annotations
 from gatekeeper.models import Claims, Client, EndReason, Session
 from gatekeeper.sessions.events import Actor, Event, Events
 from gatekeeper.sessions.store import SessionStore
+from gatekeeper.sessions.streams import ends_itself
 
 
 class Manager:
@@ -39,6 +40,7 @@ class Manager:
     async def _end(self, user: str, session_id: int | None, reason: EndReason, actor: Actor) -> Session | None:
         if session_id is None:
             return None
+        ends_itself(user, session_id)
         ended = await self._store.end(user, session_id, reason)
         if ended is not None:
             self._events.count(Event(reason.value), actor)
@@ -47,12 +49,14 @@ class Manager:
     async def revoke_all(self, user: str, *, spare: int | None = None, by_admin: bool = False) -> int:
         """Ends every session but `spare`. How many live ones that were."""
         reason = EndReason.REVOKED_BY_ADMIN if by_admin else EndReason.REVOKED_BY_USER
+        ends_itself(user, spare=spare)
         count = await self._store.end_all(user, reason, spare=spare)
         self._events.count(Event(reason.value), "admin" if by_admin else "user", count)
         return count
 
     async def log_out(self, claims: Claims, client: Client) -> int | None:
         """Ends the session that a token names; its id. It is no fault if that was over already (None)."""
+        ends_itself(claims.user)
         ended = await self._store.log_out(claims, client)
         if ended is not None:
             self._events.count(Event.LOGGED_OUT, "user")
@@ -68,12 +72,14 @@ class Manager:
 
     async def log_out_everywhere(self, user: str) -> int:
         """Ends every session of a user, as their identity provider says. How many live ones that were."""
+        ends_itself(user)
         count = await self._store.end_all(user, EndReason.LOGGED_OUT)
         self._events.count(Event.LOGGED_OUT, "system", count)
         return count
 
     async def log_out_sid(self, user: str, sid: str, *, tokens_expire_at: float) -> int:
         """Ends every session of one sign-in at an identity provider; tokens of it that were never seen are over too."""
+        ends_itself(user)
         count = await self._store.end_sid(user, sid, tokens_expire_at=tokens_expire_at)
         self._events.count(Event.LOGGED_OUT, "system", count)
         return count

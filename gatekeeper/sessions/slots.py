@@ -28,6 +28,7 @@ Policy = Literal["evict_idle", "evict_oldest", "reject"]
 LATEST: Final = 7_258_118_400
 _USER_AGENT_CHARACTERS: Final = 512
 _TAG: Final = str.maketrans({"%": "%25", "{": "%7B", "}": "%7D"})
+_SESSIONS: Final = b"}:sessions"
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +89,19 @@ class Slots:
     def keys(self, user: str) -> tuple[bytes, bytes, bytes]:
         tag = f"{self._prefix}{{{user.translate(_TAG)}}}".encode()
         return tag + b":sessions", tag + b":index", tag + b":not_before"
+
+    def user_of(self, key: bytes) -> str | None:
+        """Whose `sessions` key this is; None for any other key."""
+        head = f"{self._prefix}{{".encode()
+        if not (key.startswith(head) and key.endswith(_SESSIONS)):
+            return None
+        tag = key[len(head) : -len(_SESSIONS)].decode(errors="replace")
+        return tag.replace("%7D", "}").replace("%7B", "{").replace("%25", "%")
+
+    @property
+    def ends_channel(self) -> str:
+        """Where the scripts announce ends (common.lua)."""
+        return f"{self._prefix}ends"
 
     def pairs_key(self, user: str) -> bytes:
         """The fourth key, of `rotate.lua` alone."""

@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 import msgspec
@@ -25,6 +26,7 @@ LOGOUT: Final = load_script("common", "upkeep", "logout", durable=True)
 CLEAN_UP: Final = load_script("common", "upkeep", "clean_up")
 END_SID: Final = load_script("common", "upkeep", "end_sid", durable=True)
 FIND: Final = load_script("common", "upkeep", "find")
+STREAMS: Final = load_script("common", "upkeep", "streams")
 ENFORCE: Final = load_script("common", "upkeep", "opening", "enforce", durable=True)
 
 Word = Literal["touched", "opened", "ended", "unknown", "full", "absent"]
@@ -43,6 +45,14 @@ class Checked(msgspec.Struct, frozen=True):
     session_id: int
     end_reason: EndReason | None
     evicted: int
+
+
+class Outlook(msgspec.Struct, frozen=True):
+    """How a session stands: over, by `end_reason`, or live for `seconds` more if nothing happens until then."""
+
+    session_id: int
+    end_reason: EndReason | None
+    seconds: float
 
 
 _ABSENT: Final = Checked("absent", 0, None, 0)
@@ -150,6 +160,16 @@ class SessionStore:
             return 0
         return await self._slots.run(ENFORCE, user, _count, *self._over, self._slots.limit, self._slots.policy)
 
+    async def outlook(self, user: str, moved: Mapping[int, float | None]) -> list[Outlook]:
+        """How sessions with open streams stand. `moved`: by id, how many seconds ago bytes moved on one of them, which
+        is activity as a request is, or None. To be asked about is none."""
+        arguments = [
+            argument
+            for session_id, ago in moved.items()
+            for argument in (session_id, -1 if ago is None else microseconds(max(ago, 0.0)))
+        ]
+        return await self._slots.run(STREAMS, user, _outlooks, *self._over, *arguments)
+
     async def end(self, user: str, session_id: int, reason: EndReason) -> Session | None:
         """Ends one session (`DEACTIVATED`: and keeps it listed as inactive). None: there is none to end."""
 
@@ -243,6 +263,13 @@ def _cleaned(reply: list[Any]) -> tuple[int, int, int]:
 def _ended_so_far(reply: list[Any]) -> tuple[int, int]:
     _, ended, seen = reply
     return int(ended), int(seen)
+
+
+def _outlooks(reply: list[Any]) -> list[Outlook]:
+    return [
+        Outlook(int(session_id), EndReason(reason.decode()) if reason else None, int(left) / 1e6)
+        for session_id, reason, left in reply[1:]
+    ]
 
 
 def _count(reply: list[Any]) -> int:

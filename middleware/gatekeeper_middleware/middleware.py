@@ -31,6 +31,7 @@ from gatekeeper.errors import (
 from gatekeeper.headers import REQUEST_ID, HeaderList
 from gatekeeper.models import Verdict
 from gatekeeper.paths import BadPath, Kind, Matched
+from gatekeeper.sessions.streams import under_way
 from gatekeeper.settings import Settings as Settings
 from gatekeeper.settings import load as load
 from gatekeeper.telemetry import Exchange
@@ -52,6 +53,7 @@ from gatekeeper_middleware.outcome import (
     refuse,
 )
 from gatekeeper_middleware.scope import ENGINE, SERVER, CurrentSession, Incoming, Scope, read, without_credentials
+from gatekeeper_middleware.streams import SESSION_ENDED, Passage
 
 Receive = Callable[[], Awaitable[Message]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -331,7 +333,10 @@ class GatekeeperMiddleware:
     ) -> None:
         """The application behind; an answer that may hold tokens is looked at before it is passed on."""
         if passed.observation is None:
-            await self._app(inner, receive if passed.body else _without_body(receive), reply)
+            if passed.session is None:
+                await self._app(inner, receive if passed.body else _without_body(receive), reply)
+            else:
+                await self._run_held(inner, receive, reply, passed.session)
             return
 
         async def answer(problem: Problem) -> None:
@@ -340,6 +345,21 @@ class GatekeeperMiddleware:
 
         watch = Watch(reply, passed.observation, engine=self._engine, exchange=exchange, answer=answer)
         await run(self._app, inner, receive, watch)
+
+    async def _run_held(self, inner: dict[str, Any], receive: Receive, reply: Reply, session: CurrentSession) -> None:
+        """The application behind, for as long as the session lasts."""
+        mounted = self._engine.telemetry.metrics.mode == "middleware"
+        # A backend behind a proxy has another connection than the client's: that goes away.
+        passage = Passage(session.session_id, receive, reply, told_code=SESSION_ENDED if mounted else 1001)
+        held = self._engine.streams.add(session.user, passage)
+        try:
+            if mounted:
+                with under_way(session.user, passage):
+                    await passage.run(self._app, inner)
+            else:
+                await passage.run(self._app, inner)
+        finally:
+            self._engine.streams.remove(held, passage)
 
 
 def _without_body(receive: Receive) -> Receive:

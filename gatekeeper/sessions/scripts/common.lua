@@ -18,7 +18,7 @@
 --   live      → live       check.lua, login.lua, refreshed.lua, rotate.lua, find.lua: the activity moves forward,
 --                          strictly, and names are added; a name that is known never moves to another session, but for what a login
 --                          answers again: a refresh token, and an `h:` reference whose session is over (of such tokens
---                          nothing tells one sign-in from the next)
+--                          nothing tells one sign-in from the next); streams.lua: the activity alone
 --   live      → ended      any script, once; `reason` and `ended_at` are final
 --   ended     → ended      nothing changes but `hidden` (0 → 1) and how long the record stays (longer)
 --   ended     → (nothing)  forget(), when the last token known of it, refresh tokens included, has expired
@@ -98,14 +98,27 @@ local function due(id, record, last_activity, idle)
   return at, reason
 end
 
--- live → ended. A record stays `ended_ttl`, and at least until its last known token has expired.
-local function finish(id, record, last_activity, at, reason, hidden, ended_ttl)
+-- Says to whoever holds open streams of the user that they are over: those of the session `whom`, or of all but one
+-- (`*<id>`). Who does not hear it finds out by asking (streams.lua), so that a store which forbids the channel to us
+-- (ACL) fails no end: hence pcall.
+local function announce(whom, reason)
+  redis.pcall('PUBLISH', string.match(sessions, '^[^{]*') .. 'ends', whom .. ' ' .. reason .. ' ' .. sessions)
+end
+
+-- live → ended, without a word. A record stays `ended_ttl`, and at least until its last known token has expired.
+local function record_end(id, record, last_activity, at, reason, hidden, ended_ttl)
   record[ENDED_AT], record[END_REASON], record[HIDDEN] = at, reason, hidden
   record[LAST_ACTIVITY] = last_activity
   save(id, record)
   local forget_at = math.max(now + ended_ttl, record[TOKEN_EXPIRES_AT], record[REFRESH_EXPIRES_AT])
   redis.call('ZADD', index, text(-forget_at), id)
   keep_until(forget_at)
+end
+
+-- live → ended, told to everybody.
+local function finish(id, record, last_activity, at, reason, hidden, ended_ttl)
+  record_end(id, record, last_activity, at, reason, hidden, ended_ttl)
+  announce(id, reason)
 end
 
 -- As finish(), for a session that is over without anybody having said so. What "end all" ended is out of every list.

@@ -26,7 +26,8 @@ end
 local newest = redis.call('ZREVRANGE', index, 0, 0, 'WITHSCORES')
 before, spared, before_reason = math.max(now, before, tonumber(newest[2] or '0')), spare, reason
 redis.call('SET', not_before, text(before) .. ' ' .. spared .. ' ' .. before_reason)
+announce('*' .. spared, reason)
 for _, row in ipairs(found) do
-  if row[1] ~= spare then finish(row[1], row[2], row[3], now, reason, reason == 'logged_out' and 0 or 1, ended_ttl) end
+  if row[1] ~= spare then record_end(row[1], row[2], row[3], now, reason, reason == 'logged_out' and 0 or 1, ended_ttl) end
 end
 return {sessions, ended}

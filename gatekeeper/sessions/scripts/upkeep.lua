@@ -15,6 +15,7 @@ local function start_anew_if_lost()
   before, spared, before_reason = math.max(now, before), '0', 'revoked_by_admin'
   redis.call('SET', not_before, text(before) .. ' 0 ' .. before_reason)
   redis.call('DEL', sessions, index)
+  announce('*0', before_reason)
 end
 
 -- A session by its id, judged and not touched: 'live' with its record and last activity; 'ended' with its record, where

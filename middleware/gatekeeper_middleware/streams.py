@@ -1,0 +1,194 @@
+"""A request whose session may end while its answer is under way, and how it is cut off then.
+
+- A WebSocket gets a close frame, 4401 with the end reason; the application behind gets `websocket.disconnect`.
+- An answer of server-sent events gets one last event, `session-ended` with the end reason as data, and its end.
+- Any other answer is left some time to end by itself: one that is short is whole. Then the application is cancelled and
+  `AnswerCut` leaves the middleware, so that the server closes the connection without the end of the message, and the
+  client can tell a part from the whole (RFC 9112 section 8). An answer that has not begun is waited for: it may be that
+  of the request whose own doing ended the session, however far that went round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from gatekeeper.headers import get
+from gatekeeper.models import EndReason
+from gatekeeper_middleware.denial import Message, Reply, Send
+
+Receive = Callable[[], Awaitable[Message]]
+ASGIApp = Callable[[Any, Receive, Send], Awaitable[None]]
+
+SESSION_ENDED: Final = 4401
+"""The close code of a WebSocket whose session has ended; the reason is the end reason."""
+
+# Until another answer than one of events is cut. An end is to be everywhere within a second.
+_LEFT_SECONDS: Final = 0.3
+# How long a client that reads slowly may hold up its own last word.
+_LAST_WORD_SECONDS: Final = 1.0
+# How long an application has to leave a WebSocket by itself: longer than its own closing handshake may take.
+_LEAVING_SECONDS: Final = 6.0
+_WITHOUT_BODY: Final = frozenset({"GET", "HEAD"})
+_clock = time.monotonic
+
+
+class AnswerCut(Exception):
+    """The session of an answer under way has ended; the rest of it is not sent."""
+
+
+class ClientCutOff(OSError):
+    """Raised by `send` once the client has been cut off: to ASGI, the client is gone."""
+
+
+class Passage:
+    """One admitted request on its way through the application behind: a `Stream` of `sessions/streams.py`.
+
+    `told_code` is the code with which, as a WebSocket's application is told, its client has closed.
+    """
+
+    def __init__(self, session_id: int, receive: Receive, reply: Reply, *, told_code: int) -> None:
+        self.session_id = session_id
+        self.moved_at = _clock()
+        self.ends_itself = False
+        self.reason: EndReason | None = None
+        self._receive = receive
+        self._reply = reply
+        self._told_code = told_code
+        self._task: asyncio.Task[Any] | None = None
+        self._websocket = False
+        self._head: Message | None = None
+        self._complete = False
+        # From here on nothing of the application's reaches the client.
+        self._cut = False
+        self._cancelled = False
+        self._receiver: asyncio.Task[Any] | None = None
+        self._last_word: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def run(self, app: ASGIApp, scope: Any) -> None:
+        """The application, until it ends or is cut off. Raises `AnswerCut` where an answer must not seem whole."""
+        task = asyncio.current_task()
+        assert task is not None, "coroutines run in tasks"  # noqa: S101
+        cancellations = task.cancelling()
+        self._task, self._websocket = task, scope["type"] == "websocket"
+        counted = self._websocket or scope["method"] not in _WITHOUT_BODY
+        try:
+            await app(scope, self.receive if counted else self._receive, self.send)
+        except asyncio.CancelledError:
+            if not self._cancelled or task.cancelling() > cancellations + 1:
+                raise
+        except Exception as error:
+            if not isinstance(error, ClientCutOff) and not isinstance(error.__context__, ClientCutOff):
+                raise
+        finally:
+            self._task = None
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._cancelled:
+                task.uncancel()
+        if self._last_word is not None:
+            await self._last_word
+        if self._cut and not (self._websocket or self._complete):
+            raise AnswerCut(f"the session has ended: {self.reason}")
+
+    def end(self, reason: EndReason) -> None:
+        """The session is over. To be called in the loop that runs the request; more than once does no harm."""
+        if self.reason is not None or self._task is None:
+            return
+        self.reason = reason
+        if self._websocket:
+            if self._head is None:
+                self._cut_websocket(reason)
+        elif self._head is not None:
+            self._cut_answer()
+
+    async def send(self, message: Message) -> None:
+        """The application's."""
+        if self._cut:
+            raise ClientCutOff("the session of the client has ended")
+        self.moved_at = _clock()
+        await self._reply(message)
+        kind = message["type"]
+        if kind == "http.response.body":
+            self._complete = not message.get("more_body", False)
+        elif kind == "http.response.start":
+            self._head = message
+            if self.reason is not None:
+                self._cut_answer()
+        elif kind == "websocket.http.response.start":
+            # An answer, and no WebSocket.
+            self._head = message
+
+    async def receive(self) -> Message:
+        """The application's, where what the client sends is looked at."""
+        if self._cut and self._websocket:
+            return self._disconnect()
+        self._receiver = task = asyncio.current_task()
+        assert task is not None, "coroutines run in tasks"  # noqa: S101
+        cancellations = task.cancelling()
+        try:
+            message = await self._receive()
+        except asyncio.CancelledError:
+            # Called off by _cut_websocket(), and by nobody else?
+            if not self._cut or not self._websocket or task.cancelling() != cancellations + 1:
+                raise
+            task.uncancel()
+            return self._disconnect()
+        finally:
+            self._receiver = None
+        self.moved_at = _clock()
+        return message
+
+    def _disconnect(self) -> Message:
+        return {"type": "websocket.disconnect", "code": self._told_code, "reason": str(self.reason)}
+
+    def _cut_websocket(self, reason: EndReason) -> None:
+        self._cut = True
+        self._say({"type": "websocket.close", "code": SESSION_ENDED, "reason": reason.value})
+        if self._receiver is not None:
+            self._receiver.cancel()
+        self._timer = asyncio.get_running_loop().call_later(_LEAVING_SECONDS, self._cancel)
+
+    def _cut_answer(self) -> None:
+        if self._complete:
+            return
+        assert self._head is not None  # noqa: S101 - nothing is cut before it has begun
+        if not _is_of_events(self._head):
+            self._timer = asyncio.get_running_loop().call_later(_LEFT_SECONDS, self._cut_off)
+            return
+        # A blank line first: it ends whatever event was under way (WHATWG HTML section 9.2.6).
+        event = f"\n\nevent: session-ended\ndata: {self.reason}\n\n".encode()
+        self._say({"type": "http.response.body", "body": event, "more_body": False})
+        self._cut_off()
+
+    def _cut_off(self) -> None:
+        if not self._complete:
+            self._cut = True
+            self._cancel()
+
+    def _cancel(self) -> None:
+        if self._task is not None and not self._cancelled:
+            self._cancelled = True
+            self._task.cancel()
+
+    def _say(self, message: Message) -> None:
+        async def say() -> None:
+            # Whoever has left, or does not read, needs none.
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(_LAST_WORD_SECONDS):
+                    await self._reply(message)
+                self._complete = True
+
+        self._last_word = asyncio.create_task(say())
+
+
+def _is_of_events(start: Message) -> bool:
+    """Whether to this answer an event, and its end, can be added."""
+    headers = [(name.lower(), value) for name, value in start.get("headers", ())]
+    kind = (get(headers, b"content-type") or b"").partition(b";")[0].strip().lower()
+    encoding = (get(headers, b"content-encoding") or b"identity").strip().lower()
+    return kind == b"text/event-stream" and encoding == b"identity" and get(headers, b"content-length") is None
