@@ -20,8 +20,8 @@ import msgspec
 from redis.exceptions import RedisError
 
 from gatekeeper.models import EndReason
-from gatekeeper.sessions.connection import unavailable
 from gatekeeper.sessions.slots import Slots
+from gatekeeper.sessions.wire import unavailable
 
 _log = logging.getLogger("gatekeeper")
 

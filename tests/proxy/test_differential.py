@@ -128,7 +128,11 @@ def post(*lines: bytes, body: bytes = b"") -> bytes:
 def mutations() -> list[bytes]:
     """`Transfer-Encoding: chunked` beside a `Content-Length`, written as some parser or other would take for it: a byte
     put in at every place that matters (defparam/smuggler's lists)."""
-    places: tuple[bytes, ...] = (b"%bTransfer-Encoding: chunked", b"Transfer-Encoding%b: chunked", b"Transfer-Encoding:%bchunked")
+    places: tuple[bytes, ...] = (
+        b"%bTransfer-Encoding: chunked",
+        b"Transfer-Encoding%b: chunked",
+        b"Transfer-Encoding:%bchunked",
+    )
     places += (b"Transfer-Encoding: chunked%b", b"Transfer%bEncoding: chunked", b"X: y\r%bTransfer-Encoding: chunked")
     bytes_in = [bytes((value,)) for value in (*range(0x21), 0x22, 0x27, 0x2C, 0x2E, 0x3B, 0x5F, 0x7F, 0x80, 0xA0, 0xFF)]
     found = [place.replace(b"%b", each) for place in places for each in bytes_in]

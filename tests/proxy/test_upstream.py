@@ -21,7 +21,6 @@ from gatekeeper.errors import Reason, UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.headers import HeaderList
 from gatekeeper.proxy.duplex import final_answer_begun
 from gatekeeper.proxy.outgoing import RequestNotForwardable
-from gatekeeper.proxy.over_httpx import HttpxUpstream
 from gatekeeper.proxy.upstream import Upstream, UpstreamRequest
 from tests.proxy.chain import Chosen, Transport
 from tests.servers import OK, RawConnection, RawRequest, RecordingBackend

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Iterator
@@ -10,11 +9,10 @@ from contextlib import AsyncExitStack, ExitStack
 
 import pytest
 
-from tests.conftest import store_process
 from tests.proxy.sockets import TEXT, Closed
 from tests.servers import afetch
-from tests.system.sidecar import Backend, Sidecar, Store, World, bearer, eventually, sidecar, someone, token
-from tests.system.streaming import Ended, Streams, requested, websocket
+from tests.system.sidecar import Backend, Sidecar, Store, bearer, eventually, sidecar, someone, token
+from tests.system.streaming import Streams, requested, websocket
 
 LAST_EVENT = b"\n\nevent: session-ended\ndata: %s\n\n"
 
