@@ -6,6 +6,7 @@ It costs thirty times what the native transport costs. It passes no trailers and
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -14,7 +15,7 @@ import h11
 import httpcore
 
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
-from gatekeeper.headers import HeaderList, get
+from gatekeeper.headers import HeaderList, get, is_token
 from gatekeeper.proxy.connect import Connector, Line
 from gatekeeper.proxy.duplex import DuplexBackend, Exchange, current_exchange
 from gatekeeper.proxy.outgoing import RequestNotForwardable
@@ -22,6 +23,7 @@ from gatekeeper.proxy.pool import IDLE_SECONDS, MAX_IDLE
 from gatekeeper.proxy.upstream import RequestBody, UpstreamRequest, UpstreamResponse
 
 _RETRIED_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class HttpxUpstream:
@@ -101,6 +103,10 @@ class HttpxUpstream:
                     # 101 was not asked for, and beyond 599 there are no statuses (RFC 9110 section 15).
                     await response.aclose()
                     raise httpcore.RemoteProtocolError(f"an answer with status {response.status}")
+                if any(_CONTROL.search(value) or not is_token(name) for name, value in response.headers):
+                    # Not every parser looks, and a client's may split the answer there.
+                    await response.aclose()
+                    raise httpcore.RemoteProtocolError("a control byte in a header")
         finally:
             current_exchange.reset(token)
         return _HttpxResponse(response, exchange)

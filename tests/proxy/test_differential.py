@@ -17,7 +17,8 @@ import pytest
 from gatekeeper.client_address import TrustedProxies
 from gatekeeper.proxy.http import Proxy
 from gatekeeper.proxy.native import NativeUpstream
-from tests.servers import raw_client, serve_asgi
+from tests.proxy.chain import chain
+from tests.servers import RawConnection, RawRequest, raw_client, serve_asgi
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
 CHUNKED = b"Transfer-Encoding: chunked"
@@ -116,9 +117,11 @@ def backend_of(kind: str) -> Iterator[Counting]:
 
 @pytest.fixture(scope="module", params=["h11", "httptools", "node"])
 def chained(request: pytest.FixtureRequest) -> Iterator[tuple[str, Counting]]:
-    with backend_of(request.param) as backend:
-        with serve_asgi(Proxy(NativeUpstream(backend.url), trusted_proxies=TrustedProxies([]))) as url:
-            yield url, backend
+    with (
+        backend_of(request.param) as backend,
+        serve_asgi(Proxy(NativeUpstream(backend.url), trusted_proxies=TrustedProxies([]))) as url,
+    ):
+        yield url, backend
 
 
 def post(*lines: bytes, body: bytes = b"") -> bytes:
@@ -128,12 +131,10 @@ def post(*lines: bytes, body: bytes = b"") -> bytes:
 def mutations() -> list[bytes]:
     """`Transfer-Encoding: chunked` beside a `Content-Length`, written as some parser or other would take for it: a byte
     put in at every place that matters (defparam/smuggler's lists)."""
-    places: tuple[bytes, ...] = (
-        b"%bTransfer-Encoding: chunked",
-        b"Transfer-Encoding%b: chunked",
-        b"Transfer-Encoding:%bchunked",
-    )
-    places += (b"Transfer-Encoding: chunked%b", b"Transfer%bEncoding: chunked", b"X: y\r%bTransfer-Encoding: chunked")
+    places = [
+        *(b"%bTransfer-Encoding: chunked", b"Transfer-Encoding%b: chunked", b"Transfer-Encoding:%bchunked"),
+        *(b"Transfer-Encoding: chunked%b", b"Transfer%bEncoding: chunked", b"X: y\r%bTransfer-Encoding: chunked"),
+    ]
     bytes_in = [bytes((value,)) for value in (*range(0x21), 0x22, 0x27, 0x2C, 0x2E, 0x3B, 0x5F, 0x7F, 0x80, 0xA0, 0xFF)]
     found = [place.replace(b"%b", each) for place in places for each in bytes_in]
     found += [
@@ -207,6 +208,40 @@ async def test_no_way_to_write_a_transfer_coding_splits_a_request(chained: tuple
     await _settled(backend, before + passed)
     assert "/smuggled" not in backend.targets()
     assert len(backend.targets()) == before + passed
+
+
+EVIL = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+ANSWERS = [
+    b"200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + EVIL,
+    b"200 OK\r\nContent-Length: 2\r\nContent-Length: 60\r\n\r\nok" + EVIL,
+    b"200 OK\r\nContent-Length: -2\r\n\r\nok" + EVIL,
+    b"101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n" + EVIL,
+    b"204 No Content\r\nContent-Length: 60\r\n\r\n" + EVIL,
+    b"304 Not Modified\r\nContent-Length: 60\r\n\r\n" + EVIL,
+    b"200 OK\r\nContent-Length: 2\r\n\r\nok" + EVIL,
+]
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+async def test_no_answer_of_a_backend_is_taken_for_two(answer: bytes) -> None:
+    # F21, F22
+    async def badly(connection: RawConnection, request: RawRequest) -> None:
+        await connection.write(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood" if b"/next" in request.head else told
+        )
+
+    told = b"HTTP/1.1 " + answer
+    async with chain(badly) as made, raw_client(made.url) as client:
+        for method in (b"HEAD", b"GET"):
+            await client.send(method + b" /first HTTP/1.1\r\nHost: a\r\n\r\nGET /next HTTP/1.1\r\nHost: a\r\n\r\n")
+            seen = b""
+            with suppress(TimeoutError):
+                while not seen.endswith(b"good") and (part := await asyncio.wait_for(client.reader.read(65536), 5)):
+                    seen += part
+            assert b"evil" not in seen
+            if not seen.endswith(b"good"):
+                # Broken off: there was an answer in the middle.
+                break
 
 
 async def _settled(backend: Counting, count: int) -> None:

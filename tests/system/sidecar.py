@@ -84,8 +84,8 @@ async def hello(connection: RawConnection, request: RawRequest) -> None:
 class Backend:
     """A `RecordingBackend` in a thread with a loop of its own, to live longer than one test."""
 
-    def __init__(self, answer: bytes | Script = hello, *, path: Path | None = None) -> None:
-        self._backend = RecordingBackend(answer, path=path)
+    def __init__(self, answer: bytes | Script = hello, *, path: Path | None = None, read_bodies: bool = True) -> None:
+        self._backend = RecordingBackend(answer, path=path, read_bodies=read_bodies)
         self._up = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._live()), daemon=True)
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
-from tests.servers import fetch
-from tests.system.sidecar import Backend, Store, bearer, embedded_pid, eventually, sidecar, someone, token
+from tests.servers import RawConnection, RawRequest, fetch
+from tests.system.sidecar import Backend, Sidecar, Store, bearer, embedded_pid, eventually, sidecar, someone, token
 from tests.system.slow import SlowBackend, refuses_connections, slow_request
 
 
@@ -46,12 +48,80 @@ def test_what_takes_longer_than_the_grace_is_cut(store: Store) -> None:  # P0-S1
     with SlowBackend() as backend, sidecar(backend.url, redis_url=store.url, shutdown_grace="300ms") as gate:
         with slow_request(backend, gate) as under_way:
             gate.terminate()
-            gate.exit_code(seconds=10)
+            assert gate.exit_code(seconds=10) == 0
             answer = under_way.result(10)
             assert answer.status == 504
             assert json.loads(answer.body)["code"] == "upstream_timeout"
         line = gate.access_of(answer.get_all("x-request-id")[0])
         assert (line["status"], line["decision"], line["reason"]) == (504, "error", "upstream_timeout")
+
+
+EVENT = b"data: 1\n\n"
+
+
+async def _never_ending(connection: RawConnection, request: RawRequest) -> None:
+    """Events under `/events`, a download elsewhere: both begin, and go on until somebody leaves."""
+    kind = b"text/event-stream" if request.target == b"/events" else b"application/octet-stream"
+    await connection.write(
+        b"HTTP/1.1 200 OK\r\nContent-Type: " + kind + b"\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n" + EVENT + b"\r\n"
+    )
+    await connection.gone()
+
+
+def test_streams_end_politely_at_the_end_of_the_grace(store: Store) -> None:  # P0-S17
+    with ExitStack() as stack:
+        backend = stack.enter_context(Backend(_never_ending, read_bodies=False))
+        gate = stack.enter_context(sidecar(backend.url, redis_url=store.url, shutdown_grace="700ms"))
+        authorization = ": ".join(bearer(token(someone())))
+        head = f"HTTP/1.1\r\nHost: a\r\n{authorization}\r\n"
+        asked = {
+            "events": f"GET /events {head}\r\n",
+            "download": f"GET /download {head}\r\n",
+            "upload": f"POST /upload {head}Content-Length: 100\r\n\r\nabc",
+            "idle": f"GET /_gatekeeper/openapi.json {head}\r\n",
+            "half": "GET /half HTTP/1.1\r\n",
+            "fresh": "",
+        }
+        streams = {}
+        for name, data in asked.items():
+            streams[name] = stack.enter_context(socket.create_connection(_where(gate), timeout=10))
+            streams[name].sendall(data.encode())
+        begun = {name: _until(streams[name], EVENT) for name in ("events", "download", "upload")}
+        _until(streams["idle"], b'"openapi"')
+        gate.terminate()
+        # Who has nothing under way is let go at once, without an answer.
+        for name in ("half", "fresh"):
+            assert streams[name].recv(1) == b""
+        while streams["idle"].recv(65536):
+            pass
+        assert gate.process.poll() is None
+        # Events have an end whenever they end; a part of a download must not be taken for the whole.
+        assert _rest(streams["events"]).endswith(b"0\r\n\r\n")
+        for name in ("download", "upload"):
+            assert not (begun[name] + _rest(streams[name])).endswith(b"0\r\n\r\n")
+        assert gate.exit_code(seconds=10) == 0
+
+
+def _where(gate: Sidecar) -> tuple[str, int]:
+    parts = urlsplit(gate.url)
+    return str(parts.hostname), int(parts.port or 0)
+
+
+def _until(connection: socket.socket, end: bytes) -> bytes:
+    found = b""
+    while end not in found:
+        part = connection.recv(65536)
+        assert part, found
+        found += part
+    return found
+
+
+def _rest(connection: socket.socket) -> bytes:
+    found = b""
+    with suppress(ConnectionResetError):
+        while part := connection.recv(65536):
+            found += part
+    return found
 
 
 def test_a_second_sigterm_ends_at_once(store: Store) -> None:
