@@ -42,9 +42,10 @@ class BadAnswer(Exception):
 
 class Head:
     """The head of an answer. `headers` are as they came, names in lower-case; `reason` may be empty; `length` is what
-    `Content-Length` says, None without one; `keeps_alive` tells whether the connection may go on."""
+    `Content-Length` says, None without one; `options` are those of `Connection`, in lower-case; `keeps_alive` tells
+    whether the connection may go on."""
 
-    __slots__ = ("headers", "is_chunked", "keeps_alive", "length", "reason", "status")
+    __slots__ = ("headers", "is_chunked", "keeps_alive", "length", "options", "reason", "status")
 
     def __init__(self, status: int, reason: bytes, headers: HeaderList, *, is_http_1_0: bool) -> None:
         self.status = status
@@ -52,6 +53,7 @@ class Head:
         self.headers = headers
         self.length: int | None = None
         self.is_chunked = False
+        self.options: frozenset[bytes] = frozenset()
         self.keeps_alive = not is_http_1_0
 
     def __repr__(self) -> str:
@@ -90,6 +92,8 @@ def parse_head(block: bytes) -> Head:
             _frame(head, *pair)
     if len(headers) > MAX_FIELDS:
         raise BadAnswer("too many header fields")
+    if b"close" in head.options:
+        head.keeps_alive = False
     if head.is_chunked and (head.length is not None or minor == b"0"):
         raise BadAnswer("Transfer-Encoding beside Content-Length, or in HTTP/1.0")
     return head
@@ -97,11 +101,8 @@ def parse_head(block: bytes) -> Head:
 
 def _frame(head: Head, name: bytes, value: bytes) -> None:
     if name == b"connection":
-        for option in value.lower().split(b","):
-            if option.strip(b" \t") == b"close":
-                head.keeps_alive = False
-            elif option.strip(b" \t") == b"keep-alive" and b"close" not in value.lower():
-                head.keeps_alive = True
+        head.options |= {option.strip(b" \t") for option in value.lower().split(b",")}
+        head.keeps_alive |= b"keep-alive" in head.options
     elif name == b"content-length":
         if head.length is not None or not _LENGTH.fullmatch(value):
             raise BadAnswer("a bad or repeated Content-Length")
@@ -170,9 +171,9 @@ class AnswerParser:
     def _read_head(self, data: bytes, at: int) -> int:
         end = data.find(b"\r\n\r\n", at)
         if end < 0:
-            if len(data) - at > MAX_HEAD_BYTES or not _HEAD_START.startswith(data[at : at + len(_HEAD_START)]):
-                raise BadAnswer("a head that is too long, or none")
-            return -1
+            if not _HEAD_START.startswith(data[at : at + len(_HEAD_START)]):
+                raise BadAnswer("no HTTP")
+            return _more(data, at, MAX_HEAD_BYTES + 1)
         end += 4
         if end - at > MAX_HEAD_BYTES:
             raise BadAnswer("a head that is too long")
@@ -212,9 +213,7 @@ class AnswerParser:
     def _read_size(self, data: bytes, at: int) -> int:
         end = data.find(b"\r\n", at, at + _MAX_SIZE_LINE_BYTES)
         if end < 0:
-            if len(data) - at >= _MAX_SIZE_LINE_BYTES:
-                raise BadAnswer("a chunk size that is too long")
-            return -1
+            return _more(data, at, _MAX_SIZE_LINE_BYTES)
         match = _SIZE.fullmatch(data, at, end)
         if match is None:
             raise BadAnswer("a bad chunk size")
@@ -241,9 +240,7 @@ class AnswerParser:
             return self._finish(data, at + 2, [])
         end = data.find(b"\r\n\r\n", at)
         if end < 0:
-            if len(data) - at > MAX_HEAD_BYTES:
-                raise BadAnswer("trailers that are too long")
-            return -1
+            return _more(data, at, MAX_HEAD_BYTES + 1)
         end += 4
         match = _TRAILERS.fullmatch(data, at, end)
         if match is None or end - at > MAX_HEAD_BYTES:
@@ -277,3 +274,13 @@ class AnswerParser:
         parts.clear()
         if self._state is not None:
             self._reader.on_data(data)
+
+
+def _more(data: bytes, at: int, end_bytes: int) -> int:
+    """What begins at `at` is not complete: more is to come, unless that cannot make it good."""
+    if len(data) - at >= end_bytes:
+        raise BadAnswer("a head, trailers or a chunk size too long")
+    if data.count(b"\n", at) != data.count(b"\r\n", at):
+        # Who ends lines so would wait for us, and we for the end of the head.
+        raise BadAnswer("a bare LF")
+    return -1

@@ -22,6 +22,7 @@ DEFAULT_VALUES: dict[str, Any] = {
     "upstream_url": None,
     "upstream_connect_timeout": 5.0,
     "upstream_timeout": 60.0,
+    "upstream_transport": "native",
     "upstream_ca_file": None,
     "listen": ListenAddress(host="127.0.0.1", port=8000),
     "ops_listen": ListenAddress(host="127.0.0.1", port=9090),
