@@ -161,7 +161,7 @@ async def test_what_no_script_says_is_not_heard(door: Door, heard: Heard, hand: 
 
 async def test_a_lost_connection_is_made_again_and_said(door: Door, heard: Heard, hand: Hand) -> None:  # R22
     for times in (2, 3):
-        hand.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        hand.redis.client_kill_filter(_type="pubsub")
         await heard.begun(times)
     session = (await door.log_in("a")).session_id
     assert await heard.of(door.store.end("74", session, EndReason.DEACTIVATED)) == {(session, 0, "deactivated")}
@@ -191,8 +191,9 @@ async def test_a_connection_that_says_nothing_is_given_up(store_url: str, door: 
 
 
 async def test_an_end_is_one_where_the_store_forbids_to_publish(store_url: str, hand: Hand) -> None:
-    hand.redis.execute_command("ACL", "SETUSER", "mute", "on", ">pw", "~gk:*", "+@all", "resetchannels")
-    client = open_client(store_url.replace("unix://", "unix://mute:pw@"), timeout_seconds=5)
+    command: Any = hand.redis.execute_command
+    command("ACL", "SETUSER", "mute", "on", ">pw", "~gk:*", "+@all", "resetchannels")
+    client: Any = open_client(store_url.replace("unix://", "unix://mute:pw@"), timeout_seconds=5)
     scripts = Scripts(client, timeout_seconds=5)
     store = SessionStore(Slots(scripts, key_prefix="gk:", rules=RULES))
     opened = await store.check(token("a"), CLIENT)
@@ -201,7 +202,7 @@ async def test_an_end_is_one_where_the_store_forbids_to_publish(store_url: str, 
     assert await store.end("74", opened.session_id, EndReason.DEACTIVATED) is not None
     assert (await store.check(token("a"), CLIENT)).end_reason is EndReason.DEACTIVATED
     await scripts.aclose()
-    hand.redis.execute_command("ACL", "DELUSER", "mute")
+    command("ACL", "DELUSER", "mute")
 
 
 # Asked about

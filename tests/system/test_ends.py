@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack
+from typing import Any
 
 import pytest
 
@@ -88,7 +89,8 @@ async def test_one_delete_ends_50_websockets_and_50_event_streams_at_two_sidecar
             assert found.whole
             assert found.body.endswith(LAST_EVENT % b"revoked_by_user")
             assert found.at - ended_at < 1
-        assert all(stream.is_open for stream in (*others[0], *others[1]))
+        assert all(talk.is_open for talk in others[0])
+        assert all(stream.is_open for stream in others[1])
         for talk in others[0]:
             await talk.peer.put(TEXT, b"still here")
     # The backend is told that its client has gone, and why.
@@ -222,7 +224,8 @@ async def test_a_stream_without_a_session_is_nobodys_to_cut(store: Store, stream
 
 async def test_an_announcement_that_is_lost_is_made_good(store: Store, streaming: Backend) -> None:  # R22
     """The store lets this sidecar hear nothing at all: what is left is to ask."""
-    store.client.execute_command("ACL", "SETUSER", "deaf", "on", ">pw", "~*", "+@all", "-subscribe", "&*")
+    command: Any = store.client.execute_command
+    command("ACL", "SETUSER", "deaf", "on", ">pw", "~*", "+@all", "-subscribe", "&*")
     deaf = store.url.replace("unix://", "unix://deaf:pw@")
     with sidecar(streaming.url, redis_url=deaf) as gate:
         bearing, other = token(someone()), token(someone())
@@ -242,7 +245,7 @@ async def test_an_announcement_that_is_lost_is_made_good(store: Store, streaming
             assert not (await download.end()).whole
             assert untouched.is_open
         assert any("not heard of at once" in line["event"] for line in gate.log)
-    store.client.execute_command("ACL", "DELUSER", "deaf")
+    command("ACL", "DELUSER", "deaf")
 
 
 async def test_a_subscription_that_is_killed_is_made_again_and_nothing_is_missed(
@@ -252,7 +255,7 @@ async def test_a_subscription_that_is_killed_is_made_again_and_nothing_is_missed
         bearing = token(someone())
         session = await session_of(gates[0].url, bearing)
         async with websocket(gates[0].url, bearing) as talk, websocket(gates[1].url, bearing) as other:
-            store.client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+            store.client.client_kill_filter(_type="pubsub")
             await delete(gates[1].url, f"/sessions/{session}", bearing)
             ended_at = time.monotonic()
             for each in (talk, other):
@@ -339,7 +342,7 @@ async def test_a_back_channel_logout_cuts(store: Store, streaming: Backend) -> N
     with sidecar(streaming.url, redis_url=store.url, backchannel_issuer=issuer, jwt_audience="app") as gate:
         user, sid, now = someone(), uuid.uuid4().hex, int(time.time())
         bearing = token(user, sid=sid, aud="app")
-        events = {"http://schemas.openid.net/event/backchannel-logout": {}}
+        events: dict[str, Any] = {"http://schemas.openid.net/event/backchannel-logout": {}}
         claims = {"iss": issuer, "aud": "app", "iat": now, "exp": now + 120, "jti": uuid.uuid4().hex, "events": events}
         word = forge.hs({"alg": "HS256", "typ": "logout+jwt"}, claims | {"sub": user, "sid": sid})
         async with websocket(gate.url, bearing) as talk, requested(gate.url, "/events", bearing) as stream:
@@ -364,6 +367,8 @@ async def test_it_is_the_same_on_redis(streaming: Backend) -> None:
 async def test_every_worker_hears_of_an_end(store: Store, streaming: Backend) -> None:
     with sidecar(streaming.url, redis_url=store.url, workers="2") as gate:
         bearing = token(someone())
+        # Until the first of them is up.
+        assert (await afetch(gate.url, "GET", "/", [bearer(bearing)])).status == 200
         async with AsyncExitStack() as stack:
             talks = [await stack.enter_async_context(websocket(gate.url, bearing)) for _ in range(8)]
             await delete(gate.url, "/sessions/logout", bearing)
