@@ -145,25 +145,26 @@ class Scripts:
             if code == "READONLY":
                 lane.retire()
             self._route.look_soon()
-            self._later(call, unavailable(error))
-        elif (told := call.fail(error)) is not None:
-            self._told(told)
+            self._later(lane, call, unavailable(error))
+        else:
+            lane.fail([call], error)
 
-    def _later(self, call: Call, fault: StoreUnavailable) -> None:
+    def _later(self, lane: Lane, call: Call, fault: StoreUnavailable) -> None:
         call.fault = fault
         call.attempts += 1
         pause = min(_FIRST_PAUSE_SECONDS * 2.0 ** min(call.attempts - 1, 8), _PAUSE_SECONDS)
         loop = call.reply.get_loop()
         if loop.time() + pause < call.deadline:
-            self._paused[call] = loop.call_later(pause, self._resubmit, call)
-        elif (told := call.fail(fault)) is not None:
-            self._told(told)
+            self._paused[call] = loop.call_later(pause, self._resubmit, lane, call)
+        else:
+            lane.fail([call], fault)
 
-    def _resubmit(self, call: Call) -> None:
+    def _resubmit(self, lane: Lane, call: Call) -> None:
         self._paused.pop(call, None)
         if not call.reply.done():
             call.asking = False
-            self._route.lane(call.key, durable=call.durable).again(call)
+            # What has no key was for that server.
+            (self._route.lane(call.key, durable=call.durable) if call.key else lane).again(call)
 
     # What is asked of the servers themselves
 
@@ -173,7 +174,7 @@ class Scripts:
             self.guard.before()
         deadline = loop.time() + self._timeout_seconds
         calls: list[Call] = []
-        for lane in await self._route.masters(deadline):
+        for lane in await self._route.masters():
             call = Call(command, loop.create_future(), deadline)
             lane.submit(call)
             calls.append(call)

@@ -59,12 +59,16 @@ class Lane:
         return len(self._waiting) + len(self._again)
 
     @property
+    def is_idle(self) -> bool:
+        return self._wire is None and self._connecting is None and not self.waiting
+
+    @property
     def in_flight(self) -> int:
         return len(self._wire.pending) if self._wire is not None else 0
 
     def submit(self, call: Call) -> None:
         if len(self._waiting) >= WAITING:
-            self._fail([call], StoreUnavailable("too many calls wait for the session store", kind="timeout"))
+            self.fail([call], StoreUnavailable("too many calls wait for the session store", kind="timeout"))
             return
         self._waiting.append(call)
         if not self._woken:
@@ -79,7 +83,8 @@ class Lane:
     def _wake(self, call: Call) -> None:
         self._woken = True
         loop = call.reply.get_loop()
-        loop.call_soon(self._flush)
+        # A turn later: who asks two things at once does so by `asyncio.gather`, whose tasks begin one turn later.
+        loop.call_soon(loop.call_soon, self._flush)
         if self._sweeper is None:
             self._sweeper = loop.call_later(sweep_seconds(self._timeout_seconds), self._sweep, loop)
 
@@ -137,7 +142,7 @@ class Lane:
                     answered.reply.set_result(answer)
         else:
             fault = StoreUnavailable("the session store failed: refused (too few replicas have it)", kind="refused")
-            self._fail([answered for answered, _ in held], fault)
+            self.fail([answered for answered, _ in held], fault)
 
     def refused(self, call: Call, error: ReplyError) -> None:
         if self._wire is None:
@@ -145,7 +150,7 @@ class Lane:
             call.reply.set_exception(error)
         elif call.command[0] == "WAIT":
             held, self._held = self._held, []
-            self._fail([answered for answered, _ in held], error)
+            self.fail([answered for answered, _ in held], error)
         else:
             self._refused(self, call, error)
 
@@ -169,7 +174,7 @@ class Lane:
         pending = [call for call, _ in self._held]
         self._held.clear()
         pending += [call for call in wire.pending if call is not None]
-        self._fail(pending, error)
+        self.fail(pending, error)
         self._lost(self)
         if self._waiting or self._again:
             self._flush()
@@ -189,7 +194,7 @@ class Lane:
                 raise ConnectionResetError  # noqa: TRY301 - as if it had never been made
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody must wait for a connection that is not there
             self._connecting = None
-            self._fail(self.hand_over(), error)
+            self.fail(self.hand_over(), error)
             self._lost(self)
         else:
             self._connecting = None
@@ -198,8 +203,10 @@ class Lane:
 
     def retire(self) -> None:
         """Sends nothing more over this connection: what is pending is still answered, then there is another."""
-        if self._wire is not None:
-            self._wire.retired = True
+        if (wire := self._wire) is not None:
+            wire.retired = True
+            if not wire.pending:
+                wire.close(ConnectionAbortedError())
 
     def hand_over(self) -> list[Call]:
         """Calls that wait, for another lane to send."""
@@ -219,14 +226,15 @@ class Lane:
         for name in ("_again", "_waiting"):
             queue: deque[Call] = getattr(self, name)
             if any(call.deadline <= now for call in queue):
-                self._fail([call for call in queue if call.deadline <= now], TimeoutError())
+                self.fail([call for call in queue if call.deadline <= now], TimeoutError())
                 setattr(self, name, deque(call for call in queue if call.deadline > now))
         if self._wire is not None and self._wire.overdue(now):
             self._wire.close(TimeoutError())
         if self._waiting or self._again or self.in_flight:
             self._sweeper = loop.call_later(sweep_seconds(self._timeout_seconds), self._sweep, loop)
 
-    def _fail(self, calls: list[Call], error: BaseException) -> None:
+    def fail(self, calls: list[Call], error: BaseException) -> None:
+        """Tells the callers, who may have left."""
         for call in calls:
             told = call.fail(call.fault if call.fault is not None and isinstance(error, TimeoutError) else error)
             if told is not None:
@@ -237,7 +245,7 @@ class Lane:
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
-        self._fail(self.hand_over(), ConnectionError())
+        self.fail(self.hand_over(), ConnectionError())
         self.drop(ConnectionError())
         if self._connecting is not None:
             self._connecting.cancel()

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
+
+from msgspec import structs
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.sessions.address import Address
@@ -27,57 +32,282 @@ class Lanes(NamedTuple):
 class MakeLane(Protocol):
     """Makes a lane, but for what its route knows."""
 
-    def __call__(self, server: Server, connect: Any, *, lost: Callable[[Lane], None], replicas: int = 0) -> Lane: ...
+    def __call__(
+        self, server: Server, connect: Any, *, lost: Callable[[Lane], None], replicas: int = 0, **others: Any
+    ) -> Lane: ...
 
 
 class Route:
-    """Of one server. The other routes differ in what is overridden."""
+    """Of one server. The other routes differ in what they override."""
+
+    # Whether all calls take one connection: then indexes are before records by the order of the calls alone.
+    ordered = True
 
     def __init__(self, address: Address, make_lane: MakeLane, *, timeout_seconds: float, replicas: int) -> None:
         self._address = address
         self._make_lane = make_lane
         self._timeout_seconds = timeout_seconds
         self._replicas = replicas
-        # Indexes are written before records: on one connection the order of the calls is enough.
-        self.ordered = True
-        self._only = self._lanes_to(address.servers[0])
+        self._pairs: dict[Server, Lanes] = {}
 
     def _lanes_to(self, server: Server) -> Lanes:
+        """The lanes to a server, made when first asked for."""
+        if (lanes := self._pairs.get(server)) is not None:
+            return lanes
         connect_to = partial(self._connect, server)
-        plain = self._make_lane(server, connect_to, lost=self._lost)
-        if not self._replicas:
-            return Lanes(plain, plain)
-        return Lanes(plain, self._make_lane(server, connect_to, lost=self._lost, replicas=self._replicas))
+        plain = durable = self._make_lane(server, connect_to, lost=self._lost)
+        if self._replicas:
+            durable = self._make_lane(server, connect_to, lost=self._lost, replicas=self._replicas)
+        lanes = self._pairs[server] = Lanes(plain, durable)
+        return lanes
 
     async def _connect(self, server: Server, make: Callable[[], Wire], deadline: float) -> Wire:
         return await connect(server, self._address.login, make, deadline)
 
     def lane(self, key: bytes, *, durable: bool) -> Lane:
         """That leads to the key."""
-        return self._only.durable if durable else self._only.plain
+        server = self._server_of(key)
+        lanes = self._pairs.get(server) or self._lanes_to(server)
+        return lanes.durable if durable else lanes.plain
+
+    def _server_of(self, key: bytes) -> Server:
+        return self._address.servers[0]
 
     def lanes(self) -> list[Lane]:
         """All there are, each once."""
-        return list(dict.fromkeys(self._only))
+        return list(dict.fromkeys(lane for lanes in self._pairs.values() for lane in lanes))
 
-    async def masters(self, deadline: float) -> list[Lane]:
+    async def masters(self) -> list[Lane]:
         """A lane to every server that has sessions. Raises `StoreUnavailable`."""
-        return [self._only.plain]
+        return [self.lane(b"", durable=False)]
 
     def redirect(self, lane: Lane, call: Call, text: str) -> None:
         """Sends a call where its server says, in the text of an error reply."""
         call.fail(StoreUnavailable("the session store is a cluster: redis+cluster://", kind="refused"))
 
-    def _lost(self, lane: Lane) -> None:
-        """A connection broke or could not be made."""
-
     def look_soon(self) -> None:
         """Something is not as it was."""
+
+    def _lost(self, lane: Lane) -> None:
+        """A connection broke, or could not be made."""
+        self.look_soon()
 
     async def aclose(self) -> None:
         for lane in self.lanes():
             await lane.aclose()
 
 
+class WatchedRoute(Route):
+    """A route that somebody else may change: it is looked at from time to time, and soon after a failure."""
+
+    def __init__(self, address: Address, make_lane: MakeLane, *, timeout_seconds: float, replicas: int) -> None:
+        super().__init__(address, make_lane, timeout_seconds=timeout_seconds, replicas=replicas)
+        self._watch: asyncio.Task[None] | None = None
+        self._alarm: asyncio.Event | None = None
+
+    def lane(self, key: bytes, *, durable: bool) -> Lane:
+        if self._watch is None:
+            self._alarm = asyncio.Event()
+            self._watch = asyncio.create_task(self._keep_looking(self._alarm))
+        return super().lane(key, durable=durable)
+
+    async def _look(self) -> None:
+        """Finds out who is master of what. Raises `StoreUnavailable`."""
+        raise NotImplementedError
+
+    async def _keep_looking(self, alarm: asyncio.Event) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await alarm.wait()
+            alarm.clear()
+            # What nobody answers is looked at again: the calls themselves tell that there is a fault.
+            with contextlib.suppress(StoreUnavailable):
+                await self._look()
+            await asyncio.sleep(_SOON_SECONDS)
+
+    def look_soon(self) -> None:
+        if self._alarm is not None:
+            self._alarm.set()
+
+    async def _ask(self, lane: Lane, *command: Any) -> Any:
+        """One answer, soon or never. Raises `StoreUnavailable`."""
+        loop = asyncio.get_running_loop()
+        seconds = min(self._timeout_seconds, LOOK_SECONDS)
+        call = Call(command, loop.create_future(), loop.time() + seconds)
+        lane.submit(call)
+        return await call.reply
+
+    async def aclose(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+            self._watch = None
+        await super().aclose()
+
+
+class SentinelRoute(WatchedRoute):
+    """To the master that the sentinels name: the newest that any of them knows, by the epoch of its election."""
+
+    def __init__(self, address: Address, make_lane: MakeLane, *, timeout_seconds: float, replicas: int) -> None:
+        super().__init__(address, make_lane, timeout_seconds=timeout_seconds, replicas=replicas)
+        self._master: Server | None = None
+        self._login = structs.replace(address.login, database=0, must_be_master=False, password_is_optional=True)
+        self._sentinels = [
+            make_lane(server, partial(self._connect_sentinel, server), lost=_unheard, told=_unheard)
+            for server in address.servers
+        ]
+
+    def _server_of(self, key: bytes) -> Server:
+        # Stands for the master, whoever that is.
+        return Server(host=self._address.service)
+
+    async def _connect_sentinel(self, server: Server, make: Callable[[], Wire], deadline: float) -> Wire:
+        return await connect(server, self._login, make, deadline)
+
+    async def _connect(self, server: Server, make: Callable[[], Wire], deadline: float) -> Wire:
+        self._master = await self._find()
+        return await connect(self._master, self._address.login, make, deadline)
+
+    async def _find(self) -> Server:
+        """The master of now. Does not wait for sentinels once more than half of them have told."""
+        asked = [
+            asyncio.ensure_future(self._ask(lane, "SENTINEL", "MASTER", self._address.service))
+            for lane in self._sentinels
+        ]
+        told: list[tuple[int, Server]] = []
+        try:
+            for answer in asyncio.as_completed(asked):
+                with contextlib.suppress(StoreUnavailable, ValueError, KeyError):
+                    told.append(_named_master(await answer))
+                if len(told) > len(asked) // 2:
+                    break
+        finally:
+            for each in asked:
+                each.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+        if not told:
+            raise StoreUnavailable("the session store failed: no sentinel knows its master", kind="connection")
+        return max(told, key=lambda named: named[0])[1]
+
+    async def _look(self) -> None:
+        master = await self._find()
+        if self._master not in (None, master):
+            self._master = master
+            for lane in super().lanes():
+                lane.drop(ConnectionAbortedError())
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        for lane in self._sentinels:
+            await lane.aclose()
+
+
+def _unheard(_: Any) -> None:
+    """Sentinels are asked apart from the calls: what becomes of that is seen in what becomes of those."""
+
+
+def _named_master(answer: Any) -> tuple[int, Server]:
+    """Its epoch and its address. Raises `ValueError` or `KeyError`."""
+    if not isinstance(answer, list):
+        raise ValueError("no master")  # noqa: TRY004 - an answer of the wrong kind is as good as none
+    told = dict(zip(answer[::2], answer[1::2], strict=False))
+    return int(told[b"config-epoch"]), Server(told[b"ip"].decode(), int(told[b"port"]))
+
+
+class ClusterRoute(WatchedRoute):
+    """To the node that has a key's slot. A node that has it no longer tells who has, and the map follows."""
+
+    ordered = False
+
+    def __init__(self, address: Address, make_lane: MakeLane, *, timeout_seconds: float, replicas: int) -> None:
+        super().__init__(address, make_lane, timeout_seconds=timeout_seconds, replicas=replicas)
+        self._slots: list[Server | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+        self._nodes: list[Server] = []
+        # Nodes that did not answer when they were asked last.
+        self._failed: set[Server] = set()
+        # A call that waits for the map must not cut off calls for sessions that take longer.
+        self._askers: dict[Server, Lane] = {}
+
+    def _server_of(self, key: bytes) -> Server:
+        return self._slots[key_slot(key)] or self._anybody()
+
+    def _known(self) -> list[Server]:
+        """All nodes, those that answer first."""
+        known = dict.fromkeys([*self._nodes, *self._address.servers])
+        return sorted(known, key=lambda server: server in self._failed)
+
+    def _anybody(self) -> Server:
+        """Any node tells where a slot is."""
+        self.look_soon()
+        return self._known()[0]
+
+    async def masters(self) -> list[Lane]:
+        if None in self._slots:
+            await self._look()
+        servers = dict.fromkeys(server for server in self._slots if server is not None)
+        return [self._lanes_to(server).plain for server in servers]
+
+    def redirect(self, lane: Lane, call: Call, text: str) -> None:
+        # MOVED 3999 127.0.0.1:6381
+        word, slot, where = text.split(" ")[:3]
+        host, _, port = where.rpartition(":")
+        # Without a host it is that of the node that tells.
+        server = Server(lane.server.host if host in ("", "?") else host, int(port))
+        if word == "MOVED":
+            self._slots[int(slot)] = server
+            self.look_soon()
+        call.asking = word == "ASK"
+        lanes = self._lanes_to(server)
+        (lanes.durable if call.durable else lanes.plain).again(call)
+
+    async def _look(self) -> None:
+        for server in self._known():
+            try:
+                self._learn(server, await self._ask(self._asker(server), "CLUSTER", "SLOTS"))
+            except (StoreUnavailable, ValueError, TypeError, LookupError, AttributeError):
+                self._failed.add(server)
+            else:
+                self._failed.discard(server)
+                return
+        raise StoreUnavailable("the session store failed: no node tells its slots", kind="connection")
+
+    def _asker(self, server: Server) -> Lane:
+        if (lane := self._askers.get(server)) is None:
+            connect_to = partial(self._connect, server)
+            lane = self._askers[server] = self._make_lane(server, connect_to, lost=_unheard, told=_unheard)
+        return lane
+
+    def _learn(self, told_by: Server, answer: Any) -> None:
+        slots: list[Server | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+        nodes: dict[Server, None] = {}
+        for first, last, *having in answer:
+            # A node without a host of its own has that of the node that tells.
+            found = [Server(host.decode() if host else told_by.host, port) for host, port, *_ in having]
+            slots[first : last + 1] = [found[0]] * (last + 1 - first)
+            nodes.update(dict.fromkeys(found))
+        if not nodes:
+            raise ValueError("no slots")
+        self._slots, self._nodes = slots, list(nodes)
+        self._leave_others({server for server in slots if server is not None})
+
+    def _leave_others(self, masters: set[Server]) -> None:
+        """Of nodes that have no slot any more, calls that wait go to who has theirs."""
+        for server in [server for server in self._pairs if server not in masters]:
+            lanes = dict.fromkeys(self._pairs[server])
+            for call in [call for lane in lanes for call in lane.hand_over()]:
+                self.lane(call.key, durable=call.durable).again(call)
+            for lane in lanes:
+                lane.retire()
+            if all(lane.is_idle for lane in lanes):
+                del self._pairs[server]
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        for lane in self._askers.values():
+            await lane.aclose()
+
+
 def make_route(address: Address, make_lane: MakeLane, *, timeout_seconds: float, replicas: int) -> Route:
-    return Route(address, make_lane, timeout_seconds=timeout_seconds, replicas=replicas)
+    kinds: dict[str, type[Route]] = {"server": Route, "sentinel": SentinelRoute, "cluster": ClusterRoute}
+    return kinds[address.kind](address, make_lane, timeout_seconds=timeout_seconds, replicas=replicas)
