@@ -1,11 +1,15 @@
 """The composition root of the sidecar: settings → ASGI application. Read this file first.
 
-    uvicorn → GatekeeperMiddleware → (a verdict) → Proxy → backend
+    uvicorn → front → GatekeeperMiddleware → (a verdict) → Proxy → backend
+                    ↘ Shortcut, for what is plain ────────────↗
 
 The middleware is the same class that an application mounts; around a proxy it is the sidecar.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -13,17 +17,26 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from gatekeeper.engine import Engine
+from gatekeeper.front import Exchange, no_shortcut
 from gatekeeper.headers import REQUEST_ID
 from gatekeeper.ops import Health, Scrape
 from gatekeeper.proxy.http import Proxy
 from gatekeeper.proxy.native import NativeUpstream
 from gatekeeper.proxy.over_httpx import HttpxUpstream
 from gatekeeper.settings import Settings
+from gatekeeper.shortcut import Shortcut
 from gatekeeper_middleware import GatekeeperMiddleware
 
 
-def create_app(settings: Settings, engine: Engine) -> GatekeeperMiddleware:
-    """The public application: every request is judged, then served here or passed to the backend."""
+class App(NamedTuple):
+    """The public application, and the way of plain requests around it, which only the native transport has."""
+
+    middleware: GatekeeperMiddleware
+    shortcut: Callable[[Exchange], bool]
+
+
+def create_app(settings: Settings, engine: Engine) -> App:
+    """Every request is judged, then served here or passed to the backend."""
     if settings.upstream_url is None:
         raise ValueError("settings without upstream_url cannot be served")
     transport = NativeUpstream if settings.upstream_transport == "native" else HttpxUpstream
@@ -33,13 +46,17 @@ def create_app(settings: Settings, engine: Engine) -> GatekeeperMiddleware:
         timeout_seconds=settings.upstream_timeout,
         ca_file=str(settings.upstream_ca_file) if settings.upstream_ca_file else None,
     )
+    own_headers = engine.identity.names | {REQUEST_ID}
     proxy = Proxy(
         upstream,
         trusted_proxies=engine.trusted,
-        own_headers=engine.identity.names | {REQUEST_ID},
+        own_headers=own_headers,
         on_error=engine.telemetry.metrics.upstream_failed,
     )
-    return GatekeeperMiddleware(proxy, engine=engine)
+    app = GatekeeperMiddleware(proxy, engine=engine)
+    if isinstance(upstream, NativeUpstream):
+        return App(app, Shortcut(engine, app, upstream, own_headers))
+    return App(app, no_shortcut)
 
 
 def create_ops(health: Health, scrape: Scrape) -> Starlette:

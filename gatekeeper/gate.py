@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from gatekeeper.errors import Reason, TokenRejected
+from gatekeeper.errors import Reason, StoreUnavailable, TokenRejected
 from gatekeeper.models import Claims, Client, Verdict
+from gatekeeper.sessions.connection import Prepared
 from gatekeeper.sessions.events import Event, Events
 from gatekeeper.sessions.limits import Limiter
 from gatekeeper.sessions.store import Checked, SessionStore
@@ -26,13 +27,15 @@ _ADDRESS_FACTOR: Final = 4
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What the gate looks at: headers as received, the query (for WebSocket tokens only), and who is asking.
-    `cookie_allowed` is False where a token from a cookie would be another site's doing (`origin.py`)."""
+    `cookie_allowed` is False where a token from a cookie would be another site's doing (`origin.py`); `checked` is what
+    the store has said to the token already, if it was asked."""
 
     headers: Sequence[tuple[bytes, bytes]]
     query: bytes
     websocket: bool
     client: Client
     cookie_allowed: bool = True
+    checked: Checked | StoreUnavailable | None = None
 
 
 class Exemptions:
@@ -71,12 +74,41 @@ class Gate:
         identified = await self.identify(facts)
         if identified.claims is None:
             return identified
-        return await self.admit(identified, identified.claims, facts.client)
+        return await self.admit(identified, identified.claims, facts.client, facts.checked)
 
-    async def admit(self, identified: Verdict, claims: Claims, client: Client) -> Verdict:
+    def recognised(self, facts: Facts) -> tuple[Claims, Prepared] | None:
+        """The claims of a request whose token was found good and let pass before, and the check of its session, for
+        `send` and `checked`. None for every other request: `judge` it."""
+        try:
+            found = self._sources.find(facts.headers)
+        except TokenRejected:
+            return None
+        if found is None or found.others or (claims := self._verifier.cached(found.token)) is None:
+            return None
+        touch = self._store.touch(claims, exempt=self._exempt.covers(claims))
+        return None if touch is None else (claims, touch)
+
+    def send(self, touch: Prepared) -> asyncio.Future[Any]:
+        """The store's reply to come. Raises `StoreUnavailable`, and so may the reply."""
+        return self._store.send(touch)
+
+    def checked(self, touch: Prepared, reply: Any) -> Checked:
+        """What the reply says; from any word but `touched` let `judge` go on. Raises `StoreUnavailable`."""
+        return self._store.checked(touch, reply)
+
+    async def admit(
+        self,
+        identified: Verdict,
+        claims: Claims,
+        client: Client,
+        checked: Checked | StoreUnavailable | None = None,
+    ) -> Verdict:
         """The verdict on whom `claims` identify: their session is found, judged and touched, or opened. Raises
         `StoreUnavailable`."""
-        checked = await self._store.check(claims, client, exempt=self._exempt.covers(claims))
+        if isinstance(checked, StoreUnavailable):
+            raise checked
+        if checked is None or checked.word == "absent":
+            checked = await self._store.check(claims, client, exempt=self._exempt.covers(claims))
         self._count(checked)
         return _judged(identified, checked)
 

@@ -222,8 +222,10 @@ async def serve(
     """One process that judges and forwards; the exit code. A worker has a `parent` and no ops port."""
     engine = _engine(settings)
     health = Health(engine.faults)
-    door = protocol(limits(settings), Refusals(engine), overloaded=engine.telemetry.connection_refused)
-    front = listener(create_app(settings, engine), door, grace_seconds=settings.shutdown_grace)
+    app, shortcut = create_app(settings, engine)
+    overloaded = engine.telemetry.connection_refused
+    door = protocol(limits(settings), Refusals(engine), overloaded=overloaded, shortcut=shortcut)
+    front = listener(app, door, grace_seconds=settings.shutdown_grace)
     # Signals first: one that comes during the start must not leave a store behind.
     async with Drain(settings, health, front, parent):
         try:

@@ -153,6 +153,9 @@ class Metrics:
     def began(self, exchange: Exchange) -> None:
         self._open[exchange.websocket] += 1
 
+    def left(self, exchange: Exchange) -> None:
+        self._open[exchange.websocket] -= 1
+
     def finished(self, exchange: Exchange, seconds: float) -> None:
         self._open[exchange.websocket] -= 1
         method = exchange.method if exchange.method in METHODS else "other"
@@ -303,6 +306,10 @@ class Telemetry:
             _log.warning("too many connections", extra={"refused": self._refused_connections})
             self._refused_connections = 0
             self._next_warning_at = now + _SECONDS_BETWEEN_WARNINGS
+
+    def left(self, exchange: Exchange) -> None:
+        """It was begun, and goes on as another."""
+        self.metrics.left(exchange)
 
     def failed(self, error: GatekeeperError) -> None:
         """What could not be found out: a verdict, or whose password it is."""

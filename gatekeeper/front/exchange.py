@@ -45,6 +45,19 @@ def status_line(status: int, reason: bytes | None = None) -> bytes:
 _STATUS_LINES: Final = {status: status_line(status) for status in range(200, 600)}
 
 
+class Carrier(Protocol):
+    """Who answers a request without an application: by `Exchange.send_head` and `send_body`, from callbacks."""
+
+    def client_left(self) -> None:
+        """Nothing more is to be sent."""
+
+    def client_writable(self) -> None:
+        """The client takes more, after `Exchange.is_full`."""
+
+    def cancel(self, msg: str = "") -> None:
+        """The server ends and waits no longer. Called as that of a task."""
+
+
 class Connection(Protocol):
     """What an exchange needs of the connection it runs on."""
 
@@ -65,6 +78,13 @@ class Connection(Protocol):
 
     def broke_off(self) -> None:
         """There will be no (more) answer: the application failed."""
+
+    def run(self, exchange: Exchange, app: ASGIApp | None = None) -> None:
+        """Has the application answer, or `app`."""
+
+    @property
+    def carriers(self) -> set[Carrier]:
+        """Those of the server whose answers are under way."""
 
 
 class Framing(Enum):
@@ -100,6 +120,7 @@ class Exchange:
         "_told_end",
         "_trailers",
         "buffered_bytes",
+        "carrier",
         "complete",
         "gone",
         "keep_alive",
@@ -125,6 +146,12 @@ class Exchange:
         self._framing = _NONE
         self._left = 0
         self._has_trailers = self._is_event_stream = False
+        self.carrier: Carrier | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the client has yet to take what was sent."""
+        return self._connection.writable is not None
 
     @property
     def waits_for_permission(self) -> bool:
@@ -141,29 +168,45 @@ class Exchange:
         try:
             await app(self.scope, self.receive, self.send)
         except asyncio.CancelledError:
-            if not self._end_event_stream():
-                self._break_off()
+            if not self.end_event_stream():
+                self.break_off()
             raise
         except Exception:  # noqa: BLE001 - whatever an application raises
             _log.exception("Exception in ASGI application")
-            self._break_off()
+            self.break_off()
         else:
             if not self.complete and not self.gone:
                 _log.error("ASGI callable returned without completing its response.")
-                self._break_off()
+                self.break_off()
 
-    def _break_off(self) -> None:
+    def break_off(self) -> None:
         if not self.complete and not self.gone:
             self._connection.broke_off()
 
-    def _end_event_stream(self) -> bool:
+    def end_event_stream(self) -> bool:
         """The server ends, and this answer has no end of its own: a client reads on elsewhere after a regular end, and
         drops an event that is not whole (HTML standard, section 9.2.6)."""
         if not self._is_event_stream or self._expected != _BODY or self.gone or self._framing is _LENGTH:
             return False
         self.keep_alive = self._has_trailers = False
-        self._send_body(b"", last=True)
+        self.send_body(b"", last=True)
         return True
+
+    # Without an application
+
+    def carry(self, carrier: Carrier) -> None:
+        """From now on `carrier` answers."""
+        self.carrier = carrier
+        self._connection.carriers.add(carrier)
+
+    def drop(self, carrier: Carrier) -> None:
+        """`carrier` has answered, or never will."""
+        self.carrier = None
+        self._connection.carriers.discard(carrier)
+
+    def hand_over(self, app: ASGIApp | None = None) -> None:
+        """Has the application answer, or `app`."""
+        self._connection.run(self, app)
 
     # The client's side
 
@@ -184,6 +227,8 @@ class Exchange:
         """The client is gone, or has no further claim to an answer."""
         self.gone = True
         self._wake()
+        if self.carrier is not None:
+            self.carrier.client_left()
 
     def _wake(self) -> None:
         if self._event is not None:
@@ -224,18 +269,18 @@ class Exchange:
             raise RuntimeError(f"Unexpected ASGI message '{message['type']}', after the response was completed.")
         kind = message["type"]
         if kind == _INFORMATIONAL and not self.started:
-            self._send_informational(message["status"], message.get("headers", ()))
+            self.send_informational(message["status"], message.get("headers", ()))
         elif kind != self._expected:
             raise RuntimeError(f"Expected ASGI message '{self._expected}', but got '{kind}'.")
         elif kind == _BODY:
-            self._send_body(message.get("body", b""), last=not message.get("more_body", False))
+            self.send_body(message.get("body", b""), last=not message.get("more_body", False))
         elif kind == _START:
             self._has_trailers = message.get("trailers", False)
-            self._send_head(message["status"], message.get("headers", ()), message.get("reason"))
+            self.send_head(message["status"], message.get("headers", ()), message.get("reason"))
         else:
             self._send_trailers(message.get("headers", ()), last=not message.get("more_trailers", False))
 
-    def _send_informational(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    def send_informational(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """RFC 9110 section 15.2."""
         if status == HTTPStatus.CONTINUE:
             if self._expects_continue:
@@ -247,7 +292,7 @@ class Exchange:
         if self._head.version == "1.1":
             self._connection.write(b"".join((status_line(status), *_lines(headers), b"\r\n")))
 
-    def _send_head(self, status: int, headers: Iterable[tuple[bytes, bytes]], reason: bytes | None) -> None:
+    def send_head(self, status: int, headers: Iterable[tuple[bytes, bytes]], reason: bytes | None) -> None:
         line = _STATUS_LINES.get(status)
         if line is None:
             raise RuntimeError(f"No status of an ASGI response: {status}")
@@ -311,7 +356,7 @@ class Exchange:
             self._framing = _CLOSE
             self.keep_alive = False
 
-    def _send_body(self, body: bytes, *, last: bool) -> None:
+    def send_body(self, body: bytes, *, last: bool) -> None:
         if self._framing is _LENGTH:
             self._left -= len(body)
             if self._left < 0 or (last and self._left):

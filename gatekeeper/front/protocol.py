@@ -12,14 +12,14 @@ import socket
 import struct
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gatekeeper.front.body import BODY_TOO_LARGE, Body, ChunkedBody, SizedBody
 from gatekeeper.front.deadline import Deadline
-from gatekeeper.front.exchange import Exchange, Scope
+from gatekeeper.front.exchange import ASGIApp, Carrier, Exchange, Scope
 from gatekeeper.front.handshake import asks_for_websocket, check_handshake
 from gatekeeper.front.head import Head, HeadReader, Limits, Refused, parse_head, salvage
 from gatekeeper.front.refusal import Answer, Refusal, Refuse, serialised
@@ -33,6 +33,8 @@ _MOST_DRAINED_BYTES: Final = 256 * 1024
 # Long enough for an answer to be read, short enough to be no hold on a connection (RFC 9112 section 9.6).
 _LINGER_SECONDS: Final = 2.0
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
+
+Shortcut: TypeAlias = Callable[[Exchange], bool]
 
 TIMED_OUT: Final = "The request did not arrive in time"
 INTERNAL_ERROR: Final = "Internal error; the request id finds it in the log"
@@ -77,6 +79,7 @@ class FrontProtocol(asyncio.Protocol):
     _limits: Limits
     _refuse: Refuse
     _overloaded: Callable[[], None]
+    _shortcut: Shortcut
 
     def __init__(
         self,
@@ -152,6 +155,8 @@ class FrontProtocol(asyncio.Protocol):
         if self.writable is not None:
             self.writable.set()
             self.writable = None
+            if self._exchange is not None and self._exchange.carrier is not None:
+                self._exchange.carrier.client_writable()
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
@@ -206,9 +211,8 @@ class FrontProtocol(asyncio.Protocol):
             elif not exchange.waits_for_permission:
                 self._deadline.set(self._limits.body_timeout)
             self._exchange = exchange
-        task = self._loop.create_task(exchange.run(self._config.loaded_app))
-        self._state.tasks.add(task)
-        task.add_done_callback(self._state.tasks.discard)
+        if not (head.length == 0 and self._shortcut(exchange)):
+            self.run(exchange)
 
     def _read_body(self, data: bytes, exchange: Exchange | None = None) -> None:
         exchange = exchange or self._exchange
@@ -260,6 +264,16 @@ class FrontProtocol(asyncio.Protocol):
             self._transport.resume_reading()
 
     # What an exchange asks for
+
+    def run(self, exchange: Exchange, app: ASGIApp | None = None) -> None:
+        task = self._loop.create_task(exchange.run(app or self._config.loaded_app))
+        self._state.tasks.add(task)
+        task.add_done_callback(self._state.tasks.discard)
+
+    @property
+    def carriers(self) -> set[Carrier]:
+        # uvicorn waits for them, and cancels them in the end, as it does its tasks.
+        return cast("set[Carrier]", self._state.tasks)
 
     def write(self, data: bytes) -> None:
         self._transport.write(data)
@@ -416,14 +430,27 @@ def _nothing() -> None:
     """Of whoever does not want to know."""
 
 
-def protocol(limits: Limits, refuse: Refuse, *, overloaded: Callable[[], None] = _nothing) -> type[asyncio.Protocol]:
+def no_shortcut(_: Exchange) -> bool:
+    """Every request is the application's."""
+    return False
+
+
+def protocol(
+    limits: Limits,
+    refuse: Refuse,
+    *,
+    overloaded: Callable[[], None] = _nothing,
+    shortcut: Shortcut = no_shortcut,
+) -> type[asyncio.Protocol]:
     """The protocol class for `uvicorn.Config(http=…)`. `overloaded` is called for each connection over the limit, which
-    is reset as it comes."""
+    is reset as it comes. `shortcut` is asked first about every request without a body: True where it answers by itself
+    (`Exchange.carry`), False where the application is to."""
 
     class Front(FrontProtocol):
         __slots__ = ()
         _limits = limits
         _refuse = staticmethod(refuse)
         _overloaded = staticmethod(overloaded)
+        _shortcut = staticmethod(shortcut)
 
     return Front

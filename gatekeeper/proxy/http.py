@@ -96,10 +96,10 @@ class Proxy:
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = _Client(receive, has_body=_has_body(scope), own_headers=self._own_headers)
         offered = _Offered(scope, send)
-        headers = request_headers(scope["headers"], self._arrival(scope), self._own_headers)
+        headers = request_headers(scope["headers"], arrival(scope, self._trusted_proxies), self._own_headers)
         request = UpstreamRequest(
             method=scope["method"],
-            target=_target(scope),
+            target=target(scope),
             headers=headers + _TAKES_TRAILERS if offered.trailers else headers,
             body=client if client.has_body else None,
             informed=offered.inform if offered.informational else None,
@@ -121,8 +121,9 @@ class Proxy:
     def _handshake(self, scope: Scope) -> UpstreamRequest:
         # uvicorn gives the names of a WebSocket's headers as the client spelt them.
         received = [(name.lower(), value) for name, value in scope["headers"]]
-        headers = request_headers(received, self._arrival({**scope, "headers": received}), self._own_headers)
-        return UpstreamRequest(method="GET", target=_target(scope), headers=headers, body=None)
+        came = arrival({**scope, "headers": received}, self._trusted_proxies)
+        headers = request_headers(received, came, self._own_headers)
+        return UpstreamRequest(method="GET", target=target(scope), headers=headers, body=None)
 
     async def _answer_of(self, request: UpstreamRequest, scope: Scope) -> UpstreamResponse:
         started = time.perf_counter()
@@ -150,16 +151,6 @@ class Proxy:
     def _failed(self, error: UpstreamUnavailable | UpstreamTimeout) -> None:
         if self._on_error is not None:
             self._on_error(error.kind)
-
-    def _arrival(self, scope: Scope) -> Arrival:
-        peer: str | None = scope["client"][0] if scope.get("client") else None
-        scheme: str = scope.get("scheme", "http")
-        return Arrival(
-            peer=None if peer is None else canonical(peer),
-            client=self._trusted_proxies.client(peer, scope["headers"]),
-            scheme=_HTTP_SCHEMES.get(scheme, scheme),
-            trusted=self._trusted_proxies.trusts(peer),
-        )
 
 
 class _Offered:
@@ -248,13 +239,26 @@ def _has_body(scope: Scope) -> bool:
     return get(headers, b"transfer-encoding") is not None or get(headers, b"content-length") not in (None, b"0")
 
 
-def _target(scope: Scope) -> bytes:
+def arrival(scope: Scope, trusted_proxies: TrustedProxies) -> Arrival:
+    """How the request of a scope came in."""
+    peer: str | None = scope["client"][0] if scope.get("client") else None
+    scheme: str = scope.get("scheme", "http")
+    return Arrival(
+        peer=None if peer is None else canonical(peer),
+        client=trusted_proxies.client(peer, scope["headers"]),
+        scheme=_HTTP_SCHEMES.get(scheme, scheme),
+        trusted=trusted_proxies.trusts(peer),
+    )
+
+
+def target(scope: Scope) -> bytes:
+    """Path and query for the backend, byte for byte."""
     query: bytes = scope["query_string"]
     offered = (scope.get("extensions") or {}).get("gatekeeper.http")
     if offered is not None:
         # The only one that knows of a bare `?`. A token that was in the query has been taken out of the other only.
-        target: bytes = offered["target"]
-        if target.partition(b"?")[2] == query:
-            return target
+        whole: bytes = offered["target"]
+        if whole.partition(b"?")[2] == query:
+            return whole
     path: bytes = scope["raw_path"]
     return path + b"?" + query if query else path

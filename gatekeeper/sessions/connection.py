@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import sha1
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
-from hiredis import ReplyError
+from hiredis import ReplyError, pack_command
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.sessions.address import parse
@@ -45,6 +45,15 @@ def load_script(*names: str, durable: bool = False) -> Script:
     """`scripts/<name>.lua`, one after another; sessions' own begin with their law, `common`."""
     source = "".join((SCRIPTS / f"{name}.lua").read_text() for name in names)
     return Script(source, sha1(source.encode(), usedforsecurity=False).hexdigest(), durable)
+
+
+class Prepared(NamedTuple):
+    """A call of a script that is made again and again, packed once. `key` is the first of its keys."""
+
+    command: tuple[Any, ...]
+    packed: bytes
+    key: bytes
+    script: Script
 
 
 class Scripts:
@@ -100,6 +109,16 @@ class Scripts:
         command = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
         return self._submit(command, keys[0], script.source, durable=script.durable)
 
+    def prepare(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Prepared:
+        """This call, for `send`."""
+        command = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
+        return Prepared(command, pack_command(command), keys[0], script)
+
+    def send(self, call: Prepared) -> asyncio.Future[Any]:
+        """As `submit`."""
+        script = call.script
+        return self._submit(call.command, call.key, script.source, durable=script.durable, packed=call.packed)
+
     async def run(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
         """The script's answer. Raises `StoreUnavailable`: whether the script ran is then unknown."""
         return await self.submit(script, keys, arguments)
@@ -113,14 +132,21 @@ class Scripts:
         return await self._submit(command, command[1], durable=True)
 
     def _submit(
-        self, command: tuple[Any, ...], key: bytes, source: str | None = None, *, durable: bool = False
+        self,
+        command: tuple[Any, ...],
+        key: bytes,
+        source: str | None = None,
+        *,
+        durable: bool = False,
+        packed: bytes | None = None,
     ) -> asyncio.Future[Any]:
         if self.guard is not None:
             self.guard.before()
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Any] = loop.create_future()
         try:
-            call = Call(command, reply, loop.time() + self._timeout_seconds, source=source, durable=durable, key=key)
+            deadline = loop.time() + self._timeout_seconds
+            call = Call(command, reply, deadline, source=source, durable=durable, key=key, packed=packed)
         except (TypeError, ValueError, OverflowError) as error:
             raise unavailable(error) from None
         self._route.lane(key, durable=durable).submit(call)

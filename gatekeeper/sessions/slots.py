@@ -18,7 +18,7 @@ import msgspec
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.geo import Locator, Nowhere
 from gatekeeper.models import Claims, Client
-from gatekeeper.sessions.connection import Script, Scripts
+from gatekeeper.sessions.connection import Prepared, Script, Scripts
 from gatekeeper.sessions.device import hints_of
 
 T = TypeVar("T")
@@ -56,6 +56,17 @@ def new_id() -> int:
 def printable(text: str, length: int) -> str:
     """Without control characters, and not longer than anybody needs."""
     return "".join(character for character in text[: 4 * length] if character.isprintable())[:length]
+
+
+def read_reply(key: bytes, reply: Any, read: Callable[[list[Any]], T]) -> T:
+    """What `read` makes of the answer of a script whose first key was `key`. Raises `StoreUnavailable`."""
+    # A reply that is not this user's is a fault of the connection, whatever it says.
+    if not isinstance(reply, list) or not reply or reply[0] != key:
+        raise StoreUnavailable("the session store answered for somebody else", kind="protocol")
+    try:
+        return read(reply)
+    except (ValueError, TypeError, AttributeError, LookupError, msgspec.MsgspecError):
+        raise StoreUnavailable("the session store answered what is not ours", kind="protocol") from None
 
 
 class Slots:
@@ -113,13 +124,15 @@ class Slots:
         """What `read` makes of the script's answer; `also` is one more key of that user."""
         keys = self.keys(user)
         reply = await self._scripts.run(script, keys if also is None else (*keys, also), arguments)
-        # A reply that is not this user's is a fault of the connection, whatever it says.
-        if not isinstance(reply, list) or not reply or reply[0] != keys[0]:
-            raise StoreUnavailable("the session store answered for somebody else", kind="protocol")
-        try:
-            return read(reply)
-        except (ValueError, TypeError, AttributeError, LookupError, msgspec.MsgspecError):
-            raise StoreUnavailable("the session store answered what is not ours", kind="protocol") from None
+        return read_reply(keys[0], reply, read)
+
+    def prepare(self, script: Script, user: str, *arguments: Any) -> Prepared:
+        """A call that is made again and again, for `send`."""
+        return self._scripts.prepare(script, self.keys(user), arguments)
+
+    def send(self, call: Prepared) -> asyncio.Future[Any]:
+        """The reply to come, for `read_reply`."""
+        return self._scripts.send(call)
 
     def token_expires_at(self, claims: Claims) -> int:
         """Until when a token may turn up, leeway included."""

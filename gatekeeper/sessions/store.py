@@ -7,14 +7,14 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from gatekeeper.models import Claims, Client, EndReason, Location, Session
-from gatekeeper.sessions.connection import load_script
+from gatekeeper.sessions.connection import Prepared, load_script
 from gatekeeper.sessions.device import device_of
-from gatekeeper.sessions.slots import Slots, microseconds, new_id
+from gatekeeper.sessions.slots import Slots, microseconds, new_id, read_reply
 
 CHECK: Final = load_script("common", "check", "upkeep", "opening", "adopt")
 # The same, with what an opening needs.
@@ -31,8 +31,8 @@ ENFORCE: Final = load_script("common", "upkeep", "opening", "enforce", durable=T
 
 Word = Literal["touched", "opened", "ended", "unknown", "full", "absent"]
 
-# Tokens that this process has seen pass: for them nothing is sent that only an opening needs.
-_KNOWN_TOKENS: Final = 100_000
+# Tokens that this process has seen pass: for them nothing is sent that only an opening needs. Half a kilobyte each.
+_KNOWN_TOKENS: Final = 20_000
 _USERS_A_STEP: Final = 100
 # What a reference is made of (tokens/claims.py), and a `jti`.
 _NAME: Final = re.compile(r"[A-Za-z0-9._~+/=:-]{1,320}")
@@ -84,12 +84,20 @@ class _Record(msgspec.Struct, array_like=True, frozen=True):
 _decode_record = msgspec.msgpack.Decoder(_Record).decode
 
 
+class _Known(NamedTuple):
+    """A reference that passed: what its check depends on beside it (`jti`, `exp`, whether it is exempt; `iat` matters
+    to openings only), and that check."""
+
+    token: tuple[str | None, float, bool]
+    touch: Prepared
+
+
 class SessionStore:
     """One implementation over the Redis protocol. Every method raises `StoreUnavailable` and nothing else."""
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
-        self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
         self._over = (slots.idle, slots.ended_ttl)
         # The part of a check that does not depend on the request.
         self._settled = (slots.idle, slots.ttl, slots.ended_ttl, slots.limit, slots.policy, slots.unknown)
@@ -101,8 +109,46 @@ class SessionStore:
         self, claims: Claims, client: Client, *, exempt: bool = False, login_method: str = "token"
     ) -> Checked:
         """Finds the session of a verified token, judges and touches it, or opens one: one atomic script."""
-        token = (claims.user, claims.reference)
-        arguments = (
+        checked = _ABSENT
+        known = self.touch(claims, exempt=exempt)
+        if known is not None:
+            checked = self.checked(known, await self._slots.send(known))
+            if checked.word != "absent":
+                return checked
+        arguments = self._arguments(claims, exempt=exempt)
+        if known is None and self._slots.replicated:
+            # What opens waits for replicas where they are asked for; a touch never does.
+            checked = await self._slots.run(CHECK, claims.user, _checked, *arguments)
+        if checked.word == "absent":
+            new = (login_method, *self._slots.particulars(client))
+            opening = self._slots.run(OPEN, claims.user, _checked, *arguments, *new)
+            checked = await self._slots.indexed(claims, opening)
+        if checked.word in {"touched", "opened"}:
+            self._remember(claims, exempt=exempt)
+        return checked
+
+    def touch(self, claims: Claims, *, exempt: bool) -> Prepared | None:
+        """The check of a token that this process has seen pass, for `send` and `checked`; None for any other token."""
+        key = (claims.user, claims.reference)
+        known = self._known.get(key)
+        if known is None:
+            return None
+        self._known.move_to_end(key)
+        if known.token != (token := (claims.jti, claims.expires_at, exempt)):
+            known = self._known[key] = _Known(token, self._prepared(claims, exempt=exempt))
+        return known.touch
+
+    def send(self, touch: Prepared) -> asyncio.Future[Any]:
+        """The reply to come, for those who cannot await. Raises `StoreUnavailable`, and so may the reply."""
+        return self._slots.send(touch)
+
+    @staticmethod
+    def checked(touch: Prepared, reply: Any) -> Checked:
+        """What the store says."""
+        return read_reply(touch.key, reply, _checked)
+
+    def _arguments(self, claims: Claims, *, exempt: bool) -> tuple[Any, ...]:
+        return (
             claims.reference,
             claims.jti or "",
             microseconds(claims.issued_at or 0),
@@ -111,23 +157,13 @@ class SessionStore:
             new_id(),
             int(exempt),
         )
-        checked = _ABSENT
-        known = token in self._known
-        if known:
-            self._known.move_to_end(token)
-        # What opens waits for replicas where they are asked for; a touch never does.
-        if known or self._slots.replicated:
-            checked = await self._slots.run(CHECK, claims.user, _checked, *arguments)
-        if checked.word == "absent":
-            new = (login_method, *self._slots.particulars(client))
-            opening = self._slots.run(OPEN, claims.user, _checked, *arguments, *new)
-            checked = await self._slots.indexed(claims, opening)
-        if checked.word in {"touched", "opened"}:
-            self._remember(token)
-        return checked
 
-    def _remember(self, token: tuple[str, str]) -> None:
-        self._known[token] = None
+    def _prepared(self, claims: Claims, *, exempt: bool) -> Prepared:
+        return self._slots.prepare(CHECK, claims.user, *self._arguments(claims, exempt=exempt))
+
+    def _remember(self, claims: Claims, *, exempt: bool) -> None:
+        token = (claims.jti, claims.expires_at, exempt)
+        self._known[claims.user, claims.reference] = _Known(token, self._prepared(claims, exempt=exempt))
         if len(self._known) > _KNOWN_TOKENS:
             self._known.popitem(last=False)
 

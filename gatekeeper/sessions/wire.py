@@ -69,10 +69,11 @@ class Call:
         source: str | None = None,
         durable: bool = False,
         key: bytes = b"",
+        packed: bytes | None = None,
     ) -> None:
         self.command = command
         self.key = key
-        self.packed = pack_command(command)
+        self.packed = pack_command(command) if packed is None else packed
         self.reply = reply
         self.deadline = deadline
         # The script's text, for a server that does not know its hash.

@@ -258,6 +258,14 @@ class GatekeeperMiddleware:
         )
         return Passed(headers, session)
 
+    def failure(self, incoming: Incoming, exchange: Exchange, error: GatekeeperError) -> Callable[..., Awaitable[None]]:
+        """What answers (`scope`, `send`) a request that was admitted and could not be forwarded."""
+
+        async def answer(scope: Scope, send: Send) -> None:
+            await self._answer(scope, Reply(send, exchange), incoming, _unforwarded(error))
+
+        return answer
+
     async def _answer(self, scope: Scope, reply: Reply, incoming: Incoming, outcome: Refused | Served) -> None:
         body: Any = None
         if isinstance(outcome, Refused):
@@ -302,9 +310,7 @@ class GatekeeperMiddleware:
             if reply.started:
                 raise
             conclude(exchange, "error", error.reason)
-            # A request that cannot be forwarded says what is wrong with it; of a backend's fault nothing is told.
-            detail = str(error) if error.reason is Reason.BAD_REQUEST else ""
-            await self._answer(scope, reply, incoming, Refused(Problem(reason=error.reason, detail=detail)))
+            await self._answer(scope, reply, incoming, _unforwarded(error))
         except Exception:
             # Mounted, the application's exceptions are the application's; in the sidecar they are our bugs.
             if reply.started or self._engine.telemetry.metrics.mode == "middleware":
@@ -360,6 +366,12 @@ class GatekeeperMiddleware:
                 await passage.run(self._app, inner)
         finally:
             self._engine.streams.remove(held, passage)
+
+
+def _unforwarded(error: GatekeeperError) -> Refused:
+    # A request that cannot be forwarded says what is wrong with it; of a backend's fault nothing is told.
+    detail = str(error) if error.reason is Reason.BAD_REQUEST else ""
+    return Refused(Problem(reason=error.reason, detail=detail))
 
 
 def _without_body(receive: Receive) -> Receive:

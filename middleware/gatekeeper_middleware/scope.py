@@ -9,10 +9,12 @@ from urllib.parse import quote
 import msgspec
 
 from gatekeeper.client_address import TrustedProxies
+from gatekeeper.errors import StoreUnavailable
 from gatekeeper.gate import Facts
 from gatekeeper.headers import HeaderList, Headers, get, get_all, request_id
 from gatekeeper.models import Claims, Client
 from gatekeeper.origin import Origins
+from gatekeeper.sessions.store import Checked
 
 Scope = MutableMapping[str, Any]
 
@@ -20,6 +22,8 @@ Scope = MutableMapping[str, Any]
 ENGINE: Final = "gatekeeper.engine"
 # The extension by which the sidecar's own server is told from others.
 SERVER: Final = "gatekeeper.http"
+# What the store has said to the token of this request already: `Checked`, or the `StoreUnavailable` instead.
+CHECKED: Final = "gatekeeper.checked"
 
 _SAFE_IN_PATH: Final = "/:@!$&'()*+,;=~-._"
 _BODY_HEADERS: Final = frozenset({b"content-length", b"transfer-encoding", b"content-type", b"expect"})
@@ -41,6 +45,7 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
     client: Client
     peer: str | None
+    checked: Checked | StoreUnavailable | None = None
 
     def facts(self, origins: Origins, *, own: bool) -> Facts:
         """For the gate. `own`: one of Gatekeeper's own operations, which a cookie alone must not trigger."""
@@ -54,6 +59,7 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
             websocket=self.websocket,
             client=self.client,
             cookie_allowed=cookie_allowed,
+            checked=self.checked,
         )
 
     @property
@@ -96,6 +102,7 @@ def read(scope: Scope, trusted: TrustedProxies) -> Incoming:
         scheme=_scheme(scope, headers, trusted=trusted.trusts(peer)),
         request_id=request_id(headers),
         peer=peer,
+        checked=scope.get(CHECKED),
         client=Client(
             ip_address=trusted.client(peer, headers),
             user_agent=(get(headers, b"user-agent") or b"").decode("latin-1"),

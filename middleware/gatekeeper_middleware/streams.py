@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 from gatekeeper.headers import get
@@ -26,8 +26,8 @@ ASGIApp = Callable[[Any, Receive, Send], Awaitable[None]]
 SESSION_ENDED: Final = 4401
 """The close code of a WebSocket whose session has ended; the reason is the end reason."""
 
-# Until another answer than one of events is cut. An end is to be everywhere within a second.
-_LEFT_SECONDS: Final = 0.3
+LEFT_SECONDS: Final = 0.3
+"""Until another answer than one of events is cut. An end is to be everywhere within a second."""
 # How long a client that reads slowly may hold up its own last word.
 _LAST_WORD_SECONDS: Final = 1.0
 # How long an application has to leave a WebSocket by itself: longer than its own closing handshake may take.
@@ -157,12 +157,11 @@ class Passage:
         if self._complete:
             return
         assert self._head is not None  # noqa: S101 - nothing is cut before it has begun
-        if not _is_of_events(self._head):
-            self._timer = asyncio.get_running_loop().call_later(_LEFT_SECONDS, self._cut_off)
+        if not is_of_events(self._head.get("headers", ())):
+            self._timer = asyncio.get_running_loop().call_later(LEFT_SECONDS, self._cut_off)
             return
-        # A blank line first: it ends whatever event was under way (WHATWG HTML section 9.2.6).
-        event = f"\n\nevent: session-ended\ndata: {self.reason}\n\n".encode()
-        self._say({"type": "http.response.body", "body": event, "more_body": False})
+        assert self.reason is not None  # noqa: S101
+        self._say({"type": "http.response.body", "body": last_event(self.reason), "more_body": False})
         self._cut_off()
 
     def _cut_off(self) -> None:
@@ -186,9 +185,15 @@ class Passage:
         self._last_word = asyncio.create_task(say())
 
 
-def _is_of_events(start: Message) -> bool:
-    """Whether to this answer an event, and its end, can be added."""
-    headers = [(name.lower(), value) for name, value in start.get("headers", ())]
+def is_of_events(sent: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether to an answer with these headers an event, and its end, can be added."""
+    headers = [(name.lower(), value) for name, value in sent]
     kind = (get(headers, b"content-type") or b"").partition(b";")[0].strip().lower()
     encoding = (get(headers, b"content-encoding") or b"identity").strip().lower()
     return kind == b"text/event-stream" and encoding == b"identity" and get(headers, b"content-length") is None
+
+
+def last_event(reason: EndReason) -> bytes:
+    """That the session has ended. A blank line first: it ends whatever event was under way (WHATWG HTML section
+    9.2.6)."""
+    return f"\n\nevent: session-ended\ndata: {reason}\n\n".encode()

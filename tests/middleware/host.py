@@ -97,5 +97,6 @@ def sidecar_app(store: Store, backend: Backend, **settings: str) -> Iterator[Wor
 def serve_sidecar(settings: Settings) -> Iterator[str]:
     """The application of the sidecar behind its front door, without its process; yields its base URL."""
     engine = build(settings, mode="sidecar")
-    with serve_asgi(create_app(settings, engine), http=protocol(limits(settings), Refusals(engine))) as url:
+    app, shortcut = create_app(settings, engine)
+    with serve_asgi(app, http=protocol(limits(settings), Refusals(engine), shortcut=shortcut)) as url:
         yield url
