@@ -17,7 +17,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
-from redis.exceptions import RedisError
 
 from gatekeeper.models import EndReason
 from gatekeeper.sessions.slots import Slots
@@ -67,21 +66,25 @@ class EndsListener:
     async def listen(self) -> None:
         """Runs until it is cancelled."""
         while True:
-            client = self._connect()
             try:
-                async with client.pubsub() as subscription:
-                    await subscription.subscribe(self._slots.ends_channel)
-                    await self._hear(subscription)
-            except (RedisError, OSError, TimeoutError) as error:
+                await self._listen_once()
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is to be tried again
                 if self._hears:
                     _log.warning("ends of sessions are not heard of at once: %s", unavailable(error))
                 self._hears = False
-            finally:
-                await client.aclose()
             wait = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2**self._failures)
             self._failures = min(self._failures + 1, 10)
             # Not all processes at once, after a restart of the store.
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+
+    async def _listen_once(self) -> None:
+        client = self._connect()
+        try:
+            async with client.pubsub() as subscription:
+                await subscription.subscribe(self._slots.ends_channel)
+                await self._hear(subscription)
+        finally:
+            await client.aclose()
 
     async def _hear(self, subscription: Any) -> None:
         asked = False

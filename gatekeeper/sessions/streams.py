@@ -1,6 +1,6 @@
 """Open streams by user, and what ends them: what is announced (`ends.py`), and what is found out by asking.
 
-Every admitted request that is passed on is here while it lasts; most are gone before anybody looks. Of the others each
+Every admitted request that is passed on is here while it lasts; most are over before the first tick. Of the others each
 user's sessions are asked about together, one script a user, a few users at a time: soon after the stream began, then
 every `INTERVAL_SECONDS`, and at the moment at which one would be over. So an announcement that was lost is made good,
 idle and expired sessions end in their time, and bytes that moved count as activity.
@@ -25,7 +25,7 @@ _log = logging.getLogger("gatekeeper")
 
 INTERVAL_SECONDS: Final = 3.0
 # A young stream is mostly a short request.
-_FIRST_SECONDS: Final = 0.75
+_FIRST_SECONDS: Final = 0.5
 # For so long after an end, a verdict that was found before it may still be on its way here.
 _RECENT_SECONDS: Final = 5.0
 _TICK_SECONDS: Final = 0.25
@@ -47,7 +47,7 @@ class Stream(Protocol):
         """Its session is over. Called once or more often; must not raise and must not wait."""
 
 
-class Held:
+class _Held:
     """The streams of one user. `told` is up to when their bytes have been counted as activity."""
 
     __slots__ = ("due_at", "streams", "told", "user")
@@ -64,35 +64,35 @@ class OpenStreams:
 
     def __init__(self, store: SessionStore, *, idle_seconds: float | None) -> None:
         self._store = store
-        self._users: dict[str, Held] = {}
+        # Requests that began since the last tick, each with its user: most are over before the next.
+        self._new: dict[Stream, str] = {}
+        self._users: dict[str, _Held] = {}
+        self._held: dict[Stream, _Held] = {}
+        # When users were last told to have lost a session.
         self._recent: dict[str, float] = {}
         # So often that no movement is told only after the silence that it interrupted.
         self._interval = min(INTERVAL_SECONDS, (idle_seconds or INTERVAL_SECONDS * 3) / 3)
-        self._first = min(_FIRST_SECONDS, self._interval)
+        self._tick = min(_TICK_SECONDS, self._interval)
 
     def __repr__(self) -> str:
         return f"<OpenStreams [{len(self)} open]>"
 
     def __len__(self) -> int:
-        return sum(len(held.streams) for held in self._users.values())
+        return len(self._new) + len(self._held)
 
-    def add(self, user: str, stream: Stream) -> Held:
-        """Until it is removed from what is answered, by `remove`."""
-        held = self._users.get(user)
-        if held is None:
-            held = self._users[user] = Held(user, _clock())
-        if user in self._recent:
-            held.due_at = 0.0
-        held.streams.add(stream)
-        return held
+    def add(self, user: str, stream: Stream) -> None:
+        """A request begins: its session may be ended until `remove`."""
+        self._new[stream] = user
 
-    def remove(self, held: Held, stream: Stream) -> None:
-        held.streams.discard(stream)
-        if not held.streams and self._users.get(held.user) is held:
-            del self._users[held.user]
+    def remove(self, stream: Stream) -> None:
+        """A request is over."""
+        if self._new.pop(stream, None) is None and (held := self._held.pop(stream, None)) is not None:
+            held.streams.discard(stream)
+            if not held.streams:
+                del self._users[held.user]
 
     def ended(self, end: End) -> None:
-        """An end that was announced."""
+        """An end that was announced. Of requests that have only just begun, the next tick asks."""
         self._recent[end.user] = _clock()
         held = self._users.get(end.user)
         if held is not None:
@@ -108,28 +108,41 @@ class OpenStreams:
         """Asks about sessions when it is time to. Runs until it is cancelled."""
         while True:
             try:
+                self._hold_new()
                 await self._ask_all()
             except Exception:  # noqa: BLE001 - without it, a lost announcement is lost for good
                 _log.exception("internal error")
             now = _clock()
-            next_due = min((held.due_at for held in self._users.values()), default=now + _TICK_SECONDS)
-            await asyncio.sleep(min(_TICK_SECONDS, max(0.005, next_due - now)))
+            next_due = min((held.due_at for held in self._users.values()), default=now + self._tick)
+            await asyncio.sleep(min(self._tick, max(0.005, next_due - now)))
+
+    def _hold_new(self) -> None:
+        now = _clock()
+        self._recent = {user: at for user, at in self._recent.items() if now - at < _RECENT_SECONDS}
+        for stream, user in self._new.items():
+            held = self._users.get(user)
+            if held is None:
+                held = self._users[user] = _Held(user, now)
+            if user in self._recent:
+                held.due_at = 0.0
+            held.streams.add(stream)
+            self._held[stream] = held
+        self._new.clear()
 
     async def _ask_all(self) -> None:
         now = _clock()
-        self._recent = {user: at for user, at in self._recent.items() if now - at < _RECENT_SECONDS}
         due = [held for held in self._users.values() if held.due_at <= now]
         for start in range(0, len(due), _USERS_AT_ONCE):
             await asyncio.gather(*(self._ask(held) for held in due[start : start + _USERS_AT_ONCE]))
 
-    async def _ask(self, held: Held) -> None:
+    async def _ask(self, held: _Held) -> None:
         now = _clock()
         moved: dict[int, float | None] = {}
         for stream in held.streams:
             ago = now - stream.moved_at if stream.moved_at > held.told else None
             known = moved.get(stream.session_id)
             moved[stream.session_id] = ago if known is None else known if ago is None else min(known, ago)
-        held.told, held.due_at = now, now + self._interval
+        told, held.told, held.due_at = held.told, now, now + self._interval
         ids = list(moved)
         for start in range(0, len(ids), _SESSIONS_AT_ONCE):
             part = {session_id: moved[session_id] for session_id in ids[start : start + _SESSIONS_AT_ONCE]}
@@ -137,11 +150,11 @@ class OpenStreams:
                 outlooks = await self._store.outlook(held.user, part)
             except StoreUnavailable:
                 # Nothing was found out, so nothing changes; the movement is told the next time.
-                held.told = min(held.told, now - self._interval)
+                held.told = told
                 return
             self._settle(held, outlooks)
 
-    def _settle(self, held: Held, outlooks: Iterable[Outlook]) -> None:
+    def _settle(self, held: _Held, outlooks: Iterable[Outlook]) -> None:
         now = _clock()
         for outlook in outlooks:
             if outlook.end_reason is None:

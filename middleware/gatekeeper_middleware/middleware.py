@@ -68,6 +68,8 @@ _LIKE: Final = {
 }
 # Protected paths that a backend may read as one where people sign in: judged, and then read as that.
 _LOOKALIKES: Final = {Kind.LIKE_LOGIN: Kind.LOGIN, Kind.LIKE_REFRESH: Kind.REFRESH}
+# RFC 6455 section 7.4.1
+_GOING_AWAY: Final = 1001
 _UNTUNNELLED: Final = frozenset({"TRACE", "CONNECT"})
 
 
@@ -339,7 +341,7 @@ class GatekeeperMiddleware:
     ) -> None:
         """The application behind; an answer that may hold tokens is looked at before it is passed on."""
         if passed.observation is None:
-            if passed.session is None:
+            if passed.session is None or not passed.session.session_id:
                 await self._app(inner, receive if passed.body else _without_body(receive), reply)
             else:
                 await self._run_held(inner, receive, reply, passed.session)
@@ -355,9 +357,11 @@ class GatekeeperMiddleware:
     async def _run_held(self, inner: dict[str, Any], receive: Receive, reply: Reply, session: CurrentSession) -> None:
         """The application behind, for as long as the session lasts."""
         mounted = self._engine.telemetry.metrics.mode == "middleware"
+        websocket = inner["type"] == "websocket"
         # A backend behind a proxy has another connection than the client's: that goes away.
-        passage = Passage(session.session_id, receive, reply, told_code=SESSION_ENDED if mounted else 1001)
-        held = self._engine.streams.add(session.user, passage)
+        told_code = SESSION_ENDED if mounted else _GOING_AWAY
+        passage = Passage(session.session_id, receive, reply, websocket=websocket, told_code=told_code)
+        self._engine.streams.add(session.user, passage)
         try:
             if mounted:
                 with under_way(session.user, passage):
@@ -365,7 +369,7 @@ class GatekeeperMiddleware:
             else:
                 await passage.run(self._app, inner)
         finally:
-            self._engine.streams.remove(held, passage)
+            self._engine.streams.remove(passage)
 
 
 def _unforwarded(error: GatekeeperError) -> Refused:

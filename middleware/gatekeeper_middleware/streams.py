@@ -50,50 +50,53 @@ class Passage:
     `told_code` is the code with which, as a WebSocket's application is told, its client has closed.
     """
 
-    def __init__(self, session_id: int, receive: Receive, reply: Reply, *, told_code: int) -> None:
+    # What most requests never need costs them nothing: it is set when it is.
+    moved_at = 0.0
+    ends_itself = False
+    reason: EndReason | None = None
+    _task: asyncio.Task[Any] | None = None
+    _head: Message | None = None
+    _complete = False
+    # From here on nothing of the application's reaches the client.
+    _cut = False
+    # How often others had cancelled the task when this did.
+    _others: int | None = None
+    _receiver: asyncio.Task[Any] | None = None
+    _last_word: asyncio.Task[None] | None = None
+    _timer: asyncio.TimerHandle | None = None
+
+    def __init__(self, session_id: int, receive: Receive, reply: Reply, *, websocket: bool, told_code: int) -> None:
         self.session_id = session_id
-        self.moved_at = _clock()
-        self.ends_itself = False
-        self.reason: EndReason | None = None
         self._receive = receive
         self._reply = reply
+        self._websocket = websocket
         self._told_code = told_code
-        self._task: asyncio.Task[Any] | None = None
-        self._websocket = False
-        self._head: Message | None = None
-        self._complete = False
-        # From here on nothing of the application's reaches the client.
-        self._cut = False
-        self._cancelled = False
-        self._receiver: asyncio.Task[Any] | None = None
-        self._last_word: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
 
     async def run(self, app: ASGIApp, scope: Any) -> None:
         """The application, until it ends or is cut off. Raises `AnswerCut` where an answer must not seem whole."""
-        task = asyncio.current_task()
-        assert task is not None, "coroutines run in tasks"  # noqa: S101
-        cancellations = task.cancelling()
-        self._task, self._websocket = task, scope["type"] == "websocket"
+        self._task = asyncio.current_task()
         counted = self._websocket or scope["method"] not in _WITHOUT_BODY
         try:
             await app(scope, self.receive if counted else self._receive, self.send)
-        except asyncio.CancelledError:
-            if not self._cancelled or task.cancelling() > cancellations + 1:
-                raise
-        except Exception as error:
-            if not isinstance(error, ClientCutOff) and not isinstance(error.__context__, ClientCutOff):
+        except (asyncio.CancelledError, Exception) as error:
+            if not self._is_our_doing(error):
                 raise
         finally:
-            self._task = None
+            task, self._task = self._task, None
             if self._timer is not None:
                 self._timer.cancel()
-            if self._cancelled:
+            if self._others is not None and task is not None:
                 task.uncancel()
         if self._last_word is not None:
             await self._last_word
         if self._cut and not (self._websocket or self._complete):
             raise AnswerCut(f"the session has ended: {self.reason}")
+
+    def _is_our_doing(self, error: BaseException) -> bool:
+        if isinstance(error, asyncio.CancelledError):
+            return self._others is not None and self._task is not None and self._task.cancelling() == self._others + 1
+        # Frameworks make one of their own of it.
+        return isinstance(error, ClientCutOff) or isinstance(error.__context__, ClientCutOff)
 
     def end(self, reason: EndReason) -> None:
         """The session is over. To be called in the loop that runs the request; more than once does no harm."""
@@ -157,12 +160,15 @@ class Passage:
         if self._complete:
             return
         assert self._head is not None  # noqa: S101 - nothing is cut before it has begun
+        loop = asyncio.get_running_loop()
         if not is_of_events(self._head.get("headers", ())):
-            self._timer = asyncio.get_running_loop().call_later(LEFT_SECONDS, self._cut_off)
+            self._timer = loop.call_later(LEFT_SECONDS, self._cut_off)
             return
         assert self.reason is not None  # noqa: S101
         self._say({"type": "http.response.body", "body": last_event(self.reason), "more_body": False})
-        self._cut_off()
+        self._cut = True
+        # Not from within the task: it would be cancelled wherever it waits next, which may be outside of the application.
+        loop.call_soon(self._cancel)
 
     def _cut_off(self) -> None:
         if not self._complete:
@@ -170,8 +176,9 @@ class Passage:
             self._cancel()
 
     def _cancel(self) -> None:
-        if self._task is not None and not self._cancelled:
-            self._cancelled = True
+        """Called by the loop, so that the task waits for something inside of the application, and is cancelled there."""
+        if self._task is not None and self._others is None:
+            self._others = self._task.cancelling()
             self._task.cancel()
 
     def _say(self, message: Message) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -38,6 +39,7 @@ class Host:
             Route("/stubborn", self.stubborn),
             Route("/farewell", self.farewell),
             Route("/task", self.task),
+            Route("/late", self.late),
             WebSocketRoute("/ws", self.echo),
         ]
         self.app = Starlette(routes=routes)
@@ -77,6 +79,16 @@ class Host:
         service = SessionService(request.scope["gatekeeper.engine"], request)
         assert await service.delete_session(session.session_id, session.user)
         return StreamingResponse(self._parts(b"bye ", 100))
+
+    async def late(self, _: Request) -> Response:
+        """Events that begin when the session has long ended, all of them at once."""
+        await asyncio.sleep(1)
+
+        async def parts() -> AsyncIterator[bytes]:
+            for _ in range(3):
+                yield b"data: secret\n\n"
+
+        return StreamingResponse(parts(), media_type="text/event-stream")
 
     async def task(self, _: Request) -> Response:
         """Answers, and then works on."""
@@ -168,3 +180,38 @@ async def test_what_an_application_does_after_its_answer_is_left_alone(world: Wo
         assert (await client.end()).whole
         await end(world, bearing, session)
         eventually(lambda: host.seen == ["done"])
+
+
+async def test_events_that_begin_after_the_end_are_only_the_last_one(world: World) -> None:
+    bearing, session = await signed_in(world)
+    late = asyncio.create_task(afetch(world.url, "GET", "/late", [bearer(bearing)]))
+    await asyncio.sleep(0.5)
+    await end(world, bearing, session)
+    answer = await late
+    assert (answer.status, answer.body) == (200, LAST_EVENT % b"revoked_by_user")
+
+
+async def test_an_upload_is_activity(store: Store) -> None:  # E-06
+    """A session that would be idle, but for what its client is sending."""
+    received = bytearray()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        while (message := await receive()).get("more_body"):
+            received.extend(message["body"])
+        await PlainTextResponse(str(len(received)))(scope, receive, send)
+
+    def slowly() -> Iterator[bytes]:
+        for _ in range(12):
+            time.sleep(0.25)
+            yield b"x"
+
+    gate = GatekeeperMiddleware(app, load(environ_for(store, idle_timeout="1s")))
+    with serve_asgi(gate, lifespan="off") as url:
+        bearing = token(someone())
+        answer = await afetch(url, "POST", "/", [bearer(bearing)], slowly())
+        assert (answer.status, answer.body) == (200, b"12")
+        assert (await afetch(url, "GET", "/", [bearer(bearing)])).status == 200
+        await asyncio.sleep(1.2)
+        assert (await afetch(url, "GET", "/", [bearer(bearing)])).status == 401

@@ -289,10 +289,10 @@ async def test_a_stream_that_begins_just_after_its_end_was_announced_is_found_ou
     for end in heard.ends:
         streams.ended(end)
     stream = Fake(session)
-    held = streams.add("74", stream)
+    streams.add("74", stream)
     watching = asyncio.create_task(streams.watch())
     await until(lambda: stream.reasons)
     assert set(stream.reasons) == {"deactivated"}
-    streams.remove(held, stream)
+    streams.remove(stream)
     assert len(streams) == 0
     watching.cancel()

@@ -99,7 +99,7 @@ async def test_one_delete_ends_50_websockets_and_50_event_streams_at_two_sidecar
 
 
 async def test_a_download_is_cut_so_that_the_client_can_tell(gates: tuple[Sidecar, Sidecar], streams: Streams) -> None:
-    # X12, A14
+    # X12
     bearing = token(someone())
     session = await session_of(gates[0].url, bearing)
     streams.given_up = 0
