@@ -167,7 +167,7 @@ class Passage:
         assert self.reason is not None  # noqa: S101
         self._say({"type": "http.response.body", "body": last_event(self.reason), "more_body": False})
         self._cut = True
-        # Not from within the task: it would be cancelled wherever it waits next, which may be outside of the application.
+        # Not from within the task, which would be cancelled wherever it waits next: maybe outside of the application.
         loop.call_soon(self._cancel)
 
     def _cut_off(self) -> None:
@@ -176,7 +176,7 @@ class Passage:
             self._cancel()
 
     def _cancel(self) -> None:
-        """Called by the loop, so that the task waits for something inside of the application, and is cancelled there."""
+        """Called by the loop alone: so the task waits for something inside the application, and is cancelled there."""
         if self._task is not None and self._others is None:
             self._others = self._task.cancelling()
             self._task.cancel()

@@ -193,22 +193,18 @@ async def test_events_that_begin_after_the_end_are_only_the_last_one(world: Worl
 
 async def test_an_upload_is_activity(store: Store) -> None:  # E-06
     """A session that would be idle, but for what its client is sending."""
-    received = bytearray()
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            return
-        while (message := await receive()).get("more_body"):
-            received.extend(message["body"])
-        await PlainTextResponse(str(len(received)))(scope, receive, send)
+    async def size(request: Request) -> Response:
+        return PlainTextResponse(str(len(await request.body())))
 
     def slowly() -> Iterator[bytes]:
         for _ in range(12):
             time.sleep(0.25)
             yield b"x"
 
-    gate = GatekeeperMiddleware(app, load(environ_for(store, idle_timeout="1s")))
-    with serve_asgi(gate, lifespan="off") as url:
+    app = Starlette(routes=[Route("/", size, methods=["GET", "POST"])])
+    app.add_middleware(GatekeeperMiddleware, settings=load(environ_for(store, idle_timeout="1s")))
+    with serve_asgi(app) as url:
         bearing = token(someone())
         answer = await afetch(url, "POST", "/", [bearer(bearing)], slowly())
         assert (answer.status, answer.body) == (200, b"12")
