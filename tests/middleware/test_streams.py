@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gatekeeper.settings import load
-from gatekeeper_middleware import GatekeeperMiddleware, current_session
+from gatekeeper_middleware import GatekeeperMiddleware, current_session, streams
 from gatekeeper_middleware.services import SessionService
 from tests.middleware.host import environ_for
 from tests.proxy.sockets import TEXT, Closed
@@ -41,9 +42,24 @@ class Host:
             Route("/task", self.task),
             Route("/late", self.late),
             WebSocketRoute("/ws", self.echo),
+            WebSocketRoute("/ws/push", self.push),
+            WebSocketRoute("/ws/sleep", self.sleep),
         ]
         self.app = Starlette(routes=routes)
+        self.app.add_middleware(self.noting)
         self.app.add_middleware(GatekeeperMiddleware, settings=load(environ_for(store)))
+
+    def noting(self, app: Any) -> Any:
+        """Notes when the application has left a request for a stream."""
+
+        async def noted(scope: Any, receive: Any, send: Any) -> None:
+            try:
+                await app(scope, receive, send)
+            finally:
+                if scope["type"] == "http" and scope["path"] in {"/events", "/download", "/stubborn"}:
+                    self.seen.append("left")
+
+        return noted
 
     async def events(self, _: Request) -> Response:
         return StreamingResponse(self._parts(b"data: hel", 100_000), media_type="text/event-stream")
@@ -52,12 +68,9 @@ class Host:
         return StreamingResponse(self._parts(b"1,2,3\n", 100_000), media_type="text/csv")
 
     async def _parts(self, part: bytes, count: int) -> AsyncIterator[bytes]:
-        try:
-            for _ in range(count):
-                yield part
-                await asyncio.sleep(0.02)
-        finally:
-            self.seen.append("left")
+        for _ in range(count):
+            yield part
+            await asyncio.sleep(0.02)
 
     async def stubborn(self, _: Request) -> Response:
         """Swallows the cancellation, and goes on for as long as it can send."""
@@ -65,10 +78,8 @@ class Host:
         async def parts() -> AsyncIterator[bytes]:
             for _ in range(500):
                 yield b"x"
-                try:
+                with suppress(asyncio.CancelledError):
                     await asyncio.sleep(0.02)
-                except asyncio.CancelledError:
-                    self.seen.append("no")
 
         return StreamingResponse(parts())
 
@@ -107,6 +118,24 @@ class Host:
         except WebSocketDisconnect as gone:
             self.seen.append((gone.code, gone.reason))
 
+    async def push(self, socket: WebSocket) -> None:
+        """Only sends."""
+        await socket.accept()
+        try:
+            while True:
+                await socket.send_text("tick")
+                await asyncio.sleep(0.02)
+        except WebSocketDisconnect as gone:
+            self.seen.append(gone.code)
+
+    async def sleep(self, socket: WebSocket) -> None:
+        """Neither sends nor receives."""
+        await socket.accept()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            self.seen.append("woken")
+
 
 @pytest.fixture(scope="module")
 def host(store: Store) -> Host:
@@ -143,6 +172,18 @@ async def test_a_websocket_is_closed_and_its_application_told(world: World, host
     eventually(lambda: host.seen == [(4401, "revoked_by_user")])
 
 
+@pytest.mark.parametrize(("path", "seen"), [("/ws/push", 1006), ("/ws/sleep", "woken")])
+async def test_a_websocket_whose_application_does_not_listen_is_closed_and_left_all_the_same(
+    world: World, host: Host, monkeypatch: pytest.MonkeyPatch, path: str, seen: Any
+) -> None:  # W09
+    monkeypatch.setattr(streams, "_LEAVING_SECONDS", 0.5)
+    bearing, session = await signed_in(world)
+    async with websocket(world.url, bearing, path) as talk:
+        await end(world, bearing, session)
+        assert (await talk.end())[0] == Closed(4401, "revoked_by_user")
+    eventually(lambda: host.seen == [seen])
+
+
 async def test_events_end_with_an_event_and_a_download_without_an_end(world: World, host: Host) -> None:  # X12
     bearing, session = await signed_in(world)
     async with (
@@ -163,7 +204,7 @@ async def test_an_application_that_will_not_be_cancelled_reaches_the_client_no_m
     async with requested(world.url, "/stubborn", bearing) as client:
         await end(world, bearing, session)
         assert not (await client.end()).whole
-    eventually(lambda: host.seen == ["no"])
+    eventually(lambda: host.seen == ["left"])
 
 
 async def test_the_answer_to_the_request_that_ends_its_own_session_is_whole(world: World) -> None:

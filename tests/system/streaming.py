@@ -164,8 +164,8 @@ class Socket:
 
 
 @asynccontextmanager
-async def websocket(url: str, token: str) -> AsyncIterator[Socket]:
-    async with sockets.opened(url, "/ws", [bearer(token)]) as opened:
+async def websocket(url: str, token: str, target: str = "/ws") -> AsyncIterator[Socket]:
+    async with sockets.opened(url, target, [bearer(token)]) as opened:
         socket = Socket(opened)
         try:
             yield socket
