@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from bench import machine, report, tools
+from bench import machine, report, soak, tools
 from bench.lab import Lab
 from bench.lineup import BY_NAME, PEERS
-from bench.load import Broken
+from bench.load import Broken, checks
 from bench.results import Measured, Results, WorkResult, load
 from bench.works import BY_NAME_OF_WORK, WORKS, DoesNotApply, Work
 
@@ -106,6 +106,14 @@ def _run(options: argparse.Namespace, results: Results) -> None:
         with Lab(Path(directory) / "lab") as lab:
             if options.mode == "peers":
                 _peers(lab, options, results)
+            elif options.mode == "store":
+                rounds, seconds = options.rounds, options.seconds
+                measured = checks(lab.store_port, rounds=rounds, seconds=seconds, sessions=options.sessions)
+                results.store = {"date": _now(), **measured}
+                print("\n".join(report.store_table(results.store)))
+            else:
+                results.soak = {"date": _now(), **soak.run(lab, options.minutes)}
+                print("\n".join(report.soak_table(results.soak)))
 
 
 def _peers(lab: Lab, options: argparse.Namespace, results: Results) -> None:
@@ -114,7 +122,7 @@ def _peers(lab: Lab, options: argparse.Namespace, results: Results) -> None:
     if any(work.needs_rate for work in works) and all(work.name != "small32" for work in works):
         works.insert(0, BY_NAME_OF_WORK["small32"])
     for work in sorted(works, key=WORKS.index):
-        result = WorkResult(datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), options.seconds)
+        result = WorkResult(_now(), options.seconds)
         result.peers = {name: Measured(lacks=BY_NAME[name].missing()) for name in peers}
         results.works[work.name] = result
         if work.needs_rate:
@@ -124,6 +132,10 @@ def _peers(lab: Lab, options: argparse.Namespace, results: Results) -> None:
                 if not measured.lacks:
                     _measure(lab, work, name, result, measured, number + 1)
         print("\n".join(["", f"## {work.title}\n", *report.work_table(work, result)]), flush=True)
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _half_of_the_slowest(results: Results, work: Work, result: WorkResult) -> float:

@@ -48,8 +48,8 @@ class Lab:
         self.directory.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             self.store_port = stack.enter_context(_store(self.directory))
-            self.backend_port = stack.enter_context(_backend(self.directory / "backend"))
             self.echo_port = stack.enter_context(_echo(self.directory))
+            self.backend_port = stack.enter_context(_backend(self.directory / "backend", self.echo_port))
             self.client = stack.enter_context(redis.Redis(port=self.store_port))
             self._open_sessions()
             self._stack = stack.pop_all()
@@ -130,8 +130,8 @@ def _store(directory: Path) -> Iterator[int]:
 
 
 @contextmanager
-def _backend(directory: Path) -> Iterator[int]:
-    place = Place(free_port(), 0, 0, directory, "")
+def _backend(directory: Path, echo_port: int) -> Iterator[int]:
+    place = Place(free_port(), echo_port, 0, directory, "")
     fill(tools.HERE / "backend.conf", place)
     (directory / "large").write_bytes(b"x" * LARGE_BYTES)
     command = ["nginx", "-p", str(directory), "-c", str(directory / "backend.conf"), "-e", "stderr"]

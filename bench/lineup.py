@@ -12,6 +12,9 @@ from typing import Final
 
 from bench import tools
 
+# Of every peer: idle connections are to last until their memory has been measured.
+KEEPALIVE_SECONDS: Final = 300
+
 
 @dataclass(frozen=True)
 class Place:
@@ -66,6 +69,7 @@ def fill(template: Path, place: Place) -> None:
         "secret": place.secret,
         "secret_base64url": base64.urlsafe_b64encode(secret).decode().rstrip("="),
         "user": getpass.getuser(),
+        "keepalive_seconds": str(KEEPALIVE_SECONDS),
     }
     text = template.read_text()
     for name, value in values.items():
@@ -81,6 +85,7 @@ def _environment(place: Place) -> dict[str, str]:
         "BENCH_STORE": place.store,
         "BENCH_SECRET": place.secret,
         "BENCH_TOUCH": str(tools.PEERS / "touch.lua"),
+        "BENCH_KEEPALIVE_SECONDS": str(KEEPALIVE_SECONDS),
     }
 
 
@@ -92,6 +97,7 @@ def _gatekeeper_environment(place: Place) -> dict[str, str]:
         "GATEKEEPER_REDIS_URL": place.store,
         "GATEKEEPER_JWT_SECRET": place.secret,
         "GATEKEEPER_WORKERS": str(place.workers),
+        "GATEKEEPER_KEEPALIVE_TIMEOUT": f"{KEEPALIVE_SECONDS}s",
     }
 
 
@@ -101,6 +107,7 @@ def _venv(command: str) -> str:
 
 def _naive(place: Place) -> list[str]:
     listen = ["--host", "127.0.0.1", "--port", str(place.port), "--backlog", "4096"]
+    listen += ["--timeout-keep-alive", str(KEEPALIVE_SECONDS)]
     return [_venv("uvicorn"), "--app-dir", str(tools.PEERS / "naive"), *listen, "app:app"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import subprocess
 from collections.abc import Sequence
@@ -13,9 +14,10 @@ from typing import Any, Final
 
 from bench import tools
 from bench.lab import Lab
-from bench.machine import Cores, other_cores
+from bench.machine import Cores, other_cores, proxy_cores
 
 _UNANSWERED_SECONDS: Final = 60.0
+_OPENING_SECONDS: Final = 900.0
 
 Figures = dict[str, float]
 
@@ -53,7 +55,13 @@ def messages(lab: Lab, port: int, *, connections: int, seconds: float, size_byte
     return _run([*command, str(lab.tokens_file)], seconds)
 
 
-def _run(command: Sequence[str], seconds: float, cores: Cores | None = None) -> Figures:
+def checks(port: int, *, rounds: int, seconds: float, sessions: int) -> dict[str, Any]:
+    """Gatekeeper's store client alone, on the core of the peers (`checks.py`)."""
+    command = [tools.python(), "-m", "bench.checks", str(port), str(rounds), str(seconds), str(sessions)]
+    return _run(command, rounds * seconds * 10 + _OPENING_SECONDS, proxy_cores())
+
+
+def _run(command: Sequence[str], seconds: float, cores: Cores | None = None) -> Any:
     process = subprocess.run(
         command,
         capture_output=True,
@@ -70,11 +78,14 @@ def _run(command: Sequence[str], seconds: float, cores: Cores | None = None) -> 
     for name in ("refused", "broken", "unanswered"):
         if figures.get(name):
             raise Broken(f"{figures[name]} of {figures['requests']} {name}")
+    if figures.get("requests") == 0:
+        raise Broken("not one answer in time")
     return figures
 
 
 def hold_idle(stack: ExitStack, lab: Lab, port: int, connections: int) -> None:
     """Opens connections that have each had one answer and stay open, silent. Raises `OSError`, `Broken`."""
+    opened: list[socket.socket] = []
     for number in range(connections):
         connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
         token = lab.tokens[number % len(lab.tokens)]
@@ -84,3 +95,14 @@ def hold_idle(stack: ExitStack, lab: Lab, port: int, connections: int) -> None:
         received = connection.recv(65_536)
         if not received.startswith(b"HTTP/1.1 200"):
             raise Broken(f"connection {number + 1}: {received[:40]!r}")
+        opened.append(connection)
+    if closed := _readable(opened):
+        raise Broken(f"{closed} of {connections} connections were closed meanwhile")
+
+
+def _readable(connections: Sequence[socket.socket]) -> int:
+    """How many have something to read, which can only be their end."""
+    poll = select.poll()
+    for connection in connections:
+        poll.register(connection, select.POLLIN)
+    return len(poll.poll(0))

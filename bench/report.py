@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Any, Final
 
+from bench.checks import CALLERS, IN_FLIGHT, PIPELINE
 from bench.lineup import BY_NAME
 from bench.results import Results, WorkResult
 from bench.works import WORKS, Work
@@ -49,9 +50,9 @@ def render(results: Results) -> str:
         if work.name in results.works:
             parts += [f"## {work.title}\n", *work_table(work, results.works[work.name])]
     if results.store:
-        parts += ["## The store alone\n", *_store(results)]
+        parts += ["## The store alone\n", *store_table(results.store)]
     if results.soak:
-        parts += ["## Soak\n", *_soak(results)]
+        parts += ["## Soak\n", *soak_table(results.soak)]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -131,11 +132,12 @@ def _workers(result: WorkResult) -> Iterator[str]:
     )
 
 
-def _store(results: Results) -> Iterator[str]:
-    store = results.store
+def store_table(store: dict[str, Any]) -> Iterator[str]:
+    """The check alone."""
     yield (
-        "One Python process asks `SessionStore.check` with 128 calls at a time; the ceiling is the same commands, recorded "
-        "and sent again in pipelines of 128, four in flight, without anybody reading what the answers say.\n"
+        f"One Python process calls `SessionStore.check` from {CALLERS} tasks that wait for their answers. The ceiling is "
+        f"the same commands, recorded and sent again in pipelines of {PIPELINE}, {IN_FLIGHT} in flight, with nobody to "
+        "read what the answers say.\n"
     )
     rows = [
         ["checks by Gatekeeper's client", _whole(store["checks"])],
@@ -153,8 +155,8 @@ def _store(results: Results) -> Iterator[str]:
     yield f"On {store['date']}.\n"
 
 
-def _soak(results: Results) -> Iterator[str]:
-    soak = results.soak
+def soak_table(soak: dict[str, Any]) -> Iterator[str]:
+    """Memory under mixed load."""
     rows = [[f"{sample['minute']:.1f}", _number(sample["mib"])] for sample in soak["samples"]]
     yield f"Mixed load (small answers, downloads, uploads, WebSocket messages) for {soak['minutes']:g} minutes.\n"
     yield from _table(["minute", "MiB"], rows)

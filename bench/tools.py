@@ -59,9 +59,10 @@ def _install_python() -> None:
 
 def _install_node() -> None:
     wanted = PEERS / "fastify" / "package-lock.json"
+    # node looks for packages beside the file that needs them.
+    shutil.copytree(PEERS / "fastify", FASTIFY, dirs_exist_ok=True)
     if _is_installed(FASTIFY, wanted):
         return
-    shutil.copytree(PEERS / "fastify", FASTIFY, dirs_exist_ok=True)
     subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--silent"], cwd=FASTIFY, check=True)
     _remember(FASTIFY, wanted)
 

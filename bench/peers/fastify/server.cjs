@@ -9,7 +9,7 @@ const proxy = require('@fastify/http-proxy')
 const { createVerifier } = require('fast-jwt')
 const Redis = require('ioredis')
 
-const { BENCH_PORT, BENCH_SECRET, BENCH_STORE, BENCH_TOUCH, BENCH_UPSTREAM } = process.env
+const { BENCH_KEEPALIVE_SECONDS, BENCH_PORT, BENCH_SECRET, BENCH_STORE, BENCH_TOUCH, BENCH_UPSTREAM } = process.env
 const IDLE_SECONDS = 1800
 
 const verify = createVerifier({ key: BENCH_SECRET, algorithms: ['HS256'], cache: 10000 })
@@ -18,7 +18,7 @@ const store = new Redis(BENCH_STORE, {
   scripts: { touchSession: { lua: readFileSync(BENCH_TOUCH, 'utf8'), numberOfKeys: 1 } }
 })
 
-const server = fastify({ logger: false, keepAliveTimeout: 75000, bodyLimit: 16 * 1024 * 1024 })
+const server = fastify({ logger: false, keepAliveTimeout: Number(BENCH_KEEPALIVE_SECONDS) * 1000, bodyLimit: 16 * 1024 * 1024 })
 
 server.decorateRequest('user', null)
 server.register(proxy, {
