@@ -17,7 +17,7 @@ export UV_PYTHON := $(CURDIR)/$(BIN)/python
 export UV_PYTHON_DOWNLOADS := never
 export UV_SYSTEM_CERTS := 1
 
-.PHONY: help demo test check lint format clean
+.PHONY: help demo test check lint format bench bench-store bench-soak clean
 .DELETE_ON_ERROR:
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo "make check     the fast part of it"
 	@echo "make lint      only the static part of it"
 	@echo "make format    rewrite the sources as the formatter wants them"
+	@echo "make bench     measure it beside other gateways (bench/README.md)"
 	@echo "make clean     remove what these commands have made"
 
 demo: $(VENV)/.installed
@@ -47,8 +48,20 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# PEERS and WORK choose some of what `python -m bench --list` names; ROUNDS, SECONDS and MINUTES how long.
+BENCH = $(BIN)/python -m bench
+bench: $(VENV)/.installed-dev
+	$(BENCH) $(if $(PEERS),--peers "$(PEERS)") $(if $(WORK),--work "$(WORK)") \
+	  $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS))
+
+bench-store: $(VENV)/.installed-dev
+	$(BENCH) store $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS))
+
+bench-soak: $(VENV)/.installed-dev
+	$(BENCH) soak $(if $(MINUTES),--minutes $(MINUTES))
+
 clean:
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .grimp_cache .import_linter_cache
+	rm -rf bench/.work $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .grimp_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each step leaves a stamp, so that a second call does nothing. The syncs are inexact: one never takes away what the

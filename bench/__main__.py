@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -47,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Gatekeeper beside what people would pick instead.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="Gatekeeper beside what people would pick instead."
+    )
     parser.add_argument("mode", nargs="?", default="peers", choices=["peers", "store", "soak", "report"])
     parser.add_argument("--list", action="store_true", help="the peers and the works, and what is missing here")
     parser.add_argument("--peers", type=_names_in(BY_NAME), default=[], metavar="NAME,…")
@@ -59,7 +61,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _names_in(known: dict[str, object]) -> object:
+def _names_in(known: Collection[str]) -> Callable[[str], list[str]]:
     def names(text: str) -> list[str]:
         found = text.replace(",", " ").split()
         if unknown := [name for name in found if name not in known]:

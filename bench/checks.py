@@ -155,7 +155,7 @@ def ceiling(port: int, pipelines: list[bytes], seconds: float) -> float:
             reader.feed(connection.recv(1 << 20))
             while (answer := reader.gets()) is not False:
                 if not isinstance(answer, list):
-                    raise RuntimeError(f"the store answered {answer!r}")
+                    raise TypeError(f"the store answered {answer!r}")
                 answered += 1
         return answered / (time.perf_counter() - begun)
 

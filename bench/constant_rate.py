@@ -114,10 +114,7 @@ async def measure(
 ) -> dict[str, float | int]:
     """Latencies in microseconds of what was due within `seconds`, after a second of running in."""
     loop, schedule = asyncio.get_running_loop(), Schedule(requests)
-    for _ in range(connections):
-        await loop.create_connection(lambda: Connection(schedule), "127.0.0.1", port)
-    gc.freeze()
-    gc.disable()
+    opened = [await loop.create_connection(lambda: Connection(schedule), "127.0.0.1", port) for _ in range(connections)]
     asked, total = 0, int(rate * (seconds + _RUNNING_IN_SECONDS))
     descriptor = ticking(1 / rate)
     begun, over = time.perf_counter(), loop.create_future()
@@ -137,7 +134,11 @@ async def measure(
     deadline = time.perf_counter() + _PATIENCE_SECONDS
     while len(schedule.taken) < total and time.perf_counter() < deadline:
         await asyncio.sleep(0.01)
-    return _summary(schedule, total, int(rate * _RUNNING_IN_SECONDS))
+    os.close(descriptor)
+    summary = _summary(schedule, total, int(rate * _RUNNING_IN_SECONDS))
+    for transport, _ in opened:
+        transport.abort()
+    return summary
 
 
 def _summary(schedule: Schedule, total: int, running_in: int) -> dict[str, float | int]:
@@ -148,12 +149,14 @@ def _summary(schedule: Schedule, total: int, running_in: int) -> dict[str, float
         "refused": schedule.refused,
         "broken": schedule.broken,
         "p50_us": taken[len(taken) // 2] * 1e6,
+        "p90_us": taken[len(taken) * 9 // 10] * 1e6,
         "p99_us": taken[len(taken) * 99 // 100] * 1e6,
         "max_us": taken[-1] * 1e6,
     }
 
 
 def main(port: str, connections: str, rate: str, seconds: str, path: str, tokens: str) -> None:
+    gc.disable()
     requests = [
         f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
         for token in Path(tokens).read_text().split()

@@ -135,9 +135,7 @@ def _backend(directory: Path, echo_port: int) -> Iterator[int]:
     fill(tools.HERE / "backend.conf", place)
     (directory / "large").write_bytes(b"x" * LARGE_BYTES)
     command = ["nginx", "-p", str(directory), "-c", str(directory / "backend.conf"), "-e", "stderr"]
-    with running(
-        command, other_cores(), directory / "output", ready=lambda: answers(place.port, "/small", "") == 200
-    ):
+    with running(command, other_cores(), directory / "output", ready=lambda: answers(place.port, "/small", "") == 200):
         yield place.port
 
 

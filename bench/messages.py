@@ -9,6 +9,7 @@ import asyncio
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Final, cast
 
@@ -18,8 +19,8 @@ from bench.echo import frame, frame_at
 
 _TEXT: Final = 1
 _UPGRADE: Final = (
-    "GET /echo HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-    "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nAuthorization: Bearer {token}\r\n\r\n"
+    "GET /echo HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nAuthorization: Bearer {token}\r\n\r\n"
 )
 
 
@@ -76,7 +77,7 @@ async def measure(port: int, connections: int, seconds: float, size: int, tokens
     transports = []
     for number in range(connections):
         token = tokens[number % len(tokens)]
-        transport, _ = await loop.create_connection(lambda token=token: Sender(token, size, count), "127.0.0.1", port)
+        transport, _ = await loop.create_connection(partial(Sender, token, size, count), "127.0.0.1", port)
         transports.append(transport)
     await asyncio.sleep(1)
     before, begun = count.messages, time.perf_counter()

@@ -71,7 +71,14 @@ def _goals(results: Results) -> Iterator[str]:
         met = ratio is not None and (ratio <= factor if is_most else ratio >= factor)
         rows.append([title, f"{'≤' if is_most else '≥'} {factor:g}", _number(ratio), _word(ratio, met)])
     workers = results.median("workers", _OURS, "ratio_by_cpu")
-    rows.append(["two workers, against one, by processor time", "≥ 1.7", _number(workers), _word(workers, bool(workers and workers >= 1.7))])
+    rows.append(
+        [
+            "two workers, against one, by processor time",
+            "≥ 1.7",
+            _number(workers),
+            _word(workers, bool(workers and workers >= 1.7)),
+        ]
+    )
     if results.store:
         share = results.store["ratio"]
         rows.append(["checks, against the store's own ceiling", "≥ 0.5", _number(share), _word(share, share >= 0.5)])
@@ -126,18 +133,18 @@ def _workers(result: WorkResult) -> Iterator[str]:
     ]
     yield from _table(["workers", "requests/s", "µs a request"], rows)
     yield (
-        "Here load, backend, store and workers share all cores, so with few cores the rate cannot double. What two workers "
-        "would do on two cores of their own follows from what a request costs each: "
-        f"{_number(measured.median('ratio_by_cpu'))} × one worker. Measured rates: {_number(measured.median('ratio'))} ×.\n"
+        "Here load, backend, store and workers share all cores, so with few cores the rate cannot double: it became "
+        f"{_number(measured.median('ratio'))} × that of one. What two workers would do on two cores of their own "
+        f"follows from what a request costs each: {_number(measured.median('ratio_by_cpu'))} × one worker.\n"
     )
 
 
 def store_table(store: dict[str, Any]) -> Iterator[str]:
     """The check alone."""
     yield (
-        f"One Python process calls `SessionStore.check` from {CALLERS} tasks that wait for their answers. The ceiling is "
-        f"the same commands, recorded and sent again in pipelines of {PIPELINE}, {IN_FLIGHT} in flight, with nobody to "
-        "read what the answers say.\n"
+        f"One Python process calls `SessionStore.check` from {CALLERS} tasks that wait for their answers. The ceiling "
+        f"is the same commands, recorded and sent again in pipelines of {PIPELINE}, {IN_FLIGHT} in flight, with nobody "
+        "to read what the answers say.\n"
     )
     rows = [
         ["checks by Gatekeeper's client", _whole(store["checks"])],
@@ -160,7 +167,8 @@ def soak_table(soak: dict[str, Any]) -> Iterator[str]:
     rows = [[f"{sample['minute']:.1f}", _number(sample["mib"])] for sample in soak["samples"]]
     yield f"Mixed load (small answers, downloads, uploads, WebSocket messages) for {soak['minutes']:g} minutes.\n"
     yield from _table(["minute", "MiB"], rows)
-    yield f"Slope over the second half: {soak['kib_a_minute']:+.1f} KiB a minute. {soak['requests']:,} requests, on {soak['date']}.\n"
+    yield f"Slope over the second half: {soak['kib_a_minute']:+.1f} KiB a minute.\n"
+    yield f"{soak['requests']:,} requests, on {soak['date']}.\n"
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> Iterator[str]:

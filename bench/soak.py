@@ -17,7 +17,6 @@ _SAMPLES: Final = 40
 
 def run(lab: Lab, minutes: float) -> dict[str, Any]:
     """What `report.py` shows. Each kind of load begins anew, with new connections, every ten seconds."""
-    over = time.monotonic() + minutes * 60
     with lab.peer("gatekeeper") as running, ThreadPoolExecutor() as threads:
         assert running.process is not None
         port, turn = running.port, min(_TURN_SECONDS, minutes * 60 / 4)
@@ -27,6 +26,7 @@ def run(lab: Lab, minutes: float) -> dict[str, Any]:
             partial(load.wrk, lab, port, "/upload", connections=4, seconds=turn, body_bytes=LARGE_BYTES),
             partial(load.messages, lab, port, connections=16, seconds=turn, size_bytes=64),
         ]
+        over = time.monotonic() + minutes * 60
         loads = [threads.submit(_repeat, kind, over) for kind in kinds]
         samples, begun = [], time.monotonic()
         while time.monotonic() < over:

@@ -1,10 +1,11 @@
-"""The work that every peer is put to. Each is a function of a lab, a peer's name and seconds; its result are figures."""
+"""The work that every peer is put to: functions of a lab, a peer's name, seconds and a rate, that answer figures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from bench import load
@@ -15,6 +16,7 @@ from bench.machine import all_cores
 
 IDLE_CONNECTIONS: Final = 5_000
 _MESSAGE_BYTES: Final = 64
+_WARM_UP_SHARE: Final = 3
 
 
 class DoesNotApply(Exception):
@@ -23,7 +25,7 @@ class DoesNotApply(Exception):
 
 @dataclass(frozen=True)
 class Work:
-    """`unit` is of the figure `rate`, or of what `figure` names; `needs_rate`: at half of what the slowest peer reached."""
+    """`unit` is that of `figure`; with `needs_rate` it is done at half of what the slowest peer bears."""
 
     name: str
     title: str
@@ -50,10 +52,10 @@ def _charged(running: Running, run: Callable[[], Figures]) -> Figures:
 def _full_load(path: str, connections: int, body_bytes: int = 0) -> Callable[[Lab, str, float, float], Figures]:
     def run(lab: Lab, peer: str, seconds: float, _: float) -> Figures:
         with lab.peer(peer) as running:
-            ask = lambda: load.wrk(  # noqa: E731
-                lab, running.port, path, connections=connections, seconds=seconds, body_bytes=body_bytes
-            )
-            return _charged(running, ask)
+            ask = partial(load.wrk, lab, running.port, path, connections=connections, body_bytes=body_bytes)
+            # Peers that compile what they run often shall have done so.
+            ask(seconds=max(1.0, seconds / _WARM_UP_SHARE))
+            return _charged(running, partial(ask, seconds=seconds))
 
     return run
 
@@ -67,9 +69,7 @@ def _messages(lab: Lab, peer: str, seconds: float, _: float) -> Figures:
     if not BY_NAME[peer].websocket:
         raise DoesNotApply("forwards no WebSockets")
     with lab.peer(peer, upstream_port=lab.echo_port) as running:
-        ask = lambda: load.messages(  # noqa: E731
-            lab, running.port, connections=32, seconds=seconds, size_bytes=_MESSAGE_BYTES
-        )
+        ask = partial(load.messages, lab, running.port, connections=32, seconds=seconds, size_bytes=_MESSAGE_BYTES)
         return _charged(running, ask)
 
 
@@ -94,10 +94,9 @@ def _workers(lab: Lab, peer: str, seconds: float, _: float) -> Figures:
     found: Figures = {}
     for workers in (1, 2):
         with lab.peer(peer, workers=workers, cores=all_cores()) as running:
-            ask = lambda port=running.port: load.wrk(  # noqa: E731
-                lab, port, "/small", connections=64, seconds=seconds, cores=all_cores()
-            )
-            figures = _charged(running, ask)
+            ask = partial(load.wrk, lab, running.port, "/small", connections=64, cores=all_cores())
+            ask(seconds=1.0)
+            figures = _charged(running, partial(ask, seconds=seconds))
         found |= {f"rate_{workers}": figures["rate"], f"cpu_us_{workers}": figures["cpu_us"]}
     # What two cores of their own would make of it, if a request costs what it cost here.
     found["ratio"] = found["rate_2"] / found["rate_1"]
