@@ -15,7 +15,7 @@ import redis
 
 from bench import tools
 from bench.lineup import BY_NAME, Peer, Place, fill
-from bench.machine import Cores, Process, free_port, other_cores, proxy_cores, running
+from bench.machine import Cores, DidNotStart, Process, free_port, other_cores, proxy_cores, running
 from gatekeeper.embedded import server_binary
 
 SESSIONS: Final = 1_000
@@ -93,12 +93,22 @@ class Lab:
         command, environment = peer.command(place), peer.environment(place)
         with running(command, cores or proxy_cores(), log, environment, ready=ready) as process:
             if upstream == self.backend_port:
+                self._must_refuse(peer, place.port)
                 self._warm_up(place.port)
             yield Running(peer, place.port, process)
 
     def _place(self, port: int, upstream_port: int, workers: int = 1) -> Place:
         directory = self.directory / f"run-{next(self._numbers)}"
         return Place(port, upstream_port, self.store_port, directory, self.secret, workers)
+
+    def _must_refuse(self, peer: Peer, port: int) -> None:
+        """What a peer is said to check, it checks. Gatekeeper opens a session for a good token that has none."""
+        claims = {"sub": "nobody", "jti": "none", "exp": int(time.time()) + 60}
+        forged, unknown = (jwt.encode(claims, key, algorithm="HS256") for key in (self.secret[::-1], self.secret))
+        if "token" in peer.checks and answers(port, "/small", forged) != 401:
+            raise DidNotStart(f"{peer.name} let a forged token pass")
+        if "session" in peer.checks and peer.name != "gatekeeper" and answers(port, "/small", unknown) != 401:
+            raise DidNotStart(f"{peer.name} let a token pass that has no session")
 
     def _warm_up(self, port: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
