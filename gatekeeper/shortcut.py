@@ -34,15 +34,12 @@ from gatekeeper.proxy.http import arrival, target
 from gatekeeper.proxy.native import RETRIED_METHODS, NativeUpstream
 from gatekeeper.proxy.outgoing import RequestNotForwardable, outgoing
 from gatekeeper.sessions.connection import Prepared
-from gatekeeper.sessions.streams import Held
 from gatekeeper.telemetry import Exchange as Record
 from gatekeeper_middleware import GatekeeperMiddleware
 from gatekeeper_middleware.outcome import conclude
 from gatekeeper_middleware.scope import CHECKED, Incoming, read
 from gatekeeper_middleware.streams import LEFT_SECONDS, is_of_events, last_event
 
-# An answer that says that it is no longer than this is over soon; every other may be a stream.
-_SHORT_BYTES: Final = 64 * 1024
 _UNPLAIN_METHODS: Final = frozenset({"OPTIONS", "TRACE", "CONNECT"})
 _UNPLAIN_HEADERS: Final = frozenset({b"te", b"upgrade", b"expect", b"x-http-method-override"})
 
@@ -95,10 +92,10 @@ class Carriage:
         "_connection",
         "_ended",
         "_exchange",
-        "_held",
         "_incoming",
         "_is_of_events",
         "_outgoing",
+        "_reason",
         "_record",
         "_retried",
         "_sent_at",
@@ -122,12 +119,12 @@ class Carriage:
         )
         self._connection: Connection | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self._held: Held | None = None
         self._outgoing = b""
+        self._reason: EndReason | None = None
         self._retried = self._is_of_events = self._ended = False
         self._sent_at = 0.0
         self.session_id = 0
-        self.moved_at = 0.0
+        self.moved_at = time.monotonic()
         self.ends_itself = False
         shortcut.engine.telemetry.began(self._record)
         exchange.carry(self)
@@ -160,6 +157,7 @@ class Carriage:
         record.user_id = self._claims.user
         record.session_id = self.session_id = checked.session_id
         conclude(record, "allow")
+        self._shortcut.engine.streams.add(self._claims.user, self)
         self._send()
 
     # The request
@@ -212,17 +210,15 @@ class Carriage:
         record.status = head.status
         headers = response_headers(head.headers, head.status)
         headers.append((REQUEST_ID, record.request_id.encode()))
-        if head.length is None or head.length > _SHORT_BYTES:
-            self._is_of_events = is_of_events(headers)
-            self.moved_at = time.monotonic()
-            self._held = self._shortcut.engine.streams.add(self._claims.user, self)
+        self._is_of_events = head.length is None and is_of_events(headers)
         self._exchange.send_head(head.status, headers, head.reason)
+        if self._reason is not None:
+            self._cut_answer(self._reason)
 
     def on_data(self, data: bytes) -> None:
         self._record.bytes_out += len(data)
         self._exchange.send_body(data, last=False)
-        if self._held is not None:
-            self.moved_at = time.monotonic()
+        self.moved_at = time.monotonic()
         if self._exchange.is_full and self._connection is not None:
             self._connection.pause_reading()
 
@@ -259,6 +255,7 @@ class Carriage:
         conclude(record, "error", error.reason)
         answer = self._shortcut.app.failure(self._incoming, record, error)
         self._ended = True
+        self._shortcut.engine.streams.remove(self)
         exchange.drop(self)
         exchange.hand_over(self._told(answer))
 
@@ -277,8 +274,7 @@ class Carriage:
             return
         self._ended = True
         self._exchange.drop(self)
-        if self._held is not None:
-            self._shortcut.engine.streams.remove(self._held, self)
+        self._shortcut.engine.streams.remove(self)
         if self._connecting is not None:
             self._connecting.cancel()
         if self._connection is not None:
@@ -318,8 +314,14 @@ class Carriage:
     # What the session's end does
 
     def end(self, reason: EndReason) -> None:
-        if self._ended:
+        if self._ended or self._reason is not None:
             return
+        self._reason = reason
+        # An answer that has not begun is waited for: it may be that of the request whose own doing this is.
+        if self._exchange.started:
+            self._cut_answer(reason)
+
+    def _cut_answer(self, reason: EndReason) -> None:
         if self._is_of_events:
             exchange = self._exchange
             self._finish()
