@@ -14,6 +14,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import sys
@@ -187,9 +188,17 @@ def configure_logs(settings: Settings) -> None:
     uvicorn_log.setLevel(logging.WARNING)
 
 
+def _raise_file_limit() -> None:
+    """As many files as the system lets us open: the soft limit is for programs that use `select`."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def run(settings: Settings) -> int:
     """Serves until a signal says otherwise; the exit code."""
     configure_logs(settings)
+    _raise_file_limit()
     # A second sample for each counter, of when it was made, which nobody asks for.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     try:

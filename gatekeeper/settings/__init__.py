@@ -7,6 +7,7 @@ Variables begin with `GATEKEEPER_`; nothing else in the environment has any effe
 from __future__ import annotations
 
 import os
+import resource
 import stat
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
@@ -66,6 +67,7 @@ def warnings(settings: Settings) -> list[str]:
         *_token_warnings(settings),
         *_issue_warnings(settings),
         *_limit_warnings(settings),
+        *_file_limit_warnings(settings),
         *_transport_warnings(settings),
         *_file_warnings(settings),
     ]
@@ -158,6 +160,15 @@ def _limit_warnings(settings: Settings) -> Iterator[str]:
         yield (
             f"{variable('trusted_proxies')}: none, so behind a proxy with a private or loopback address "
             f"{' and '.join(limits)} {'hold' if len(limits) > 1 else 'holds'} for users and not for client addresses"
+        )
+
+
+def _file_limit_warnings(settings: Settings) -> Iterator[str]:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY and most <= settings.max_connections:
+        yield (
+            f"{variable('max_connections')}: {settings.max_connections}, while a process may have {most} open files "
+            "(ulimit -Hn), of which each connection is one"
         )
 
 

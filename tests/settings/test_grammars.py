@@ -37,6 +37,28 @@ def test_the_leeway_ends_at_300_seconds() -> None:
     assert "which is over 300s" in problem("JWT_LEEWAY", "300.001s")
 
 
+@pytest.mark.parametrize(
+    ("text", "octets"),
+    [
+        *(("1024", 1024), ("2000B", 2000), ("64KiB", 65536), ("64kib", 65536), ("100 KB", 100_000), ("1MiB", 1 << 20)),
+    ],
+)
+def test_sizes_are_bytes(text: str, octets: int) -> None:
+    assert read("MAX_HEADER_BYTES", text) == octets
+
+
+@pytest.mark.parametrize(
+    "text", ["1", "1023", "1025KiB", "2MB", "1.5KiB", "64K", "KiB", "-64KiB", "0x400", "64 KiBs", "٣KiB"]
+)
+def test_other_sizes_are_refused(text: str) -> None:
+    assert "accepted: a size from 1KiB to 1MiB" in problem("MAX_HEADER_BYTES", text)
+
+
+def test_a_size_may_be_off_where_there_is_no_limit() -> None:
+    assert read("MAX_BODY", "off") is None
+    assert read("MAX_BODY", "3GB") == 3 * 10**9
+
+
 @pytest.mark.parametrize("name", ["IDLE_TIMEOUT", "DEVICE_LIMIT", "OPS_LISTEN"])
 def test_off_is_none(name: str) -> None:
     assert read(name, "off") is None

@@ -5,6 +5,7 @@ Ids such as C01 are rows of the catalogue of attacks.
 
 from __future__ import annotations
 
+import resource
 import stat
 from pathlib import Path
 from typing import Any
@@ -300,6 +301,13 @@ def test_what_is_not_set_and_should_be_is_warned_of() -> None:
         "GATEKEEPER_TRUSTED_PROXIES",
     ]
     assert warned() == []
+
+
+def test_more_connections_than_files_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 500))
+    assert not any("MAX_CONNECTIONS" in line for line in warned(MAX_CONNECTIONS="499"))
+    (line,) = [line for line in warned(MAX_CONNECTIONS="500") if "MAX_CONNECTIONS" in line]
+    assert line.startswith("GATEKEEPER_MAX_CONNECTIONS: 500, while a process may have 500 open files")
 
 
 def test_limits_that_hold_for_users_only_are_warned_of() -> None:
