@@ -1,4 +1,4 @@
-"""A moment that moves with every request and hardly ever comes."""
+"""How long a client is waited for: until something comes from it, and until it takes what it was sent."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def _nothing() -> None:
 
 
 class Deadline:
-    """Calls `expired` once the moment that was last set is there. Setting costs no timer: the one that runs looks,
-    when it fires, whether the moment has moved."""
+    """A moment that moves with every request and hardly ever comes. Calls `expired` once the moment that was last set
+    is there. Setting costs no timer: the one that runs looks, when it fires, whether the moment has moved."""
 
     __slots__ = ("_at", "_expired", "_loop", "_timer")
 
@@ -52,3 +52,32 @@ class Deadline:
         else:
             self._at = None
             self._expired()
+
+
+class Stall:
+    """Whether a client has taken nothing of what was written to it for `seconds`."""
+
+    __slots__ = ("_loop", "_seconds", "_timer")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        self._loop = loop
+        self._seconds = seconds
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watch(self, transport: asyncio.WriteTransport, stalled: Callable[[], None]) -> None:
+        """Calls `stalled` when it has; looks until all is taken, or `cancel`."""
+        if self._timer is None:
+            self._look(transport, stalled, None)
+
+    def cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self, transport: asyncio.WriteTransport, stalled: Callable[[], None], before: int | None) -> None:
+        self._timer = None
+        waiting = transport.get_write_buffer_size()
+        if waiting and waiting == before:
+            stalled()
+        elif waiting:
+            self._timer = self._loop.call_later(self._seconds, self._look, transport, stalled, waiting)

@@ -59,6 +59,12 @@ def check_handshake(head: Head) -> None:
     _check_sizes(head)
 
 
+def rebuilt(head: Head) -> bytes:
+    """The bytes of a handshake that was judged: nothing but what was seen in it."""
+    lines = [b"%b: %b\r\n" % header for header in head.headers]
+    return b"".join((b"GET %b HTTP/1.1\r\n" % head.target, *lines, b"\r\n"))
+
+
 def _values(head: Head, name: bytes) -> list[bytes]:
     return [value for key, value in head.headers if key == name]
 

@@ -18,9 +18,9 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gatekeeper.front.body import BODY_TOO_LARGE, Body, ChunkedBody, SizedBody
-from gatekeeper.front.deadline import Deadline
+from gatekeeper.front.deadline import Deadline, Stall
 from gatekeeper.front.exchange import ASGIApp, Carrier, Exchange, Scope
-from gatekeeper.front.handshake import asks_for_websocket, check_handshake
+from gatekeeper.front.handshake import asks_for_websocket, check_handshake, rebuilt
 from gatekeeper.front.head import Head, HeadReader, Limits, Refused, parse_head, salvage
 from gatekeeper.front.refusal import Answer, Refusal, Refuse, serialised
 from gatekeeper.front.scope import Scopes
@@ -70,7 +70,7 @@ class FrontProtocol(asyncio.Protocol):
         "_read_paused",
         "_reader",
         "_scopes",
-        "_stall_timer",
+        "_stall",
         "_state",
         "_transport",
         "writable",
@@ -105,7 +105,7 @@ class FrontProtocol(asyncio.Protocol):
         self._read_paused = False
         self.writable: asyncio.Event | None = None
         self._deadline = Deadline(self._loop, self._expired)
-        self._stall_timer: asyncio.TimerHandle | None = None
+        self._stall = Stall(self._loop, self._limits.write_timeout)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._phase.value}>"
@@ -149,7 +149,7 @@ class FrontProtocol(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.writable = asyncio.Event()
-        self._watch_writing()
+        self._stall.watch(self._transport, self._reset)
 
     def resume_writing(self) -> None:
         if self.writable is not None:
@@ -157,9 +157,7 @@ class FrontProtocol(asyncio.Protocol):
             self.writable = None
             if self._exchange is not None and self._exchange.carrier is not None:
                 self._exchange.carrier.client_writable()
-        if self._stall_timer is not None:
-            self._stall_timer.cancel()
-            self._stall_timer = None
+        self._stall.cancel()
 
     def shutdown(self) -> None:
         """uvicorn's word that the server ends: what is in flight is finished, the rest closes."""
@@ -370,8 +368,7 @@ class FrontProtocol(asyncio.Protocol):
         """Closes once all is written that a client is still taking."""
         self._phase = _LINGER
         self._transport.close()
-        if self._stall_timer is None:
-            self._watch_writing()
+        self._stall.watch(self._transport, self._reset)
 
     def _close(self, *, linger: bool = False) -> None:
         """Ends the connection. While something is still coming, only this side of it at first: a socket that is closed
@@ -395,17 +392,14 @@ class FrontProtocol(asyncio.Protocol):
             # RFC 6455 section 4.1: the client waits for the answer; what it cannot wait with may be a request.
             raise Refused(400, "There is data before the WebSocket handshake was answered")
         self._deadline.cancel()
+        self._stall.cancel()
         self._connections.discard(self)
-        lines = [b"GET ", head.target, b" HTTP/1.1\r\n"]
-        for name, value in head.headers:
-            lines += (name, b": ", value, b"\r\n")
-        lines.append(b"\r\n")
         assert self._config.ws_protocol_class is not None  # noqa: S101 - asked before
         websocket: asyncio.Protocol = self._config.ws_protocol_class(  # type: ignore[call-arg]
             config=self._config, server_state=self._state, app_state=self._app_state
         )
         websocket.connection_made(self._transport)
-        websocket.data_received(b"".join(lines))
+        websocket.data_received(rebuilt(head))
         self._transport.set_protocol(websocket)
 
     # Time
@@ -415,15 +409,6 @@ class FrontProtocol(asyncio.Protocol):
             self._finish()
         else:
             self._answer_refused(Refused(408, TIMED_OUT))
-
-    def _watch_writing(self, before: int | None = None) -> None:
-        """Ends a connection whose client has stopped to take what is written to it."""
-        self._stall_timer = None
-        waiting = self._transport.get_write_buffer_size()
-        if waiting and waiting == before:
-            self._reset()
-        elif waiting:
-            self._stall_timer = self._loop.call_later(self._limits.write_timeout, self._watch_writing, waiting)
 
 
 def _nothing() -> None:
