@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import random
 import ssl
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 import msgspec
-from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel
+from redis.asyncio import (
+    BlockingConnectionPool,
+    Connection,
+    ConnectionPool,
+    Redis,
+    RedisCluster,
+    Sentinel,
+    SSLConnection,
+)
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
@@ -70,7 +80,7 @@ def open_client(url: str, *, timeout_seconds: float, ca_file: str | None = None)
 
     redis-py's defaults do not suit a gate: it would retry ten times, send a script again whose reply was lost, and
     raise at once when its pool is full. Here a call is tried once and is bounded in time. Behind sentinels it is a
-    client of the master; of a cluster it is a `RedisCluster`, whose `pubsub()` any node serves.
+    client of the master; of a cluster it is a `RedisCluster`.
     """
     address = parse(url, ca_file=ca_file)
     login = address.login
@@ -91,8 +101,49 @@ def open_client(url: str, *, timeout_seconds: float, ca_file: str | None = None)
     if login.tls is not None:
         options |= {"ssl": True, "ssl_ca_certs": ca_file}
     if address.kind == "cluster":
-        nodes = [ClusterNode(server.host, server.port) for server in address.servers]
-        client: Any = RedisCluster(startup_nodes=nodes, **options)
+        client: Any = ClusterClient(address.servers, options)
         return client  # type: ignore[no-any-return]  # used is what both can do alike
     client = Sentinel([(server.host, server.port) for server in address.servers], **options)  # type: ignore[no-untyped-call]
     return client.master_for(address.service, db=login.database)  # type: ignore[no-any-return]
+
+
+class ClusterClient(RedisCluster):
+    """Subscribes at any node that can be reached: a message published at one is heard at all. redis-py's own binds a
+    subscription to the node of the channel's slot, and knows none before its first command."""
+
+    def __init__(self, servers: Sequence[Server], options: dict[str, Any]) -> None:
+        super().__init__(startup_nodes=[ClusterNode(server.host, server.port) for server in servers], **options)
+        options = {name: value for name, value in options.items() if name != "ssl"} | {"servers": servers}
+        pool = ConnectionPool(connection_class=_TlsToAny if self.connection_kwargs.get("ssl") else _ToAny, **options)
+        self._subscribing = Redis.from_pool(pool)
+
+    def pubsub(self, *_: Any, **options: Any) -> Any:
+        return self._subscribing.pubsub(**options)
+
+    async def aclose(self) -> None:
+        await self._subscribing.aclose()
+        await super().aclose()
+
+
+class _ToAny(Connection):
+    """A connection to the first of several servers that takes one."""
+
+    def __init__(self, *, servers: Sequence[Server], **options: Any) -> None:
+        super().__init__(**options)
+        self._servers = servers
+
+    async def _connect(self) -> None:
+        fault: BaseException = ConnectionError()
+        for server in random.sample(self._servers, len(self._servers)):
+            self.host, self.port = server.host, server.port
+            try:
+                await super()._connect()  # type: ignore[no-untyped-call]
+            except (OSError, TimeoutError) as error:
+                fault = error
+            else:
+                return
+        raise fault
+
+
+class _TlsToAny(_ToAny, SSLConnection):
+    pass

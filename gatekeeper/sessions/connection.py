@@ -125,11 +125,11 @@ class Scripts:
 
     async def command(self, *command: Any) -> Any:
         """The answer to one plain command with a key. Raises `StoreUnavailable`."""
-        return await self._submit(command, command[1])
+        return await self._submit(command, _key(command))
 
     async def write(self, *command: Any) -> Any:
         """As `command`, answered only when as many replicas have it as are asked for."""
-        return await self._submit(command, command[1], durable=True)
+        return await self._submit(command, _key(command), durable=True)
 
     def _submit(
         self,
@@ -232,3 +232,8 @@ class Scripts:
             call.fail(ConnectionError())
         self._paused.clear()
         await self._route.aclose()
+
+
+def _key(command: tuple[Any, ...]) -> bytes:
+    key = command[1]
+    return key if isinstance(key, bytes) else str(key).encode()

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from gatekeeper.embedded import server_binary
+from gatekeeper.errors import StoreUnavailable
+from gatekeeper.models import EndReason
+from gatekeeper.sessions.connection import Scripts
+from gatekeeper.sessions.slots import Slots
+from gatekeeper.sessions.store import SessionStore
+from tests.conftest import RULES
 from tests.faults.topologies import Watched, until, watched
-from tests.faults.traffic import traffic
+from tests.faults.traffic import CLIENT, traffic
 from tests.machine import need
+from tests.sessions.by_hand import token
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(params=["valkey", "redis"])
+@pytest.fixture
 def store(request: pytest.FixtureRequest) -> Iterator[Watched]:
-    with watched(server_binary() if request.param == "valkey" else need("redis-server")) as made:
+    with watched(getattr(request, "param", server_binary)()) as made:
         yield made
 
 
+@pytest.mark.parametrize(
+    "store", [server_binary, partial(need, "redis-server")], ids=["valkey", "redis"], indirect=True
+)
 async def test_a_killed_master_is_followed_to_its_successor_and_no_end_is_lost(store: Watched) -> None:
     # R9, R11: the scripts are not there either
     async with traffic(store.url, replicas=1) as seen:
@@ -36,3 +47,81 @@ async def test_a_killed_master_is_followed_to_its_successor_and_no_end_is_lost(s
         print(f"master killed: {seen!r}; service {seconds:.2f} s after the successor was named")
         seen.assert_sound()
         assert seen.ended
+
+
+async def test_a_master_that_was_frozen_is_left_before_it_comes_back(store: Watched) -> None:
+    # R12: split brain, under load and for one that was idle all the while
+    idle = Scripts(store.url, timeout_seconds=1)
+    [successor] = store.replicas
+    try:
+        async with traffic(store.url) as seen:
+            await idle.command("GET", "warm")
+            store.master.freeze()
+            await asyncio.to_thread(until, lambda: store.names(successor), "a successor")
+            await seen.serves_again()
+            await asyncio.sleep(1)
+            store.master.thaw()
+            # It still takes itself for the master.
+            assert store.master.is_master()
+            await idle.command("SET", "where", "now")
+            assert successor.client.get("where") == "now"
+            assert await idle.command("GET", "where") == b"now"
+            # What only the old one acknowledged may be lost without STORE_REPLICAS.
+            seen.ended.clear()
+            seen.revived.clear()
+            await asyncio.sleep(0.3)
+            await seen.look_back()
+            print(f"master frozen: {seen!r}")
+            seen.assert_sound()
+            assert seen.ended
+    finally:
+        await idle.aclose()
+
+
+async def test_a_planned_failover_loses_no_end_and_is_over_in_time(store: Watched) -> None:
+    # R7, R11: the old master lives on, read-only
+    async with traffic(store.url, replicas=1, timeout_seconds=2) as seen:
+        await asyncio.sleep(0.3)
+        [successor] = store.replicas
+        store.sentinels[0].ask("SENTINEL", "FAILOVER", store.service)
+        await asyncio.to_thread(until, lambda: store.names(successor), "a successor")
+        seconds = await seen.serves_again()
+        await asyncio.sleep(0.3)
+        await seen.look_back()
+        print(f"planned failover: {seen!r}; service {seconds:.2f} s after the successor was named")
+        seen.assert_sound()
+
+
+async def test_an_end_that_no_replica_has_is_never_acknowledged(store: Watched) -> None:
+    # R13, contract 4.8: so a failover cannot bring a session back whose end was answered with 2xx
+    [replica] = store.replicas
+    scripts = Scripts(store.url, timeout_seconds=1, replicas=1)
+    sessions = SessionStore(Slots(scripts, key_prefix="gk:", rules=RULES))
+    try:
+        for reference in ("a", "b"):
+            assert (await sessions.check(token(reference), CLIENT)).word == "opened"
+        assert await sessions.log_out(token("a"), CLIENT)
+        replica.freeze()
+        for ending in (sessions.log_out(token("b"), CLIENT), sessions.end_all("74", EndReason.REVOKED_BY_USER)):
+            with pytest.raises(StoreUnavailable):
+                await ending
+        with pytest.raises(StoreUnavailable):
+            await sessions.check(token("new", user="75"), CLIENT)
+        # A touch waits for nobody. What was not acknowledged may have happened.
+        assert (await sessions.check(token("a"), CLIENT)).word == "ended"
+        assert (await sessions.check(token("b"), CLIENT)).word == "ended"
+        store.master.kill()
+        replica.thaw()
+        await asyncio.to_thread(until, lambda: store.names(replica), "a successor")
+        word = await asyncio.to_thread(until, replica.is_master, "a master") and await answered(sessions, "a")
+        assert word == "ended"
+    finally:
+        await scripts.aclose()
+
+
+async def answered(sessions: SessionStore, reference: str) -> str:
+    while True:
+        try:
+            return (await sessions.check(token(reference), CLIENT)).word
+        except StoreUnavailable:
+            await asyncio.sleep(0.05)

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from gatekeeper.errors import StoreUnavailable
-from gatekeeper.models import Client, EndReason
+from gatekeeper.models import Client
 from gatekeeper.sessions.connection import Scripts
 from gatekeeper.sessions.slots import Rules, Slots
 from gatekeeper.sessions.store import SessionStore
@@ -121,6 +121,3 @@ async def traffic(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await scripts.aclose()
-
-
-__all__ = ["EndReason", "Traffic", "traffic"]
