@@ -187,6 +187,10 @@ class Engine:
                 f"the store's maxmemory-policy is {policy}: under pressure it forgets sessions, ended ones too; "
                 "set it to noeviction"
             )
+        wanted = self._scripts.replicas
+        connected = await self._scripts.connected_replicas() if wanted else None
+        if connected is not None and connected < wanted:
+            found.append(f"the store has {connected} replicas and STORE_REPLICAS is {wanted}: nothing opens or ends")
         append_only, save = [await self._scripts.configuration(name) for name in ("appendonly", "save")]
         if append_only == "no" and not save:
             found.append("the store does not persist: a restart of it forgets which sessions have ended")

@@ -97,9 +97,9 @@ class Scripts:
         return self._route.ordered
 
     @property
-    def replicated(self) -> bool:
-        """Whether durable calls wait for replicas."""
-        return self._replicas > 0
+    def replicas(self) -> int:
+        """How many must have what a durable call wrote."""
+        return self._replicas
 
     # Calls
 
@@ -212,6 +212,16 @@ class Scripts:
         times = [float(seconds) + float(micros) / 1e6 for seconds, micros in await self._ask_all("TIME")]
         now = time.time()
         return max(times, key=lambda told: abs(told - now))
+
+    async def connected_replicas(self) -> int | None:
+        """How many replicas the server has that has fewest, None where they do not tell. Raises `StoreUnavailable`."""
+        try:
+            found = await self._ask_all("ROLE")
+        except StoreUnavailable as error:
+            if error.kind == "refused":
+                return None
+            raise
+        return min((len(role[2]) for role in found if isinstance(role, list) and role[:1] == [b"master"]), default=0)
 
     async def configuration(self, name: str) -> str | None:
         """One parameter of the servers, None where they do not tell (managed stores); the different values, if there

@@ -95,7 +95,7 @@ class Slots:
     @property
     def replicated(self) -> bool:
         """Whether openings and ends wait for replicas."""
-        return self._scripts.replicated
+        return self._scripts.replicas > 0
 
     def keys(self, user: str) -> tuple[bytes, bytes, bytes]:
         tag = f"{self._prefix}{{{user.translate(_TAG)}}}".encode()

@@ -19,7 +19,7 @@ from gatekeeper.errors import ConfigError
 from gatekeeper.settings.conflicts import Conflict, mixed_keys
 from gatekeeper.settings.grammars import IdentityHeader, ListenAddress, is_loopback, matches_everything
 from gatekeeper.settings.model import DIALECT_NAMES, Settings
-from gatekeeper.settings.secrets import IntrospectionClient
+from gatekeeper.settings.secrets import IntrospectionClient, store_servers
 from gatekeeper.settings.source import About, EnvironmentSource, settings_of
 from gatekeeper.settings.tokens import ISSUE_FIELDS
 from gatekeeper.settings.types import variable
@@ -185,13 +185,13 @@ def _transport_warnings(settings: Settings) -> Iterator[str]:
             yield f"{variable(field)}: plain http:// to {parts.hostname}, which is not this host: {carried}"
     if settings.redis_url is None:
         return
-    parts = urlsplit(settings.redis_url.get_secret_value())
-    if parts.scheme == "unix" or is_loopback(parts.hostname):
-        return
-    if parts.scheme == "redis":
-        yield f"{variable('redis_url')}: no TLS (rediss://) to {parts.hostname}, which is not this host"
-    if not parts.password and "password=" not in parts.query:
-        yield f"{variable('redis_url')}: no password for {parts.hostname}, which is not this host"
+    for parts in store_servers(settings.redis_url.get_secret_value()):
+        if parts.scheme == "unix" or is_loopback(parts.hostname):
+            continue
+        if parts.scheme == "redis":
+            yield f"{variable('redis_url')}: no TLS (rediss://) to {parts.hostname}, which is not this host"
+        if not parts.password and "password=" not in parts.query:
+            yield f"{variable('redis_url')}: no password for {parts.hostname}, which is not this host"
 
 
 def _file_warnings(settings: Settings) -> Iterator[str]:

@@ -281,6 +281,9 @@ class StoreUrlReader(SecretReader):
     """Reads the store's URL, in which a user and a password may stand; both are masked."""
 
     def show(self, text: str) -> str:
+        if several := _SEVERAL.fullmatch(text.strip()):
+            masked = f"{MASK}@" if several["user"] else ""
+            return f"{several['scheme']}://{masked}{several['hosts']}{several['path']}"
         parts = urlsplit(text.strip())
         host = parts.netloc.rpartition("@")[2]
         query = re.sub(r"((?:username|password)=)[^&]*", rf"\1{MASK}", parts.query)
@@ -296,12 +299,35 @@ class StoreUrlReader(SecretReader):
 def store_url_reader() -> Reader:
     return StoreUrlReader(
         parse=_store_url,
-        accepted="redis://[[user]:password@]host[:port][/db], rediss://... for TLS, or "
-        "unix://[[user]:password@]/path[?db=0]; a password is percent-encoded",
+        accepted="redis://[[user]:password@]host[:port][/db], unix://[[user]:password@]/path[?db=0], "
+        "redis+sentinel://[[user]:password@]host[:port],host[:port]/service[/db] or "
+        "redis+cluster://[[user]:password@]host[:port],host[:port]; rediss instead of redis for TLS; "
+        "a password is percent-encoded",
     )
 
 
+# Sentinels, or nodes of a cluster: what `urlsplit` does not take for one host.
+_SEVERAL = re.compile(
+    r"(?P<scheme>(?P<first>rediss?)\+(?P<kind>sentinel|cluster))://(?P<user>[^/]*@)?(?P<hosts>[^/@?]*)(?P<path>/[^?]*)?"
+    r"(?P<query>\?.*)?"
+)
+_SERVICE = re.compile(r"/[A-Za-z0-9._-]{1,128}(?:/[0-9]{0,5})?")
+
+
+def store_servers(url: str) -> list[SplitResult]:
+    """A URL for every server that the store's names, each with the user and the password; the database is left out of
+    those of several. Raises `ValueError`."""
+    several = _SEVERAL.fullmatch(url)
+    if several is None:
+        return [urlsplit(url)]
+    first, user = several["first"], several["user"] or ""
+    return [split_url(f"{first}://{user}{host}", (first,), userinfo=True) for host in several["hosts"].split(",")]
+
+
 def _store_url(text: str) -> SecretStr:
+    if several := _SEVERAL.fullmatch(text):
+        _check_several(text, several)
+        return SecretStr(text)
     scheme, _, rest = text.partition("://")
     if scheme == "unix":
         parts = urlsplit(text)
@@ -315,6 +341,21 @@ def _store_url(text: str) -> SecretStr:
             raise ValueError("has a path that is not the number of a database")
     _check_query(parts)
     return SecretStr(text)
+
+
+def _check_several(text: str, several: re.Match[str]) -> None:
+    if several["query"] or "#" in text:
+        raise ValueError("has options or a fragment")
+    path = several["path"] or ""
+    if several["kind"] == "sentinel" and not _SERVICE.fullmatch(path):
+        raise ValueError(
+            "does not name the service that the sentinels watch, and then at most the number of a database"
+        )
+    if several["kind"] == "cluster" and path not in ("", "/", "/0"):
+        raise ValueError("has a path, and a cluster has one database")
+    if not all(several["hosts"].split(",")):
+        raise ValueError("has a comma without a host")
+    store_servers(text)
 
 
 def _check_query(parts: SplitResult) -> None:

@@ -58,6 +58,7 @@ DEFAULTS: dict[str, str | None] = {
     "DATA_DIR": ".gatekeeper",
     "KEY_PREFIX": "gk:",
     "STORE_TIMEOUT": "2s",
+    "STORE_REPLICAS": "0",
     "SESSION_TTL": "24h",
     "IDLE_TIMEOUT": "30m",
     "DEVICE_LIMIT": "3",

@@ -230,6 +230,12 @@ def test_other_clients_are_refused_and_not_shown(text: str, why: str) -> None:
     [
         *("redis://127.0.0.1:6379/0", "redis://h", "rediss://user:p%40ss@h:6380/15", "redis://:pw@h?db=3"),
         *("unix:///run/valkey.sock", "unix:///run/valkey.sock?db=1&password=pw", "unix://user:pw@/run/valkey.sock"),
+        *(
+            "redis+sentinel://u:p%2Fw@h:26379,[::1]:26380/main/3",
+            "rediss+sentinel://h,i/main",
+            "redis+sentinel://h/a.b_c",
+        ),
+        *("redis+cluster://h:1", "rediss+cluster://:pw@h:1,i:2,[::1]:3/0"),
     ],
 )
 def test_store_urls(url: str) -> None:
@@ -239,7 +245,16 @@ def test_store_urls(url: str) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        *("http://h:hunter2@x", "localhost:6379", "redis+sentinel://u:hunter2@h:26379/main/0", "redis+cluster://h:1"),
+        *("http://h:hunter2@x", "localhost:6379", "redis+sentinel://u:hunter2@h:26379", "redis+cluster://h:hunter2"),
+        *("redis+sentinel://u:hunter2@h:1,h:2/", "redis+sentinel://u:hunter2@h/a b", "redis+sentinel://h/main/hunter2"),
+        *("redis+sentinel://u:hunter2@h,/main", "redis+sentinel://u:hunter2@h/main?db=1", "redis+nodes://:hunter2@h"),
+        *(
+            "redis+cluster://u:hunter2@h/1",
+            "redis+cluster://:hun/ter2@h",
+            "redis+cluster://h,i:hunter2",
+            "redis+cluster://",
+        ),
+        *("redis+cluster://u:hun#ter2@h:1", "redis+sentinel://u:hun ter2@h:1/main", "unix+cluster://:hunter2@/h"),
         *(
             "redis://",
             "redis://u:hunter2@h/x",
@@ -253,7 +268,7 @@ def test_store_urls(url: str) -> None:
 def test_other_store_urls_are_refused_without_their_password(url: str) -> None:
     line = problem("REDIS_URL", url)
     assert "accepted: redis://" in line
-    assert "rediss://... for TLS" in line
+    assert "rediss instead of redis for TLS" in line
     assert "ter2" not in line
 
 
