@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from hiredis import ReplyError, pack_command
+from hiredis import ProtocolError, ReplyError, pack_command
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.sessions.address import parse
@@ -123,6 +123,10 @@ class Scripts:
         """The script's answer. Raises `StoreUnavailable`: whether the script ran is then unknown."""
         return await self.submit(script, keys, arguments)
 
+    def distrust(self, script: Script, key: bytes) -> None:
+        """A script's answer was not to what was asked: leaves the connection that it came over."""
+        self._route.lane(key, durable=script.durable).drop(ProtocolError())
+
     async def command(self, *command: Any) -> Any:
         """The answer to one plain command with a key. Raises `StoreUnavailable`."""
         return await self._submit(command, _key(command))
@@ -161,8 +165,11 @@ class Scripts:
     def _refused(self, lane: Lane, call: Call, error: ReplyError) -> None:
         code = code_of(error)
         if code == "NOSCRIPT" and call.command[0] == "EVALSHA":
-            # Its text goes along: the store could forget it again between a SCRIPT LOAD and the call.
-            call.with_source()
+            # Its text goes along: the store could forget it again between a SCRIPT LOAD and the call. Of many calls
+            # that learn so together, the first one's text does for all; whom that does not help brings it itself.
+            if call.attempts or not lane.brings(call.source):
+                call.with_source()
+            call.attempts += 1
             lane.again(call)
         elif code in ("MOVED", "ASK") and call.attempts < _MOVES:
             call.attempts += 1

@@ -80,6 +80,10 @@ class Lane:
         if not self._woken:
             self._wake(call)
 
+    def brings(self, source: str | None) -> bool:
+        """Whether a call that is sent again takes this script along."""
+        return any(call.source is source and call.command[0] == "EVAL" for call in self._again)
+
     def _wake(self, call: Call) -> None:
         self._woken = True
         loop = call.reply.get_loop()
@@ -147,7 +151,8 @@ class Lane:
     def refused(self, call: Call, error: ReplyError) -> None:
         if self._wire is None:
             # It is a part of a connection's beginning.
-            call.reply.set_exception(error)
+            if not call.reply.done():
+                call.reply.set_exception(error)
         elif call.command[0] == "WAIT":
             held, self._held = self._held, []
             self.fail([answered for answered, _ in held], error)

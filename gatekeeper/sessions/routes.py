@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, ClassVar, Final, NamedTuple, Protocol
 
 from msgspec import structs
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
@@ -16,9 +16,8 @@ from gatekeeper.sessions.address import Address
 from gatekeeper.sessions.lane import Lane
 from gatekeeper.sessions.wire import Call, Server, Wire, connect
 
-# How often it is looked who is master of what, whether or not anything seems wrong: a master that was replaced while
-# it was cut off answers as before (R12).
-LOOK_SECONDS: Final = 0.5
+# How long it is waited for who tells where to go.
+_ASK_SECONDS: Final = 0.5
 _SOON_SECONDS: Final = 0.1
 
 
@@ -100,6 +99,8 @@ class Route:
 class WatchedRoute(Route):
     """A route that somebody else may change: it is looked at from time to time, and soon after a failure."""
 
+    look_seconds: ClassVar[float]
+
     def __init__(self, address: Address, make_lane: MakeLane, *, timeout_seconds: float, replicas: int) -> None:
         super().__init__(address, make_lane, timeout_seconds=timeout_seconds, replicas=replicas)
         self._watch: asyncio.Task[None] | None = None
@@ -118,7 +119,7 @@ class WatchedRoute(Route):
     async def _keep_looking(self, alarm: asyncio.Event) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_SECONDS):
+                async with asyncio.timeout(self.look_seconds):
                     await alarm.wait()
             alarm.clear()
             # What nobody answers is looked at again: the calls themselves tell that there is a fault.
@@ -133,7 +134,7 @@ class WatchedRoute(Route):
     async def _ask(self, lane: Lane, *command: Any) -> Any:
         """One answer, soon or never. Raises `StoreUnavailable`."""
         loop = asyncio.get_running_loop()
-        seconds = min(self._timeout_seconds, LOOK_SECONDS)
+        seconds = min(self._timeout_seconds, _ASK_SECONDS)
         call = Call(command, loop.create_future(), loop.time() + seconds)
         lane.submit(call)
         return await call.reply
@@ -148,6 +149,9 @@ class WatchedRoute(Route):
 
 class SentinelRoute(WatchedRoute):
     """To the master that the sentinels name: the newest that any of them knows, by the epoch of its election."""
+
+    # A master that was replaced while it was cut off answers as before (R12).
+    look_seconds = 0.5
 
     def __init__(self, address: Address, make_lane: MakeLane, *, timeout_seconds: float, replicas: int) -> None:
         super().__init__(address, make_lane, timeout_seconds=timeout_seconds, replicas=replicas)
@@ -166,8 +170,9 @@ class SentinelRoute(WatchedRoute):
         return await connect(server, self._login, make, deadline)
 
     async def _connect(self, server: Server, make: Callable[[], Wire], deadline: float) -> Wire:
-        self._master = await self._find()
-        return await connect(self._master, self._address.login, make, deadline)
+        master = await self._find()
+        self._follow(master)
+        return await connect(master, self._address.login, make, deadline)
 
     async def _find(self) -> Server:
         """The master of now. Does not wait for sentinels once more than half of them have told."""
@@ -190,12 +195,14 @@ class SentinelRoute(WatchedRoute):
             raise StoreUnavailable("the session store failed: no sentinel knows its master", kind="connection")
         return max(told, key=lambda named: named[0])[1]
 
-    async def _look(self) -> None:
-        master = await self._find()
+    def _follow(self, master: Server) -> None:
         if self._master not in (None, master):
-            self._master = master
-            for lane in super().lanes():
+            for lane in self.lanes():
                 lane.drop(ConnectionAbortedError())
+        self._master = master
+
+    async def _look(self) -> None:
+        self._follow(await self._find())
 
     async def aclose(self) -> None:
         await super().aclose()
@@ -219,6 +226,8 @@ class ClusterRoute(WatchedRoute):
     """To the node that has a key's slot. A node that has it no longer tells who has, and the map follows."""
 
     ordered = False
+    # A node that lost a slot says so; this is for nodes that say nothing.
+    look_seconds = 2.0
 
     def __init__(self, address: Address, make_lane: MakeLane, *, timeout_seconds: float, replicas: int) -> None:
         super().__init__(address, make_lane, timeout_seconds=timeout_seconds, replicas=replicas)

@@ -58,17 +58,6 @@ def printable(text: str, length: int) -> str:
     return "".join(character for character in text[: 4 * length] if character.isprintable())[:length]
 
 
-def read_reply(key: bytes, reply: Any, read: Callable[[list[Any]], T]) -> T:
-    """What `read` makes of the answer of a script whose first key was `key`. Raises `StoreUnavailable`."""
-    # A reply that is not this user's is a fault of the connection, whatever it says.
-    if not isinstance(reply, list) or not reply or reply[0] != key:
-        raise StoreUnavailable("the session store answered for somebody else", kind="protocol")
-    try:
-        return read(reply)
-    except (ValueError, TypeError, AttributeError, LookupError, msgspec.MsgspecError):
-        raise StoreUnavailable("the session store answered what is not ours", kind="protocol") from None
-
-
 class Slots:
     """Runs scripts on the keys of one user, and keeps the indexes. Every method raises `StoreUnavailable`."""
 
@@ -124,7 +113,7 @@ class Slots:
         """What `read` makes of the script's answer; `also` is one more key of that user."""
         keys = self.keys(user)
         reply = await self._scripts.run(script, keys if also is None else (*keys, also), arguments)
-        return read_reply(keys[0], reply, read)
+        return self.read_reply(script, keys[0], reply, read)
 
     def prepare(self, script: Script, user: str, *arguments: Any) -> Prepared:
         """A call that is made again and again, for `send`."""
@@ -133,6 +122,17 @@ class Slots:
     def send(self, call: Prepared) -> asyncio.Future[Any]:
         """The reply to come, for `read_reply`."""
         return self._scripts.send(call)
+
+    def read_reply(self, script: Script, key: bytes, reply: Any, read: Callable[[list[Any]], T]) -> T:
+        """What `read` makes of the answer of a script whose first key was `key`. Raises `StoreUnavailable`."""
+        # A reply that is not this user's is a fault of the connection, whatever it says.
+        if not isinstance(reply, list) or not reply or reply[0] != key:
+            self._scripts.distrust(script, key)
+            raise StoreUnavailable("the session store answered for somebody else", kind="protocol")
+        try:
+            return read(reply)
+        except (ValueError, TypeError, AttributeError, LookupError, msgspec.MsgspecError):
+            raise StoreUnavailable("the session store answered what is not ours", kind="protocol") from None
 
     def token_expires_at(self, claims: Claims) -> int:
         """Until when a token may turn up, leeway included."""

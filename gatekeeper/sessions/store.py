@@ -14,7 +14,7 @@ import msgspec
 from gatekeeper.models import Claims, Client, EndReason, Location, Session
 from gatekeeper.sessions.connection import Prepared, load_script
 from gatekeeper.sessions.device import device_of
-from gatekeeper.sessions.slots import Slots, microseconds, new_id, read_reply
+from gatekeeper.sessions.slots import Slots, microseconds, new_id
 
 CHECK: Final = load_script("common", "check", "upkeep", "opening", "adopt")
 # The same, with what an opening needs.
@@ -142,10 +142,9 @@ class SessionStore:
         """The reply to come, for those who cannot await. Raises `StoreUnavailable`, and so may the reply."""
         return self._slots.send(touch)
 
-    @staticmethod
-    def checked(touch: Prepared, reply: Any) -> Checked:
-        """What the store says."""
-        return read_reply(touch.key, reply, _checked)
+    def checked(self, touch: Prepared, reply: Any) -> Checked:
+        """What the store says. Raises `StoreUnavailable`."""
+        return self._slots.read_reply(touch.script, touch.key, reply, _checked)
 
     def _arguments(self, claims: Claims, *, exempt: bool) -> tuple[Any, ...]:
         return (

@@ -147,6 +147,8 @@ class Wire(asyncio.Protocol):
             self._transport.write(b"".join(packed))
 
     def data_received(self, data: bytes) -> None:
+        if self.closed:
+            return
         gets, pending, feeder = self._reader.gets, self.pending, self._feeder
         try:
             self._reader.feed(data)

@@ -26,8 +26,9 @@ from gatekeeper.errors import StoreUnavailable
 from gatekeeper.sessions import attempts, limits, sign_ins, store
 from gatekeeper.sessions.connection import Script, Scripts, load_script
 from gatekeeper.sessions.lane import Lane
+from gatekeeper.sessions.slots import Slots
 from gatekeeper.sessions.wire import IN_FLIGHT, WAITING, Call, Wire, unavailable
-from tests.conftest import store_process, wait_for_store
+from tests.conftest import RULES, store_process, wait_for_store
 from tests.machine import need
 
 KEY = [b"gk:{74}:sessions"]
@@ -382,6 +383,115 @@ async def test_what_a_store_refuses_has_a_kind_and_no_secret() -> None:
             await call()
 
 
+async def test_what_may_pass_is_waited_for_and_has_had_no_effect_before() -> None:
+    # R7, R8: READONLY, MASTERDOWN
+    with store_of_its_own() as (url, _), redis.Redis.from_url(url) as client:
+        async with opened(url, timeout_seconds=10) as scripts:
+            for number, stale in enumerate(("yes", "no"), 1):
+                client.config_set("replica-serve-stale-data", stale)
+                client.replicaof("127.0.0.1", "1")
+                calls = asyncio.gather(*(scripts.run(COUNT, KEY, []) for _ in range(20)))
+                await asyncio.sleep(0.3)
+                assert not calls.done()
+                client.replicaof("NO", "ONE")
+                assert max(await calls) == 20 * number
+
+
+async def test_no_more_than_ten_connections_a_second_are_tried() -> None:
+    # R8, R21: whatever calls come
+    tried = 0
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal tried
+        tried += 1
+        writer.write(b"-ERR max number of clients reached\r\n")
+        writer.close()
+
+    async with listening(refuse) as url, opened(url) as scripts:
+        begun = time.monotonic()
+        while time.monotonic() - begun < 1:
+            await asyncio.gather(*(failure(scripts.run(ECHO, KEY, [])) for _ in range(10)))
+        assert 2 <= tried <= (time.monotonic() - begun) * 10 + 2
+
+
+async def test_a_full_store_is_used_again_once_there_is_room() -> None:
+    # R21
+    with store_of_its_own() as (url, _), redis.Redis.from_url(url) as client:
+        client.config_set("maxclients", "1")
+        async with opened(url) as scripts:
+            assert (await failure(scripts.run(ECHO, KEY, []))).kind in {"connection", "refused"}
+            client.config_set("maxclients", "100")
+            assert await scripts.run(ECHO, KEY, ["x"]) == [KEY[0], b"x"]
+
+
+@pytest.mark.parametrize("surplus", [b">2\r\n$10\r\ninvalidate\r\n$1\r\nx\r\n", b"\x00\r\n"])
+async def test_what_is_no_reply_ends_the_connection_and_shifts_no_other(surplus: bytes) -> None:
+    # R19, P0-S15: from then on every reply would be in doubt
+    cut = Cut()
+    with store_of_its_own() as (url, _):
+        async with relay(url, cut=cut) as through, opened(through) as scripts:
+            await scripts.run(ECHO, KEY, ["warm"])
+            cut.surplus = surplus
+            answers = await asyncio.gather(
+                *(scripts.run(ECHO, KEY, [number]) for number in range(50)), return_exceptions=True
+            )
+            assert {getattr(answer, "kind", answer) for answer in answers} == {"protocol"}
+            assert await scripts.run(ECHO, KEY, ["later"]) == [KEY[0], b"later"]
+
+
+@pytest.mark.parametrize("surplus", [b":1\r\n", b"*2\r\n$3\r\nxyz\r\n$1\r\nx\r\n"])
+async def test_a_reply_too_many_is_told_by_its_key_and_ends_the_connection(surplus: bytes) -> None:
+    # R19, P0-S15
+    cut = Cut()
+    with store_of_its_own() as (url, _):
+        async with relay(url, cut=cut) as through, opened(through) as scripts:
+            slots = Slots(scripts, key_prefix="gk:", rules=RULES)
+            users = [str(number) for number in range(50)]
+            await slots.run(ECHO, "warm", str, "x")
+            cut.surplus = surplus
+            answers = await asyncio.gather(
+                *(slots.run(ECHO, user, str, user) for user in users), return_exceptions=True
+            )
+            assert {getattr(answer, "kind", answer) for answer in answers} == {"protocol"}
+            later = await asyncio.gather(*(slots.run(ECHO, user, lambda reply: reply[1], user) for user in users))
+            assert later == [user.encode() for user in users]
+
+
+class Told:
+    """A guard that lets calls through, or not, and notes what it is told."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.heard: list[str] = []
+        self.closed = False
+
+    def before(self) -> None:
+        self.asked += 1
+        if self.closed:
+            raise StoreUnavailable("closed", kind="connection")
+
+    def after(self, error: StoreUnavailable | None) -> None:
+        self.heard.append(error.kind if error is not None else "answered")
+
+
+async def test_a_guard_is_asked_before_calls_and_told_after_them() -> None:
+    guard = Told()
+    with store_of_its_own() as (url, process):
+        scripts = Scripts(url, timeout_seconds=2, guard=guard)
+        assert await scripts.run(ECHO, KEY, ["x"]) == [KEY[0], b"x"]
+        assert await scripts.command("GET", b"x") is None
+        assert guard.asked == 2
+        assert set(guard.heard) == {"answered"}
+        process.kill()
+        process.wait()
+        await failure(scripts.run(ECHO, KEY, ["x"]))
+        assert guard.heard[-1] == "connection"
+        guard.closed = True
+        assert str(await failure(scripts.run(ECHO, KEY, ["x"]))) == "closed"
+        assert str(await failure(scripts.time())) == "closed"
+        await scripts.aclose()
+
+
 async def test_a_wrong_password_is_an_error_that_does_not_show_it() -> None:
     # R8, U10
     with store_of_its_own() as (url, _), redis.Redis.from_url(url) as client:
@@ -468,6 +578,8 @@ class Cut:
 
     after: int | None = None
     delay = 0.0
+    # Once set, stands before the next answer.
+    surplus = b""
 
 
 @asynccontextmanager
@@ -484,6 +596,8 @@ async def relay(store_url: str, *, delay: float = 0.0, cut: Cut | None = None) -
                         writer.write(data[: cut.after])
                         cut.after = None
                         break
+                    if cut is not None:
+                        data, cut.surplus = cut.surplus + data, b""
                 writer.write(data)
                 await writer.drain()
         except OSError:
