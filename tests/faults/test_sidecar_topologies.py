@@ -1,0 +1,46 @@
+"""The whole gate on a store of several processes, by its URL alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from gatekeeper.embedded import server_binary
+from tests.faults.topologies import Sharded, Watched, sharded, watched
+from tests.system.sidecar import Backend, World, command, eventually, sidecar, someone, token
+
+pytestmark = pytest.mark.slow
+
+_TOPOLOGIES: dict[str, Any] = {"sentinel": watched, "cluster": sharded}
+
+
+@pytest.fixture
+def store(request: pytest.FixtureRequest) -> Iterator[Watched | Sharded]:
+    with ExitStack() as stack:
+        yield stack.enter_context(_TOPOLOGIES[request.param](server_binary()))
+
+
+@pytest.mark.parametrize("store", list(_TOPOLOGIES), indirect=True)
+def test_a_gate_lists_ends_and_refuses_as_on_one_server(store: Watched | Sharded) -> None:
+    # Contract, section 2: by REDIS_URL alone; 4.8: an end is answered once a replica has it
+    with (
+        Backend() as backend,
+        sidecar(backend.url, redis_url=store.url, store_replicas="1") as gate,
+    ):
+        assert eventually(lambda: gate.ready().status == 200)
+        world = World(gate.url, lambda: backend.reached)
+        for _ in range(4):
+            user = someone()
+            first, second = token(user), token(user)
+            for bearing in (first, second, first):
+                world.passed("/", bearing)
+            assert len(world.session_ids(first)) == 2
+            assert world.fetch("/api/users/me/sessions", first, method="DELETE").status == 200
+            assert world.refused("/", second).status == 401
+            world.passed("/", first)
+        done = command("check", "--online", redis_url=store.url, store_replicas="2", upstream_url=backend.url)
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stdout
+        assert "the store has 1 replicas and STORE_REPLICAS is 2" in done.stdout
