@@ -253,10 +253,8 @@ class Connection(asyncio.Protocol):
             return
         try:
             number = self._transport.get_extra_info("socket").fileno()
-            while self._sink is not None:
-                if not (data := os.read(number, _DRAIN_BYTES)):
-                    self.eof_received()
-                    return
+            # An end after a reset is no end: an answer that ends with its connection is not whole.
+            while self._sink is not None and (data := os.read(number, _DRAIN_BYTES)):
                 self.data_received(data)
         except OSError:
             pass

@@ -225,7 +225,7 @@ class Exchange:
             self._wake()
 
     def on_head(self, head: Head) -> None:
-        if self._upload is not None:
+        if self._connection is not None and self._connection.uploading:
             self._going_on.set()
         self.has_body = not head.is_bodiless and self._request.method != "HEAD"
         self._heads.append(head)
