@@ -67,9 +67,7 @@ async def answers_to(answer: bytes | Script, **how: Any) -> list[dict[str, Any]]
 
 
 def kinds(messages: list[dict[str, Any]]) -> list[str]:
-    return [
-        message["type"].removeprefix("http.response.") for message in messages if message.get("body") != b"" or True
-    ]
+    return [message["type"] for message in messages]
 
 
 # X23
@@ -114,7 +112,7 @@ async def test_interim_answers_reach_a_client_that_can_take_them() -> None:
 
 
 TRAILED = CHUNKED + (
-    b"2\r\nok\r\n0\r\nX-Sum: 1\r\nContent-Length: 5\r\nSet-Cookie: a=b\r\nX-Request-Id: 1\r\nTransfer-Encoding: x\r\n\r\n"
+    b"2\r\nok\r\n0\r\nX-Sum: 1\r\nContent-Length: 5\r\nSet-Cookie: a=b\r\nX-Request-Id: 1\r\nTrailer: x\r\n\r\n"
 )
 WANTED = [(b"te", b"gzip, Trailers")]
 
@@ -175,11 +173,7 @@ async def test_trailers_of_a_request_pass_but_for_what_could_be_read_as_gatekeep
         (b"x\xe9", b"1"),
         (b"x-sum", b"2"),
     ]
-    body = [{"body": b"abc", "more_body": True}, {"trailers": trailers}]
-    async with RecordingBackend() as backend:
-        # RecordingBackend reads a last chunk as one empty line: the first trailer is what it took for one.
-        await forwarded(backend, method="POST", headers=[(b"transfer-encoding", b"chunked")], body=body[:1] + [{}])
-        assert backend.requests[0].body == b"3\r\nabc\r\n0\r\n\r\n"
+    body: list[dict[str, Any]] = [{"body": b"abc", "more_body": True}, {"trailers": trailers}]
     received = await _raw(method="POST", headers=[(b"transfer-encoding", b"chunked")], body=body)
     assert received.endswith(b"3\r\nabc\r\n0\r\nx-sum: 1\r\nx-sum: 2\r\n\r\n")
 
