@@ -165,7 +165,11 @@ class _Offered:
         self.send = send
         self._reason = "gatekeeper.http" in extensions
         self.informational = self._reason and scope.get("http_version") != "1.0"
-        self.trailers = "http.response.trailers" in extensions and takes_trailers(scope["headers"])
+        self.trailers = (
+            "http.response.trailers" in extensions
+            and scope.get("http_version") != "1.0"
+            and takes_trailers(scope["headers"])
+        )
 
     async def inform(self, status: int, headers: HeaderList) -> None:
         passed = response_headers(headers, status)

@@ -251,7 +251,9 @@ class Exchange:
         self._wake()
 
     def on_writable(self) -> None:
-        self._writable.set()
+        # A head alone can fill a connection, too.
+        if self._upload is not None:
+            self._writable.set()
 
     # The body
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -281,14 +282,33 @@ async def test_https_is_verified_against_the_given_authorities(tmp_path: Path) -
         assert len(backend.requests) == 2
 
 
-def _self_signed(directory: Path, name: str) -> Path:
+# X26
+def test_tls_and_unix_sockets_work_on_the_loop_of_the_sidecar(tmp_path: Path) -> None:
+    uvloop.run(test_https_is_verified_against_the_given_authorities(tmp_path))
+    uvloop.run(test_a_backend_on_a_unix_socket_is_reached(tmp_path))
+
+
+# X26
+async def test_a_certificate_that_has_expired_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    certificate = _self_signed(tmp_path, "localhost", ended_days_ago=1)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+
+    async with RecordingBackend(tls=context) as backend, upstream_to(backend.url, ca_file=str(certificate)) as upstream:
+        with pytest.raises(UpstreamUnavailable) as failed:
+            await ask(upstream)
+        assert failed.value.kind == "connect"
+        assert backend.requests == []
+
+
+def _self_signed(directory: Path, name: str, *, ended_days_ago: int = -1) -> Path:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .not_valid_before(now - datetime.timedelta(days=ended_days_ago + 2))
+        .not_valid_after(now - datetime.timedelta(days=ended_days_ago))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
