@@ -299,6 +299,7 @@ class Backend:
         self.failure: str | None = None
         self._reader = line.reader
         self._writer = line.writer
+        self._timeout_seconds = line.timeout_seconds
         self._protocol = protocol
         self._parts = bytearray()
         self._is_text = False
@@ -350,9 +351,12 @@ class Backend:
         await self._writer.drain()
 
     async def close(self, ending: Ending | None) -> None:
-        """Says `ending`, hears the backend out, and is gone after `_CLOSE_SECONDS` at the latest. With None, only what
-        was written before still goes out."""
+        """Says `ending`, hears the backend out, and is gone `_CLOSE_SECONDS` after the backend has taken what was
+        written before. With None, only that still goes out."""
         try:
+            # What the client said before it closed is not lost on a backend that reads slowly.
+            async with asyncio.timeout(self._timeout_seconds):
+                await self.drained()
             async with asyncio.timeout(_CLOSE_SECONDS):
                 if ending is not None and self._protocol.state is OPEN:
                     self._protocol.send_close(ending.code, ending.reason)
@@ -472,8 +476,9 @@ async def _shaken_hands(line: Line, request: UpstreamRequest) -> Backend | Refus
             return Backend(line, protocol, headers, asking.rest())
     except InvalidHandshake as error:
         raise UpstreamUnavailable(f"the backend broke the WebSocket handshake: {error}", kind="protocol") from error
-    if head.status_code < 300:
-        # It took the request for one without an upgrade: to the client this is no answer to what it asked.
+    if not 300 <= head.status_code < 600:
+        # A success is that of a request without an upgrade: to the client no answer to what it asked. From 600 on there
+        # are no statuses (RFC 9110 section 15).
         raise UpstreamUnavailable(f"the backend answered a handshake with {head.status_code}", kind="protocol")
     return Refusal(head.status_code, headers, await asking.body())
 

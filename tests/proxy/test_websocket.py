@@ -200,6 +200,8 @@ _ACCEPT = b"Sec-WebSocket-Accept: {accept}\r\n"
     ("answer", "kind"),
     [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "protocol"),
+        (b"HTTP/1.1 600 Odd\r\nContent-Length: 2\r\n\r\nno", "protocol"),
+        (b"HTTP/1.1 999 Odd\r\nContent-Length: 2\r\n\r\nno", "protocol"),
         (_UPGRADE + b"\r\n", "protocol"),
         (_UPGRADE + b"Sec-WebSocket-Accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n\r\n", "protocol"),
         (_UPGRADE + _ACCEPT + _ACCEPT + b"\r\n", "protocol"),
@@ -548,6 +550,28 @@ async def test_a_backend_that_never_answers_a_close_is_left(monkeypatch: pytest.
             await client.peer.gone(0.2)
         await made.ended(1)
         assert seen == [(4000, "")]
+
+
+async def test_a_slow_backend_gets_all_that_came_before_the_client_s_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "_CLOSE_SECONDS", 0.3)
+    ends: list[Any] = []
+    closed, over = asyncio.Event(), asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await closed.wait()
+        # Longer than a backend has for its half of the closing handshake.
+        await asyncio.sleep(1)
+        ends.append(len(await peer.get()))
+        ends.append(await peer.end())
+        over.set()
+
+    async with tunnel(upgraded(script)) as made, opened(made.url) as client:
+        await client.peer.put(BINARY, b"x" * MAX_MESSAGE_BYTES)
+        assert await client.peer.close(4000, "bye") == (4000, "bye")
+        closed.set()
+        async with asyncio.timeout(10):
+            await over.wait()
+        assert ends == [MAX_MESSAGE_BYTES, (4000, "bye")]
 
 
 async def test_a_server_that_ends_says_so_to_both() -> None:  # W09
