@@ -22,7 +22,7 @@ import redis
 import uvloop
 
 from gatekeeper.models import Claims, Client
-from gatekeeper.sessions.connection import Scripts, open_client
+from gatekeeper.sessions.connection import Scripts
 from gatekeeper.sessions.slots import Rules, Slots
 from gatekeeper.sessions.store import SessionStore
 
@@ -51,7 +51,7 @@ _RULES: Final = Rules(
 
 def open_store(url: str) -> tuple[Scripts, SessionStore]:
     """With the settings as shipped."""
-    scripts = Scripts(open_client(url, timeout_seconds=10.0), timeout_seconds=10.0)
+    scripts = Scripts(url, timeout_seconds=10.0)
     return scripts, SessionStore(Slots(scripts, key_prefix="gk:", rules=_RULES))
 
 

@@ -39,6 +39,7 @@ from gatekeeper.engine import Engine
 from gatekeeper.front import Answer as FrontAnswer
 from gatekeeper.front import Limits, Refusal, protocol
 from gatekeeper.ops import Health, of_registry, of_workers
+from gatekeeper.proxy.frames import ServerFrames
 from gatekeeper.proxy.http import ResponseTruncated
 from gatekeeper.proxy.websocket import MAX_MESSAGE_BYTES
 from gatekeeper.refusals import Refusals
@@ -111,6 +112,17 @@ class Listener(uvicorn.Server):
 class WebSocketFront(WebSocketsSansIOProtocol):
     """uvicorn's WebSockets, with bounds where it has none."""
 
+    def __init__(self, config: uvicorn.Config, *arguments: Any, **named: Any) -> None:
+        super().__init__(config, *arguments, **named)
+        self.conn = ServerFrames(max_size=config.ws_max_size, logger=logging.getLogger("uvicorn.error"))
+
+    def data_received(self, data: bytes) -> None:
+        self.conn.receive_data(data)
+        # Also what came right before a fault.
+        self.handle_events()
+        if self.conn.parser_exc is not None:
+            self.handle_parser_exception()
+
     def handle_cont(self, event: Frame) -> None:
         # In one buffer: a list of empty fragments, or of short ones, has no bound that the size of a message sets.
         frames: list[Any] = self.frames
@@ -171,12 +183,11 @@ def listener(app: Any, http: type[asyncio.Protocol], *, grace_seconds: float) ->
 
 class _NoBugOfOurs(logging.Filter):
     """A backend that breaks off in the middle, an answer whose session has ended, and a request that the end of the
-    drain cuts, are in the access log and in the metrics; a WebSocket's text that is no UTF-8 ends it with 1007. None is
-    worth a traceback."""
+    drain cuts, are in the access log and in the metrics. None is worth a traceback."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        return not isinstance(error, ResponseTruncated | AnswerCut | asyncio.CancelledError | UnicodeDecodeError)
+        return not isinstance(error, ResponseTruncated | AnswerCut | asyncio.CancelledError)
 
 
 def configure_logs(settings: Settings) -> None:

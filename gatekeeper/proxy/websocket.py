@@ -14,11 +14,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import h11
-from websockets.client import ClientProtocol
 from websockets.datastructures import Headers as HandshakeHeaders
 from websockets.exceptions import InvalidHandshake, InvalidState, PayloadTooBig
 from websockets.frames import CloseCode, Frame, Opcode
@@ -32,6 +31,7 @@ from gatekeeper.headers import HeaderList, get, get_all
 from gatekeeper.proxy.asgi import Message, Receive, Scope, Send
 from gatekeeper.proxy.connect import Line
 from gatekeeper.proxy.departure import WhileClientStays
+from gatekeeper.proxy.frames import ClientFrames
 from gatekeeper.proxy.headers import response_headers
 from gatekeeper.proxy.outgoing import RequestNotForwardable
 from gatekeeper.proxy.upstream import Upstream, UpstreamRequest
@@ -293,7 +293,7 @@ class Backend:
     `failure` is the kind of a failure (`reset`, `protocol`), None while and if there is none.
     """
 
-    def __init__(self, line: Line, protocol: ClientProtocol, headers: HeaderList, begun: bytes) -> None:
+    def __init__(self, line: Line, protocol: ClientFrames, headers: HeaderList, begun: bytes) -> None:
         self.headers = headers
         self.subprotocol: str | None = protocol.subprotocol
         self.failure: str | None = None
@@ -327,7 +327,8 @@ class Backend:
     async def read(self) -> list[str | bytes]:
         """The next messages, as many as came together; none at the end."""
         while True:
-            messages = self._assembled(self._protocol.events_received())
+            events: list[Any] = self._protocol.events_received()
+            messages = [message for frame in events if (message := self._message(frame)) is not None]
             if messages or self._ended:
                 return messages
             self._feed(await self._received())
@@ -410,21 +411,6 @@ class Backend:
         if data := b"".join(self._protocol.data_to_send()):
             self._writer.write(data)
 
-    def _assembled(self, events: Iterable[Any]) -> list[str | bytes]:
-        messages: list[str | bytes] = []
-        for frame in events:
-            try:
-                message = self._message(frame)
-            except UnicodeDecodeError:
-                # The library leaves the text of messages to its user (RFC 6455 section 8.1).
-                self._protocol.fail(CloseCode.INVALID_DATA, "invalid UTF-8")
-                self._flush()
-                self.failure, self._ended = "protocol", True
-                break
-            if message is not None:
-                messages.append(message)
-        return messages
-
     def _message(self, frame: Frame) -> str | bytes | None:
         """The message that this frame completes."""
         if frame.opcode is Opcode.TEXT or frame.opcode is Opcode.BINARY:
@@ -458,7 +444,7 @@ async def _open(upstream: Upstream, request: UpstreamRequest) -> Backend | Refus
 
 async def _shaken_hands(line: Line, request: UpstreamRequest) -> Backend | Refusal:
     offered = b",".join(get_all(request.headers, _PROTOCOLS)).decode("latin-1")
-    protocol = ClientProtocol(
+    protocol = ClientFrames(
         _NOWHERE,
         subprotocols=[Subprotocol(item.strip()) for item in offered.split(",") if item.strip()] or None,
         state=OPEN,
