@@ -355,8 +355,9 @@ class Backend:
         """Says `ending`, hears the backend out, and is gone `_CLOSE_SECONDS` after the backend has taken what was
         written before. With None, only that still goes out."""
         try:
-            # What the client said before it closed is not lost on a backend that reads slowly.
-            async with asyncio.timeout(self._timeout_seconds):
+            # What a client said before it closed is not lost on a backend that reads slowly. A client that broke off
+            # may not hold on to memory for long.
+            async with asyncio.timeout(_CLOSE_SECONDS if ending is None else self._timeout_seconds):
                 await self.drained()
             async with asyncio.timeout(_CLOSE_SECONDS):
                 if ending is not None and self._protocol.state is OPEN:

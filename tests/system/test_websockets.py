@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import signal
+import socket
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
 from tests.contracts.answers import NO_TOKEN, error_body
 from tests.middleware.handshakes import handshake, message, opened
 from tests.proxy.sockets import TEXT, echo, frame, upgraded
-from tests.system.sidecar import Backend, Store, World, bearer, eventually, sidecar, someone, token
+from tests.system.sidecar import Backend, Sidecar, Store, World, bearer, eventually, sidecar, someone, token
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +89,169 @@ def test_a_handshake_with_two_versions_is_none(world: World) -> None:  # F19
     answer = handshake(world.url, "/ws", [bearer(token(someone())), ("Sec-WebSocket-Version", "777")])
     assert answer.status == 400
     assert len(world.reached) == reached
+
+
+# W01
+@pytest.mark.parametrize(
+    "origins",
+    [
+        [],
+        ["null"],
+        ["NULL"],
+        [""],
+        ["https://evil.example"],
+        ["HTTPS://EVIL.EXAMPLE"],
+        ["{own}.evil.example"],
+        ["https://{host}"],
+        ["//{host}"],
+        ["{host}"],
+        ["{own}/"],
+        ["http://evil@{host}"],
+        ["{own}", "https://evil.example"],
+        ["{own} https://evil.example"],
+        ["HTTPS://LISTED.EXAMPLE"],
+        ["https://Listed.example"],
+        ["https://listed.example:443"],
+        ["https://listed.example.evil"],
+        ["http://listed.example"],
+    ],
+)
+def test_a_page_of_another_site_opens_no_websocket_with_a_cookie(
+    listing: Sidecar, talker: Backend, origins: list[str]
+) -> None:
+    reached = len(talker.raw)
+    host = listing.url.removeprefix("http://")
+    named = [("Origin", text.replace("{own}", listing.url).replace("{host}", host)) for text in origins]
+    bearing = token(someone())
+    answer = handshake(listing.url, "/ws", [("Cookie", f"access_token={bearing}"), *named])
+    assert (answer.status, answer.body) == (403, error_body("origin_not_allowed"))
+    assert len(talker.raw) == reached
+    # No browser sends these by itself, so they are nobody else's.
+    offered = ("Sec-WebSocket-Protocol", f"bearer, {bearing}")
+    assert handshake(listing.url, "/ws", [bearer(bearing), *named]).status == 101
+    assert handshake(listing.url, "/ws", [offered, *named]).status == 101
+    assert handshake(listing.url, f"/ws?token={bearing}", named).status == 101
+
+
+@pytest.mark.parametrize("origin", ["{own}", "https://listed.example"])
+def test_a_page_of_this_or_a_listed_site_opens_one(listing: Sidecar, origin: str) -> None:  # W01
+    headers = [("Cookie", f"access_token={token(someone())}"), ("Origin", origin.replace("{own}", listing.url))]
+    assert handshake(listing.url, "/ws", headers).status == 101
+
+
+@pytest.fixture(scope="module")
+def listing(store: Store, talker: Backend) -> Iterator[Sidecar]:
+    """With every kind of token source, and one listed origin."""
+    sources = "header,cookie:access_token,query:token,subprotocol"
+    settings = {"token_sources": sources, "cors_origins": "https://listed.example"}
+    with sidecar(talker.url, redis_url=store.url, **settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def choosing() -> Iterator[Backend]:
+    """A backend that chooses the subprotocol `chat`."""
+    with Backend(upgraded(echo, "Sec-WebSocket-Protocol: chat")) as running:
+        yield running
+
+
+# W02
+@pytest.mark.parametrize(
+    ("target", "offered", "left"),
+    [
+        ("/ws?token={token}", "chat", ("/ws", ["chat"])),
+        ("/ws?a=%20&token={token}&b", "chat", ("/ws?a=%20&b", ["chat"])),
+        ("/ws?token={token}&token={token}", "chat", ("/ws", ["chat"])),
+        ("/ws?a", "bearer, {token}, chat", ("/ws?a", ["chat"])),
+        ("/ws", "chat, Bearer, {token}", ("/ws", ["chat"])),
+        ("/ws?token={token}", "chat, bearer, {token}", ("/ws", ["chat"])),
+    ],
+)
+def test_the_backend_chooses_and_never_sees_the_token(
+    store: Store, choosing: Backend, target: str, offered: str, left: tuple[str, list[str]]
+) -> None:
+    bearing = token(someone())
+    sources = "query:token,subprotocol"
+    with sidecar(choosing.url, redis_url=store.url, token_sources=sources, log_level="debug") as gate:
+        headers = [("Sec-WebSocket-Protocol", offered.replace("{token}", bearing))]
+        answer = handshake(gate.url, target.replace("{token}", bearing), headers)
+        assert (answer.status, answer.get_all("sec-websocket-protocol")) == (101, ["chat"])
+        assert bearing not in str(answer)
+        seen = choosing.reached[-1]
+        assert (seen.target, seen.get_all("sec-websocket-protocol")) == left
+        assert bearing not in str(seen)
+        eventually(lambda: gate.access)
+        assert not any(part in gate.stdout + gate.stderr for part in bearing.split("."))
+
+
+def _answers(url: str, sent: bytes) -> bytes:
+    """All that comes back until the connection closes, or nothing has come for a second."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    found = b""
+    with socket.create_connection((host, int(port)), timeout=1) as connection, suppress(TimeoutError, ConnectionError):
+        connection.sendall(sent)
+        while data := connection.recv(65536):
+            found += data
+    return found
+
+
+_UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+_KEY = b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+_VERSION = b"Sec-WebSocket-Version: 13\r\n"
+_SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def plain(store: Store, backend: Backend) -> Iterator[Sidecar]:
+    """Everything is public, so that only the handshake decides."""
+    with sidecar(backend.url, redis_url=store.url, public_paths="/*") as running:
+        yield running
+
+
+# F19, F20, W10
+@pytest.mark.parametrize(
+    ("head", "statuses"),
+    [
+        (b"GET /ws HTTP/1.1\r\n" + _UPGRADE + _KEY + b"Sec-WebSocket-Version: 777\r\n", {426}),
+        (b"GET /ws HTTP/1.1\r\n" + _UPGRADE + _KEY + b"Sec-WebSocket-Version: 13, 777\r\n", {400, 426}),
+        (b"GET /ws HTTP/1.1\r\n" + _UPGRADE + _KEY, {400, 426}),
+        (b"GET /ws HTTP/1.1\r\n" + _UPGRADE + _VERSION, {400}),
+        (b"GET /ws HTTP/1.1\r\n" + _UPGRADE + _VERSION + _KEY + _KEY, {400}),
+        (b"GET /ws HTTP/1.1\r\n" + _UPGRADE + _VERSION + b"Sec-WebSocket-Key: AAAA\r\n", {400}),
+        (b"GET /ws HTTP/1.1\r\n" + _UPGRADE + _VERSION + _KEY + b"Content-Length: 35\r\n", {400}),
+        (b"GET /ws HTTP/1.1\r\n" + _UPGRADE + _VERSION + _KEY + b"Transfer-Encoding: chunked\r\n", {400}),
+        (b"GET /ws HTTP/1.0\r\n" + _UPGRADE + _VERSION + _KEY, {400}),
+        (b"POST /ws HTTP/1.1\r\n" + _UPGRADE + _VERSION + _KEY, {400, 405}),
+    ],
+)
+def test_what_is_no_handshake_is_answered_and_the_connection_is_no_tunnel(
+    plain: Sidecar, backend: Backend, head: bytes, statuses: set[int]
+) -> None:
+    reached = len(backend.raw)
+    found = _answers(plain.url, head + b"Host: a\r\n\r\n" + _SMUGGLED)
+    assert int(found.split()[1]) in statuses
+    # The bytes behind it are neither a request nor frames.
+    assert found.count(b"HTTP/1.1 ") == 1
+    assert len(backend.raw) == reached
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [b"Upgrade: websocket\r\n", b"Connection: Upgrade\r\n", b"Upgrade: websocket\r\nConnection: close\r\n"],
+)
+def test_half_of_an_upgrade_is_plain_http(plain: Sidecar, backend: Backend, lines: bytes) -> None:  # W10
+    found = _answers(plain.url, b"GET /half HTTP/1.1\r\nHost: a\r\n" + lines + _VERSION + _KEY + b"\r\n")
+    assert found.startswith(b"HTTP/1.1 200 ")
+    assert backend.reached[-1].get_all("upgrade") == []
+
+
+def test_an_idle_websocket_outlives_every_time_out(store: Store, talker: Backend) -> None:  # X11
+    short = {"upstream_timeout": "500ms", "keepalive_timeout": "1s"}
+    with (
+        sidecar(talker.url, redis_url=store.url, **short) as gate,
+        opened(gate.url, "/ws", [bearer(token(someone()))]) as (answer, connection),
+    ):
+        assert answer.status == 101
+        time.sleep(3)
+        connection.sendall(frame(TEXT, b"still here", masked=True))
+        assert message(connection) == b"still here"
