@@ -12,6 +12,7 @@ from redis.exceptions import NoPermissionError
 
 from gatekeeper.models import EndReason
 from gatekeeper.sessions.address import open_client
+from gatekeeper.sessions.connection import Scripts
 from gatekeeper.sessions.ends import End, EndsListener
 from gatekeeper.sessions.slots import Slots
 from gatekeeper.sessions.store import Outlook, SessionStore
@@ -132,7 +133,7 @@ async def test_the_user_is_told_from_the_key_whatever_it_is_called(door: Door, h
 
 
 async def test_a_store_of_two_gatekeepers_keeps_their_ends_apart(store_url: str, heard: Heard) -> None:
-    scripts = Scripts(open_client(store_url, timeout_seconds=5), timeout_seconds=5)
+    scripts = Scripts(store_url, timeout_seconds=5)
     other = SessionStore(Slots(scripts, key_prefix="other:", rules=RULES))
     opened = await other.check(token("a"), CLIENT)
     await other.end("74", opened.session_id, EndReason.DEACTIVATED)
