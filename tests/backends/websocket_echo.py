@@ -7,7 +7,8 @@ import asyncio
 import logging
 from http import HTTPStatus
 
-from websockets.asyncio.server import Request, Response, ServerConnection, serve
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
 
 
 async def delay(_: ServerConnection, request: Request) -> Response | None:

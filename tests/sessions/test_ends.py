@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from redis.exceptions import NoPermissionError
 
+from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
 from gatekeeper.sessions.address import open_client
 from gatekeeper.sessions.connection import Scripts
@@ -194,12 +194,11 @@ async def test_a_connection_that_says_nothing_is_given_up(store_url: str, door: 
 async def test_an_end_is_one_where_the_store_forbids_to_publish(store_url: str, hand: Hand) -> None:
     command: Any = hand.redis.execute_command
     command("ACL", "SETUSER", "mute", "on", ">pw", "~gk:*", "+@all", "resetchannels")
-    client: Any = open_client(store_url.replace("unix://", "unix://mute:pw@"), timeout_seconds=5)
-    scripts = Scripts(client, timeout_seconds=5)
+    scripts = Scripts(store_url.replace("unix://", "unix://mute:pw@"), timeout_seconds=5)
     store = SessionStore(Slots(scripts, key_prefix="gk:", rules=RULES))
     opened = await store.check(token("a"), CLIENT)
-    with pytest.raises(NoPermissionError):
-        await client.execute_command("PUBLISH", "gk:ends", "x")
+    with pytest.raises(StoreUnavailable, match="NOPERM"):
+        await scripts.command("PUBLISH", b"gk:ends", "x")
     assert await store.end("74", opened.session_id, EndReason.DEACTIVATED) is not None
     assert (await store.check(token("a"), CLIENT)).end_reason is EndReason.DEACTIVATED
     await scripts.aclose()
