@@ -67,6 +67,9 @@ class Connection(Protocol):
 
     def write(self, data: bytes) -> None: ...
 
+    def later(self, do: Callable[[], None]) -> None:
+        """Calls `do` at the end of this turn of the event loop."""
+
     def want_body(self) -> None:
         """The application waits for more of the body."""
 
@@ -106,6 +109,7 @@ class Exchange:
 
     __slots__ = (
         "_connection",
+        "_corked",
         "_default_headers",
         "_ended",
         "_event",
@@ -135,6 +139,7 @@ class Exchange:
         self._default_headers = default_headers
         self.keep_alive = head.keep_alive
         self._expects_continue = head.expects_continue
+        self._corked: list[bytes] | None = None
         self._event: asyncio.Event | None = None
         self._parts: list[bytes] = []
         self._trailers: HeaderList = []
@@ -180,6 +185,7 @@ class Exchange:
                 self.break_off()
 
     def break_off(self) -> None:
+        self._uncork()
         if not self.complete and not self.gone:
             self._connection.broke_off()
 
@@ -290,7 +296,7 @@ class Exchange:
         if not HTTPStatus.PROCESSING <= status < HTTPStatus.OK:
             raise RuntimeError(f"No status of an interim response: {status}")
         if self._head.version == "1.1":
-            self._connection.write(b"".join((status_line(status), *_lines(headers), b"\r\n")))
+            self._write(b"".join((status_line(status), *_lines(headers), b"\r\n")))
 
     def send_head(self, status: int, headers: Iterable[tuple[bytes, bytes]], reason: bytes | None) -> None:
         line = _STATUS_LINES.get(status)
@@ -314,7 +320,9 @@ class Exchange:
         content.append(b"\r\n")
         self.started = True
         self._expected = _BODY
-        self._connection.write(b"".join(content))
+        # Most answers are complete before this turn of the loop is over, and then leave in one piece.
+        self._corked = content
+        self._connection.later(self._uncork)
 
     def _take_headers(self, headers: HeaderList, content: list[bytes]) -> bytes | None:
         """Puts the headers into `content`; what `Connection` says, `close` for any that names it."""
@@ -367,7 +375,7 @@ class Exchange:
                 end = b"\r\n0\r\n" if self._has_trailers else b"\r\n0\r\n\r\n"
             body = b"%x\r\n%b%b" % (len(body), body, end) if body else end[2:]
         if body and self._framing is not _NONE:
-            self._connection.write(body)
+            self._write(body)
         if last and self._has_trailers:
             self._expected = _TRAILERS
         elif last:
@@ -376,11 +384,23 @@ class Exchange:
     def _send_trailers(self, headers: Iterable[tuple[bytes, bytes]], *, last: bool) -> None:
         """Only chunked framing has room for them (RFC 9112 section 7.1.2); elsewhere they are forgotten."""
         if self._framing is _CHUNKED:
-            self._connection.write(b"".join((*_lines(headers), b"\r\n" if last else b"")))
+            self._write(b"".join((*_lines(headers), b"\r\n" if last else b"")))
         if last:
             self._end()
 
+    def _write(self, data: bytes) -> None:
+        if self._corked is None:
+            self._connection.write(data)
+        else:
+            self._corked.append(data)
+
+    def _uncork(self) -> None:
+        corked, self._corked = self._corked, None
+        if corked is not None and not self.gone:
+            self._connection.write(b"".join(corked))
+
     def _end(self) -> None:
+        self._uncork()
         self.complete = True
         self._wake()
         self._connection.answered()

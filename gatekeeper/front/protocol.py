@@ -73,6 +73,7 @@ class FrontProtocol(asyncio.Protocol):
         "_stall",
         "_state",
         "_transport",
+        "carriers",
         "writable",
     )
 
@@ -92,6 +93,8 @@ class FrontProtocol(asyncio.Protocol):
         self._state = server_state
         # Typed as a set of uvicorn's own classes, used for their `shutdown` and their number.
         self._connections = cast("set[asyncio.Protocol]", server_state.connections)
+        # uvicorn waits for them, and cancels them in the end, as it does its tasks.
+        self.carriers = cast("set[Carrier]", server_state.tasks)
         self._app_state = app_state
         self._loop = _loop or asyncio.get_running_loop()
         self._phase = _HEAD
@@ -268,10 +271,8 @@ class FrontProtocol(asyncio.Protocol):
         self._state.tasks.add(task)
         task.add_done_callback(self._state.tasks.discard)
 
-    @property
-    def carriers(self) -> set[Carrier]:
-        # uvicorn waits for them, and cancels them in the end, as it does its tasks.
-        return cast("set[Carrier]", self._state.tasks)
+    def later(self, do: Callable[[], None]) -> None:
+        self._loop.call_soon(do)
 
     def write(self, data: bytes) -> None:
         self._transport.write(data)
