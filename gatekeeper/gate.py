@@ -76,14 +76,19 @@ class Gate:
             return identified
         return await self.admit(identified, identified.claims, facts.client, facts.checked)
 
-    def recognised(self, facts: Facts) -> tuple[Claims, Prepared] | None:
-        """The claims of a request whose token was found good and let pass before, and the check of its session, for
-        `send` and `checked`. None for every other request: `judge` it."""
+    def token_of(self, headers: Sequence[tuple[bytes, bytes]]) -> str | None:
+        """The one token of a request that is no WebSocket; None where it has none, several, or a malformed one."""
         try:
-            found = self._sources.find(facts.headers)
+            found = self._sources.find(headers)
         except TokenRejected:
             return None
-        if found is None or found.others or (claims := self._verifier.cached(found.token)) is None:
+        return None if found is None or found.others else found.token
+
+    def recognised(self, token: str) -> tuple[Claims, Prepared] | None:
+        """The claims of a token that was found good and let pass before and is good still, and the check of its
+        session, for `send` and `checked`. None for any other: `judge` the request."""
+        claims = self._verifier.cached(token)
+        if claims is None:
             return None
         touch = self._store.touch(claims, exempt=self._exempt.covers(claims))
         return None if touch is None else (claims, touch)

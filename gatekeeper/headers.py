@@ -69,11 +69,12 @@ def request_id(headers: Headers) -> str:
     values = get_all(headers, REQUEST_ID)
     if len(values) == 1 and _REQUEST_ID_FORM.fullmatch(values[0]):
         return values[0].decode("ascii")
-    return _random_uuid()
+    return random_uuid()
 
 
-def _random_uuid() -> str:
-    """RFC 9562 section 5.4. The standard library takes three times as long, which every request would wait for."""
+def random_uuid() -> str:
+    """A random UUID (RFC 9562 section 5.4). The standard library takes three times as long, which every request would
+    wait for."""
     digits = os.urandom(16).hex()
     variant = "89ab"[int(digits[16], 16) & 3]
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"

@@ -5,6 +5,9 @@ its verdict and the hop, and for neither a task or an ASGI message:
 
     front → Shortcut → Gate.recognised → SessionStore.send ─ touched → Connection → Carriage → front
 
+Clients send the same headers again and again, so what they come to is found out once for each section of headers that
+the front remembers (`Plan`); the token is judged anew by its times, its keys and its session on every request.
+
 Everything else is the application's, which is given what the store has said already (`scope["gatekeeper.checked"]`), so
 that there is one verdict, and one round trip to it, whichever way a request takes.
 """
@@ -16,6 +19,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from msgspec import structs
+
 from gatekeeper.engine import Engine
 from gatekeeper.errors import (
     GatekeeperError,
@@ -24,24 +29,44 @@ from gatekeeper.errors import (
     UpstreamUnavailable,
 )
 from gatekeeper.front import Exchange
-from gatekeeper.headers import REQUEST_ID, HeaderList
+from gatekeeper.headers import REQUEST_ID, HeaderList, get, random_uuid, request_id
 from gatekeeper.models import Claims, EndReason
 from gatekeeper.paths import BadPath, Kind
 from gatekeeper.proxy.answer import Head
 from gatekeeper.proxy.connection import Connection, Failure
 from gatekeeper.proxy.headers import request_headers, response_headers
-from gatekeeper.proxy.http import arrival, target
+from gatekeeper.proxy.http import arrival
 from gatekeeper.proxy.native import RETRIED_METHODS, NativeUpstream
 from gatekeeper.proxy.outgoing import RequestNotForwardable, outgoing
 from gatekeeper.sessions.connection import Prepared
+from gatekeeper.sessions.store import Checked
 from gatekeeper.telemetry import Exchange as Record
 from gatekeeper_middleware import GatekeeperMiddleware
 from gatekeeper_middleware.outcome import conclude
-from gatekeeper_middleware.scope import CHECKED, Incoming, read
+from gatekeeper_middleware.scope import CHECKED, read
 from gatekeeper_middleware.streams import LEFT_SECONDS, is_of_events, last_event
 
+_REQUEST_ID_LINE: Final = b"\r\n%b: \r\n" % REQUEST_ID
 _UNPLAIN_METHODS: Final = frozenset({"OPTIONS", "TRACE", "CONNECT"})
 _UNPLAIN_HEADERS: Final = frozenset({b"te", b"upgrade", b"expect", b"x-http-method-override"})
+
+
+class Plan:
+    """What is the same for every request with the same headers from the same address. `before` and `after` are the
+    lines for the backend around those that tell who is there; `identity` are these, for the claims and the session that
+    they were made of."""
+
+    __slots__ = ("after", "before", "claims", "client_ip", "identity", "request_id", "session_id", "token")
+
+    def __init__(self, token: str, client_ip: str, request_id: str | None, before: bytes, after: bytes) -> None:
+        self.token = token
+        self.client_ip = client_ip
+        self.request_id = request_id
+        self.before = before
+        self.after = after
+        self.claims: Claims | None = None
+        self.session_id = 0
+        self.identity = b""
 
 
 class Shortcut:
@@ -53,33 +78,72 @@ class Shortcut:
         self.engine = engine
         self.app = app
         self.upstream = upstream
-        self.own_headers = own_headers
+        self._own_headers = own_headers
 
     def __repr__(self) -> str:
         return f"<Shortcut to {self.upstream!r}>"
 
     def __call__(self, exchange: Exchange) -> bool:
-        engine, scope = self.engine, exchange.scope
-        if not engine.started or engine.cookie_transport or scope["method"] in _UNPLAIN_METHODS:
+        head, gate = exchange.head, self.engine.gate
+        if head.method in _UNPLAIN_METHODS or not self.engine.started or self.engine.cookie_transport:
             return False
-        if not _UNPLAIN_HEADERS.isdisjoint([name for name, _ in scope["headers"]]):
-            return False
-        incoming = read(scope, engine.trusted)
         try:
-            if engine.paths.classify(incoming.method, incoming.path) is not Kind.PROTECTED:
+            if self.engine.paths.classify(head.method, head.target.partition(b"?")[0]) is not Kind.PROTECTED:
                 return False
         except BadPath:
             return False
-        recognised = engine.gate.recognised(incoming.facts(engine.origins, own=False))
-        if recognised is None:
+        peer, noted = exchange.scopes.client, head.fields.noted
+        # Somebody who changes addresses is no reason to remember them all.
+        address = None if peer is None else peer[0]
+        if noted.get("address", self) != address:
+            noted.update(address=address, plan=self._plan(exchange))
+        plan: Plan | None = noted["plan"]
+        if plan is None or (recognised := gate.recognised(plan.token)) is None:
             return False
         claims, touch = recognised
         try:
-            reply = engine.gate.send(touch)
+            reply = gate.send(touch)
         except StoreUnavailable:
             return False
-        Carriage(self, exchange, incoming, claims).wait_for(touch, reply)
+        Carriage(self, exchange, plan, claims).wait_for(touch, reply)
         return True
+
+    def _plan(self, exchange: Exchange) -> Plan | None:
+        """None for a request that is not plain."""
+        engine, scope = self.engine, exchange.scope
+        headers = exchange.head.headers
+        if not _UNPLAIN_HEADERS.isdisjoint([name for name, _ in headers]):
+            return None
+        token = engine.gate.token_of(headers)
+        if token is None:
+            return None
+        kept = [pair for pair in engine.identity.without_spoofed(headers) if pair[0] != REQUEST_ID]
+        if not engine.forward_authorization:
+            kept = engine.sources.strip(kept)
+        kept.append((REQUEST_ID, b""))
+        passed = request_headers(kept, arrival(scope, engine.trusted), self._own_headers)
+        try:
+            lines = outgoing("GET", b"/", passed, authority=self.upstream.authority, has_body=False).head
+        except RequestNotForwardable:
+            return None
+        before, _, after = lines.partition(_REQUEST_ID_LINE)
+        given = get(headers, REQUEST_ID)
+        made = request_id(headers)
+        return Plan(
+            token,
+            engine.trusted.client(None if scope["client"] is None else scope["client"][0], headers),
+            made if given == made.encode() else None,
+            before[before.index(b"\r\n") :] + b"\r\n",
+            b"\r\n" + after,
+        )
+
+    def identity(self, plan: Plan, claims: Claims, session_id: int) -> bytes:
+        """The lines that tell the backend who is there, and the beginning of the one with the request id."""
+        if plan.claims is not claims or plan.session_id != session_id:
+            values = self.engine.identity.values(claims.user, session_id, claims.roles, claims.claims)
+            plan.identity = b"".join([b"%b: %b\r\n" % pair for pair in values]) + REQUEST_ID + b": "
+            plan.claims, plan.session_id = claims, session_id
+        return plan.identity
 
 
 class Carriage:
@@ -92,9 +156,9 @@ class Carriage:
         "_connection",
         "_ended",
         "_exchange",
-        "_incoming",
         "_is_of_events",
         "_outgoing",
+        "_plan",
         "_reason",
         "_record",
         "_retried",
@@ -105,16 +169,17 @@ class Carriage:
         "session_id",
     )
 
-    def __init__(self, shortcut: Shortcut, exchange: Exchange, incoming: Incoming, claims: Claims) -> None:
+    def __init__(self, shortcut: Shortcut, exchange: Exchange, plan: Plan, claims: Claims) -> None:
         self._shortcut = shortcut
         self._exchange = exchange
-        self._incoming = incoming
+        self._plan = plan
         self._claims = claims
+        head = exchange.head
         self._record = Record(
-            method=incoming.method,
-            path=incoming.path.decode("latin-1"),
-            request_id=incoming.request_id,
-            client_ip=incoming.client.ip_address,
+            method=head.method,
+            path=head.target.partition(b"?")[0].decode("ascii"),
+            request_id=plan.request_id or random_uuid(),
+            client_ip=plan.client_ip,
             started_at=time.perf_counter(),
         )
         self._connection: Connection | None = None
@@ -138,9 +203,9 @@ class Carriage:
         reply.add_done_callback(judged)
 
     def _judged(self, touch: Prepared, reply: asyncio.Future[Any]) -> None:
-        gate = self._shortcut.engine.gate
+        checked: Checked | StoreUnavailable
         try:
-            checked: Any = gate.checked(touch, reply.result())
+            checked = self._shortcut.engine.gate.checked(touch, reply.result())
         except StoreUnavailable as error:
             checked = error
         if self._ended:
@@ -163,21 +228,19 @@ class Carriage:
     # The request
 
     def _send(self) -> None:
-        shortcut, scope = self._shortcut, self._exchange.scope
-        engine, claims = shortcut.engine, self._claims
-        headers = engine.identity.without_spoofed(self._incoming.headers)
-        if not engine.forward_authorization:
-            headers = engine.sources.strip(headers)
-        headers.extend(engine.identity.values(claims.user, self.session_id, claims.roles, claims.claims))
-        headers.append((REQUEST_ID, self._record.request_id.encode()))
-        passed = request_headers(headers, arrival(scope, engine.trusted), shortcut.own_headers)
-        authority = shortcut.upstream.authority
-        try:
-            request = outgoing(self._incoming.method, target(scope), passed, authority=authority, has_body=False)
-        except RequestNotForwardable as error:
-            self._fail(error)
-            return
-        self._outgoing = request.head
+        shortcut, plan, head = self._shortcut, self._plan, self._exchange.head
+        self._outgoing = b"".join(
+            (
+                head.method.encode(),
+                b" ",
+                head.target,
+                b" HTTP/1.1",
+                plan.before,
+                shortcut.identity(plan, self._claims, self.session_id),
+                self._record.request_id.encode(),
+                plan.after,
+            )
+        )
         connection = shortcut.upstream.pool.take_idle()
         if connection is not None:
             self._start(connection)
@@ -196,7 +259,7 @@ class Carriage:
         self._connecting = None
         self._connection = connection
         self._sent_at = time.perf_counter()
-        connection.start(self._outgoing, self, to_head_request=self._incoming.method == "HEAD")
+        connection.start(self._outgoing, self, to_head_request=self._exchange.head.method == "HEAD")
 
     # The answer
 
@@ -230,7 +293,7 @@ class Carriage:
 
     def on_failure(self, error: Failure, *, untouched: bool) -> None:
         self._connection = None
-        if untouched and not self._retried and self._incoming.method in RETRIED_METHODS:
+        if untouched and not self._retried and self._exchange.head.method in RETRIED_METHODS:
             self._retried = True
             self._connecting = asyncio.get_running_loop().create_task(self._connect(fresh=True))
         else:
@@ -253,7 +316,9 @@ class Carriage:
             exchange.break_off()
             return
         conclude(record, "error", error.reason)
-        answer = self._shortcut.app.failure(self._incoming, record, error)
+        incoming = read(exchange.scope, self._shortcut.engine.trusted)
+        incoming = structs.replace(incoming, request_id=record.request_id)
+        answer = self._shortcut.app.failure(incoming, record, error)
         self._ended = True
         self._shortcut.engine.streams.remove(self)
         exchange.drop(self)

@@ -7,12 +7,13 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from enum import Enum
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Final, Protocol, TypeAlias
 
 from gatekeeper.front.head import Head, HeaderList
+from gatekeeper.front.scope import Scope, Scopes
 
-Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
@@ -42,7 +43,14 @@ def status_line(status: int, reason: bytes | None = None) -> bytes:
     return b"HTTP/1.1 %d %b\r\n" % (status, reason)
 
 
-_STATUS_LINES: Final = {status: status_line(status) for status in range(200, 600)}
+@lru_cache(maxsize=1024)
+def _first_line(status: int, reason: bytes | None) -> bytes:
+    """As `status_line`, of what an application has said."""
+    if not HTTPStatus.OK <= status < 600:
+        raise RuntimeError(f"No status of an ASGI response: {status}")
+    if reason is not None and _NOT_A_VALUE.search(reason):
+        raise RuntimeError("Invalid reason phrase in a response.")
+    return status_line(status, reason)
 
 
 class Carrier(Protocol):
@@ -117,25 +125,27 @@ class Exchange:
         "_expects_continue",
         "_framing",
         "_has_trailers",
-        "_head",
         "_is_event_stream",
         "_left",
         "_parts",
+        "_scope",
         "_told_end",
         "_trailers",
         "buffered_bytes",
         "carrier",
         "complete",
         "gone",
+        "head",
         "keep_alive",
-        "scope",
+        "scopes",
         "started",
     )
 
-    def __init__(self, connection: Connection, head: Head, scope: Scope, default_headers: HeaderList) -> None:
+    def __init__(self, connection: Connection, head: Head, scopes: Scopes, default_headers: HeaderList) -> None:
         self._connection = connection
-        self._head = head
-        self.scope = scope
+        self.head = head
+        self.scopes = scopes
+        self._scope: Scope | None = None
         self._default_headers = default_headers
         self.keep_alive = head.keep_alive
         self._expects_continue = head.expects_continue
@@ -152,6 +162,13 @@ class Exchange:
         self._left = 0
         self._has_trailers = self._is_event_stream = False
         self.carrier: Carrier | None = None
+
+    @property
+    def scope(self) -> Scope:
+        """For the application."""
+        if self._scope is None:
+            self._scope = self.scopes.scope_of(self.head)
+        return self._scope
 
     @property
     def is_full(self) -> bool:
@@ -295,17 +312,11 @@ class Exchange:
             return
         if not HTTPStatus.PROCESSING <= status < HTTPStatus.OK:
             raise RuntimeError(f"No status of an interim response: {status}")
-        if self._head.version == "1.1":
+        if self.head.version == "1.1":
             self._write(b"".join((status_line(status), *_lines(headers), b"\r\n")))
 
     def send_head(self, status: int, headers: Iterable[tuple[bytes, bytes]], reason: bytes | None) -> None:
-        line = _STATUS_LINES.get(status)
-        if line is None:
-            raise RuntimeError(f"No status of an ASGI response: {status}")
-        if reason is not None:
-            if _NOT_A_VALUE.search(reason):
-                raise RuntimeError("Invalid reason phrase in a response.")
-            line = status_line(status, reason)
+        line = _first_line(status, reason)
         if self._expects_continue:
             # Whether a body follows is now the client's guess, so what follows could be read either way.
             self._expects_continue = self.keep_alive = False
@@ -315,7 +326,7 @@ class Exchange:
         if not self.keep_alive:
             if connection != b"close":
                 content.append(b"connection: close\r\n")
-        elif self._head.version == "1.0" and connection is None:
+        elif self.head.version == "1.0" and connection is None:
             content.append(b"connection: keep-alive\r\n")
         content.append(b"\r\n")
         self.started = True
@@ -355,9 +366,9 @@ class Exchange:
 
     def _choose_framing(self, status: int, content: list[bytes]) -> None:
         """RFC 9112 section 6.3."""
-        if self.scope["method"] == "HEAD" or status in _NO_BODY:
+        if self.head.method == "HEAD" or status in _NO_BODY:
             self._framing = _NONE
-        elif self._framing is not _LENGTH and self._head.version == "1.1":
+        elif self._framing is not _LENGTH and self.head.version == "1.1":
             self._framing = _CHUNKED
             content.append(b"transfer-encoding: chunked\r\n")
         elif self._framing is not _LENGTH:

@@ -12,8 +12,9 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import islice
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -47,6 +48,10 @@ _ALMOST_FRAMING: Final = frozenset(
     name.replace(b"-", bytes((mark,))) for name in (b"content-length", b"transfer-encoding") for mark in _MARKS
 )
 _LOOKED_AT: Final = _DECIDING | _ALMOST_FRAMING
+
+# A few megabytes, and most of what a process is sent in a minute.
+_REMEMBERED_SECTIONS: Final = 2048
+_REMEMBERED_BYTES: Final = 2048
 
 ALLOWED_METHODS: Final = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
@@ -83,20 +88,54 @@ class Refused(Exception):
         self.headers = tuple(headers)
 
 
-class Head(msgspec.Struct, frozen=True):
-    """A head without fault. Names are lower-case, order and repetition as sent; `length` is None where the body is
-    chunked; `upgrade` holds what `Upgrade` asks for, lower-case, None where there is none."""
+class Fields(msgspec.Struct, frozen=True, eq=False):
+    """A header section without fault. Names are lower-case, order and repetition as sent; `length` is None where the
+    body is chunked; `upgrade` holds what `Upgrade` asks for, lower-case, None where there is none.
 
-    method: str
-    target: bytes
-    version: str
+    Clients send the same headers again and again, so a section is kept and nothing in it may be changed; `noted` is for
+    what others find out about it."""
+
     headers: HeaderList
-    size_bytes: int
     length: int | None
     keep_alive: bool
     expects_continue: bool
     upgrade: bytes | None
     connection: frozenset[bytes]
+    noted: dict[Any, Any]
+
+
+class Head(msgspec.Struct, frozen=True):
+    """A head without fault."""
+
+    method: str
+    target: bytes
+    version: str
+    size_bytes: int
+    fields: Fields
+
+    @property
+    def headers(self) -> HeaderList:
+        return self.fields.headers
+
+    @property
+    def length(self) -> int | None:
+        return self.fields.length
+
+    @property
+    def keep_alive(self) -> bool:
+        return self.fields.keep_alive
+
+    @property
+    def expects_continue(self) -> bool:
+        return self.fields.expects_continue
+
+    @property
+    def upgrade(self) -> bytes | None:
+        return self.fields.upgrade
+
+    @property
+    def connection(self) -> frozenset[bytes]:
+        return self.fields.connection
 
 
 _NOTHING: Final[frozenset[bytes]] = frozenset()
@@ -109,28 +148,30 @@ def parse_head(raw: bytes, limits: Limits) -> Head:
         raise _bad_request_line(raw)
     method, target, minor = line.groups()
     _check_target(method, target)
-    fields = _FIELD.findall(raw, line.end())
-    if len(fields) != raw.count(b"\n") - 2:
-        raise Refused(400, CONTROL_BYTE if _STRAY.search(raw) else "A header line is malformed")
-    if len(fields) > limits.max_headers:
+    section, modern = raw[line.end() :], minor == b"1"
+    parse = _parse_known_fields if len(section) <= _REMEMBERED_BYTES else _parse_fields
+    fields = parse(section, modern, limits.max_headers)
+    return Head(method.decode(), target, "1.1" if modern else "1.0", len(raw), fields)
+
+
+def _parse_fields(section: bytes, modern: bool, max_headers: int) -> Fields:
+    fields = _FIELD.findall(section)
+    if len(fields) != section.count(b"\n") - 1:
+        raise Refused(400, CONTROL_BYTE if _STRAY.search(section) else "A header line is malformed")
+    if len(fields) > max_headers:
         raise Refused(431, TOO_MANY_HEADERS)
-    if b" \r\n" in raw or b"\t\r\n" in raw:
+    if b" \r\n" in section or b"\t\r\n" in section:
         fields = [(name, value.rstrip(b" \t")) for name, value in fields]
     headers = [(name.lower(), value) for name, value in fields]
     said: dict[bytes, list[bytes]] = {}
     for name, value in headers:
         if name in _LOOKED_AT:
             said.setdefault(name, []).append(value)
-    modern = minor == b"1"
     _check_host(said.get(b"host"), required=modern)
     length = _body_length(said, modern=modern)
     connection = frozenset(_members(said[b"connection"])) if b"connection" in said else _NOTHING
-    return Head(
-        method=method.decode(),
-        target=target,
-        version="1.1" if modern else "1.0",
+    return Fields(
         headers=headers,
-        size_bytes=len(raw),
         length=length,
         # RFC 9112 section 9.3.
         keep_alive=b"close" not in connection and (modern or b"keep-alive" in connection),
@@ -138,7 +179,11 @@ def parse_head(raw: bytes, limits: Limits) -> Head:
         expects_continue=modern and length != 0 and b"expect" in said and b"100-continue" in _members(said[b"expect"]),
         upgrade=b",".join(_members(said[b"upgrade"])) if b"upgrade" in said else None,
         connection=connection,
+        noted={},
     )
+
+
+_parse_known_fields = lru_cache(maxsize=_REMEMBERED_SECTIONS)(_parse_fields)
 
 
 def salvage(raw: bytes, limits: Limits) -> tuple[str, bytes, HeaderList]:

@@ -19,11 +19,11 @@ from uvicorn.server import ServerState
 
 from gatekeeper.front.body import BODY_TOO_LARGE, Body, ChunkedBody, SizedBody
 from gatekeeper.front.deadline import Deadline, Stall
-from gatekeeper.front.exchange import ASGIApp, Carrier, Exchange, Scope
+from gatekeeper.front.exchange import ASGIApp, Carrier, Exchange
 from gatekeeper.front.handshake import asks_for_websocket, check_handshake, rebuilt
 from gatekeeper.front.head import Head, HeadReader, Limits, Refused, parse_head, salvage
 from gatekeeper.front.refusal import Answer, Refusal, Refuse, serialised
-from gatekeeper.front.scope import Scopes
+from gatekeeper.front.scope import Scope, Scopes
 
 _log = logging.getLogger("uvicorn.error")
 
@@ -197,7 +197,7 @@ class FrontProtocol(asyncio.Protocol):
         limit = self._limits.max_body_bytes
         if limit is not None and head.length is not None and head.length > limit:
             raise Refused(413, BODY_TOO_LARGE)
-        exchange = Exchange(self, head, self._scopes.scope_of(head), self._state.default_headers)
+        exchange = Exchange(self, head, self._scopes, self._state.default_headers)
         if head.length == 0:
             self._phase = _ANSWER
             self._exchange = exchange

@@ -8,8 +8,9 @@ from typing import TypeAlias
 
 import msgspec
 
-from gatekeeper.front.exchange import Scope, status_line
+from gatekeeper.front.exchange import status_line
 from gatekeeper.front.head import HeaderList
+from gatekeeper.front.scope import Scope
 
 
 class Refusal(msgspec.Struct, frozen=True):

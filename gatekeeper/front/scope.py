@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from collections.abc import MutableMapping
+from typing import Any, Final, TypeAlias
 from urllib.parse import unquote
 
-from gatekeeper.front.exchange import Scope
 from gatekeeper.front.head import Head
+
+Scope: TypeAlias = MutableMapping[str, Any]
 
 EXTENSION: Final = "gatekeeper.http"
 """What this server offers beyond ASGI. `scope["extensions"][EXTENSION]["target"]` is the request target as it was sent,
@@ -20,7 +22,7 @@ class Scopes:
     """Scopes for the requests of one connection. `client` is address and port of the other side, None for a Unix
     socket, which has none."""
 
-    __slots__ = ("_app_state", "_asgi_version", "_root_path", "_scheme", "_server", "client")
+    __slots__ = ("_app_state", "_asgi_version", "_root_path", "_server", "client", "scheme")
 
     def __init__(
         self, transport: asyncio.BaseTransport, *, root_path: str, asgi_version: str, app_state: dict[str, Any]
@@ -28,7 +30,7 @@ class Scopes:
         peer, name = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
         self.client = (str(peer[0]), int(peer[1])) if isinstance(peer, tuple) else None
         self._server = (str(name[0]), int(name[1])) if isinstance(name, tuple) else (name, None) if name else None
-        self._scheme = "https" if transport.get_extra_info("sslcontext") else "http"
+        self.scheme = "https" if transport.get_extra_info("sslcontext") else "http"
         self._root_path = root_path
         self._asgi_version = asgi_version
         self._app_state = app_state
@@ -43,13 +45,14 @@ class Scopes:
             "http_version": head.version,
             "server": self._server,
             "client": self.client,
-            "scheme": self._scheme,
+            "scheme": self.scheme,
             "root_path": root,
             "method": head.method,
             "path": root + (unquote(path) if "%" in path else path),
             "raw_path": root.encode("ascii") + raw_path,
             "query_string": query,
-            "headers": head.headers,
+            # A copy: the section is kept for the next who sends the same.
+            "headers": list(head.headers),
             "state": self._app_state.copy(),
             "extensions": {"http.response.trailers": {}, EXTENSION: {"target": head.target}},
         }
