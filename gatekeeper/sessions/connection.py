@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from hiredis import ProtocolError, ReplyError, pack_command
+from hiredis import ReplyError, pack_command
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.sessions.address import parse
@@ -123,9 +123,9 @@ class Scripts:
         """The script's answer. Raises `StoreUnavailable`: whether the script ran is then unknown."""
         return await self.submit(script, keys, arguments)
 
-    def distrust(self, script: Script, key: bytes) -> None:
-        """A script's answer was not to what was asked: leaves the connection that it came over."""
-        self._route.lane(key, durable=script.durable).drop(ProtocolError())
+    def distrust(self, key: bytes) -> None:
+        """An answer was not to what was asked: leaves the connections that it may have come over."""
+        self._route.distrust(key)
 
     async def command(self, *command: Any) -> Any:
         """The answer to one plain command with a key. Raises `StoreUnavailable`."""

@@ -51,12 +51,17 @@ class Lane:
         self._wire: Wire | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._next_attempt = 0.0
-        self._woken = False
+        # Whether calls of this turn of the event loop wait for their write.
+        self.is_woken = False
         self._sweeper: asyncio.TimerHandle | None = None
 
     @property
     def waiting(self) -> int:
         return len(self._waiting) + len(self._again)
+
+    @property
+    def load(self) -> int:
+        return self.waiting + self.in_flight
 
     @property
     def is_idle(self) -> bool:
@@ -71,13 +76,13 @@ class Lane:
             self.fail([call], StoreUnavailable("too many calls wait for the session store", kind="timeout"))
             return
         self._waiting.append(call)
-        if not self._woken:
+        if not self.is_woken:
             self._wake(call)
 
     def again(self, call: Call) -> None:
         """Sends a call once more that certainly had no effect."""
         self._again.append(call)
-        if not self._woken:
+        if not self.is_woken:
             self._wake(call)
 
     def brings(self, source: str | None) -> bool:
@@ -85,7 +90,7 @@ class Lane:
         return any(call.source is source and call.command[0] == "EVAL" for call in self._again)
 
     def _wake(self, call: Call) -> None:
-        self._woken = True
+        self.is_woken = True
         loop = call.reply.get_loop()
         # A turn later: who asks two things at once does so by `asyncio.gather`, whose tasks begin one turn later.
         loop.call_soon(loop.call_soon, self._flush)
@@ -93,7 +98,7 @@ class Lane:
             self._sweeper = loop.call_later(sweep_seconds(self._timeout_seconds), self._sweep, loop)
 
     def _flush(self) -> None:
-        self._woken = False
+        self.is_woken = False
         wire = self._wire
         if wire is None:
             if self._connecting is None and (self._waiting or self._again):
@@ -163,7 +168,7 @@ class Lane:
         if self._wire is not None:
             self._told(None)
         wire = self._wire
-        if (self._waiting or self._again or (wire is not None and wire.retired)) and not self._woken:
+        if (self._waiting or self._again or (wire is not None and wire.retired)) and not self.is_woken:
             self._flush()
 
     def writable(self) -> None:

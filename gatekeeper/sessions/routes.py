@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, Final, NamedTuple, Protocol
 
+from hiredis import ProtocolError
 from msgspec import structs
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
@@ -22,10 +23,24 @@ _SOON_SECONDS: Final = 0.1
 
 
 class Lanes(NamedTuple):
-    """To one server. A call that waits for replicas holds up what comes after it, so it has a connection of its own."""
+    """To one server. While the calls of one lane are with the store, those of the other are made: with one alone, each
+    would wait for the other. A call that waits for replicas holds up what comes after it, so such have a third."""
 
-    plain: Lane
-    durable: Lane
+    first: Lane
+    second: Lane
+    durable: Lane | None
+
+    def pick(self, *, durable: bool) -> Lane:
+        """All calls of one turn of the event loop take one lane: an index comes before its record."""
+        if durable and self.durable is not None:
+            return self.durable
+        first, second = self.first, self.second
+        if first.is_woken or (not second.is_woken and first.load <= second.load):
+            return first
+        return second
+
+    def all(self) -> list[Lane]:
+        return [lane for lane in self if lane is not None]
 
 
 class MakeLane(Protocol):
@@ -47,17 +62,18 @@ class Route:
         self._make_lane = make_lane
         self._timeout_seconds = timeout_seconds
         self._replicas = replicas
-        self._pairs: dict[Server, Lanes] = {}
+        self._servers: dict[Server, Lanes] = {}
 
     def _lanes_to(self, server: Server) -> Lanes:
         """The lanes to a server, made when first asked for."""
-        if (lanes := self._pairs.get(server)) is not None:
+        if (lanes := self._servers.get(server)) is not None:
             return lanes
         connect_to = partial(self._connect, server)
-        plain = durable = self._make_lane(server, connect_to, lost=self._lost)
+        first, second = (self._make_lane(server, connect_to, lost=self._lost) for _ in range(2))
+        durable = None
         if self._replicas:
             durable = self._make_lane(server, connect_to, lost=self._lost, replicas=self._replicas)
-        lanes = self._pairs[server] = Lanes(plain, durable)
+        lanes = self._servers[server] = Lanes(first, second, durable)
         return lanes
 
     async def _connect(self, server: Server, make: Callable[[], Wire], deadline: float) -> Wire:
@@ -66,15 +82,20 @@ class Route:
     def lane(self, key: bytes, *, durable: bool) -> Lane:
         """That leads to the key."""
         server = self._server_of(key)
-        lanes = self._pairs.get(server) or self._lanes_to(server)
-        return lanes.durable if durable else lanes.plain
+        lanes = self._servers.get(server) or self._lanes_to(server)
+        return lanes.pick(durable=durable)
+
+    def distrust(self, key: bytes) -> None:
+        """Leaves the connections to the server of a key: over one of them came what was not asked for."""
+        for lane in self._lanes_to(self._server_of(key)).all():
+            lane.drop(ProtocolError())
 
     def _server_of(self, key: bytes) -> Server:
         return self._address.servers[0]
 
     def lanes(self) -> list[Lane]:
-        """All there are, each once."""
-        return list(dict.fromkeys(lane for lanes in self._pairs.values() for lane in lanes))
+        """All there are."""
+        return [lane for lanes in self._servers.values() for lane in lanes.all()]
 
     async def masters(self) -> list[Lane]:
         """A lane to every server that has sessions. Raises `StoreUnavailable`."""
@@ -255,7 +276,7 @@ class ClusterRoute(WatchedRoute):
         if None in self._slots:
             await self._look()
         servers = dict.fromkeys(server for server in self._slots if server is not None)
-        return [self._lanes_to(server).plain for server in servers]
+        return [self._lanes_to(server).pick(durable=False) for server in servers]
 
     def redirect(self, lane: Lane, call: Call, text: str) -> None:
         # MOVED 3999 127.0.0.1:6381
@@ -267,8 +288,7 @@ class ClusterRoute(WatchedRoute):
             self._slots[int(slot)] = server
             self.look_soon()
         call.asking = word == "ASK"
-        lanes = self._lanes_to(server)
-        (lanes.durable if call.durable else lanes.plain).again(call)
+        self._lanes_to(server).pick(durable=call.durable).again(call)
 
     async def _look(self) -> None:
         for server in self._known():
@@ -302,14 +322,14 @@ class ClusterRoute(WatchedRoute):
 
     def _leave_others(self, masters: set[Server]) -> None:
         """Of nodes that have no slot any more, calls that wait go to who has theirs."""
-        for server in [server for server in self._pairs if server not in masters]:
-            lanes = dict.fromkeys(self._pairs[server])
+        for server in [server for server in self._servers if server not in masters]:
+            lanes = self._servers[server].all()
             for call in [call for lane in lanes for call in lane.hand_over()]:
                 self.lane(call.key, durable=call.durable).again(call)
             for lane in lanes:
                 lane.retire()
             if all(lane.is_idle for lane in lanes):
-                del self._pairs[server]
+                del self._servers[server]
 
     async def aclose(self) -> None:
         await super().aclose()

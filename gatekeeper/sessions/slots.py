@@ -127,7 +127,7 @@ class Slots:
         """What `read` makes of the answer of a script whose first key was `key`. Raises `StoreUnavailable`."""
         # A reply that is not this user's is a fault of the connection, whatever it says.
         if not isinstance(reply, list) or not reply or reply[0] != key:
-            self._scripts.distrust(script, key)
+            self._scripts.distrust(key)
             raise StoreUnavailable("the session store answered for somebody else", kind="protocol")
         try:
             return read(reply)

@@ -23,8 +23,8 @@ from gatekeeper.errors import StoreUnavailable
 IN_FLIGHT: Final = 512
 # Three calls of each of the 10,000 connections that a worker may have.
 WAITING: Final = 32_768
-# R8: whatever happens, a server is not asked for a connection more often than that.
-RECONNECT_SECONDS: Final = 0.1
+# R8: whatever happens, the two connections to a server are not tried more than ten times a second.
+RECONNECT_SECONDS: Final = 0.2
 _SWEEPS: Final = 16
 _SWEEP_SECONDS: Final = 0.05
 _ENDS: Final = object()
