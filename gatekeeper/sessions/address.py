@@ -14,13 +14,14 @@ from redis.asyncio import (
     ConnectionPool,
     Redis,
     RedisCluster,
-    Sentinel,
     SSLConnection,
 )
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 
 from gatekeeper.sessions.wire import Login, Server
 
@@ -103,8 +104,14 @@ def open_client(url: str, *, timeout_seconds: float, ca_file: str | None = None)
     if address.kind == "cluster":
         client: Any = ClusterClient(address.servers, options)
         return client  # type: ignore[no-any-return]  # used is what both can do alike
-    client = Sentinel([(server.host, server.port) for server in address.servers], **options)  # type: ignore[no-untyped-call]
-    return client.master_for(address.service, db=login.database)  # type: ignore[no-any-return]
+    to_master = ConnectionPool(
+        connection_class=_TlsToMaster if login.tls is not None else _ToMaster,
+        db=login.database,
+        servers=address.servers,
+        service=address.service,
+        **{name: value for name, value in options.items() if name != "ssl"},
+    )
+    return Redis.from_pool(to_master)
 
 
 class ClusterClient(RedisCluster):
@@ -146,4 +153,40 @@ class _ToAny(Connection):
 
 
 class _TlsToAny(_ToAny, SSLConnection):
+    pass
+
+
+class _ToMaster(Connection):
+    """A connection to the master that the first sentinel names which answers. redis-py's own `Sentinel` would have to
+    be told whether the sentinels ask for a password."""
+
+    def __init__(self, *, servers: Sequence[Server], service: str, **options: Any) -> None:
+        super().__init__(db=options.pop("db"), **options)
+        self._servers = servers
+        self._service = service
+        self._login = {name: options[name] for name in ("username", "password")}
+        asking = ("socket_timeout", "socket_connect_timeout", "retry", "protocol", "ssl_ca_certs")
+        self._asking: dict[str, Any] = {name: options[name] for name in asking if name in options}
+        self._asking["ssl"] = isinstance(self, SSLConnection)
+
+    async def _connect(self) -> None:
+        for server in random.sample(self._servers, len(self._servers)):
+            for login in (self._login, {}):
+                sentinel = Redis(host=server.host, port=server.port, **login, **self._asking)
+                try:
+                    told = await sentinel.execute_command(  # type: ignore[no-untyped-call]
+                        "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service
+                    )
+                except RedisError:
+                    continue
+                finally:
+                    await sentinel.aclose()
+                if told:
+                    self.host, self.port = told[0].decode(), int(told[1])
+                    await super()._connect()  # type: ignore[no-untyped-call]
+                    return
+        raise RedisConnectionError("no sentinel knows its master")
+
+
+class _TlsToMaster(_ToMaster, SSLConnection):
     pass

@@ -11,6 +11,7 @@ import pytest
 from gatekeeper.embedded import server_binary
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
+from gatekeeper.sessions.address import open_client
 from gatekeeper.sessions.connection import Scripts
 from gatekeeper.sessions.slots import Slots
 from gatekeeper.sessions.store import SessionStore
@@ -117,6 +118,33 @@ async def test_an_end_that_no_replica_has_is_never_acknowledged(store: Watched) 
         assert word == "ended"
     finally:
         await scripts.aclose()
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+async def test_the_password_is_the_masters_and_the_sentinels_where_they_ask_for_one(guarded: bool) -> None:
+    # U10: and it is told to nobody who reads the log
+    with watched(server_binary(), password="hunter2", guarded=guarded) as store:
+        scripts = Scripts(store.url, timeout_seconds=2)
+        client = open_client(store.url, timeout_seconds=2)
+        try:
+            assert await scripts.command("SET", "x", "1") == b"OK"
+            assert await client.get("x") == b"1"
+            pubsub = client.pubsub()
+            await pubsub.subscribe("gk:ends")
+            message = None
+            while message is None:
+                await scripts.command("PUBLISH", "gk:ends", "heard")
+                message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=1)
+            assert message["data"] == b"heard"
+            await pubsub.aclose()  # type: ignore[no-untyped-call]
+        finally:
+            await client.aclose()
+            await scripts.aclose()
+        wrong = Scripts(store.url.replace("hunter2", "hunter3"), timeout_seconds=2)
+        with pytest.raises(StoreUnavailable) as caught:
+            await wrong.command("GET", "x")
+        assert "hunter" not in f"{caught.value} {caught.value!r} {wrong!r}"
+        await wrong.aclose()
 
 
 async def answered(sessions: SessionStore, reference: str) -> str:

@@ -54,14 +54,14 @@ def free_ports(number: int) -> list[int]:
 class Node:
     """One server, on a port of loopback."""
 
-    def __init__(self, binary: str, port: int, folder: Path, *options: str, config: str) -> None:
+    def __init__(self, binary: str, port: int, folder: Path, *options: str, config: str, password: str | None) -> None:
         folder.mkdir()
         self.port = port
         self.folder = folder
         file = folder / "node.conf"
         file.write_text(config)
         self.command = [binary, str(file), *options, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
-        self.client = redis.Redis(port=port, socket_timeout=5, decode_responses=True)
+        self.client = redis.Redis(port=port, password=password, socket_timeout=5, decode_responses=True)
         self.start()
 
     def start(self) -> None:
@@ -100,12 +100,16 @@ class Watched:
 
     service = "sessions"
 
-    def __init__(self, make: Make, replicas: int) -> None:
+    def __init__(self, make: Make, replicas: int, password: str | None, *, guarded: bool) -> None:
         ports = free_ports(1 + replicas + 3)
-        keeps_nothing = ("--save", "", "--repl-diskless-sync-delay", "0")
-        self.master = make(ports[0], *keeps_nothing)
+        keeps_nothing = ["--save", "", "--repl-diskless-sync-delay", "0"]
+        if password is not None:
+            keeps_nothing += ["--requirepass", password, "--masterauth", password]
+        self.password = password
+        self._guarded = guarded
+        self.master = make(ports[0], *keeps_nothing, password=password)
         replica_of = ("--replicaof", "127.0.0.1", str(ports[0]))
-        self.replicas = [make(port, *keeps_nothing, *replica_of) for port in ports[1 : 1 + replicas]]
+        self.replicas = [make(port, *keeps_nothing, *replica_of, password=password) for port in ports[1 : 1 + replicas]]
         until(lambda: self.master.ready() and self.connected() == replicas, "replicas")
         self.sentinels = [self._sentinel(make, port) for port in ports[1 + replicas :]]
         until(lambda: all(self._is_settled(sentinel, replicas) for sentinel in self.sentinels), "sentinels")
@@ -119,7 +123,12 @@ class Watched:
             f"sentinel down-after-milliseconds {self.service} {_DOWN_AFTER_MS}\n"
             f"sentinel failover-timeout {self.service} 3000\n"
         )
-        return make(port, "--sentinel", config=config)
+        if self.password is not None:
+            config += f"sentinel auth-pass {self.service} {self.password}\n"
+        if not self._guarded:
+            return make(port, "--sentinel", config=config)
+        config += f"requirepass {self.password}\nsentinel sentinel-pass {self.password}\n"
+        return make(port, "--sentinel", config=config, password=self.password)
 
     def _is_settled(self, sentinel: Node, replicas: int) -> bool:
         told = self._told(sentinel)
@@ -135,7 +144,8 @@ class Watched:
 
     @property
     def url(self) -> str:
-        return f"redis+sentinel://{','.join(sentinel.address for sentinel in self.sentinels)}/{self.service}"
+        login = f":{self.password}@" if self.password is not None else ""
+        return f"redis+sentinel://{login}{','.join(sentinel.address for sentinel in self.sentinels)}/{self.service}"
 
     @property
     def nodes(self) -> list[Node]:
@@ -187,9 +197,10 @@ class Sharded:
 
 
 @contextmanager
-def watched(binary: str, *, replicas: int = 1) -> Iterator[Watched]:
+def watched(binary: str, *, replicas: int = 1, password: str | None = None, guarded: bool = False) -> Iterator[Watched]:
+    """`guarded`: the sentinels ask for the password too."""
     with _nodes(binary) as make:
-        yield Watched(make, replicas)
+        yield Watched(make, replicas, password, guarded=guarded)
 
 
 @contextmanager
@@ -203,8 +214,8 @@ def _nodes(binary: str) -> Iterator[Make]:
     """Makes nodes, which are ended at the end."""
     made: list[Node] = []
 
-    def make(port: int, *options: str, config: str = "") -> Node:
-        made.append(Node(binary, port, Path(folder) / str(port), *options, config=config))
+    def make(port: int, *options: str, config: str = "", password: str | None = None) -> Node:
+        made.append(Node(binary, port, Path(folder) / str(port), *options, config=config, password=password))
         return made[-1]
 
     with tempfile.TemporaryDirectory(prefix="gk-") as folder:
