@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 import redis
+from msgspec import structs
 from redis.crc import key_slot
 
 from gatekeeper.embedded import server_binary
@@ -15,10 +16,12 @@ from gatekeeper.errors import StoreUnavailable
 from gatekeeper.sessions.address import open_client
 from gatekeeper.sessions.connection import Scripts
 from gatekeeper.sessions.slots import Slots
+from gatekeeper.sessions.store import SessionStore
 from tests.conftest import RULES
 from tests.faults.topologies import Node, Sharded, sharded, until
 from tests.faults.traffic import traffic
 from tests.machine import need
+from tests.sessions.by_hand import Door, token
 
 pytestmark = pytest.mark.slow
 
@@ -34,6 +37,24 @@ def test_every_key_of_a_user_is_in_one_slot() -> None:
     slots = Slots(Scripts("unix:///nowhere", timeout_seconds=1), key_prefix="gk:", rules=RULES)
     for user in ("74", "{", "}", "{}", "{}x", "a{b}c", "}{", "é", "%7B", " ", "a" * 512):
         assert len({key_slot(key) for key in (*slots.keys(user), slots.pairs_key(user))}) == 1, user
+
+
+async def test_indexes_in_other_slots_are_there_before_their_records(store: Sharded) -> None:
+    # Contract 4.2: refresh token and `sid` lead to the user wherever they lie; clean-up finds all
+    scripts = Scripts(store.url, timeout_seconds=2, replicas=1)
+    door = Door(SessionStore(Slots(scripts, key_prefix="gk:", rules=structs.replace(RULES, index_sids=True))))
+    try:
+        for number in range(20):
+            claims = token(f"{number}", claims={"sid": f"sid{number}"})
+            assert (await door.log_in(claims, f"refresh{number}")).word == "opened"
+            assert await door.sign_ins.user_of(f"refresh{number}") == "74"
+            assert await door.sign_ins.user_of_sid(f"sid{number}") == "74"
+        assert (await door.rotate("refresh19", "next")).word == "rotated"
+        assert await door.sign_ins.user_of("next") == "74"
+        assert await door.store.clean_up() == 0
+        assert sum(bool(node.client.dbsize()) for node in store.primaries) == 3
+    finally:
+        await scripts.aclose()
 
 
 async def test_slots_that_move_under_load_are_followed_without_a_fault(store: Sharded) -> None:
