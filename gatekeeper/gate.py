@@ -44,8 +44,11 @@ class Exemptions:
     def __init__(self, entries: Collection[str]) -> None:
         self._roles = frozenset(entry.removeprefix("role:") for entry in entries if entry.startswith("role:"))
         self._users = frozenset(entry for entry in entries if not entry.startswith("role:"))
+        self._any = bool(entries)
 
     def covers(self, claims: Claims) -> bool:
+        if not self._any:
+            return False
         return claims.user in self._users or not self._roles.isdisjoint(claims.roles)
 
 

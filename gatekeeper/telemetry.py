@@ -224,8 +224,9 @@ class AccessLog:
         self._text = text
         self._encode = msgspec.json.Encoder().encode
         self._lines: list[bytes] = []
+        self._millisecond = 0
         self._second = 0
-        self._second_text = ""
+        self._second_text = self._now_text = ""
 
     def add(self, exchange: Exchange, seconds: float) -> None:
         self._lines.append(self._line(exchange, seconds) if self._text else self._record(exchange, seconds))
@@ -255,8 +256,8 @@ class AccessLog:
                 exchange.route,
                 exchange.path[:_PATH_CHARACTERS],
                 exchange.status,
-                round(seconds * 1000, 3),
-                None if upstream is None else round(upstream * 1000, 3),
+                int(seconds * 1e6) / 1000,
+                None if upstream is None else int(upstream * 1e6) / 1000,
                 exchange.decision,
                 exchange.reason,
                 exchange.user_id,
@@ -267,12 +268,15 @@ class AccessLog:
 
     def _now(self) -> str:
         """UTC with milliseconds."""
-        now = time.time()
-        second = int(now)
-        if second != self._second:
-            self._second = second
-            self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        return f"{self._second_text}.{int((now - second) * 1000):03d}Z"
+        millisecond = int(time.time() * 1000)
+        if millisecond != self._millisecond:
+            self._millisecond = millisecond
+            second, rest = divmod(millisecond, 1000)
+            if second != self._second:
+                self._second = second
+                self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+            self._now_text = f"{self._second_text}.{rest:03d}Z"
+        return self._now_text
 
     @staticmethod
     def _line(exchange: Exchange, seconds: float) -> bytes:
@@ -322,16 +326,15 @@ class Telemetry:
     def finished(self, exchange: Exchange) -> None:
         seconds = time.perf_counter() - exchange.started_at
         self.metrics.finished(exchange, seconds)
-        loop = asyncio.get_running_loop()
-        if self._settles is not loop:
-            self._settles = loop
-            loop.call_later(_SETTLE_SECONDS, self._settle)
+        if self._settles is None or self._settles.is_closed():
+            self._settles = asyncio.get_running_loop()
+            self._settles.call_later(_SETTLE_SECONDS, self._settle)
         if self._access_log is None:
             return
         self._access_log.add(exchange, seconds)
-        if self._flushes is not loop:
-            self._flushes = loop
-            loop.call_soon(self._flush)
+        if self._flushes is None or self._flushes.is_closed():
+            self._flushes = asyncio.get_running_loop()
+            self._flushes.call_soon(self._flush)
 
     def close(self) -> None:
         """Writes and counts what is left."""

@@ -28,7 +28,7 @@ _FIELDS = rb"((?:" + _TOKEN + rb":" + _TEXT + rb"\r\n)*+)\r\n"
 _HEAD = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: (" + _TEXT + rb"))?+\r\n" + _FIELDS)
 _HEAD_START: Final = b"HTTP/1."
 _TRAILERS = re.compile(_FIELDS)
-_FIELD = re.compile(rb"([^:]++):([^\r]*+)\r\n")
+_FIELD = re.compile(rb"([^:]++):[\t ]*+([^\r]*+)\r\n")
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[\t ]*;" + _TEXT + rb")?")
 
@@ -83,13 +83,13 @@ def parse_head(block: bytes) -> Head:
     if match is None:
         raise BadAnswer("a malformed head")
     minor, status, reason, fields = match.groups()
-    head = Head(int(status), reason or b"", [], is_http_1_0=minor == b"0")
-    headers = head.headers
-    for name, value in _FIELD.findall(fields):
-        pair = (name.lower(), value.strip(b" \t"))
-        headers.append(pair)
-        if pair[0] in _FRAMING:
-            _frame(head, *pair)
+    headers = [(name.lower(), value) for name, value in _FIELD.findall(fields)]
+    if b" \r\n" in fields or b"\t\r\n" in fields:
+        headers = [(name, value.rstrip(b" \t")) for name, value in headers]
+    head = Head(int(status), reason or b"", headers, is_http_1_0=minor == b"0")
+    for name, value in headers:
+        if name in _FRAMING:
+            _frame(head, name, value)
     if len(headers) > MAX_FIELDS:
         raise BadAnswer("too many header fields")
     if b"close" in head.options:
@@ -245,7 +245,7 @@ class AnswerParser:
         match = _TRAILERS.fullmatch(data, at, end)
         if match is None or end - at > MAX_HEAD_BYTES:
             raise BadAnswer("malformed trailers")
-        trailers = [(name.lower(), value.strip(b" \t")) for name, value in _FIELD.findall(match[1])]
+        trailers = [(name.lower(), value.rstrip(b" \t")) for name, value in _FIELD.findall(match[1])]
         if len(trailers) > MAX_FIELDS:
             raise BadAnswer("too many trailer fields")
         return self._finish(data, end, trailers)

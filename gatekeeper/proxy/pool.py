@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from typing import Final
 
@@ -15,6 +16,7 @@ from gatekeeper.proxy.connection import Connection
 IDLE_SECONDS: Final = 1.5
 MAX_IDLE: Final = 100
 _CLOSING_TURNS: Final = 4
+_now = time.monotonic
 
 
 class Pool:
@@ -150,7 +152,7 @@ class Pool:
         self._sweeper = None
         if self._idle:
             due_at = self._idle[0].idle_since + IDLE_SECONDS
-            self._sweeper = asyncio.get_running_loop().call_at(due_at, self._sweep)
+            self._sweeper = asyncio.get_running_loop().call_later(max(0.0, due_at - _now()), self._sweep)
 
     def _forget(self, connection: Connection) -> None:
         if connection not in self._all:
@@ -160,7 +162,3 @@ class Pool:
         if connection in self._idle:
             self._idle.remove(connection)
         self._make_room()
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
