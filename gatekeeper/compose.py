@@ -3,6 +3,7 @@ middleware alike; nothing here knows a server or a proxy."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,13 +25,17 @@ from gatekeeper.paths import Kind, PathTable, compile_pattern
 from gatekeeper.provider import BackChannel, Clients, Provider
 from gatekeeper.sessions.address import open_client
 from gatekeeper.sessions.attempts import LoginAttempts
+from gatekeeper.sessions.breaker import Breaker
 from gatekeeper.sessions.connection import Scripts
-from gatekeeper.sessions.ends import EndsListener
+from gatekeeper.sessions.degraded import Degraded
+from gatekeeper.sessions.ended import Ended
+from gatekeeper.sessions.ends import End, EndsListener
+from gatekeeper.sessions.epoch import Epoch
 from gatekeeper.sessions.limits import Limiter, Rate
 from gatekeeper.sessions.manager import Manager
 from gatekeeper.sessions.once import Once
 from gatekeeper.sessions.sign_ins import SignIns
-from gatekeeper.sessions.slots import Rules, Slots
+from gatekeeper.sessions.slots import Rules, Slots, microseconds
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.sessions.streams import OpenStreams
 from gatekeeper.settings import Settings
@@ -50,6 +55,8 @@ class Store(NamedTuple):
 
     scripts: Scripts
     slots: Slots
+    epoch: Epoch
+    breaker: Breaker
     sessions: SessionStore
     embedded: EmbeddedValkey | None
     connect: Callable[[], Any]
@@ -90,7 +97,9 @@ def build(
         events=metrics,
         exempt=Exemptions(settings.exempt_users),
         limiter=_limiter(settings, store.scripts),
+        degraded=_degraded(settings, store),
     )
+    store.breaker.listen(metrics.store_is_up)
     sign_ins = SignIns(store.slots, reuse_window_seconds=settings.refresh_reuse_window)
     parts = Parts(
         gate=gate,
@@ -122,8 +131,10 @@ def build(
         language=settings.language,
         telemetry=Telemetry(metrics, access_log),
         scripts=store.scripts,
+        epoch=store.epoch,
+        breaker=store.breaker,
         streams=streams,
-        ends=EndsListener(store.connect, store.slots, told=streams.ended, doubt=streams.doubt),
+        ends=_ends(store, streams),
         keys=keys,
         embedded=store.embedded,
         connect=store.connect,
@@ -138,8 +149,41 @@ def _store(settings: Settings) -> Store:
     ca_file = str(settings.store_ca_file) if settings.store_ca_file else None
     connect = partial(open_client, url, timeout_seconds=settings.store_timeout, ca_file=ca_file)
     scripts = Scripts(url, timeout_seconds=settings.store_timeout, ca_file=ca_file, replicas=settings.store_replicas)
-    slots = Slots(scripts, key_prefix=settings.key_prefix, rules=_rules(settings), locator=_locator(settings.geo))
-    return Store(scripts, slots, SessionStore(slots), embedded, connect)
+    epoch = Epoch(scripts, key_prefix=settings.key_prefix, lies_apart=scripts.is_cluster)
+    scripts.guard = breaker = Breaker(epoch.beat, opens=not scripts.is_cluster)
+    slots = Slots(
+        scripts,
+        key_prefix=settings.key_prefix,
+        rules=_rules(settings),
+        locator=_locator(settings.geo),
+        epoch=epoch,
+        ended=_ended(settings),
+    )
+    return Store(scripts, slots, epoch, breaker, SessionStore(slots), embedded, connect)
+
+
+def _ended(settings: Settings) -> Ended | None:
+    """Remembered only where it will be asked for."""
+    if settings.on_store_failure == "deny":
+        return None
+    return Ended(kept_seconds=settings.session_ttl + settings.ended_session_ttl)
+
+
+def _degraded(settings: Settings, store: Store) -> Degraded | None:
+    if settings.on_store_failure == "deny":
+        return None
+    return Degraded(store.breaker, store.slots.ended, most_seconds=settings.degraded_max)
+
+
+def _ends(store: Store, streams: OpenStreams) -> EndsListener:
+    def told(end: End) -> None:
+        streams.ended(end)
+        if end.session_id is not None:
+            store.slots.ended.tell(end.user, end.session_id, end.reason)
+        else:
+            store.slots.ended.tell_all(end.user, microseconds(time.time()), end.spared or None, end.reason)
+
+    return EndsListener(store.connect, store.slots, told=told, doubt=streams.doubt)
 
 
 def _rules(settings: Settings) -> Rules:

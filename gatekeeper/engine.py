@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 from gatekeeper.client_address import TrustedProxies
 from gatekeeper.dialects.endpoints import Endpoint
@@ -20,9 +20,11 @@ from gatekeeper.observing import Parts
 from gatekeeper.origin import Origins
 from gatekeeper.paths import PathTable
 from gatekeeper.provider import BackChannel, Clients, Provider
+from gatekeeper.sessions.breaker import Breaker
 from gatekeeper.sessions.connection import Scripts
 from gatekeeper.sessions.device import warm_up
 from gatekeeper.sessions.ends import EndsListener
+from gatekeeper.sessions.epoch import BEAT_SECONDS, Epoch
 from gatekeeper.sessions.manager import Manager
 from gatekeeper.sessions.streams import OpenStreams
 from gatekeeper.telemetry import Telemetry
@@ -30,7 +32,6 @@ from gatekeeper.tokens.keys import Keys
 from gatekeeper.tokens.sources import TokenSources
 
 _log = logging.getLogger("gatekeeper")
-_PROBE_SECONDS: Final = 1.0
 
 
 class Engine:
@@ -58,6 +59,8 @@ class Engine:
         language: str,
         telemetry: Telemetry,
         scripts: Scripts,
+        epoch: Epoch,
+        breaker: Breaker,
         streams: OpenStreams,
         ends: EndsListener,
         keys: Keys,
@@ -89,6 +92,8 @@ class Engine:
         self.streams = streams
         self.started = False
         self._scripts = scripts
+        self._epoch = epoch
+        self._breaker = breaker
         self._ends = ends
         self._keys = keys
         self._embedded = embedded
@@ -96,6 +101,8 @@ class Engine:
         self._application_client: Any = None
         self._leeway_seconds = leeway_seconds
         self._wall_clock = wall_clock
+        # The store's clock less this host's, in seconds, when it was last asked.
+        self._skew = 0.0
         self._starting: asyncio.Lock | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -149,6 +156,8 @@ class Engine:
         self._starting = None
         if self.issuing is not None:
             await self.issuing.aclose()
+        await self._breaker.aclose()
+        await self._epoch.aclose()
         await self._scripts.aclose()
         if self._application_client is not None:
             await self._application_client.aclose()
@@ -160,16 +169,30 @@ class Engine:
 
     async def faults(self) -> list[str]:
         """Why this engine cannot judge requests now; empty when it can. Asks the store and the keys."""
+        store = await self._store_fault()
+        return [*([store] if store else []), *await self._other_faults()]
+
+    async def _store_fault(self) -> str | None:
+        """Asks the store, unless the breaker does so already."""
+        if self._breaker.fault is None:
+            try:
+                self._skew = await self._store_clock() - self._wall_clock()
+            except StoreUnavailable as error:
+                self.telemetry.metrics.store_failed(error.kind)
+                self.telemetry.metrics.store_is_up(False)
+                return str(error)
+            self.telemetry.metrics.store_is_up(self._breaker.fault is None)
+        return None if self._breaker.fault is None else str(self._breaker.fault)
+
+    async def _store_clock(self) -> float:
+        clock = await self._epoch.beat()
+        # Of a Cluster that has asked one node.
+        return await self._scripts.time() if self._scripts.is_cluster else clock
+
+    async def _other_faults(self) -> list[str]:
         found: list[str] = []
-        try:
-            skew = abs(await self._scripts.time() - self._wall_clock())
-        except StoreUnavailable as error:
-            self.telemetry.metrics.store_failed(error.kind)
-            found.append(str(error))
-        else:
-            self.telemetry.metrics.store_answered()
-            if skew > max(self._leeway_seconds, 1.0):
-                found.append(f"the clocks of this host and of the store are {skew:.0f} s apart")
+        if abs(self._skew) > max(self._leeway_seconds, 1.0):
+            found.append(f"the clocks of this host and of the store are {abs(self._skew):.0f} s apart")
         if not self._keys.ready:
             try:
                 await self._keys.refresh()
@@ -197,12 +220,13 @@ class Engine:
         return found
 
     async def _probe(self) -> None:
-        """Keeps the gauges true when nobody asks."""
+        """Looks after the store and the keys when nobody asks. Of the store's faults the breaker tells the log."""
         known: list[str] = []
         while True:
-            found = await self.faults()
+            await self._store_fault()
+            found = await self._other_faults()
             if found != known:
                 for fault in found or ["ready"]:
                     (_log.warning if found else _log.info)(fault)
                 known = found
-            await asyncio.sleep(_PROBE_SECONDS)
+            await asyncio.sleep(BEAT_SECONDS)

@@ -8,7 +8,28 @@ the `Reason` that a client is told instead. A refusal is not an exception but a 
 from __future__ import annotations
 
 from enum import Enum
-from typing import ClassVar
+from typing import ClassVar, Final
+
+# What a call of the store fails of. `refused` is an error reply about this call alone, `protocol` an answer that is not
+# ours, `open` a call that was not made because the store is known to be away (`sessions/breaker.py`).
+STORE_FAULTS: Final = (
+    "timeout",
+    "connection",
+    "loading",
+    "read_only",
+    "out_of_memory",
+    "not_persisting",
+    "no_replicas",
+    "no_primary",
+    "cluster_down",
+    "busy",
+    "unauthenticated",
+    "denied",
+    "too_many_clients",
+    "refused",
+    "protocol",
+    "open",
+)
 
 
 class Reason(Enum):
@@ -60,8 +81,8 @@ class GatekeeperError(Exception):
 
 
 class StoreUnavailable(GatekeeperError):
-    """The session store did not answer, refused, or answered nonsense. `kind` is a metric label: `timeout`,
-    `connection`, `refused` (an error reply) or `protocol` (an answer that is not ours)."""
+    """The session store did not answer, refused, or answered nonsense. `kind` is a metric label, one of
+    `STORE_FAULTS`."""
 
     reason = Reason.STORE_UNAVAILABLE
 

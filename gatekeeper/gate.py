@@ -15,6 +15,7 @@ import msgspec
 from gatekeeper.errors import Reason, StoreUnavailable, TokenRejected
 from gatekeeper.models import Claims, Client, Verdict
 from gatekeeper.sessions.connection import Prepared
+from gatekeeper.sessions.degraded import Degraded
 from gatekeeper.sessions.events import Event, Events
 from gatekeeper.sessions.limits import Limiter
 from gatekeeper.sessions.store import Checked, SessionStore
@@ -64,6 +65,7 @@ class Gate:
         events: Events,
         exempt: Exemptions,
         limiter: Limiter | None = None,
+        degraded: Degraded | None = None,
     ) -> None:
         self._sources = sources
         self._verifier = verifier
@@ -71,6 +73,7 @@ class Gate:
         self._events = events
         self._exempt = exempt
         self._limiter = limiter
+        self._degraded = degraded
 
     async def judge(self, facts: Facts) -> Verdict:
         """One verdict, one round trip to the store. Raises `StoreUnavailable` and `KeysUnavailable`."""
@@ -100,9 +103,9 @@ class Gate:
         """The store's reply to come. Raises `StoreUnavailable`, and so may the reply."""
         return self._store.send(touch)
 
-    def checked(self, touch: Prepared, reply: Any) -> Checked:
+    def checked(self, claims: Claims, touch: Prepared, reply: Any) -> Checked:
         """What the reply says; from any word but `touched` let `judge` go on. Raises `StoreUnavailable`."""
-        return self._store.checked(touch, reply)
+        return self._store.checked(claims, touch, reply)
 
     async def admit(
         self,
@@ -119,6 +122,25 @@ class Gate:
             checked = await self._store.check(claims, client, exempt=self._exempt.covers(claims))
         self._count(checked)
         return _judged(identified, checked)
+
+    def without_store(self, identified: Verdict, error: StoreUnavailable) -> Verdict:
+        """The verdict on a request that is forwarded, while the store cannot be asked. Raises `error` unless the token
+        alone may do."""
+        claims = identified.claims
+        if claims is None or not self.allows_verified(error):
+            raise error
+        assert self._degraded is not None  # noqa: S101 - or it would not be allowed
+        known = self._degraded.known(claims)
+        if known.over is not None:
+            over = Checked("ended", known.session_id or 0, known.over.end_reason, 0)
+            return _judged(identified, over)
+        return msgspec.structs.replace(
+            identified, admitted=True, degraded=True, session_id=known.session_id, reason=Reason.TOKEN_MISSING
+        )
+
+    def allows_verified(self, error: StoreUnavailable) -> bool:
+        """Whether a good token is enough now, because the store cannot be asked and the operator allows that."""
+        return self._degraded is not None and self._degraded.allows(error)
 
     async def wait_seconds(self, user: str, *, address: str | None) -> int:
         """Counts one call of Gatekeeper's own endpoints: 0, or for how long the caller has to wait. `address` None: not

@@ -21,6 +21,8 @@ HeaderList: TypeAlias = list[tuple[bytes, bytes]]
 
 REQUEST_ID: Final = b"x-request-id"
 OWN_PREFIX: Final = b"x-gatekeeper-"
+# `1` on a request that passed while the store could not be asked.
+DEGRADED: Final = b"x-gatekeeper-degraded"
 
 # Headers that name another URL than the request line does; some frameworks route by them (CVE-2026-40575 and its like).
 URL_OVERRIDES: Final = frozenset({b"x-original-url", b"x-rewrite-url"})
@@ -84,7 +86,7 @@ def random_uuid() -> str:
 
 
 class IdentityHeaders:
-    """The headers that tell the backend who is there.
+    """The headers that tell the backend who is there; `names` are those that it may be told, `DEGRADED` included.
 
     `table` holds one row a header: its name, its source (`sub`, `session`, `roles` or `claim`) and, for `claim`, the
     claim's name. Raises ValueError for a name that is no token, that occurs twice, or for an unknown source.
@@ -95,14 +97,15 @@ class IdentityHeaders:
         for name, source, claim in self._table:
             if source not in _SOURCES or (source == "claim") != bool(claim):
                 raise ValueError(f"{name.decode()}: no such source: {source}")
-        self.names: Final = frozenset(name for name, _, _ in self._table)
-        self._folded = frozenset(map(fold, self.names)) | URL_OVERRIDES
+        names = frozenset(name for name, _, _ in self._table)
+        self.names: Final = names | {DEGRADED}
+        self._folded = frozenset(map(fold, names)) | URL_OVERRIDES
         self._harmless: set[bytes] = set()
-        if len({fold(name) for name in self.names}) != len(self._table):
+        if len({fold(name) for name in names}) != len(self._table):
             raise ValueError("two identity headers have one name, or names that a backend may read as one")
 
     def __repr__(self) -> str:
-        return f"<IdentityHeaders {', '.join(sorted(name.decode() for name in self.names))}>"
+        return f"<IdentityHeaders {', '.join(sorted(name.decode() for name, _, _ in self._table))}>"
 
     def without_spoofed(self, headers: Headers) -> HeaderList:
         """A new list without whatever a backend could read as an identity header, as `X-Gatekeeper-…`, or as another
@@ -121,20 +124,22 @@ class IdentityHeaders:
             self._harmless.add(name)
         return True
 
-    def values(self, user: str, session_id: int, roles: Sequence[str], claims: Mapping[str, Any]) -> HeaderList:
+    def values(self, user: str, session_id: int | None, roles: Sequence[str], claims: Mapping[str, Any]) -> HeaderList:
         """The headers for this user, names in lower-case.
 
         Values are UTF-8 with everything outside printable ASCII, `%`, and spaces at either end percent-encoded, so
         that decoding gives back the text exactly. Roles are joined by `,`, a comma inside a role is `%2C`; without
         roles the header is there and empty. A claim that is a string goes as it is, a list of plain values like roles,
-        everything else as compact JSON (`true`, `7`, `{"a":1}`); a claim that is absent or null makes no header.
+        everything else as compact JSON (`true`, `7`, `{"a":1}`); a claim that is absent or null makes no header, and
+        neither does a session that is not known.
         """
         headers = []
         for name, source, claim in self._table:
             if source == "sub":
                 headers.append((name, _encoded(user)))
             elif source == "session":
-                headers.append((name, b"%d" % session_id))
+                if session_id is not None:
+                    headers.append((name, b"%d" % session_id))
             elif source == "roles":
                 headers.append((name, _joined(roles)))
             elif (value := claims.get(claim or "")) is not None:

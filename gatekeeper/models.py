@@ -115,10 +115,12 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """Gatekeeper's answer to one request. The zero value refuses.
 
-    Admitted: `claims` and `session_id` are set. Refused: `reason` says why, `end_reason` how the session ended
-    where there was one, whose id is then set too. `user` is whom a good token names, for the log. `token_source` is
-    the source that held the token (`header`, `cookie:NAME`, …), `None` when no token was sent; `more_tokens` says that
-    other sources held others. `why` names the rule that a bad token broke: for the operator, never for a client.
+    Admitted: `claims` and `session_id` are set. `degraded`: admitted on the token alone, while the store could not be
+    asked; `session_id` is then set only where this process has seen it before. Refused: `reason` says why, `end_reason`
+    how the session ended where there was one, whose id is then set too. `user` is whom a good token names, for the log.
+    `token_source` is the source that held the token (`header`, `cookie:NAME`, …), `None` when no token was sent;
+    `more_tokens` says that other sources held others. `why` names the rule that a bad token broke: for the operator,
+    never for a client.
     """
 
     admitted: bool = False
@@ -129,4 +131,5 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     session_id: int | None = None
     token_source: str | None = None
     more_tokens: bool = False
+    degraded: bool = False
     why: str = ""

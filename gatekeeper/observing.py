@@ -17,7 +17,7 @@ import msgspec
 from gatekeeper import audit
 from gatekeeper.audit import Action
 from gatekeeper.dialects.base import Problem
-from gatekeeper.errors import Reason, TokenRejected
+from gatekeeper.errors import Reason, StoreUnavailable, TokenRejected
 from gatekeeper.gate import Exemptions, Facts, Gate
 from gatekeeper.models import Claims, Client, EndReason
 from gatekeeper.paths import Kind
@@ -167,13 +167,30 @@ class Login(_Watched):
 
     async def before(self) -> Problem | None:
         attempts, names = self._parts.attempts, self._visit.user_names
-        wait = await attempts.wait_seconds(names, self._visit.address) if attempts is not None else 0
+        try:
+            wait = await attempts.wait_seconds(names, self._visit.address) if attempts is not None else 0
+        except StoreUnavailable as error:
+            # Uncounted, where a login may go on without the store.
+            self._or_raise(error)
+            return None
         if not wait:
             return None
         self._record(Action.LOGIN_THROTTLED, name=self._visit.sent.user_name)
         return Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=wait)
 
     async def after(self, answered: Answered) -> Problem | None:
+        try:
+            return await self._signed_in(answered)
+        except StoreUnavailable as error:
+            self._or_raise(error)
+            return None
+
+    def _or_raise(self, error: StoreUnavailable) -> None:
+        """Passes over a store that cannot be asked, where a good token is enough then."""
+        if not self._parts.gate.allows_verified(error):
+            raise error
+
+    async def _signed_in(self, answered: Answered) -> Problem | None:
         name, address, attempts = self._visit.sent.user_name, self._visit.address, self._parts.attempts
         if answered.status in _REFUSED_LOGIN:
             self._record(Action.LOGIN_FAILED, name=name)

@@ -103,7 +103,8 @@ class Shortcut:
         claims, touch = recognised
         try:
             reply = gate.send(touch)
-        except StoreUnavailable:
+        except StoreUnavailable as error:
+            exchange.scope[CHECKED] = error
             return False
         Carriage(self, exchange, plan, claims).wait_for(touch, reply)
         return True
@@ -205,7 +206,7 @@ class Carriage:
     def _judged(self, touch: Prepared, reply: asyncio.Future[Any]) -> None:
         checked: Checked | StoreUnavailable
         try:
-            checked = self._shortcut.engine.gate.checked(touch, reply.result())
+            checked = self._shortcut.engine.gate.checked(self._claims, touch, reply.result())
         except StoreUnavailable as error:
             checked = error
         if self._ended:

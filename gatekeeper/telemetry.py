@@ -24,7 +24,14 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from gatekeeper import __version__
-from gatekeeper.errors import GatekeeperError, Reason, StoreUnavailable, UpstreamTimeout, UpstreamUnavailable
+from gatekeeper.errors import (
+    STORE_FAULTS,
+    GatekeeperError,
+    Reason,
+    StoreUnavailable,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
 from gatekeeper.sessions.events import ACTORS, Actor, Event
 
 _log = logging.getLogger("gatekeeper")
@@ -34,7 +41,6 @@ Decision = Literal["allow", "deny", "bypass", "error"]
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _UPSTREAM_ERRORS: Final = ("connect", "timeout", "reset", "protocol")
-_STORE_ERRORS: Final = ("timeout", "connection", "refused", "protocol")
 _PATH_CHARACTERS: Final = 2048
 # Several workers are read through files, which then lag by this much.
 _SETTLE_SECONDS: Final = 0.1
@@ -119,8 +125,9 @@ class Metrics:
         self.upstream_errors = Counter("upstream_errors", "Faults of the backend.", ("kind",), **of)
         self.connections_refused = Counter("connections_refused", "Client connections over the limit.", **of)
         self.session_events = Counter("session_events", "What happened to sessions.", ("event", "actor"), **of)
-        self.store_up = Gauge("store_up", "Whether the session store answered last.", multiprocess_mode="livemin", **of)
+        self.store_up = Gauge("store_up", "Whether the session store answers.", multiprocess_mode="livemin", **of)
         self.store_errors = Counter("store_errors", "Faults of the session store.", ("kind",), **of)
+        self.degraded = Counter("degraded_requests", "Requests passed while the store was away.", **of)
         self.jwks_keys = Gauge("jwks_keys", "Keys in the current key set.", multiprocess_mode="livemax", **of)
         self.build_info = Gauge("build_info", "The running version.", ("version",), multiprocess_mode="max", **of)
 
@@ -133,19 +140,21 @@ class Metrics:
                 self.session_events.labels(event.value, actor)
         for kind in _UPSTREAM_ERRORS:
             self.upstream_errors.labels(kind)
-        for kind in _STORE_ERRORS:
+        for kind in STORE_FAULTS:
             self.store_errors.labels(kind)
         self.build_info.labels(__version__).set(1)
 
     def count(self, event: Event, actor: Actor, number: int = 1) -> None:
         self.session_events.labels(event.value, actor).inc(number)
 
-    def store_answered(self) -> None:
-        self.store_up.set(1)
+    def store_is_up(self, up: bool) -> None:
+        self.store_up.set(int(up))
 
     def store_failed(self, kind: str) -> None:
-        self.store_up.set(0)
         self.store_errors.labels(kind).inc()
+
+    def passed_degraded(self) -> None:
+        self.degraded.inc()
 
     def upstream_failed(self, kind: str) -> None:
         self.upstream_errors.labels(kind).inc()

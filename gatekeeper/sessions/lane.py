@@ -21,9 +21,9 @@ _REPLICAS_SHARE: Final = 0.5
 class Lane:
     """Bounded in calls under way and waiting, and in time by each call's deadline.
 
-    `connect` makes the connection; `refused` is given every call that got an error reply; `told` hears how calls went;
-    `lost` hears that the connection broke or could not be made. With `replicas`, no call is answered before so many
-    replicas have what was written.
+    `connect` makes the connection; `refused` is given every call that got an error reply; `told` hears how calls went,
+    and when those began that failed; `lost` hears that the connection broke or could not be made. With `replicas`, no
+    call is answered before so many replicas have what was written.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Lane:
         *,
         timeout_seconds: float,
         refused: Callable[[Lane, Call, ReplyError], None],
-        told: Callable[[StoreUnavailable | None], None],
+        told: Callable[[StoreUnavailable | None, float], None],
         lost: Callable[[Lane], None],
         replicas: int = 0,
     ) -> None:
@@ -51,6 +51,8 @@ class Lane:
         self._wire: Wire | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._next_attempt = 0.0
+        # Whether the read under way holds a refusal.
+        self._refusals = False
         # Whether calls of this turn of the event loop wait for their write.
         self.is_woken = False
         self._sweeper: asyncio.TimerHandle | None = None
@@ -162,12 +164,16 @@ class Lane:
             held, self._held = self._held, []
             self.fail([answered for answered, _ in held], error)
         else:
+            self._refusals = True
             self._refused(self, call, error)
 
     def read(self) -> None:
-        if self._wire is not None:
-            self._told(None)
         wire = self._wire
+        if self._refusals:
+            # Not every answer is a sign of health.
+            self._refusals = False
+        elif wire is not None:
+            self._told(None, 0.0)
         if (self._waiting or self._again or (wire is not None and wire.retired)) and not self.is_woken:
             self._flush()
 
@@ -248,7 +254,7 @@ class Lane:
         for call in calls:
             told = call.fail(call.fault if call.fault is not None and isinstance(error, TimeoutError) else error)
             if told is not None:
-                self._told(told)
+                self._told(told, call.deadline - self._timeout_seconds)
 
     async def aclose(self) -> None:
         """Lets the connection go. Who still waits gets `StoreUnavailable`."""

@@ -231,7 +231,7 @@ class SentinelRoute(WatchedRoute):
             await lane.aclose()
 
 
-def _unheard(_: Any) -> None:
+def _unheard(*_: Any) -> None:
     """Sentinels are asked apart from the calls: what becomes of that is seen in what becomes of those."""
 
 

@@ -115,15 +115,25 @@ class SignIns:
         that came with the login, ends; `kept_claims` are remembered for tokens to come."""
         arguments = self._arguments(claims, client, exempt, refresh, "password")
         opening = self._slots.run(LOGIN, claims.user, _signed_in, *arguments, presented or "", kept_claims)
-        return await self._indexed(claims, opening, refresh)
+        signed_in = self._saw(claims, await self._indexed(claims, opening, refresh))
+        if signed_in.is_live and presented is not None and presented != claims.reference:
+            self._slots.ended.tell_reference(claims.user, presented, EndReason.LOGGED_OUT)
+        return signed_in
+
+    def _saw(self, claims: Claims, signed_in: SignedIn) -> SignedIn:
+        if signed_in.is_live:
+            self._slots.ended.saw(claims.user, claims.reference, signed_in.session_id)
+        return signed_in
 
     async def refreshed(
         self, claims: Claims, client: Client, *, exempt: bool, refresh: RefreshToken | None, linked: int | None
     ) -> SignedIn:
         """Gives new tokens to the session `linked`; without one, to that of their own, or to a new one."""
         arguments = self._arguments(claims, client, exempt, refresh, "refresh")
-        joining = self._slots.run(REFRESHED, claims.user, _signed_in, *arguments, linked or 0)
-        return await self._indexed(claims, joining, refresh)
+        joining = self._slots.run(
+            REFRESHED, claims.user, _signed_in, *arguments, linked or 0, self._slots.epoch.adopt_not_before
+        )
+        return self._saw(claims, await self._indexed(claims, joining, refresh))
 
     async def link(self, user: str, *, digest: str | None = None, claims: Claims | None = None) -> Linked:
         """The session that a refresh token or an access token of `user` names. Moves nothing."""
@@ -131,7 +141,11 @@ class SignIns:
         if claims is not None:
             issued_at = microseconds(claims.issued_at or 0)
             token = (claims.reference, self._slots.token_expires_at(claims), issued_at)
-        return await self._slots.run(LINK, user, _linked, *self._over, digest or "", *token)
+        linked = await self._slots.run(LINK, user, _linked, *self._over, digest or "", *token)
+        if linked.word == "unknown":
+            lost = self._slots.epoch.adopt_not_before / 1e6
+            return msgspec.structs.replace(linked, not_before=max(linked.not_before, lost))
+        return linked
 
     async def rotation(self, user: str, digest: str) -> Rotation:
         """What a refresh token is. Asking is enough to end a session whose token is used again."""
@@ -147,7 +161,10 @@ class SignIns:
 
     async def _rotate(self, user: str, digest: str, *successor: Any) -> Rotation:
         pairs = self._slots.pairs_key(user)
-        return await self._slots.run(ROTATE, user, _rotation, *self._over, digest, *successor, also=pairs)
+        rotation = await self._slots.run(ROTATE, user, _rotation, *self._over, digest, *successor, also=pairs)
+        if rotation.word == "reused":
+            self._slots.ended.tell(user, rotation.session_id, EndReason.REFRESH_REUSED)
+        return rotation
 
     def _arguments(
         self, claims: Claims, client: Client, exempt: bool, refresh: RefreshToken | None, login_method: str

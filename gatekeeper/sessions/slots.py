@@ -20,6 +20,8 @@ from gatekeeper.geo import Locator, Nowhere
 from gatekeeper.models import Claims, Client
 from gatekeeper.sessions.connection import Prepared, Script, Scripts
 from gatekeeper.sessions.device import hints_of
+from gatekeeper.sessions.ended import Ended
+from gatekeeper.sessions.epoch import Epoch
 
 T = TypeVar("T")
 Policy = Literal["evict_idle", "evict_oldest", "reject"]
@@ -61,8 +63,20 @@ def printable(text: str, length: int) -> str:
 class Slots:
     """Runs scripts on the keys of one user, and keeps the indexes. Every method raises `StoreUnavailable`."""
 
-    def __init__(self, scripts: Scripts, *, key_prefix: str, rules: Rules, locator: Locator | None = None) -> None:
+    def __init__(
+        self,
+        scripts: Scripts,
+        *,
+        key_prefix: str,
+        rules: Rules,
+        locator: Locator | None = None,
+        epoch: Epoch | None = None,
+        ended: Ended | None = None,
+    ) -> None:
         self._scripts = scripts
+        # Where nobody beats, nothing is ever lost.
+        self.epoch: Final = epoch or Epoch(scripts, key_prefix=key_prefix)
+        self.ended: Final = ended or Ended(most_users=0)
         self._prefix = key_prefix
         self._locator = locator or Nowhere()
         self._leeway_seconds = rules.leeway_seconds
@@ -113,7 +127,7 @@ class Slots:
         """What `read` makes of the script's answer; `also` is one more key of that user."""
         keys = self.keys(user)
         reply = await self._scripts.run(script, keys if also is None else (*keys, also), arguments)
-        return self.read_reply(script, keys[0], reply, read)
+        return self.read_reply(keys[0], reply, read)
 
     def prepare(self, script: Script, user: str, *arguments: Any) -> Prepared:
         """A call that is made again and again, for `send`."""
@@ -123,7 +137,7 @@ class Slots:
         """The reply to come, for `read_reply`."""
         return self._scripts.send(call)
 
-    def read_reply(self, script: Script, key: bytes, reply: Any, read: Callable[[list[Any]], T]) -> T:
+    def read_reply(self, key: bytes, reply: Any, read: Callable[[list[Any]], T]) -> T:
         """What `read` makes of the answer of a script whose first key was `key`. Raises `StoreUnavailable`."""
         # A reply that is not this user's is a fault of the connection, whatever it says.
         if not isinstance(reply, list) or not reply or reply[0] != key:

@@ -7,10 +7,11 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import msgspec
 
+from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import Claims, Client, EndReason, Location, Session
 from gatekeeper.sessions.connection import Prepared, load_script
 from gatekeeper.sessions.device import device_of
@@ -29,7 +30,7 @@ FIND: Final = load_script("common", "upkeep", "find")
 STREAMS: Final = load_script("common", "upkeep", "streams")
 ENFORCE: Final = load_script("common", "upkeep", "opening", "enforce", durable=True)
 
-Word = Literal["touched", "opened", "ended", "unknown", "full", "absent"]
+Word = Literal["touched", "opened", "ended", "unknown", "full", "absent", "lost"]
 
 # Tokens that this process has seen pass: for them nothing is sent that only an opening needs. Half a kilobyte each.
 _KNOWN_TOKENS: Final = 20_000
@@ -55,6 +56,8 @@ class Outlook(msgspec.Struct, frozen=True):
     seconds: float
 
 
+# Any other word is no answer of ours, and refuses nobody.
+_WORDS: Final[dict[bytes, Word]] = {word.encode(): word for word in get_args(Word)}
 _ABSENT: Final = Checked("absent", 0, None, 0)
 
 
@@ -98,6 +101,7 @@ class SessionStore:
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
         self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
+        self._remembers = slots.ended.remembers
         self._over = (slots.idle, slots.ended_ttl)
         # The part of a check that does not depend on the request.
         self._settled = (slots.idle, slots.ttl, slots.ended_ttl, slots.limit, slots.policy, slots.unknown)
@@ -112,7 +116,7 @@ class SessionStore:
         checked = _ABSENT
         known = self.touch(claims, exempt=exempt)
         if known is not None:
-            checked = self.checked(known, await self._slots.send(known))
+            checked = self.checked(claims, known, await self._slots.send(known))
             if checked.word != "absent":
                 return checked
         arguments = self._arguments(claims, exempt=exempt)
@@ -120,11 +124,10 @@ class SessionStore:
             # What opens waits for replicas where they are asked for; a touch never does.
             checked = await self._slots.run(CHECK, claims.user, _checked, *arguments)
         if checked.word == "absent":
-            new = (login_method, *self._slots.particulars(client))
-            opening = self._slots.run(OPEN, claims.user, _checked, *arguments, *new)
-            checked = await self._slots.indexed(claims, opening)
+            checked = await self._open(claims, (*arguments, login_method, *self._slots.particulars(client)))
         if checked.word in {"touched", "opened"}:
             self._remember(claims, exempt=exempt)
+        self._tell(claims, checked)
         return checked
 
     def touch(self, claims: Claims, *, exempt: bool) -> Prepared | None:
@@ -142,9 +145,19 @@ class SessionStore:
         """The reply to come, for those who cannot await. Raises `StoreUnavailable`, and so may the reply."""
         return self._slots.send(touch)
 
-    def checked(self, touch: Prepared, reply: Any) -> Checked:
+    def checked(self, claims: Claims, touch: Prepared, reply: Any) -> Checked:
         """What the store says. Raises `StoreUnavailable`."""
-        return self._slots.read_reply(touch.script, touch.key, reply, _checked)
+        checked = self._slots.read_reply(touch.key, reply, _checked)
+        if self._remembers:
+            self._tell(claims, checked)
+        return checked
+
+    def _tell(self, claims: Claims, checked: Checked) -> None:
+        """Remembers what was found out, for the time in which it cannot be."""
+        if checked.word in {"touched", "opened"}:
+            self._slots.ended.saw(claims.user, claims.reference, checked.session_id)
+        elif checked.word in {"ended", "unknown"}:
+            self._slots.ended.tell_reference(claims.user, claims.reference, checked.end_reason)
 
     def _arguments(self, claims: Claims, *, exempt: bool) -> tuple[Any, ...]:
         return (
@@ -159,6 +172,19 @@ class SessionStore:
 
     def _prepared(self, claims: Claims, *, exempt: bool) -> Prepared:
         return self._slots.prepare(CHECK, claims.user, *self._arguments(claims, exempt=exempt))
+
+    async def _open(self, claims: Claims, arguments: tuple[Any, ...]) -> Checked:
+        """A check that may open a session: not by what is known of a store that has lost its data since."""
+        epoch = self._slots.epoch
+        for _ in range(3):
+            since = (epoch.adopt_not_before, epoch.id)
+            also = None if epoch.lies_apart else epoch.key
+            opening = self._slots.run(OPEN, claims.user, _checked, *arguments, *since, also=also)
+            checked = await self._slots.indexed(claims, opening)
+            if checked.word != "lost":
+                return checked
+            await epoch.beat()
+        raise StoreUnavailable("the session store loses its data", kind="protocol")
 
     def _remember(self, claims: Claims, *, exempt: bool) -> None:
         token = (claims.jti, claims.expires_at, exempt)
@@ -211,16 +237,21 @@ class SessionStore:
         def read(reply: list[Any]) -> Session | None:
             return _session(user, session_id, int(reply[1]), _decode_record(reply[2])) if len(reply) > 1 else None
 
-        return await self._slots.run(END, user, read, session_id, reason.value, *self._over)
+        ended = await self._slots.run(END, user, read, session_id, reason.value, *self._over)
+        if ended is not None:
+            self._slots.ended.tell(user, session_id, reason)
+        return ended
 
     async def end_all(self, user: str, reason: EndReason, *, spare: int | None = None) -> int:
         """Ends every session, or every one but `spare`. How many live ones that were."""
-        return await self._slots.run(END_ALL, user, _count, reason.value, spare or 0, *self._over)
+        count = await self._slots.run(END_ALL, user, _count, reason.value, spare or 0, *self._over)
+        self._slots.ended.tell_all(user, microseconds(time.time()), spare, reason)
+        return count
 
     async def log_out(self, claims: Claims, client: Client) -> int | None:
         """Ends the session that a token names; every token of it is refused from then on, one never seen too. The
         session's id, or None where it was over, or never was."""
-        return await self._slots.run(
+        ended = await self._slots.run(
             LOGOUT,
             claims.user,
             _logged_out,
@@ -231,6 +262,10 @@ class SessionStore:
             new_id(),
             *self._slots.particulars(client),
         )
+        self._slots.ended.tell_reference(claims.user, claims.reference, EndReason.LOGGED_OUT)
+        if ended is not None:
+            self._slots.ended.tell(claims.user, ended, EndReason.LOGGED_OUT)
+        return ended
 
     async def log_out_unseen(self, user: str, reference: str, client: Client) -> None:
         """Sees to it that tokens with a reference that no session has open none, where such tokens would."""
@@ -257,6 +292,7 @@ class SessionStore:
             found, seen = await self._slots.run(END_SID, user, _ended_so_far, sid, until, *self._over, new_id(), seen)
             ended += found
             if not seen:
+                self._slots.ended.tell_sid(user, sid, EndReason.LOGGED_OUT)
                 return ended
 
     async def clean_up(self) -> int:
@@ -320,7 +356,7 @@ def _logged_out(reply: list[Any]) -> int | None:
 def _checked(reply: list[Any]) -> Checked:
     _, word, session_id, end_reason, evicted = reply
     reason = EndReason(end_reason.decode()) if end_reason else None
-    return Checked(word.decode(), int(session_id), reason, int(evicted))
+    return Checked(_WORDS[word], int(session_id), reason, int(evicted))
 
 
 def _session(user: str, session_id: int, last_activity: int, record: _Record) -> Session:

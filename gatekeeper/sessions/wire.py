@@ -18,6 +18,7 @@ import msgspec
 from hiredis import ProtocolError, PushNotification, Reader, ReplyError, pack_command
 
 from gatekeeper.errors import StoreUnavailable
+from gatekeeper.sessions.faults import code_of_reply, kind_of_reply
 
 # Enough to keep a store's process busy while replies are read, and a bounded piece of work that it has in hand.
 IN_FLIGHT: Final = 512
@@ -38,7 +39,7 @@ def unavailable(error: BaseException) -> StoreUnavailable:
         return StoreUnavailable(str(error), kind=error.kind)
     kind, detail = "protocol", type(error).__name__
     if isinstance(error, ReplyError):
-        kind, detail = "refused", code_of(error)
+        kind, detail = kind_of_reply(str(error)), code_of(error)
     elif isinstance(error, TimeoutError):
         kind = "timeout"
     elif isinstance(error, OSError):
@@ -48,11 +49,7 @@ def unavailable(error: BaseException) -> StoreUnavailable:
 
 def code_of(error: ReplyError) -> str:
     """The first word of an error reply: what kind of error it is."""
-    text = str(error)
-    # Redis 6.2 wraps what a command of a script was refused with.
-    if text.startswith("ERR Error running script") and "-READONLY " in text:
-        return "READONLY"
-    return text.split(" ", 1)[0][:40]
+    return code_of_reply(str(error))[:40]
 
 
 class Call:
@@ -101,11 +98,14 @@ class Call:
 class Guard(Protocol):
     """Stands before the calls of a store: a circuit breaker, for one."""
 
-    def before(self) -> None:
-        """Asked before every call. Raises `StoreUnavailable` where the store is not to be asked now."""
+    def check(self) -> None:
+        """Asked before every call but a probe. Raises `StoreUnavailable` where the store is not to be asked now."""
 
-    def after(self, error: StoreUnavailable | None) -> None:
-        """Told of every call that failed; of calls that were answered, once for all whose replies came together."""
+    def succeeded(self, *, probing: bool = False) -> None:
+        """Told of calls that were answered, once for all whose replies came together; of a probe, by itself."""
+
+    def failed(self, error: StoreUnavailable, *, began_at: float) -> None:
+        """Told of every call that failed; `began_at` is when it was made, by the clock of the event loop."""
 
 
 class Feeder(Protocol):

@@ -68,6 +68,7 @@ def warnings(settings: Settings) -> list[str]:
         *_issue_warnings(settings),
         *_limit_warnings(settings),
         *_file_limit_warnings(settings),
+        *_store_warnings(settings),
         *_transport_warnings(settings),
         *_file_warnings(settings),
     ]
@@ -169,6 +170,14 @@ def _file_limit_warnings(settings: Settings) -> Iterator[str]:
         yield (
             f"{variable('max_connections')}: {settings.max_connections}, while a process may have {most} open files "
             "(ulimit -Hn), of which each connection is one"
+        )
+
+
+def _store_warnings(settings: Settings) -> Iterator[str]:
+    if settings.on_store_failure == "allow_verified":
+        yield (
+            f"{variable('on_store_failure')}: while the store does not answer, sessions that ended elsewhere pass for "
+            f"up to {settings.degraded_max:g} s ({variable('degraded_max')}), and failed logins are not counted"
         )
 
 

@@ -46,6 +46,14 @@ class StoreSettings(SettingsGroup):
     store_replicas: Annotated[int, whole(0, 16)] = _setting(
         "0", "How many replicas must have an opening or an end before it is answered."
     )
+    on_store_failure: Annotated[Literal["deny", "allow_verified"], choice("deny", "allow_verified")] = _setting(
+        "deny",
+        "What becomes of requests while the store does not answer: 503, or whoever has a good token passes, with "
+        "`X-Gatekeeper-Degraded: 1`, unless this process was told that the session has ended.",
+    )
+    degraded_max: Annotated[float, duration("1s", "24h")] = _setting(
+        "5m", "With `ON_STORE_FAILURE=allow_verified`: for how long from the first failed call; then 503."
+    )
     session_ttl: Annotated[float, duration("100ms", "3650d")] = _setting("24h", "Absolute life of a session.")
     idle_timeout: Annotated[float | None, or_off(duration("100ms", "3650d"))] = _setting(
         "30m", "The silence after which a session ends as idle."

@@ -28,7 +28,7 @@ from gatekeeper.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from gatekeeper.headers import REQUEST_ID, HeaderList
+from gatekeeper.headers import DEGRADED, REQUEST_ID, HeaderList
 from gatekeeper.models import Verdict
 from gatekeeper.paths import BadPath, Kind, Matched
 from gatekeeper.sessions.streams import under_way
@@ -212,14 +212,14 @@ class GatekeeperMiddleware:
             conclude(exchange, "bypass")
             return Passed(without_credentials(clean), body=False)
         try:
-            verdict = await self._engine.gate.judge(incoming.facts(self._engine.origins, own=False))
+            verdict = await self._judge(incoming)
         except (StoreUnavailable, KeysUnavailable) as error:
             if kind is not Kind.PUBLIC:
                 raise
             self._engine.telemetry.failed(error)
             verdict = Verdict(token_source="unjudged")  # noqa: S106 - a source, no token
         identify(exchange, verdict)
-        if verdict.admitted and verdict.claims is not None and verdict.session_id is not None:
+        if verdict.admitted:
             conclude(exchange, "allow")
             passed = self._admitted(clean, verdict)
             if kind in _LOOKALIKES and not incoming.websocket:
@@ -229,6 +229,23 @@ class GatekeeperMiddleware:
             conclude(exchange, "bypass")
             return Passed(clean if verdict.token_source is None else self._engine.sources.strip(clean))
         return refuse(exchange, problem_of(verdict), None, verdict)
+
+    async def _judge(self, incoming: Incoming) -> Verdict:
+        """The verdict on what is forwarded; where the operator allows it, without the store while that is away. Raises
+        `StoreUnavailable` and `KeysUnavailable`."""
+        gate, telemetry = self._engine.gate, self._engine.telemetry
+        facts = incoming.facts(self._engine.origins, own=False)
+        identified = await gate.identify(facts)
+        if identified.claims is None:
+            return identified
+        try:
+            return await gate.admit(identified, identified.claims, facts.client, facts.checked)
+        except StoreUnavailable as error:
+            verdict = gate.without_store(identified, error)
+            telemetry.failed(error)
+            if verdict.admitted:
+                telemetry.metrics.passed_degraded()
+            return verdict
 
     async def _observe(
         self, kind: Kind, passed: Passed, incoming: Incoming, exchange: Exchange, receive: Receive
@@ -247,16 +264,22 @@ class GatekeeperMiddleware:
 
     def _admitted(self, headers: HeaderList, verdict: Verdict) -> Passed:
         claims, session_id = verdict.claims, verdict.session_id
-        assert claims is not None  # noqa: S101 - an admitted verdict has both
-        assert session_id is not None  # noqa: S101
+        assert claims is not None  # noqa: S101 - an admitted verdict has them
         if not self._engine.forward_authorization:
             headers = self._engine.sources.strip(headers)
         elif verdict.more_tokens:
             # A backend that looks elsewhere first, and less closely, must not find a token that nobody judged.
             headers = self._engine.sources.strip(headers, keep=verdict.token_source)
         headers.extend(self._engine.identity.values(claims.user, session_id, claims.roles, claims.claims))
+        if verdict.degraded:
+            headers.append((DEGRADED, b"1"))
         session = CurrentSession(
-            user=claims.user, session_id=session_id, roles=claims.roles, is_admin=claims.is_admin, claims=claims
+            user=claims.user,
+            session_id=session_id or 0,
+            roles=claims.roles,
+            is_admin=claims.is_admin,
+            claims=claims,
+            degraded=verdict.degraded,
         )
         return Passed(headers, session)
 

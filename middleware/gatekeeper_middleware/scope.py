@@ -123,10 +123,12 @@ def without_credentials(headers: Headers) -> HeaderList:
 
 
 class CurrentSession(msgspec.Struct, frozen=True, kw_only=True):
-    """The session of an admitted request, as the application behind sees it."""
+    """The session of an admitted request, as the application behind sees it. `degraded`: the store could not be asked,
+    and `session_id` is 0 unless it was known before."""
 
     user: str
     session_id: int
     roles: tuple[str, ...]
     is_admin: bool
     claims: Claims
+    degraded: bool = False

@@ -23,7 +23,7 @@ from hiredis import ReplyError
 
 from gatekeeper.embedded import server_binary
 from gatekeeper.errors import StoreUnavailable
-from gatekeeper.sessions import attempts, limits, sign_ins, store
+from gatekeeper.sessions import attempts, epoch, limits, sign_ins, store
 from gatekeeper.sessions.connection import Script, Scripts, load_script
 from gatekeeper.sessions.lane import Lane
 from gatekeeper.sessions.slots import Slots
@@ -187,9 +187,9 @@ def test_every_script_of_sessions_begins_with_the_law() -> None:
     of_sessions = [
         loaded for module in (store, sign_ins) for loaded in vars(module).values() if isinstance(loaded, Script)
     ]
-    assert len(of_sessions) == 14
+    assert len(of_sessions) == 15
     assert all(loaded.source.startswith(law) for loaded in of_sessions)
-    sources = [loaded.source for loaded in (*of_sessions, attempts.ATTEMPTS, limits.RATE)]
+    sources = [loaded.source for loaded in (*of_sessions, attempts.ATTEMPTS, limits.RATE, epoch.EPOCH)]
     for path in folder.glob("*.lua"):
         assert any(path.read_text() in source for source in sources), path.name
 
@@ -365,16 +365,16 @@ async def test_what_a_store_refuses_has_a_kind_and_no_secret() -> None:
             call: Callable[[], Awaitable[Any]] = lambda: scripts.run(COUNT, KEY, ["secret"])  # noqa: E731
             await call()
             client.config_set("maxmemory", "1")
-            assert (await failure(call())).kind == "refused"
+            assert (await failure(call())).kind == "out_of_memory"
             client.config_set("maxmemory", "0")
             await call()
             client.replicaof("127.0.0.1", "1")
             error = await failure(call())
-            assert (error.kind, "READONLY" in str(error)) == ("refused", True)
+            assert (error.kind, "READONLY" in str(error)) == ("read_only", True)
             client.replicaof("NO", "ONE")
             await call()
             client.config_set("min-replicas-to-write", "1")
-            assert (await failure(call())).kind == "refused"
+            assert (await failure(call())).kind == "no_replicas"
             client.config_set("min-replicas-to-write", "0")
             await call()
             client.execute_command("CLIENT", "PAUSE", "60000", "WRITE")
@@ -463,15 +463,20 @@ class Told:
     def __init__(self) -> None:
         self.asked = 0
         self.heard: list[str] = []
+        self.began_at = 0.0
         self.closed = False
 
-    def before(self) -> None:
+    def check(self) -> None:
         self.asked += 1
         if self.closed:
             raise StoreUnavailable("closed", kind="connection")
 
-    def after(self, error: StoreUnavailable | None) -> None:
-        self.heard.append(error.kind if error is not None else "answered")
+    def succeeded(self, *, probing: bool = False) -> None:
+        self.heard.append("probed" if probing else "answered")
+
+    def failed(self, error: StoreUnavailable, *, began_at: float) -> None:
+        self.heard.append(error.kind)
+        self.began_at = began_at
 
 
 async def test_a_guard_is_asked_before_calls_and_told_after_them() -> None:
@@ -482,13 +487,17 @@ async def test_a_guard_is_asked_before_calls_and_told_after_them() -> None:
         assert await scripts.command("GET", b"x") is None
         assert guard.asked == 2
         assert set(guard.heard) == {"answered"}
-        process.kill()
-        process.wait()
-        await failure(scripts.run(ECHO, KEY, ["x"]))
-        assert guard.heard[-1] == "connection"
         guard.closed = True
         assert str(await failure(scripts.run(ECHO, KEY, ["x"]))) == "closed"
         assert str(await failure(scripts.time())) == "closed"
+        assert await scripts.probe(ECHO, KEY, ["x"]) == [KEY[0], b"x"]
+        assert guard.heard[-1] == "probed"
+        process.kill()
+        process.wait()
+        before = asyncio.get_running_loop().time()
+        await failure(scripts.probe(ECHO, KEY, ["x"]))
+        assert guard.heard[-1] == "connection"
+        assert before <= guard.began_at <= asyncio.get_running_loop().time()
         await scripts.aclose()
 
 
@@ -500,7 +509,7 @@ async def test_a_wrong_password_is_an_error_that_does_not_show_it() -> None:
         for given in ("", ":a-secret@"):
             async with opened(f"unix://{given}{path}") as scripts:
                 error = await failure(scripts.run(ECHO, KEY, []))
-                assert error.kind in {"connection", "refused"}
+                assert error.kind in {"connection", "unauthenticated"}
                 assert "a-secret" not in f"{error} {error!r} {scripts!r} {error.__cause__!r}"
         async with opened(f"unix://:the-right-one@{path}") as scripts:
             assert await scripts.run(ECHO, KEY, ["x"]) == [KEY[0], b"x"]
@@ -511,7 +520,7 @@ async def test_a_wrong_password_is_an_error_that_does_not_show_it() -> None:
 def test_a_fault_is_told_by_its_kind_alone() -> None:
     assert str(unavailable(TimeoutError("secret"))) == "the session store failed: timeout (TimeoutError)"
     assert str(unavailable(OSError("secret"))) == "the session store failed: connection (OSError)"
-    assert str(unavailable(ReplyError("NOPERM secret"))) == "the session store failed: refused (NOPERM)"
+    assert str(unavailable(ReplyError("NOPERM secret"))) == "the session store failed: denied (NOPERM)"
     assert unavailable(ValueError("secret")).kind == "protocol"
 
 

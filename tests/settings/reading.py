@@ -59,6 +59,8 @@ DEFAULTS: dict[str, str | None] = {
     "KEY_PREFIX": "gk:",
     "STORE_TIMEOUT": "2s",
     "STORE_REPLICAS": "0",
+    "ON_STORE_FAILURE": "deny",
+    "DEGRADED_MAX": "5m",
     "SESSION_TTL": "24h",
     "IDLE_TIMEOUT": "30m",
     "DEVICE_LIMIT": "3",

@@ -60,6 +60,8 @@ DEFAULT_VALUES: dict[str, Any] = {
     "key_prefix": "gk:",
     "store_timeout": 2.0,
     "store_replicas": 0,
+    "on_store_failure": "deny",
+    "degraded_max": 300.0,
     "session_ttl": 86400.0,
     "idle_timeout": 1800.0,
     "device_limit": 3,

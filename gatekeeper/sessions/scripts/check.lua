@@ -5,6 +5,7 @@
 --         {KEYS[1], 'unknown', '0', '', 0}        there is none, and this token may not open one
 --         {KEYS[1], 'full', '0', '', 0}           no room, policy `reject`
 --         {KEYS[1], 'absent', '0', '', 0}         there is none, and what an opening needs was left out
+--         {KEYS[1], 'lost', '0', '', 0}           there is none, and the store has lost data since the caller looked
 -- This is the script of every request, so it comes before what only an opening needs: adopt.lua.
 
 local reference, jti, token_expires_at = ARGV[1], ARGV[2], tonumber(ARGV[4])

@@ -1,5 +1,6 @@
 -- refreshed: a backend has renewed tokens, and these are the new ones.
 -- ARGV[21]: the session that the request's own tokens named (link.lua), or '0'
+-- ARGV[22]: `adopt_not_before` (epoch.lua)
 -- Answers as arguments.lua says: 'touched' (they belong to that session now, or have one of their own), 'opened'
 -- (nothing was known), 'ended', 'unknown' (they may not open one), 'full'
 
@@ -19,7 +20,8 @@ if word == 'live' then
   join(linked, record, last_activity, with)
   return answer('touched', linked, '', 0, record[EXPIRES_AT])
 end
-if rules.unknown == 'reject' or (before > 0 and with.issued_at <= before) then return answer('unknown') end
+local not_earlier = math.max(before, tonumber(ARGV[22]))
+if rules.unknown == 'reject' or (not_earlier > 0 and with.issued_at <= not_earlier) then return answer('unknown') end
 local out, reason = signed_out_at_the_provider(with.reference, with.issued_at)
 if out then return answer('ended', out, reason) end
 return open_and_answer()

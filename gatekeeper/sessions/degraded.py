@@ -1,0 +1,49 @@
+"""What passes while the store cannot be asked, where the operator allows that: `ON_STORE_FAILURE=allow_verified`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from gatekeeper.errors import StoreUnavailable
+from gatekeeper.models import Claims
+from gatekeeper.sessions.breaker import AT_ONCE, Breaker
+from gatekeeper.sessions.ended import Ended, Over
+
+# A call that the store refused, and an answer that is not ours, are no outage: what is wrong there could be this very
+# session.
+_OUTAGES: Final = AT_ONCE | {"timeout", "connection", "too_many_clients", "cluster_down", "open"}
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What is known of a session without the store: `over` where it has ended, and its id if it was ever seen."""
+
+    over: Over | None
+    session_id: int | None
+
+
+class Degraded:
+    """Decides whether a fault of the store may be passed over: for `most_seconds` from the first failed call on."""
+
+    def __init__(self, breaker: Breaker, ended: Ended, *, most_seconds: float) -> None:
+        self._breaker = breaker
+        self._ended = ended
+        self._most_seconds = most_seconds
+
+    def __repr__(self) -> str:
+        return f"<Degraded [{self._most_seconds:g} s] {self._breaker!r} {self._ended!r}>"
+
+    def allows(self, error: StoreUnavailable) -> bool:
+        """Whether a token alone is enough now."""
+        failing = self._breaker.failing_seconds
+        return (
+            error.kind in _OUTAGES
+            and failing is not None
+            and failing <= self._most_seconds
+            and not self._ended.has_gaps
+        )
+
+    def known(self, claims: Claims) -> Known:
+        """What this process was told of the session of a token."""
+        return Known(self._ended.over(claims), self._ended.session_of(claims.user, claims.reference))

@@ -1,0 +1,35 @@
+-- epoch: a Gatekeeper that runs looks whether the store still has its data. It stands alone, without the law.
+--   KEYS[1] epoch  hash  id                a random name of the data as they are now
+--                        beats             how often a Gatekeeper has looked: an older copy of the data has fewer
+--                        adopt_not_before  microseconds; a token issued until then opens no session
+--                        after             the epoch whose loss was noticed last, '' where nobody knew of any
+-- ARGV: the epoch that the caller knows, or '' at its start; the beats that it knows; a random name for a new epoch
+-- Answers {KEYS[1], epoch, beats, adopt_not_before, 'same' | 'missing' | 'older' | 'another', now}
+-- One Gatekeeper is the first to notice a loss; `after` tells the others that this has been done.
+
+local known, known_beats, fresh = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local clock = redis.call('TIME')
+local now = clock[1] * 1000000 + clock[2]
+
+local stored = redis.call('HMGET', KEYS[1], 'id', 'beats', 'adopt_not_before', 'after')
+local id, beats = stored[1], tonumber(stored[2] or '0')
+local adopt_not_before, after = tonumber(stored[3] or '0'), stored[4] or ''
+
+local found = 'same'
+if not id then
+  found = 'missing'
+elseif known ~= '' and id ~= known and after ~= known then
+  found = 'another'
+elseif id == known and beats < known_beats then
+  found = 'older'
+end
+if found ~= 'same' then
+  if known ~= '' then adopt_not_before = math.max(adopt_not_before, now) end
+  -- Another one keeps its name: who knows it already has nothing to notice.
+  if found ~= 'another' then id, beats = fresh, math.max(beats, known_beats) end
+  after = known
+end
+redis.call('HSET', KEYS[1], 'id', id, 'after', after, 'beats', string.format('%.0f', beats + 1),
+           'adopt_not_before', string.format('%.0f', adopt_not_before))
+return {KEYS[1], id, string.format('%.0f', beats + 1), string.format('%.0f', adopt_not_before), found,
+        string.format('%.0f', now)}
