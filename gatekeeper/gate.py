@@ -19,6 +19,7 @@ from gatekeeper.sessions.degraded import Degraded
 from gatekeeper.sessions.events import Event, Events
 from gatekeeper.sessions.limits import Limiter
 from gatekeeper.sessions.store import Checked, SessionStore
+from gatekeeper.sessions.wire import Reply
 from gatekeeper.tokens.sources import Found, TokenSources
 from gatekeeper.tokens.verifier import Verifier
 
@@ -92,16 +93,16 @@ class Gate:
 
     def recognised(self, token: str) -> tuple[Claims, Prepared] | None:
         """The claims of a token that was found good and let pass before and is good still, and the check of its
-        session, for `send` and `checked`. None for any other: `judge` the request."""
+        session, for `send_for` and `checked`. None for any other: `judge` the request."""
         claims = self._verifier.cached(token)
         if claims is None:
             return None
         touch = self._store.touch(claims, exempt=self._exempt.covers(claims))
         return None if touch is None else (claims, touch)
 
-    def send(self, touch: Prepared) -> asyncio.Future[Any]:
-        """The store's reply to come. Raises `StoreUnavailable`, and so may the reply."""
-        return self._store.send(touch)
+    def send_for(self, reply: Reply, touch: Prepared) -> None:
+        """Asks the store: `reply` is told what to give `checked`, or a `StoreUnavailable`, which may also be raised."""
+        self._store.send_for(reply, touch)
 
     def checked(self, claims: Claims, touch: Prepared, reply: Any) -> Checked:
         """What the reply says; from any word but `touched` let `judge` go on. Raises `StoreUnavailable`."""

@@ -15,6 +15,7 @@ that there is one verdict, and one round trip to it, whichever way a request tak
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -24,6 +25,7 @@ from msgspec import structs
 from gatekeeper.engine import Engine
 from gatekeeper.errors import (
     GatekeeperError,
+    Reason,
     StoreUnavailable,
     UpstreamTimeout,
     UpstreamUnavailable,
@@ -40,15 +42,22 @@ from gatekeeper.proxy.native import RETRIED_METHODS, NativeUpstream
 from gatekeeper.proxy.outgoing import RequestNotForwardable, outgoing
 from gatekeeper.sessions.connection import Prepared
 from gatekeeper.sessions.store import Checked
+from gatekeeper.sessions.wire import unavailable
 from gatekeeper.telemetry import Exchange as Record
 from gatekeeper_middleware import GatekeeperMiddleware
 from gatekeeper_middleware.outcome import conclude
 from gatekeeper_middleware.scope import CHECKED, read
 from gatekeeper_middleware.streams import LEFT_SECONDS, is_of_events, last_event
 
+_log = logging.getLogger("gatekeeper")
+
 _REQUEST_ID_LINE: Final = b"\r\n%b: \r\n" % REQUEST_ID
 _UNPLAIN_METHODS: Final = frozenset({"OPTIONS", "TRACE", "CONNECT"})
 _UNPLAIN_HEADERS: Final = frozenset({b"te", b"upgrade", b"expect", b"x-http-method-override"})
+
+
+class _OurBug(GatekeeperError):
+    reason = Reason.INTERNAL_ERROR
 
 
 class Plan:
@@ -101,12 +110,7 @@ class Shortcut:
         if plan is None or (recognised := gate.recognised(plan.token)) is None:
             return False
         claims, touch = recognised
-        try:
-            reply = gate.send(touch)
-        except StoreUnavailable as error:
-            exchange.scope[CHECKED] = error
-            return False
-        Carriage(self, exchange, plan, claims).wait_for(touch, reply)
+        Carriage(self, exchange, plan, claims, touch).begin()
         return True
 
     def _plan(self, exchange: Exchange) -> Plan | None:
@@ -165,16 +169,18 @@ class Carriage:
         "_retried",
         "_sent_at",
         "_shortcut",
+        "_touch",
         "ends_itself",
         "moved_at",
         "session_id",
     )
 
-    def __init__(self, shortcut: Shortcut, exchange: Exchange, plan: Plan, claims: Claims) -> None:
+    def __init__(self, shortcut: Shortcut, exchange: Exchange, plan: Plan, claims: Claims, touch: Prepared) -> None:
         self._shortcut = shortcut
         self._exchange = exchange
         self._plan = plan
         self._claims = claims
+        self._touch = touch
         head = exchange.head
         self._record = Record(
             method=head.method,
@@ -192,31 +198,39 @@ class Carriage:
         self.session_id = 0
         self.moved_at = time.monotonic()
         self.ends_itself = False
-        shortcut.engine.telemetry.began(self._record)
-        exchange.carry(self)
 
-    # The verdict
-
-    def wait_for(self, touch: Prepared, reply: asyncio.Future[Any]) -> None:
-        def judged(reply: asyncio.Future[Any]) -> None:
-            self._judged(touch, reply)
-
-        reply.add_done_callback(judged)
-
-    def _judged(self, touch: Prepared, reply: asyncio.Future[Any]) -> None:
-        checked: Checked | StoreUnavailable
+    def begin(self) -> None:
+        engine = self._shortcut.engine
+        engine.telemetry.began(self._record)
+        self._exchange.carry(self)
         try:
-            checked = self._shortcut.engine.gate.checked(self._claims, touch, reply.result())
+            engine.gate.send_for(self, self._touch)
         except StoreUnavailable as error:
-            checked = error
-        if self._ended:
+            self._hand_over(error)
+
+    # The verdict: a `Reply` to the store
+
+    def done(self) -> bool:
+        return self._ended
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        self._hand_over(unavailable(exception))
+
+    def set_result(self, result: Any, /) -> None:
+        try:
+            self._judge(result)
+        except Exception:  # noqa: BLE001 - whoever reads from the store must not stumble over it
+            _log.exception("internal error", extra={"request_id": self._record.request_id})
+            self._fail(_OurBug())
+
+    def _judge(self, reply: Any) -> None:
+        try:
+            checked = self._shortcut.engine.gate.checked(self._claims, self._touch, reply)
+        except StoreUnavailable as error:
+            self._hand_over(error)
             return
-        if isinstance(checked, StoreUnavailable) or checked.word != "touched":
-            # Not for this way. The application counts it as its own.
-            self._exchange.drop(self)
-            self._shortcut.engine.telemetry.left(self._record)
-            self._exchange.scope[CHECKED] = checked
-            self._exchange.hand_over()
+        if checked.word != "touched":
+            self._hand_over(checked)
             return
         record = self._record
         record.decided_seconds = time.perf_counter() - record.started_at
@@ -225,6 +239,14 @@ class Carriage:
         conclude(record, "allow")
         self._shortcut.engine.streams.add(self._claims.user, self)
         self._send()
+
+    def _hand_over(self, checked: Checked | StoreUnavailable) -> None:
+        """Not for this way. The application counts it as its own."""
+        self._ended = True
+        self._exchange.drop(self)
+        self._shortcut.engine.telemetry.left(self._record)
+        self._exchange.scope[CHECKED] = checked
+        self._exchange.hand_over()
 
     # The request
 
@@ -275,7 +297,7 @@ class Carriage:
         headers = response_headers(head.headers, head.status)
         headers.append((REQUEST_ID, record.request_id.encode()))
         self._is_of_events = head.length is None and is_of_events(headers)
-        self._exchange.send_head(head.status, headers, head.reason)
+        self._exchange.send_head(head.status, headers, head.reason, hold=True)
         if self._reason is not None:
             self._cut_answer(self._reason)
 
@@ -285,6 +307,9 @@ class Carriage:
         self.moved_at = time.monotonic()
         if self._exchange.is_full and self._connection is not None:
             self._connection.pause_reading()
+
+    def on_pause(self) -> None:
+        self._exchange.uncork()
 
     def on_end(self, trailers: HeaderList) -> None:
         self._connection = None

@@ -202,7 +202,7 @@ class Exchange:
                 self.break_off()
 
     def break_off(self) -> None:
-        self._uncork()
+        self.uncork()
         if not self.complete and not self.gone:
             self._connection.broke_off()
 
@@ -315,7 +315,10 @@ class Exchange:
         if self.head.version == "1.1":
             self._write(b"".join((status_line(status), *_lines(headers), b"\r\n")))
 
-    def send_head(self, status: int, headers: Iterable[tuple[bytes, bytes]], reason: bytes | None) -> None:
+    def send_head(
+        self, status: int, headers: Iterable[tuple[bytes, bytes]], reason: bytes | None, *, hold: bool = False
+    ) -> None:
+        """With `hold` it leaves with the end of the answer, or at `uncork`."""
         line = _first_line(status, reason)
         if self._expects_continue:
             # Whether a body follows is now the client's guess, so what follows could be read either way.
@@ -333,7 +336,8 @@ class Exchange:
         self._expected = _BODY
         # Most answers are complete before this turn of the loop is over, and then leave in one piece.
         self._corked = content
-        self._connection.later(self._uncork)
+        if not hold:
+            self._connection.later(self.uncork)
 
     def _take_headers(self, headers: HeaderList, content: list[bytes]) -> bytes | None:
         """Puts the headers into `content`; what `Connection` says, `close` for any that names it."""
@@ -405,13 +409,14 @@ class Exchange:
         else:
             self._corked.append(data)
 
-    def _uncork(self) -> None:
+    def uncork(self) -> None:
+        """Sends what was held back."""
         corked, self._corked = self._corked, None
         if corked is not None and not self.gone:
             self._connection.write(b"".join(corked))
 
     def _end(self) -> None:
-        self._uncork()
+        self.uncork()
         self.complete = True
         self._wake()
         self._connection.answered()

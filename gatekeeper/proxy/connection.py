@@ -45,6 +45,9 @@ class Sink(Protocol):
         """There will be no answer, or no more of it. `untouched`: a connection that had served before ended before it
         told anything, so that the backend may never have seen the request (RFC 9112 section 9.3.1)."""
 
+    def on_pause(self) -> None:
+        """No more has come for now, and the answer is not complete."""
+
     def on_writable(self) -> None:
         """The connection takes more of the request body, after `is_full`."""
 
@@ -175,6 +178,9 @@ class Connection(asyncio.Protocol):
             self._parser.feed(data)
         except BadAnswer as error:
             self._fail(UpstreamUnavailable(f"the backend broke HTTP: {error}", kind="protocol"))
+        else:
+            if self._sink is not None:
+                self._sink.on_pause()
 
     def eof_received(self) -> None:
         if self._sink is not None and not self._parser.feed_eof():

@@ -250,6 +250,9 @@ class Exchange:
         self._error = error
         self._wake()
 
+    def on_pause(self) -> None:
+        """What has come is taken as it is asked for."""
+
     def on_writable(self) -> None:
         # A head alone can fill a connection, too.
         if self._upload is not None:

@@ -21,7 +21,7 @@ from gatekeeper.errors import StoreUnavailable
 from gatekeeper.sessions.address import parse
 from gatekeeper.sessions.lane import Lane
 from gatekeeper.sessions.routes import Route, make_route
-from gatekeeper.sessions.wire import Call, Guard, code_of, unavailable
+from gatekeeper.sessions.wire import Call, Guard, Reply, code_of, unavailable
 
 SCRIPTS: Final = Path(__file__).parent / "scripts"
 
@@ -116,8 +116,14 @@ class Scripts:
 
     def send(self, call: Prepared) -> asyncio.Future[Any]:
         """As `submit`."""
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.send_for(reply, call)
+        return reply
+
+    def send_for(self, reply: Reply, call: Prepared) -> None:
+        """As `submit`; `reply` is told."""
         script = call.script
-        return self._submit(call.command, call.key, script.source, durable=script.durable, packed=call.packed)
+        self._call(reply, call.command, call.key, script.source, durable=script.durable, packed=call.packed)
 
     async def run(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
         """The script's answer. Raises `StoreUnavailable`: whether the script ran is then unknown."""
@@ -144,26 +150,31 @@ class Scripts:
         return await self._submit(command, _key(command), durable=True)
 
     def _submit(
+        self, command: tuple[Any, ...], key: bytes, source: str | None = None, *, durable: bool = False, **more: Any
+    ) -> asyncio.Future[Any]:
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._call(reply, command, key, source, durable=durable, **more)
+        return reply
+
+    def _call(
         self,
+        reply: Reply,
         command: tuple[Any, ...],
         key: bytes,
-        source: str | None = None,
+        source: str | None,
         *,
-        durable: bool = False,
+        durable: bool,
         packed: bytes | None = None,
         is_probe: bool = False,
-    ) -> asyncio.Future[Any]:
+    ) -> None:
         if self.guard is not None and not is_probe:
             self.guard.check()
-        loop = asyncio.get_running_loop()
-        reply: asyncio.Future[Any] = loop.create_future()
         try:
-            deadline = loop.time() + self._timeout_seconds
+            deadline = asyncio.get_running_loop().time() + self._timeout_seconds
             call = Call(command, reply, deadline, source=source, durable=durable, key=key, packed=packed)
         except (TypeError, ValueError, OverflowError) as error:
             raise unavailable(error) from None
         self._route.lane(key, durable=durable).submit(call)
-        return reply
 
     def _told(self, error: StoreUnavailable | None, began_at: float) -> None:
         if self.guard is None:
@@ -199,7 +210,7 @@ class Scripts:
         call.fault = fault
         call.attempts += 1
         pause = min(_FIRST_PAUSE_SECONDS * 2.0 ** min(call.attempts - 1, 8), _PAUSE_SECONDS)
-        loop = call.reply.get_loop()
+        loop = asyncio.get_running_loop()
         if loop.time() + pause < call.deadline:
             self._paused[call] = loop.call_later(pause, self._resubmit, lane, call)
         else:
@@ -219,12 +230,11 @@ class Scripts:
         if self.guard is not None:
             self.guard.check()
         deadline = loop.time() + self._timeout_seconds
-        calls: list[Call] = []
+        replies: list[asyncio.Future[Any]] = []
         for lane in await self._route.masters():
-            call = Call(command, loop.create_future(), deadline)
-            lane.submit(call)
-            calls.append(call)
-        return list(await asyncio.gather(*(call.reply for call in calls)))
+            replies.append(loop.create_future())
+            lane.submit(Call(command, replies[-1], deadline))
+        return list(await asyncio.gather(*replies))
 
     async def time(self) -> float:
         """The store's clock, in seconds since 1970; of several servers' the one that is farthest from ours. Raises

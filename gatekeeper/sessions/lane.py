@@ -93,7 +93,7 @@ class Lane:
 
     def _wake(self, call: Call) -> None:
         self.is_woken = True
-        loop = call.reply.get_loop()
+        loop = asyncio.get_running_loop()
         # A turn later: who asks two things at once does so by `asyncio.gather`, whose tasks begin one turn later.
         loop.call_soon(loop.call_soon, self._flush)
         if self._sweeper is None:
@@ -125,7 +125,7 @@ class Lane:
         if not self._replicas:
             wire.write(batch)
             return
-        loop = batch[0].reply.get_loop()
+        loop = asyncio.get_running_loop()
         # Nobody waits for its reply: it is told by its name.
         nobody = loop.create_future()
         nobody.cancel()

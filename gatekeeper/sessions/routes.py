@@ -156,9 +156,9 @@ class WatchedRoute(Route):
         """One answer, soon or never. Raises `StoreUnavailable`."""
         loop = asyncio.get_running_loop()
         seconds = min(self._timeout_seconds, _ASK_SECONDS)
-        call = Call(command, loop.create_future(), loop.time() + seconds)
-        lane.submit(call)
-        return await call.reply
+        reply: asyncio.Future[Any] = loop.create_future()
+        lane.submit(Call(command, reply, loop.time() + seconds))
+        return await reply
 
     async def aclose(self) -> None:
         if self._watch is not None:

@@ -22,6 +22,7 @@ from gatekeeper.sessions.connection import Prepared, Script, Scripts
 from gatekeeper.sessions.device import hints_of
 from gatekeeper.sessions.ended import Ended
 from gatekeeper.sessions.epoch import Epoch
+from gatekeeper.sessions.wire import Reply
 
 T = TypeVar("T")
 Policy = Literal["evict_idle", "evict_oldest", "reject"]
@@ -136,6 +137,10 @@ class Slots:
     def send(self, call: Prepared) -> asyncio.Future[Any]:
         """The reply to come, for `read_reply`."""
         return self._scripts.send(call)
+
+    def send_for(self, reply: Reply, call: Prepared) -> None:
+        """As `send`; `reply` is told."""
+        self._scripts.send_for(reply, call)
 
     def read_reply(self, key: bytes, reply: Any, read: Callable[[list[Any]], T]) -> T:
         """What `read` makes of the answer of a script whose first key was `key`. Raises `StoreUnavailable`."""

@@ -16,6 +16,7 @@ from gatekeeper.models import Claims, Client, EndReason, Location, Session
 from gatekeeper.sessions.connection import Prepared, load_script
 from gatekeeper.sessions.device import device_of
 from gatekeeper.sessions.slots import Slots, microseconds, new_id
+from gatekeeper.sessions.wire import Reply
 
 CHECK: Final = load_script("common", "check", "upkeep", "opening", "adopt")
 # The same, with what an opening needs.
@@ -141,9 +142,10 @@ class SessionStore:
             known = self._known[key] = _Known(token, self._prepared(claims, exempt=exempt))
         return known.touch
 
-    def send(self, touch: Prepared) -> asyncio.Future[Any]:
-        """The reply to come, for those who cannot await. Raises `StoreUnavailable`, and so may the reply."""
-        return self._slots.send(touch)
+    def send_for(self, reply: Reply, touch: Prepared) -> None:
+        """Makes the check for those who cannot await: `reply` is told what to give `checked`, or a `StoreUnavailable`.
+        Raises `StoreUnavailable`."""
+        self._slots.send_for(reply, touch)
 
     def checked(self, claims: Claims, touch: Prepared, reply: Any) -> Checked:
         """What the store says. Raises `StoreUnavailable`."""

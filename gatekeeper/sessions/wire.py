@@ -52,15 +52,26 @@ def code_of(error: ReplyError) -> str:
     return code_of_reply(str(error))[:40]
 
 
+class Reply(Protocol):
+    """What a call's answer is told: a future, or whoever takes it at once."""
+
+    def done(self) -> bool:
+        """Whether nobody waits any more."""
+
+    def set_result(self, result: Any, /) -> None: ...
+
+    def set_exception(self, exception: BaseException, /) -> None: ...
+
+
 class Call:
-    """One command on its way. `reply` is resolved with the answer, or a `StoreUnavailable`."""
+    """One command on its way. `reply` is told the answer, or a `StoreUnavailable`."""
 
     __slots__ = ("asking", "attempts", "command", "deadline", "durable", "fault", "key", "packed", "reply", "source")
 
     def __init__(
         self,
         command: tuple[Any, ...],
-        reply: asyncio.Future[Any],
+        reply: Reply,
         deadline: float,
         *,
         source: str | None = None,
@@ -251,9 +262,9 @@ async def _begin(wire: Wire, login: Login, deadline: float) -> None:
     if login.must_be_master:
         commands.append(("ROLE",))
     loop = asyncio.get_running_loop()
-    calls = [Call(command, loop.create_future(), deadline) for command in commands]
-    wire.write(calls)
-    replies = await asyncio.gather(*(call.reply for call in calls), return_exceptions=True)
+    answers: list[asyncio.Future[Any]] = [loop.create_future() for _ in commands]
+    wire.write([Call(command, answer, deadline) for command, answer in zip(commands, answers, strict=True)])
+    replies = await asyncio.gather(*answers, return_exceptions=True)
     for command, reply in zip(commands, replies, strict=True):
         # A name is for whoever looks at CLIENT LIST: a store that gives none serves as well.
         optional = command[0] == "CLIENT" or (command[0] == "AUTH" and login.password_is_optional)

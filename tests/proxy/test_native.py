@@ -577,6 +577,8 @@ class Kept:
         self.told.append((error.kind, untouched))
         self.over.set()
 
+    def on_pause(self) -> None: ...
+
     def on_writable(self) -> None: ...
 
 
