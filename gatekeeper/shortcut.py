@@ -308,6 +308,18 @@ class Carriage:
         if self._exchange.is_full and self._connection is not None:
             self._connection.pause_reading()
 
+    takes_whole = True
+
+    def on_whole(self, head: Head, body: bytes) -> None:
+        self._connection = None
+        record, exchange = self._record, self._exchange
+        record.upstream_seconds = time.perf_counter() - self._sent_at
+        record.status, record.bytes_out = head.status, len(body)
+        headers = response_headers(head.headers, head.status)
+        headers.append((REQUEST_ID, record.request_id.encode()))
+        self._finish()
+        exchange.send_whole(head.status, headers, head.reason, body)
+
     def on_pause(self) -> None:
         self._exchange.uncork()
 

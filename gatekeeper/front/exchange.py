@@ -379,6 +379,19 @@ class Exchange:
             self._framing = _CLOSE
             self.keep_alive = False
 
+    def send_whole(self, status: int, headers: Iterable[tuple[bytes, bytes]], reason: bytes, body: bytes) -> None:
+        """A whole answer with its `Content-Length`, to another method than HEAD, whose head was read strictly."""
+        content = [_first_line(status, reason)]
+        content += [b"%b: %b\r\n" % pair for pair in headers]
+        if not self.keep_alive:
+            content.append(b"connection: close\r\n")
+        elif self.head.version == "1.0":
+            content.append(b"connection: keep-alive\r\n")
+        content += (b"\r\n", body)
+        self.started = self.complete = True
+        self._connection.write(b"".join(content))
+        self._connection.answered()
+
     def send_body(self, body: bytes, *, last: bool) -> None:
         if self._framing is _LENGTH:
             self._left -= len(body)

@@ -76,6 +76,9 @@ class Reader(Protocol):
 
     def on_end(self, trailers: HeaderList) -> None: ...
 
+    def on_whole(self, head: Head, body: bytes) -> None:
+        """In place of all others: an answer with a `Content-Length` that came in one piece, as most do."""
+
 
 def parse_head(block: bytes) -> Head:
     """The head in `block`, which ends with its empty line. Raises BadAnswer."""
@@ -120,7 +123,7 @@ class AnswerParser:
     `reusable` is true when, at `on_end`, the connection may serve another request.
     """
 
-    __slots__ = ("_count", "_held", "_left", "_parts", "_reader", "_state", "_to_head_request", "reusable")
+    __slots__ = ("_count", "_held", "_is_fresh", "_left", "_parts", "_reader", "_state", "_to_head_request", "reusable")
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
@@ -130,12 +133,14 @@ class AnswerParser:
         self._left = 0
         self._count = 0
         self._to_head_request = False
+        self._is_fresh = False
         self.reusable = True
 
     def begin(self, *, to_head_request: bool) -> None:
         """The next bytes are an answer: one to HEAD has no body, whatever it says (RFC 9112 section 6.3)."""
         self._to_head_request = to_head_request
         self._count = 0
+        self._is_fresh = not to_head_request
         self._state = self._read_head
 
     def stop(self) -> None:
@@ -148,6 +153,9 @@ class AnswerParser:
         if self._held:
             data, self._held = self._held + data, b""
         at = 0
+        if self._is_fresh:
+            self._is_fresh = False
+            at = self._read_whole(data)
         try:
             while self._state is not None and at < len(data):
                 proceeded = self._state(data, at)
@@ -168,6 +176,19 @@ class AnswerParser:
             return True
         return self._state is None
 
+    def _read_whole(self, data: bytes) -> int:
+        """Where it is more or less than one, its head, or nothing yet."""
+        end = data.find(b"\r\n\r\n") + 4
+        if not 4 <= end <= MAX_HEAD_BYTES:
+            return 0
+        head = parse_head(data[:end])
+        if not head.length or head.length != len(data) - end or head.status < 200 or head.is_bodiless:
+            return self._begin_answer(head, data, end)
+        self._state = None
+        self.reusable = head.keeps_alive
+        self._reader.on_whole(head, data[end:])
+        return len(data)
+
     def _read_head(self, data: bytes, at: int) -> int:
         end = data.find(b"\r\n\r\n", at)
         if end < 0:
@@ -177,7 +198,9 @@ class AnswerParser:
         end += 4
         if end - at > MAX_HEAD_BYTES:
             raise BadAnswer("a head that is too long")
-        head = parse_head(data[at:end])
+        return self._begin_answer(parse_head(data[at:end]), data, end)
+
+    def _begin_answer(self, head: Head, data: bytes, end: int) -> int:
         if head.status < 200:
             self._inform(head)
             return end

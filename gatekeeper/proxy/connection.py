@@ -41,6 +41,13 @@ class Sink(Protocol):
     def on_end(self, trailers: HeaderList) -> None:
         """The answer is complete, and with it the request, even where its body was not."""
 
+    @property
+    def takes_whole(self) -> bool:
+        """Whether `on_whole` may be called."""
+
+    def on_whole(self, head: Head, body: bytes) -> None:
+        """In place of the three above: the final answer, all of it, and the last word on it."""
+
     def on_failure(self, error: Failure, *, untouched: bool) -> None:
         """There will be no answer, or no more of it. `untouched`: a connection that had served before ended before it
         told anything, so that the backend may never have seen the request (RFC 9112 section 9.3.1)."""
@@ -222,18 +229,36 @@ class Connection(asyncio.Protocol):
         self._sink.on_data(data)
 
     def on_end(self, trailers: HeaderList) -> None:
-        sink, self._sink = self._sink, None
+        sink = self._sink
         assert sink is not None  # noqa: S101
+        # First: what the sink sends next may want this connection.
+        self._let_go()
+        sink.on_end(trailers)
+
+    def on_whole(self, head: Head, body: bytes) -> None:
+        sink = self._sink
+        assert sink is not None  # noqa: S101
+        if sink.takes_whole:
+            self._let_go()
+            sink.on_whole(head, body)
+            return
+        self.on_head(head)
+        if self._sink is sink:
+            self.on_data(body)
+        if self._sink is sink:
+            self.on_end([])
+
+    # Ends
+
+    def _let_go(self) -> None:
+        """The answer is complete."""
+        self._sink = None
         if self.uploading or self.is_full or self._is_spoilt or not self._parser.reusable:
             self._lose()
         else:
             self.resume_reading()
             self.reused = True
-            # First: what the sink sends next may want this connection.
             self._on_idle(self)
-        sink.on_end(trailers)
-
-    # Ends
 
     def _watch(self) -> None:
         """Whose turn it is has changed. The backend's silence counts while it is read from and has the whole request,

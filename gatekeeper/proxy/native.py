@@ -250,6 +250,11 @@ class Exchange:
         self._error = error
         self._wake()
 
+    takes_whole = False
+
+    def on_whole(self, head: Head, body: bytes) -> None:
+        """Never: it is taken part by part."""
+
     def on_pause(self) -> None:
         """What has come is taken as it is asked for."""
 

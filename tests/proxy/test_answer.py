@@ -36,6 +36,11 @@ class Told:
     def on_end(self, trailers: HeaderList) -> None:
         self.events.append(("end", trailers, self.parser.reusable))
 
+    def on_whole(self, head: Head, body: bytes) -> None:
+        self.on_head(head)
+        self.on_data(body)
+        self.on_end([])
+
     def feed(self, *parts: bytes, eof: bool = False) -> list[Any]:
         try:
             for part in parts:

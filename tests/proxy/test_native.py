@@ -577,6 +577,10 @@ class Kept:
         self.told.append((error.kind, untouched))
         self.over.set()
 
+    takes_whole = False
+
+    def on_whole(self, head: Head, body: bytes) -> None: ...
+
     def on_pause(self) -> None: ...
 
     def on_writable(self) -> None: ...
