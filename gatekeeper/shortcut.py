@@ -56,7 +56,9 @@ _UNPLAIN_METHODS: Final = frozenset({"OPTIONS", "TRACE", "CONNECT"})
 _UNPLAIN_HEADERS: Final = frozenset({b"te", b"upgrade", b"expect", b"x-http-method-override"})
 
 
-class _OurBug(GatekeeperError):
+class InternalError(GatekeeperError):
+    """Our bug. It is in the log; nothing is told."""
+
     reason = Reason.INTERNAL_ERROR
 
 
@@ -95,6 +97,9 @@ class Shortcut:
     def __call__(self, exchange: Exchange) -> bool:
         head, gate = exchange.head, self.engine.gate
         if head.method in _UNPLAIN_METHODS or not self.engine.started or self.engine.cookie_transport:
+            return False
+        if exchange.is_full:
+            # Who sends request after request and reads no answer waits in the application's `send`.
             return False
         try:
             if self.engine.paths.classify(head.method, head.target.partition(b"?")[0]) is not Kind.PROTECTED:
@@ -220,8 +225,7 @@ class Carriage:
         try:
             self._judge(result)
         except Exception:  # noqa: BLE001 - whoever reads from the store must not stumble over it
-            _log.exception("internal error", extra={"request_id": self._record.request_id})
-            self._fail(_OurBug())
+            self._internal_error()
 
     def _judge(self, reply: Any) -> None:
         try:
@@ -237,6 +241,9 @@ class Carriage:
         record.user_id = self._claims.user
         record.session_id = self.session_id = checked.session_id
         conclude(record, "allow")
+        if self._exchange.gone:
+            self._finish()
+            return
         self._shortcut.engine.streams.add(self._claims.user, self)
         self._send()
 
@@ -264,6 +271,7 @@ class Carriage:
                 plan.after,
             )
         )
+        self._sent_at = time.perf_counter()
         connection = shortcut.upstream.pool.take_idle()
         if connection is not None:
             self._start(connection)
@@ -275,13 +283,14 @@ class Carriage:
             connection = await self._shortcut.upstream.pool.acquire(fresh=fresh)
         except (UpstreamUnavailable, UpstreamTimeout) as error:
             self._upstream_failed(error)
+        except Exception:  # noqa: BLE001 - nobody else would answer
+            self._internal_error()
         else:
             self._start(connection)
 
     def _start(self, connection: Connection) -> None:
         self._connecting = None
         self._connection = connection
-        self._sent_at = time.perf_counter()
         connection.start(self._outgoing, self, to_head_request=self._exchange.head.method == "HEAD")
 
     # The answer
@@ -289,6 +298,7 @@ class Carriage:
     def on_informational(self, head: Head) -> None:
         if head.status != 100:
             self._exchange.send_informational(head.status, response_headers(head.headers, head.status))
+            self._heed_the_client()
 
     def on_head(self, head: Head) -> None:
         record = self._record
@@ -305,6 +315,9 @@ class Carriage:
         self._record.bytes_out += len(data)
         self._exchange.send_body(data, last=False)
         self.moved_at = time.monotonic()
+        self._heed_the_client()
+
+    def _heed_the_client(self) -> None:
         if self._exchange.is_full and self._connection is not None:
             self._connection.pause_reading()
 
@@ -362,6 +375,11 @@ class Carriage:
         exchange.drop(self)
         exchange.hand_over(self._told(answer))
 
+    def _internal_error(self) -> None:
+        _log.exception("internal error", extra={"request_id": self._record.request_id})
+        if not self._ended:
+            self._fail(InternalError())
+
     def _told(self, answer: Callable[[Any, Any], Awaitable[None]]) -> Callable[[Any, Any, Any], Awaitable[None]]:
         async def app(scope: Any, _: Any, send: Any) -> None:
             try:
@@ -388,7 +406,9 @@ class Carriage:
     # What the front tells
 
     def client_left(self) -> None:
-        self._finish()
+        # Before the verdict, that is waited for: a request is counted as what it was found to be.
+        if self.session_id:
+            self._finish()
 
     def client_writable(self) -> None:
         if self._connection is not None:
@@ -426,9 +446,10 @@ class Carriage:
 
     def _cut_answer(self, reason: EndReason) -> None:
         if self._is_of_events:
-            exchange = self._exchange
+            exchange, event = self._exchange, last_event(reason)
+            self._record.bytes_out += len(event)
             self._finish()
-            exchange.send_body(last_event(reason), last=True)
+            exchange.send_body(event, last=True)
         else:
             # One that is short is whole.
             asyncio.get_running_loop().call_later(LEFT_SECONDS, self._cut)
