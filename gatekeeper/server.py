@@ -42,6 +42,7 @@ from gatekeeper.front import Limits, Refusal, protocol
 from gatekeeper.ops import Health, of_registry, of_workers
 from gatekeeper.proxy.frames import ServerFrames
 from gatekeeper.proxy.http import ResponseTruncated
+from gatekeeper.proxy.liveness import LEFT, is_broken, keep_alive
 from gatekeeper.proxy.websocket import MAX_MESSAGE_BYTES
 from gatekeeper.refusals import Refusals
 from gatekeeper.settings import ListenAddress, Settings, load
@@ -52,6 +53,7 @@ _log = logging.getLogger("gatekeeper")
 
 _BACKLOG: Final = 2048
 _RESTART_SECONDS: Final = 0.5
+_WATCH_SECONDS: Final = 1.0
 # The largest message on its way, and thousands of pongs.
 _MAX_UNSENT_BYTES: Final = MAX_MESSAGE_BYTES + 1024 * 1024
 
@@ -116,6 +118,37 @@ class WebSocketFront(WebSocketsSansIOProtocol):
     def __init__(self, config: uvicorn.Config, *arguments: Any, **named: Any) -> None:
         super().__init__(config, *arguments, **named)
         self.conn = ServerFrames(max_size=config.ws_max_size, logger=logging.getLogger("uvicorn.error"))
+        self._left = asyncio.Event()
+        self._watch: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        keep_alive(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._left.set()
+        if self._watch is not None:
+            self._watch.cancel()
+        super().connection_lost(exc)
+
+    async def run_asgi(self) -> None:
+        extensions: Any = self.scope["extensions"]
+        extensions[LEFT] = {"left": self._left}
+        await super().run_asgi()
+
+    def send_receive_event_to_app(self) -> None:
+        super().send_receive_event_to_app()
+        if self.read_paused and self._watch is None:
+            self._watch = self.loop.call_later(_WATCH_SECONDS, self._look_after)
+
+    def _look_after(self) -> None:
+        """A transport that does not read is not told that its client is gone."""
+        self._watch = None
+        if self.read_paused and not self.disconnected:
+            if is_broken(self.transport):
+                self.transport.abort()
+            else:
+                self._watch = self.loop.call_later(_WATCH_SECONDS, self._look_after)
 
     def data_received(self, data: bytes) -> None:
         self.conn.receive_data(data)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
+from gatekeeper.proxy.liveness import keep_alive
 
 _P = TypeVar("_P", bound=asyncio.BaseProtocol)
 
@@ -82,6 +83,8 @@ class _Streams(asyncio.StreamReaderProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are no subclass of it.
         self.transport = cast("asyncio.Transport", transport)
+        # A WebSocket may be silent for as long as both sides want.
+        keep_alive(transport)
         super().connection_made(transport)
 
 

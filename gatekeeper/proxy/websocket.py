@@ -33,6 +33,7 @@ from gatekeeper.proxy.connect import Line
 from gatekeeper.proxy.departure import WhileClientStays
 from gatekeeper.proxy.frames import ClientFrames
 from gatekeeper.proxy.headers import response_headers
+from gatekeeper.proxy.liveness import LEFT
 from gatekeeper.proxy.outgoing import RequestNotForwardable
 from gatekeeper.proxy.upstream import Upstream, UpstreamRequest
 
@@ -120,7 +121,8 @@ class WebSocketTunnel:
         RequestNotForwardable, all of them before anything was sent to the client.
         """
         await receive()  # `websocket.connect`
-        async with _Client(receive, send) as client:
+        offered = (scope.get("extensions") or {}).get(LEFT)
+        async with _Client(receive, send, offered["left"] if offered else asyncio.Event()) as client:
             answer: Backend | Refusal | None = None
             async with WhileClientStays(client):
                 answer = await self._asked(request, scope)
@@ -218,11 +220,13 @@ def _ending_of(message: Message) -> Ending | None:
 
 
 class _Client:
-    """The client's leg, at the other side of an ASGI server. Its end cancels what is still asked of it."""
+    """The client's leg, at the other side of an ASGI server. Its end cancels what is still asked of it. `has_left` is
+    set by a server that can tell."""
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    def __init__(self, receive: Receive, send: Send, has_left: asyncio.Event) -> None:
         self._receive = receive
         self._send = send
+        self._has_left = has_left
         self._early: asyncio.Task[Message] | None = None
 
     async def __aenter__(self) -> _Client:
@@ -241,14 +245,18 @@ class _Client:
         return message
 
     async def left(self) -> None:
-        """Returns when the client has left. One message is received ahead for it, and if that is one that says
-        something, no more is heard."""
+        """Returns when the client has left. One message is received ahead for it; if that is one that says something,
+        no more is heard than what the server tells beside."""
         if self._early is None:
             self._early = asyncio.create_task(_received(self._receive))
-        # Not awaited itself: what has come must not be lost when this is cancelled.
-        await asyncio.wait({self._early})
-        if self._early.result()["type"] != "websocket.disconnect":
-            await asyncio.Event().wait()
+        left = asyncio.create_task(self._has_left.wait())
+        try:
+            # Not awaited itself: what has come must not be lost when this is cancelled.
+            await asyncio.wait({self._early, left}, return_when=asyncio.FIRST_COMPLETED)
+            if not left.done() and self._early.result()["type"] != "websocket.disconnect":
+                await left
+        finally:
+            left.cancel()
 
     async def accept(self, backend: Backend) -> None:
         headers = [pair for pair in response_headers(backend.headers, 101) if _crosses_back(pair[0])]

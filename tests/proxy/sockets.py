@@ -127,7 +127,11 @@ class Peer:
                 while await self.reader.read(65536):
                     pass
 
-    def hang_up(self) -> None:
+    def hang_up(self, *, reset: bool = False) -> None:
+        """Drops what is unsent. With `reset` the other side is told at once, else once it has read everything."""
+        if reset:
+            no_linger = struct.pack("ii", 1, 0)
+            self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_linger)
         self.writer.transport.abort()
 
 

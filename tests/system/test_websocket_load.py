@@ -250,6 +250,21 @@ async def test_a_client_that_vanishes_leaves_nothing_behind(gate: Gate, idle: in
 
 
 # W07
+@pytest.mark.parametrize("how", ["reset", pytest.param("fin", marks=pytest.mark.slow)])
+async def test_a_client_that_vanishes_while_the_backend_reads_nothing_leaves_nothing_behind(
+    gate: Gate, idle: int, how: str
+) -> None:
+    async with gate.peer("/deaf") as peer:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(2):
+                while True:
+                    await peer.put(BINARY, b"x" * 100_000)
+        peer.hang_up(reset=how == "reset")
+    # The end of a client whose bytes nobody takes comes behind them; a ping finds it out.
+    await asyncio.to_thread(eventually, lambda: gate.sidecar.metric("gatekeeper_websockets_open") == 0, seconds=60)
+
+
+# W07
 @pytest.mark.parametrize("stage", ["before", "handshake", "open", "a message", "pushed to", "not read from"])
 async def test_a_backend_that_is_killed_is_told_within_a_second(store: Store, stage: str) -> None:
     with echoing() as echo, sidecar(echo.url, redis_url=store.url) as running:

@@ -1,0 +1,586 @@
+"""The same request three times: the first of its token goes through the application, the second takes the shortcut, the
+third goes through the application over the other transport. Nobody can tell them apart: not the client, not the
+backend, not who reads the access log."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import re
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import pytest
+from prometheus_client import generate_latest
+
+from gatekeeper.app import create_app
+from gatekeeper.compose import build
+from gatekeeper.engine import Engine
+from gatekeeper.front import Exchange, protocol
+from gatekeeper.refusals import Refusals
+from gatekeeper.server import limits
+from gatekeeper.settings import load
+from gatekeeper.telemetry import AccessLog
+from tests.servers import RawClient, RawConnection, RawRequest, afetch, raw_client, serve_asgi
+from tests.system.sidecar import (
+    Backend,
+    Store,
+    bearer,
+    environment,
+    eventually,
+    external_store,
+    hello,
+    samples,
+    sidecar,
+    someone,
+    token,
+)
+from tests.system.streaming import Streams, requested
+
+CHUNKS = b"3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n"
+ANSWERS = {
+    b"/length": b"HTTP/1.1 200 Fine\r\nContent-Length: 2\r\nX-A: 1\r\nX-a: 2\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n\r\nok",
+    b"/chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-T\r\n\r\n" + CHUNKS,
+    b"/trailers": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-T: 1\r\n\r\n",
+    b"/empty": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    b"/204": b"HTTP/1.1 204 No Content\r\n\r\n",
+    b"/304": b'HTTP/1.1 304 Not Modified\r\nETag: "a"\r\nContent-Length: 77\r\n\r\n',
+    b"/404": b"HTTP/1.1 404 Nothing Here\r\nContent-Length: 4\r\n\r\nnone",
+    b"/599": b"HTTP/1.1 599 \r\nContent-Length: 0\r\n\r\n",
+    b"/date": b"HTTP/1.1 200 OK\r\nDate: Tue, 01 Jan 2030 00:00:00 GMT\r\nServer: x\r\nContent-Length: 0\r\n\r\n",
+    b"/ids": b"HTTP/1.1 200 OK\r\nX-Request-Id: theirs\r\nContent-Length: 0\r\n\r\n",
+    b"/hop": b"HTTP/1.1 200 OK\r\nConnection: X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nContent-Length: 0\r\n\r\n",
+    b"/100": b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    b"/103": b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    b"/events": b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n" + CHUNKS,
+}
+# After these the backend closes.
+CLOSING = {
+    b"/close": b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nto the end",
+    b"/1.0": b"HTTP/1.0 200 OK\r\n\r\nto the end",
+    b"/cut-length": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc",
+    b"/cut-chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+    b"/bad": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nabc",
+    b"/folded": b"HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 0\r\n\r\n",
+    b"/600": b"HTTP/1.1 600 Odd\r\nContent-Length: 0\r\n\r\n",
+    b"/101": b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n",
+    b"/nothing": b"",
+    b"/no-http": b"hello\r\n\r\n",
+}
+LARGE = b"x" * 20_000_000
+MEDIUM = b"x" * 60_000
+
+
+async def answering(connection: RawConnection, request: RawRequest) -> None:
+    path = request.target.partition(b"?")[0]
+    answer = ANSWERS.get(path, CLOSING.get(path))
+    if path == b"/silent":
+        await connection.gone()
+        connection.close()
+    elif path == b"/reset":
+        connection.reset()
+    elif path == b"/large":
+        await connection.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(LARGE) + LARGE)
+    elif path == b"/medium":
+        await connection.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(MEDIUM) + MEDIUM)
+    elif answer is None:
+        await connection.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    else:
+        if request.method == b"HEAD":
+            *interim, head = answer.split(b"\r\n\r\n")[: 2 if answer.startswith(b"HTTP/1.1 10") else 1]
+            answer = b"".join(each + b"\r\n\r\n" for each in [*interim, head])
+        await connection.write(answer)
+        if path in CLOSING:
+            connection.close()
+
+
+class Gate:
+    """The application of the sidecar behind its front door, and which requests took the shortcut."""
+
+    def __init__(self, url: str, engine: Engine, taken: list[bool], out: io.BytesIO) -> None:
+        self.url = url
+        self.engine = engine
+        self.taken = taken
+        self._out = out
+        self._read = 0
+
+    def access_of(self, request_id: str) -> dict[str, Any]:
+        """The one access line of a request that nobody asked about before."""
+
+        def found() -> list[dict[str, Any]]:
+            wanted = json.dumps(request_id).encode()
+            lines = [line for line in self._out.getvalue()[self._read :].splitlines() if wanted in line]
+            return [json.loads(line) for line in lines]
+
+        (line,) = eventually(found)
+        self._read = len(self._out.getvalue())
+        return dict(line)
+
+    @property
+    def samples(self) -> dict[Any, float]:
+        return samples(generate_latest(self.engine.telemetry.metrics.registry).decode())
+
+
+@contextmanager
+def gate_before(url: str, store: Store, **settings: str) -> Iterator[Gate]:
+    chosen = load(environment(**({"redis_url": store.url, "upstream_url": url} | settings)), require_upstream=True)
+    out = io.BytesIO()
+    engine = build(chosen, mode="sidecar", access_log=AccessLog(out))
+    app, shortcut = create_app(chosen, engine)
+    taken: list[bool] = []
+
+    def counted(exchange: Exchange) -> bool:
+        taken.append(shortcut(exchange))
+        return taken[-1]
+
+    with serve_asgi(app, http=protocol(limits(chosen), Refusals(engine), shortcut=counted)) as listening:
+        yield Gate(listening, engine, taken, out)
+    # Whoever is counted in is counted out.
+    assert engine.telemetry.metrics._open == {True: 0, False: 0}
+    assert len(engine.streams) == 0
+
+
+@pytest.fixture(scope="module")
+def answers() -> Iterator[Backend]:
+    with Backend(answering) as running:
+        yield running
+
+
+class Gates(NamedTuple):
+    native: Gate
+    httpx: Gate
+
+
+@contextmanager
+def both(url: str, store: Store, **settings: str) -> Iterator[Gates]:
+    with (
+        gate_before(url, store, **settings) as native,
+        gate_before(url, store, **settings, upstream_transport="httpx") as httpx,
+    ):
+        yield Gates(native, httpx)
+
+
+@pytest.fixture(scope="module")
+def gates(answers: Backend, store: Store) -> Iterator[Gates]:
+    with both(answers.url, store) as running:
+        yield running
+
+
+class Seen(NamedTuple):
+    """One request from all sides: what its client got, what the backend got, and its access line."""
+
+    answer: bytes
+    reached: list[RawRequest]
+    line: dict[str, Any]
+
+
+async def to_the_end(client: RawClient) -> bytes:
+    """What comes until the connection ends, and how it ends."""
+    told = b""
+    try:
+        async with asyncio.timeout(10):
+            while part := await client.reader.read(65536):
+                told += part
+    except ConnectionResetError:
+        return told + b"<reset>"
+    return told
+
+
+def unchunked(told: bytes) -> bytes:
+    """An answer with its chunks joined: where they are cut says nothing. `<end>` where the last has come."""
+    head, _, body = told.rpartition(b"HTTP/1.1 ")[2].partition(b"\r\n\r\n")
+    if b"\r\ntransfer-encoding: chunked" not in head:
+        return told
+    joined, rest = b"", body
+    while match := re.match(rb"([0-9a-f]+)\r\n", rest):
+        size = int(match[1], 16)
+        joined, rest = joined + rest[match.end() : match.end() + size], rest[match.end() + size + 2 :]
+        if not size:
+            joined += b"<end>"
+            break
+    return told.removesuffix(body) + joined + rest
+
+
+_numbers = iter(range(1, 10**9))
+
+
+async def seen(gate: Gate, backend: Backend, lines: list[str], version: str = "1.1", id_lines: bool = True) -> Seen:
+    """A request of its own connection. Its id, and what tells one moment from another, are masked."""
+    number = f"id-{next(_numbers)}-{time.monotonic_ns()}"
+    before = len(backend.raw)
+    head = [lines[0] + f" HTTP/{version}", "Host: api.example", *lines[1:], "Connection: close"]
+    head += [f"X-Request-Id: {number}"] * id_lines
+    async with raw_client(gate.url) as client:
+        await client.send("\r\n".join([*head, "", ""]).encode())
+        told = await to_the_end(client)
+    if not id_lines:
+        number = re.search(rb"x-request-id: (\S+)", told)[1].decode()  # type: ignore[index]
+    line = gate.access_of(number)
+    assert set(line) >= {"ts", "duration_ms", "upstream_ms"}
+    line |= {"ts": "", "duration_ms": 0, "upstream_ms": line["upstream_ms"] is not None, "request_id": ""}
+    reached = [
+        request._replace(head=request.head.replace(number.encode(), b"<id>")) for request in backend.raw[before:]
+    ]
+    told = re.sub(rb"(?im)^date: (?!Tue, 01 Jan 2030).*$", b"date: <now>", told.replace(number.encode(), b"<id>"))
+    return Seen(unchunked(told), reached, line)
+
+
+async def alike(gates: Gates, backend: Backend, lines: list[str], *, version: str = "1.1", strict: bool = True) -> Seen:
+    """What a request looks like, whichever way it goes. `{token}` is a token that is new to the first."""
+    lines = [line.replace("{token}", token(someone(), roles=["a", "b"])) for line in lines]
+    gates.native.taken.clear()
+    first = await seen(gates.native, backend, lines, version)
+    second = await seen(gates.native, backend, lines, version)
+    assert gates.native.taken == [False, True]
+    assert second == first
+    third = await seen(gates.httpx, backend, lines, version)
+    if strict:
+        assert third == first
+    return second
+
+
+BEARER = "Authorization: Bearer {token}"
+
+
+@pytest.mark.parametrize(("method", "version"), [("GET", "1.1"), ("HEAD", "1.1"), ("GET", "1.0"), ("DELETE", "1.1")])
+@pytest.mark.parametrize("path", [path.decode() for path in [*ANSWERS, *CLOSING, b"/reset"]])
+async def test_every_answer_is_the_same(gates: Gates, answers: Backend, path: str, method: str, version: str) -> None:
+    if method == "HEAD" and path in {"/cut-length", "/cut-chunks", "/close", "/1.0"}:
+        pytest.skip("whole without a body")
+    # The other transport knows of no interim answers, and folds what is folded.
+    strict = path not in {"/103", "/folded"}
+    got = await alike(gates, answers, [f"{method} {path}", BEARER], version=version, strict=strict)
+    if path.encode() in ANSWERS:
+        assert got.answer.startswith(b"HTTP/1.1 " + (b"103" if path == "/103" and version == "1.1" else b""))
+        assert got.line["status"] < 500 or path == "/599"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["X-User-Id: 1", "x_user_id: 2", "X.Session.Id: 3", "X-USER-ROLES: admin", "X-Gatekeeper-Degraded: 1"],
+        ["X-Forwarded-For: 203.0.113.9", "X-Forwarded-Proto: https", "X-Forwarded-Host: evil", "X-Real-IP: 1.1.1.1"],
+        ["Forwarded: for=203.0.113.9", "X-Forwarded-Prefix: /a", "X-Original-URL: /admin", "X-Rewrite-URL: /b"],
+        ["Connection: X-User-Id, X-Request-Id, X-Forwarded-For, Authorization, X-Mine", "X-Mine: 1", "X-Other: 2"],
+        [
+            "Keep-Alive: 5",
+            "Proxy-Authorization: Basic eDp5",
+            "Proxy-Connection: close",
+            "Trailer: X",
+            "HTTP2-Settings: A",
+        ],
+        ["X: 1", "X: 2", "x: 3", "Accept: */*", "Cookie: a=1; b=2", "Cookie: c=3", "Range: bytes=0-1", "X-Empty:"],
+        ["Origin: https://a.example", "Referer: /", "If-None-Match: *", "Accept-Language: fr", "X-\xe4: 1", "X: \xe4"],
+        ["Content-Length: 0"],
+        ["Upgrade: h2c", "Connection: Upgrade"],
+    ],
+)  # H01, H02, H06, H10, P0-S10
+async def test_a_backend_is_told_the_same(gates: Gates, answers: Backend, lines: list[str]) -> None:
+    lines = ["GET //a/%2e%2e/b;c?x=1&&y=%00#"[:-1], BEARER, *lines]
+    plain = not {"Upgrade: h2c"} & set(lines)
+    mine = [line.replace("{token}", token(someone(), roles=["a,b", "\xe4"])) for line in lines]
+    gates.native.taken.clear()
+    first, second = [await seen(gates.native, answers, mine) for _ in range(2)]
+    assert first == second == await seen(gates.httpx, answers, mine)
+    if first.line["status"] == 200:
+        assert gates.native.taken == [False, plain]
+        (request,) = second.reached
+        assert len(request.get_all(b"x-request-id")) == len(request.get_all(b"x-user-id")) == 1
+
+
+async def test_without_an_id_one_is_made(gates: Gates, answers: Backend) -> None:
+    mine = ["GET /length", f"Authorization: Bearer {token(someone())}"]
+    assert await seen(gates.native, answers, mine) == await seen(gates.native, answers, mine, id_lines=False)
+
+
+class Case(NamedTuple):
+    """A token that was let pass, then something happens to it or its session."""
+
+    name: str
+    status: int
+    settings: dict[str, str] = {}
+    claims: dict[str, Any] = {}
+
+
+async def ended(gate: Gate, backend: Backend, user: str, mine: str, name: str) -> None:
+    """Makes happen what the case is called."""
+    other = f"Authorization: Bearer {token(user)}"
+    own = f"Authorization: Bearer {mine}"
+    admin = f"Authorization: Bearer {token(someone(), roles=['admin'])}"
+    if name == "logged out":
+        await seen(gate, backend, ["DELETE /sessions/logout", own])
+    elif name in {"revoked by the user", "deactivated"}:
+        rows = json.loads((await seen(gate, backend, ["GET /sessions/me", own])).answer.partition(b"\r\n\r\n")[2])
+        way = ["DELETE", ""] if name != "deactivated" else ["PATCH", "/deactivate"]
+        await seen(gate, backend, [f"{way[0]} /api/sessions/{rows[0]['id']}{way[1]}", other])
+    elif name == "revoked by an admin":
+        await seen(gate, backend, [f"DELETE /sessions/user/{user}", admin])
+    elif name == "evicted":
+        for _ in range(3):
+            await seen(gate, backend, ["GET /", f"Authorization: Bearer {token(user)}"])
+    elif name in {"idle", "over", "expired meanwhile"}:
+        await asyncio.sleep(1.3)
+
+
+CASES = [
+    Case("live", 200),
+    Case("logged out", 401),
+    Case("revoked by the user", 401),
+    Case("deactivated", 401),
+    Case("revoked by an admin", 401),
+    Case("evicted", 401),
+    Case("idle", 401, {"idle_timeout": "1s"}),
+    Case("over", 401, {"session_ttl": "1s"}),
+    Case("expired meanwhile", 401, {"jwt_leeway": "0s"}, {"exp": 1.2}),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+async def test_every_verdict_is_the_same(answers: Backend, store: Store, case: Case) -> None:
+    with both(answers.url, store, **case.settings) as gates:
+        user = someone()
+        claims = dict(case.claims)
+        if "exp" in claims:
+            claims["exp"] = int(time.time() + 1 + claims["exp"])
+        mine = token(user, **claims)
+        asked = ["GET /length", f"Authorization: Bearer {mine}", "Accept-Language: fr"]
+        for gate in gates:
+            assert (await seen(gate, answers, asked)).line["status"] == 200
+        if "exp" in claims:
+            await asyncio.sleep(1)
+        await ended(gates.native, answers, user, mine, case.name)
+        through = [await seen(gate, answers, asked) for gate in gates]
+        assert through[0] == through[1]
+        assert through[0].line["status"] == case.status
+
+
+@pytest.mark.parametrize("forward", ["true", "false"])
+@pytest.mark.parametrize(
+    "credentials",
+    [
+        ["Authorization: Bearer {token}"],
+        ["authorization:  bearer {token}"],
+        ["Cookie: a=1; access_token={token}; b=2"],
+        ["Authorization: Basic eDp5", "Cookie: access_token={token}"],
+        ["Authorization: Bearer {token}", "Cookie: access_token={token}; a=1"],
+        ["Authorization: Bearer {token}", "Cookie: access_token={other}; a=1"],
+        ["Authorization: Bearer {token}", "Cookie: access_token=rubbish"],
+        ["Authorization: Bearer {token}", "Authorization: Bearer {token}"],
+        ["Cookie: access_token={token}; access_token={other}"],
+        ["Cookie: access_token={other}", "Cookie: access_token={token}"],
+    ],
+)
+async def test_every_way_to_show_a_token_is_the_same(
+    answers: Backend, store: Store, credentials: list[str], forward: str
+) -> None:
+    with both(answers.url, store, forward_authorization=forward) as gates:
+        user = someone()
+        lines = [line.replace("{token}", token(user)).replace("{other}", token(someone())) for line in credentials]
+        first = await seen(gates.native, answers, ["GET /length", *lines])
+        assert await seen(gates.native, answers, ["GET /length", *lines]) == first
+        assert await seen(gates.httpx, answers, ["GET /length", *lines]) == first
+
+
+async def test_a_store_that_has_forgotten_everything_is_the_same(answers: Backend) -> None:
+    with external_store() as store, both(answers.url, store) as gates:
+        asked = ["GET /length", f"Authorization: Bearer {token(someone(), iat=int(time.time()) - 60)}"]
+        for gate in gates:
+            await seen(gate, answers, asked)
+        store.client.flushall()
+        await asyncio.sleep(1.5)
+        through = [await seen(gate, answers, asked) for gate in gates]
+        assert through[0] == through[1]
+        assert gates.native.taken[-1]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_store_that_is_away_is_the_same(answers: Backend, how: int) -> None:  # K1
+    with external_store() as store, both(answers.url, store, store_timeout="300ms") as gates:
+        asked = ["GET /length", f"Authorization: Bearer {token(someone())}"]
+        for gate in gates:
+            await seen(gate, answers, asked)
+        store.signal(how)
+        through = [await seen(gate, answers, asked) for gate in gates]
+        store.signal(signal.SIGKILL)
+        assert through[0] == through[1]
+        assert through[0].line["status"] == 503
+        assert gates.native.taken[-1] or how == signal.SIGKILL
+        errors = [gate.samples for gate in gates]
+        assert [each["gatekeeper_http_requests_in_flight", frozenset()] for each in errors] == [0, 0]
+
+
+# The backend's faults
+
+
+@pytest.mark.parametrize(("method", "again"), [("GET", True), ("HEAD", True), ("DELETE", False), ("POST", False)])
+async def test_only_what_may_be_repeated_is_sent_once_more(store: Store, method: str, again: bool) -> None:
+    served: dict[int, int] = {}
+
+    async def once(connection: RawConnection, request: RawRequest) -> None:
+        served[connection.number] = served.get(connection.number, 0) + 1
+        if served[connection.number] > 1 or request.target == b"/never":
+            connection.reset()
+        else:
+            await hello(connection, request)
+
+    with Backend(once) as backend, gate_before(backend.url, store) as gate:
+        mine = bearer(token(someone()))
+        for target, status, times in (("/", 200 if again else 502, 1 + again), ("/never", 502, 1 + again)):
+            # The connection is kept, and is dead when it serves next.
+            assert (await afetch(gate.url, "GET", "/", [mine])).status == 200
+            before = len(backend.raw)
+            length = [("Content-Length", "0")] if method == "POST" else []
+            assert (await afetch(gate.url, method, target, [mine, *length])).status == status
+            assert gate.taken[-1]
+            assert len(backend.raw) - before == times
+
+
+@pytest.mark.parametrize("path", ["/silent", "/length"])
+async def test_a_backend_that_is_silent_or_gone_is_the_same(store: Store, path: str) -> None:
+    with ExitStack() as stack:
+        backend = Backend(answering)
+        away = stack.enter_context(ExitStack())
+        away.enter_context(backend)
+        gates = stack.enter_context(both(backend.url, store, upstream_timeout="300ms"))
+        asked = [f"GET {path}", f"Authorization: Bearer {token(someone())}"]
+        for gate in gates:
+            await seen(gate, backend, ["GET /empty", asked[1]])
+        if path == "/length":
+            await asyncio.to_thread(away.close)
+        through = [await seen(gate, backend, asked) for gate in gates]
+        assert through[0] == through[1]
+        assert through[0].line["status"] == (504 if path == "/silent" else 502)
+        kind = frozenset({("kind", "timeout" if path == "/silent" else "connect")})
+        assert [gate.samples["gatekeeper_upstream_errors_total", kind] for gate in gates] == [1, 1]
+
+
+# The client's
+
+
+@pytest.mark.parametrize("path", ["/silent", "/large"])
+@pytest.mark.parametrize("way", ["application", "shortcut"])
+async def test_a_client_that_leaves_takes_its_request_along(
+    gates: Gates, answers: Backend, path: str, way: str
+) -> None:
+    mine = token(someone())
+    if way == "shortcut":
+        await afetch(gates.native.url, "GET", "/", [bearer(mine)])
+    number = f"left-{time.monotonic_ns()}"
+    before = len(answers.raw)
+    async with raw_client(gates.native.url) as client:
+        head = f"GET {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {mine}\r\nX-Request-Id: {number}\r\n\r\n"
+        await client.send(head.encode())
+        await asyncio.to_thread(eventually, lambda: len(answers.raw) > before)
+        if path == "/large":
+            await client.until(b"\r\n\r\n")
+    assert gates.native.taken[-1] == (way == "shortcut")
+    line = await asyncio.to_thread(gates.native.access_of, number)
+    assert (line["status"], line["decision"]) == (0 if path == "/silent" else 200, "allow")
+    assert line["bytes_out"] < len(LARGE)
+
+
+async def test_a_client_that_leaves_before_the_verdict_is_counted_by_it(answers: Backend) -> None:
+    with external_store() as store, gate_before(answers.url, store) as gate:
+        mine = token(someone())
+        await afetch(gate.url, "GET", "/", [bearer(mine)])
+        store.signal(signal.SIGSTOP)
+        async with raw_client(gate.url) as client:
+            head = f"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {mine}\r\nX-Request-Id: early\r\n\r\n"
+            await client.send(head.encode())
+            await asyncio.to_thread(eventually, lambda: len(gate.taken) == 2)
+        await asyncio.sleep(0.1)
+        store.signal(signal.SIGCONT)
+        line = await asyncio.to_thread(gate.access_of, "early")
+        assert (gate.taken[-1], line["status"], line["decision"], line["user_id"] is None) == (True, 0, "allow", False)
+
+
+async def test_pipelined_requests_are_answered_in_their_order(gates: Gates, answers: Backend) -> None:  # F20
+    mine = token(someone())
+    await afetch(gates.native.url, "GET", "/", [bearer(mine)])
+    gates.native.taken.clear()
+    head = f"HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {mine}\r\n"
+    paths = ["/length", "/404", "/chunked", "/304", "/public", "/empty"] * 20
+    upload = f"POST /length {head}Content-Length: 3\r\n\r\nabc"
+    asked = "".join(f"GET {path} {head}\r\n" for path in paths) + upload + f"GET /close {head}Connection: close\r\n\r\n"
+    async with raw_client(gates.native.url) as client:
+        await client.send(asked.encode())
+        told = await to_the_end(client)
+    statuses = [int(each) for each in re.findall(rb"HTTP/1.1 (\d+) ", told)]
+    assert statuses == [200, 404, 200, 304, 200, 200] * 20 + [200, 200]
+    assert gates.native.taken == [True] * 121
+    assert told.endswith(b"to the end\r\n0\r\n\r\n")
+
+
+async def test_who_pipelines_and_reads_nothing_has_few_answers_made(gates: Gates, answers: Backend) -> None:  # B5
+    mine = token(someone())
+    await afetch(gates.native.url, "GET", "/", [bearer(mine)])
+    before = len(answers.raw)
+    head = f"GET /medium HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {mine}\r\n\r\n"
+    async with raw_client(gates.native.url) as client:
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        client.writer.write(head.encode() * 2000)
+        await asyncio.sleep(2)
+        # What the system itself holds, and little more.
+        assert len(answers.raw) - before < 400
+
+
+# Streams
+
+
+@pytest.mark.parametrize("way", ["application", "shortcut"])
+@pytest.mark.parametrize("path", ["/events", "/quiet", "/download", "/chunked"])
+async def test_a_session_that_ends_ends_its_stream_on_either_way(store: Store, path: str, way: str) -> None:  # E-11
+    streams = Streams()
+    with Backend(streams) as backend, gate_before(backend.url, store) as gate:
+        mine = token(someone())
+        if way == "shortcut":
+            await afetch(gate.url, "GET", "/", [bearer(mine)])
+        async with requested(gate.url, path, mine, headers=[("X-Request-Id", "stream")]) as client:
+            assert gate.taken[-1] == (way == "shortcut")
+            await asyncio.sleep(0.8)
+            assert client.is_open
+            await afetch(gate.url, "DELETE", "/sessions/logout", [bearer(mine)])
+            ended = await client.end()
+        of_events = path in {"/events", "/quiet"}
+        assert ended.whole == of_events
+        assert ended.body.endswith(b"\n\nevent: session-ended\ndata: logged_out\n\n") == of_events
+        line = await asyncio.to_thread(gate.access_of, "stream")
+        assert (line["status"], line["decision"]) == (200, "allow")
+        if of_events:
+            assert line["bytes_out"] == len(ended.body)
+        await asyncio.to_thread(eventually, lambda: streams.given_up == 1)
+
+
+async def test_the_end_of_the_grace_is_the_same_on_either_way(store: Store) -> None:  # P0-S17
+    async def deciding(connection: RawConnection, request: RawRequest) -> None:
+        if request.target == b"/silent":
+            await connection.gone()
+            connection.close()
+        else:
+            await Streams()(connection, request)
+
+    with Backend(deciding) as backend, sidecar(backend.url, redis_url=store.url, shutdown_grace="700ms") as gate:
+        known, new = token(someone()), [token(someone()) for _ in range(3)]
+        await afetch(gate.url, "GET", "/", [bearer(known)])
+        async with AsyncExitStack() as stack:
+            silent = [
+                asyncio.create_task(afetch(gate.url, "GET", "/silent", [bearer(each)])) for each in (known, new[0])
+            ]
+            clients = [
+                await stack.enter_async_context(requested(gate.url, path, each))
+                for path, of_path in (("/quiet", new[1]), ("/chunked", new[2]))
+                for each in (known, of_path)
+            ]
+            await asyncio.to_thread(eventually, lambda: len(backend.raw) >= 7)
+            gate.terminate()
+            ends = [await client.end() for client in clients]
+            assert [end.whole for end in ends] == [True, True, False, False]
+            assert [(await each).status for each in silent] == [504, 504]
+        assert await asyncio.to_thread(gate.exit_code) == 0
+        lines = sorted((line["path"], line["status"], line["decision"], line["reason"]) for line in gate.access)
+        assert lines[1::2] == lines[2::2]
+        assert len(lines) == 7
