@@ -7,6 +7,8 @@ import asyncio
 import base64
 import hashlib
 import os
+import socket
+import struct
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
