@@ -6,11 +6,15 @@ Ids in comments are those of the attack catalogue.
 from __future__ import annotations
 
 import asyncio
+import shutil
+import socket
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import pytest
 
@@ -19,6 +23,7 @@ from gatekeeper.proxy.http import Proxy
 from gatekeeper.proxy.native import NativeUpstream
 from tests.proxy.chain import chain
 from tests.servers import RawConnection, RawRequest, raw_client, serve_asgi
+from tests.system.sidecar import eventually, external_store, sidecar, someone, token
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
 CHUNKED = b"Transfer-Encoding: chunked"
@@ -103,10 +108,55 @@ def node() -> Iterator[Node]:
         process.stdout.close()
 
 
+NGINX = """
+daemon off; master_process off; pid %(at)s/pid; error_log %(at)s/error crit;
+events {}
+http {
+  log_format targets "$request_uri";
+  access_log %(at)s/targets targets;
+  client_body_temp_path %(at)s/body;
+  server { listen 127.0.0.1:%(port)d; location / { return 200; } }
+}
+"""
+
+
+class Nginx:
+    """nginx, with every request in its log, those that it refuses too."""
+
+    def __init__(self, directory: Path, port: int) -> None:
+        self._log = directory / "targets"
+        self.url = f"http://127.0.0.1:{port}"
+
+    def targets(self) -> list[str]:
+        return self._log.read_text().splitlines() if self._log.exists() else []
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def nginx() -> Iterator[Nginx]:
+    with tempfile.TemporaryDirectory(prefix="gk-nginx-") as name:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        (Path(name) / "conf").write_text(NGINX % {"at": name, "port": port})
+        process = subprocess.Popen(["nginx", "-p", name, "-c", f"{name}/conf", "-e", f"{name}/error"])
+        try:
+            eventually(lambda: _listens(port))
+            yield Nginx(Path(name), port)
+        finally:
+            process.kill()
+            process.wait()
+
+
 @contextmanager
 def backend_of(kind: str) -> Iterator[Counting]:
-    if kind == "node":
-        with node() as running:
+    if kind in {"node", "nginx"}:
+        if shutil.which(kind) is None:
+            pytest.skip(f"no {kind} here")
+        with node() if kind == "node" else nginx() as running:
             yield running
         return
     app = Lax()
@@ -115,13 +165,34 @@ def backend_of(kind: str) -> Iterator[Counting]:
         yield app
 
 
-@pytest.fixture(scope="module", params=["h11", "httptools", "node"])
-def chained(request: pytest.FixtureRequest) -> Iterator[tuple[str, Counting]]:
-    with (
-        backend_of(request.param) as backend,
-        serve_asgi(Proxy(NativeUpstream(backend.url), trusted_proxies=TrustedProxies([]))) as url,
-    ):
-        yield url, backend
+class Chained(NamedTuple):
+    """A front before a backend; `credential` is what an admitted request shows it."""
+
+    url: str
+    backend: Counting
+    credential: bytes
+
+    async def admitted(self, data: bytes) -> int:
+        """How many answers of 200 come back for `data`, if its first request shows who it is from."""
+        return await admitted(self.url, data.replace(b"Host: a", b"Host: a" + self.credential, 1))
+
+
+@pytest.fixture(scope="module", params=["h11", "httptools", "node", "nginx"])
+def backend(request: pytest.FixtureRequest) -> Iterator[Counting]:
+    with backend_of(request.param) as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=["proxy", pytest.param("sidecar", marks=pytest.mark.slow)])
+def chained(request: pytest.FixtureRequest, backend: Counting) -> Iterator[Chained]:
+    if request.param == "proxy":
+        with serve_asgi(Proxy(NativeUpstream(backend.url), trusted_proxies=TrustedProxies([]))) as url:
+            yield Chained(url, backend, b"")
+        return
+    with external_store() as store, sidecar(backend.url, redis_url=store.url) as gate:
+        # The first of its token takes another way than those behind it.
+        credential = "\r\nAuthorization: Bearer " + token(someone())
+        yield Chained(gate.url, backend, credential.encode())
 
 
 def post(*lines: bytes, body: bytes = b"") -> bytes:
@@ -185,26 +256,26 @@ async def admitted(url: str, data: bytes) -> int:
     return told.count(b"HTTP/1.1 200 ")
 
 
-async def test_a_backend_counts_the_requests_that_were_admitted(chained: tuple[str, Counting]) -> None:
+async def test_a_backend_counts_the_requests_that_were_admitted(chained: Chained) -> None:
     # F16
-    url, backend = chained
+    backend = chained.backend
     passed = 0
     before = len(backend.targets())
     for data in HOSTILE:
-        passed += await admitted(url, data)
+        passed += await chained.admitted(data)
     await _settled(backend, before + passed)
     assert "/smuggled" not in backend.targets()
     assert len(backend.targets()) == before + passed > 0
 
 
-async def test_no_way_to_write_a_transfer_coding_splits_a_request(chained: tuple[str, Counting]) -> None:
+async def test_no_way_to_write_a_transfer_coding_splits_a_request(chained: Chained) -> None:
     # F17, F04
-    url, backend = chained
+    backend = chained.backend
     passed = 0
     before = len(backend.targets())
     body = b"0\r\n\r\n" + SMUGGLED
     for line in mutations():
-        passed += await admitted(url, post(line, b"Content-Length: %d" % len(body), body=body))
+        passed += await chained.admitted(post(line, b"Content-Length: %d" % len(body), body=body))
     await _settled(backend, before + passed)
     assert "/smuggled" not in backend.targets()
     assert len(backend.targets()) == before + passed
