@@ -149,7 +149,7 @@ def _store(settings: Settings) -> Store:
     ca_file = str(settings.store_ca_file) if settings.store_ca_file else None
     connect = partial(open_client, url, timeout_seconds=settings.store_timeout, ca_file=ca_file)
     scripts = Scripts(url, timeout_seconds=settings.store_timeout, ca_file=ca_file, replicas=settings.store_replicas)
-    epoch = Epoch(scripts, key_prefix=settings.key_prefix, lies_apart=scripts.is_cluster)
+    epoch = Epoch(scripts, key_prefix=settings.key_prefix)
     scripts.guard = breaker = Breaker(epoch.beat, opens=not scripts.is_cluster)
     slots = Slots(
         scripts,

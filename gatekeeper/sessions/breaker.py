@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
@@ -42,11 +41,12 @@ class Breaker:
         probe: Callable[[], Awaitable[object]],
         *,
         opens: bool = True,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._probe = probe
         self._opens = opens
-        self._clock = clock
+        # That of the calls, whichever loop it is.
+        self._clock = clock or (lambda: asyncio.get_running_loop().time())
         self._fault: StoreUnavailable | None = None
         self._in_a_row = 0
         self._last_failed_at: float | None = None
@@ -75,10 +75,6 @@ class Breaker:
         beside answers are one fault until ten seconds pass without one."""
         return None if self._failing_since is None else self._clock() - self._failing_since
 
-    def now(self) -> float:
-        """The breaker's clock, for `failed`."""
-        return self._clock()
-
     def check(self) -> None:
         """Before a call. Raises `StoreUnavailable` where it is not to be made."""
         if self._fault is not None:
@@ -99,14 +95,15 @@ class Breaker:
             self._tell(True)
 
     def failed(self, error: StoreUnavailable, *, began_at: float) -> None:
-        """After a call that began at `began_at` (`now`) and was not answered, or with an error."""
+        """After a call that began at `began_at`, by the clock of the event loop, and was not answered, or with an
+        error."""
         if self._is_over:
             return
         if error.kind not in AT_ONCE and error.kind not in IN_A_ROW:
             # The store is well: it was this call that it would not do.
             self._in_a_row = 0
             return
-        counts = self._last_failed_at is None or began_at >= self._last_failed_at or error.kind == "timeout"
+        counts = self._last_failed_at is None or began_at > self._last_failed_at or error.kind == "timeout"
         self._last_failed_at = self._clock()
         if self._failing_since is None:
             self._failing_since = began_at

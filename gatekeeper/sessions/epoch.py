@@ -31,9 +31,9 @@ class Epoch:
     nothing was lost; `id` is empty until the store has answered once. `lies_apart`: the scripts of a user cannot read
     it, as in a Cluster."""
 
-    def __init__(self, scripts: Scripts, *, key_prefix: str, lies_apart: bool = False) -> None:
+    def __init__(self, scripts: Scripts, *, key_prefix: str) -> None:
         self._scripts = scripts
-        self.lies_apart: Final = lies_apart
+        self.lies_apart: Final = scripts.is_cluster
         self.key: Final = f"{key_prefix}epoch".encode()
         self.id = ""
         self.adopt_not_before = 0

@@ -33,4 +33,7 @@ def kind_of_reply(text: str) -> str:
     """The fault that an error reply tells of; `refused` for one that concerns this call alone."""
     if "max number of clients" in text:
         return "too_many_clients"
+    if text.startswith("ERR Protocol error: unauthenticated "):
+        # Of who has not logged in, long commands are not even read.
+        return "unauthenticated"
     return _BY_CODE.get(code_of_reply(text), "refused")

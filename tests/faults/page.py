@@ -11,11 +11,22 @@ from tests.faults.scenarios import Fault
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 _BEGIN, _END = "<!-- python -m tests.faults: begin -->\n", "<!-- python -m tests.faults: end -->\n"
 
-# Shown by tests of their own, without traffic.
+# Shown by tests of their own.
 APART: Mapping[str, tuple[str, str]] = {
     "R6": ("a `maxmemory-policy` that evicts", "`gatekeeper check --online` warns"),
+    "R11": (
+        "the master is killed, or replaced as planned (Sentinel)",
+        "its successor is followed; with `GATEKEEPER_STORE_REPLICAS=1` no acknowledged end is lost",
+    ),
+    "R12": ("a master that was frozen and replaced comes back (Sentinel)", "it is left before that"),
+    "R13": ("a master that is cut off from its replicas", "no end is acknowledged that no replica has"),
+    "R14": (
+        "slots move, a primary dies, a part is away (Cluster)",
+        "moves are no fault; 503 until a replica takes over; no acknowledged end is lost",
+    ),
     "R16": ("a session that began before the copy and ended after it", "lives again: the log warns of it"),
     "R20": ("clients that leave at any moment", "nobody gets anybody else's answer"),
+    "R22": ("what is published of ends is lost", "open streams end three seconds later at most"),
     "R23": ("the store expires no keys by itself", "sessions end by the deadlines in their records"),
     "T1": ("the host's clock jumps by an hour, either way", "no session ends; tokens are judged by that clock"),
     "T2": ("Gatekeeper frozen and thawed", "who was signed out meanwhile is refused at the first request"),

@@ -56,13 +56,13 @@ def repeated(action: Callable[[], object], *, every: float) -> Iterator[None]:
 
 
 def _simple(
-    bed: Bed, begin: Callable[[], object], heal: Callable[[], object], *, down: bool = True, seconds: float = 0.6
+    bed: Bed, begin: Callable[[], object], heal: Callable[[], object], *, down: bool = True, for_all_of_it: bool = True
 ) -> Outcome:
-    with Trial(bed, expect_down=down) as trial:
-        trial.begins()
+    with Trial(bed, expect_down=down, for_all_of_it=for_all_of_it) as trial:
         begin()
+        trial.begins()
         try:
-            trial.lasts(seconds)
+            trial.lasts()
         finally:
             heal()
             trial.heals()
@@ -92,7 +92,8 @@ def frozen(bed: Bed) -> Outcome:
 def paused(bed: Bed) -> Outcome:
     # It takes no UNPAUSE either: the answer to a PING is the end.
     client: Any = bed.store.client
-    return _simple(bed, lambda: client.execute_command("CLIENT", "PAUSE", "1500", "ALL"), client.ping)
+    begin = lambda: client.execute_command("CLIENT", "PAUSE", "1500", "ALL")  # noqa: E731
+    return _simple(bed, begin, client.ping, for_all_of_it=False)
 
 
 @fault("R3", "writes paused")
@@ -170,9 +171,9 @@ def loading(bed: Bed) -> Outcome:
     together.execute()
     client.execute_command("BGREWRITEAOF")
     eventually(lambda: not client.info("persistence")["aof_rewrite_in_progress"])
-    with Trial(bed) as trial:
-        trial.begins()
+    with Trial(bed, for_all_of_it=False) as trial:
         bed.store.kill()
+        trial.begins()
         bed.store.start("--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024", wait=False)
         trial.lasts(0.2)
         eventually(bed.store.answers)
@@ -205,12 +206,16 @@ def busy(bed: Bed) -> Outcome:
 
     thread = threading.Thread(target=endless, daemon=True)
 
+    def begin() -> None:
+        thread.start()
+        eventually(lambda: not bed.store.answers())
+
     def heal() -> None:
         client.execute_command("SCRIPT", "KILL")
         thread.join(10)
 
     try:
-        return _simple(bed, thread.start, heal)
+        return _simple(bed, begin, heal)
     finally:
         client.config_set("busy-reply-threshold", "5000")
         other.close()
@@ -229,8 +234,8 @@ def flushed(bed: Bed) -> Outcome:
 @fault("R15", "killed, and started again without its data")
 def emptied(bed: Bed) -> Outcome:
     with Trial(bed, forgets=True) as trial:
-        trial.begins()
         bed.store.kill()
+        trial.begins()
         shutil.rmtree(bed.store.directory / "appendonlydir")
         trial.lasts()
         bed.store.start()
@@ -245,8 +250,8 @@ def restored(bed: Bed) -> Outcome:
     # What the running processes have asked since, the copy lacks.
     time.sleep(1.1)
     with Trial(bed, forgets=True) as trial:
-        trial.begins()
         bed.store.kill()
+        trial.begins()
         shutil.rmtree(data)
         copy.rename(data)
         trial.lasts()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 from websockets.exceptions import InvalidStatus
@@ -52,6 +53,10 @@ def degradable(backend: Backend, **settings: str) -> Iterator[tuple[World, Store
         options = {"on_store_failure": "allow_verified", "store_timeout": "0.3", "public_paths": "/public/*"} | settings
         with sidecar(backend.url, redis_url=store.url, **options) as gate:
             yield World(gate.url, lambda: backend.reached, store), store, gate
+
+
+def refuses(world: World, bearing: str) -> bool:
+    return world.fetch("/", bearing).status == 401
 
 
 def assert_degraded(request: Reached) -> None:
@@ -166,6 +171,26 @@ def test_an_ended_session_is_over_for_every_token_of_it(backend: Backend) -> Non
         assert world.refused("/", second).status == 401
 
 
+def test_what_was_ended_elsewhere_is_over_here(backend: Backend) -> None:
+    with (
+        degradable(backend) as (world, store, _),
+        sidecar(backend.url, redis_url=store.url, store_timeout="0.3") as elsewhere,
+    ):
+        there = World(elsewhere.url, lambda: backend.reached, store)
+        one, other, spared = someone(), someone(), someone()
+        tokens = [token(one), token(other), token(other), token(spared), token(spared)]
+        for each in tokens:
+            world.passed("/", each)
+        assert there.fetch("/sessions/logout", tokens[0], method="DELETE").status == 200
+        assert there.fetch("/sessions/all", tokens[1], method="DELETE").status == 200
+        assert there.fetch("/api/users/me/sessions", tokens[3], method="DELETE").status == 200
+        store.kill()
+        for each in (*tokens[:3], tokens[4]):
+            eventually(partial(refuses, world, each))
+        assert_degraded(world.passed("/", tokens[3]))
+
+
+@pytest.mark.slow
 def test_it_lasts_no_longer_than_it_may(backend: Backend) -> None:
     with degradable(backend, degraded_max="1s") as (world, store, gate):
         bearing = token(someone())
@@ -189,8 +214,10 @@ def test_a_garbled_record_is_no_outage(backend: Backend) -> None:
         bearing = token(user)
         (session,) = world.session_ids(bearing)
         store.client.hset(f"gk:{{{user}}}:sessions", str(session), "garbage")
+        asked = store.scripts_run
         for _ in range(10):
             assert world.refused("/", bearing).status == 503
+        assert store.scripts_run == asked + 10
         assert world.passed("/", token(someone())).get_all("x-gatekeeper-degraded") == []
         assert gate.metric("gatekeeper_store_up") == 1.0
         assert gate.metric("gatekeeper_store_errors_total", kind="refused") >= 10

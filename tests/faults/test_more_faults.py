@@ -51,6 +51,7 @@ def backend() -> Iterator[Backend]:
         yield running
 
 
+@pytest.mark.slow
 def test_a_store_that_evicts_is_warned_of(store: Store) -> None:  # R6
     store.client.config_set("maxmemory-policy", "allkeys-lru")
     try:
@@ -91,6 +92,7 @@ def test_who_needs_no_verdict_never_touches_the_store(the_bed: Bed) -> None:
     the_bed.service()
 
 
+@pytest.mark.slow
 def test_a_restored_copy_is_warned_of_for_the_ends_that_it_lacks(store: Store, backend: Backend) -> None:  # R16
     """A session that had begun before the copy and ended after it lives again: that is what the warning says."""
     with sidecar(backend.url, redis_url=store.url, store_timeout="0.3") as gate:
@@ -134,17 +136,21 @@ def test_clients_that_leave_at_any_time_get_nobody_elses_answer(the_bed: Bed) ->
         asyncio.run(many())
     finally:
         the_bed.proxy.calm()
+    asked = the_bed.reached[before:]
+    the_bed.service()
     sessions = {}
     for bearing in tokens:
         ids = World(gate.url, lambda: the_bed.reached).session_ids(bearing)
         assert len(ids) == 1
         sessions[bearing] = ids[0]
-    for request in the_bed.reached[before:]:
+    assert asked
+    for request in asked:
         (sent,) = [value.removeprefix("Bearer ") for value in request.get_all("authorization")]
         assert request.get_all("x-user-id") == [subject_of(sent)]
         assert request.get_all("x-session-id") == [str(sessions[sent])]
 
 
+@pytest.mark.slow
 def test_a_store_that_expires_nothing_by_itself_expires_sessions(store: Store, backend: Backend) -> None:  # R23
     client: Any = store.client
     client.execute_command("DEBUG", "SET-ACTIVE-EXPIRE", "0")
@@ -215,6 +221,7 @@ def test_a_gatekeeper_that_was_frozen_lets_nobody_pass_who_is_out(the_bed: Bed) 
     assert fetch(frozen.url, "GET", "/", [bearer(stays)]).status == 200
 
 
+@pytest.mark.slow
 def test_a_gatekeeper_that_starts_before_its_store(backend: Backend) -> None:  # K11
     with external_store(*_OPTIONS) as store:
         store.kill()

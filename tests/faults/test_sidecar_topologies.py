@@ -44,3 +44,29 @@ def test_a_gate_lists_ends_and_refuses_as_on_one_server(store: Watched | Sharded
         done = command("check", "--online", redis_url=store.url, store_replicas="2", upstream_url=backend.url)
         assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stdout
         assert "the store has 1 replicas and STORE_REPLICAS is 2" in done.stdout
+
+
+@pytest.mark.parametrize("store", list(_TOPOLOGIES), indirect=True)
+def test_a_loss_of_all_data_is_noticed_and_an_outage_passed_over(store: Watched | Sharded) -> None:
+    # R15; contract 4.9. In a Cluster the epoch lies apart from the users, and each node fails by itself.
+    with (
+        Backend() as backend,
+        sidecar(backend.url, redis_url=store.url, store_timeout="0.3", on_store_failure="allow_verified") as gate,
+    ):
+        assert eventually(lambda: gate.ready().status == 200)
+        world = World(gate.url, lambda: backend.reached)
+        of_before = [token(someone()) for _ in range(8)]
+        for bearing in of_before[:4]:
+            world.passed("/", bearing)
+        for node in store.primaries if isinstance(store, Sharded) else [store.master]:
+            node.ask("FLUSHALL")
+        eventually(lambda: any("lost data" in line["event"] for line in gate.log))
+        for bearing in of_before:
+            assert world.refused("/", bearing).status == 401
+        eventually(lambda: world.fetch("/", token(someone())).status == 200)
+        bearing = token(someone())
+        assert world.passed("/", bearing).get_all("x-gatekeeper-degraded") == []
+        for node in store.nodes:
+            node.kill()
+        eventually(lambda: gate.metric("gatekeeper_store_up") == 0.0)
+        assert world.passed("/", bearing).get_all("x-gatekeeper-degraded") == ["1"]

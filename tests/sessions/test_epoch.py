@@ -166,16 +166,3 @@ async def test_what_is_known_never_goes_back(store_url: str) -> None:
             client.hset("gk:epoch", "adopt_not_before", "0")
         await one.epoch.beat()
         assert one.epoch.adopt_not_before == noticed
-
-
-async def test_where_scripts_cannot_read_it_a_loss_is_known_after_a_look(store_url: str) -> None:
-    """As in a Cluster."""
-    async with gatekeepers(store_url, 1) as (one,):
-        epoch = Epoch(one.scripts, key_prefix="gk:", lies_apart=True)
-        store = SessionStore(Slots(one.scripts, key_prefix="gk:", rules=RULES, epoch=epoch))
-        await epoch.beat()
-        with redis.Redis.from_url(store_url) as client:
-            client.flushall()
-        await epoch.beat()
-        assert (await store.check(token("a", issued_at=time.time() - 5), CLIENT)).word == "unknown"
-        await epoch.aclose()
