@@ -6,13 +6,19 @@ import asyncio
 import logging
 import sys
 import time
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gatekeeper import __version__
 from gatekeeper.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gatekeeper.sessions.trail import AuditEvent, Trail
 
 app = typer.Typer(
     name="gatekeeper",
@@ -24,6 +30,8 @@ app = typer.Typer(
 )
 sessions = typer.Typer(help="Look at and end sessions, straight in the store.", no_args_is_help=True)
 app.add_typer(sessions, name="sessions")
+audit = typer.Typer(help="Read the audit trail, straight from the store, as JSON lines.", no_args_is_help=True)
+app.add_typer(audit, name="audit")
 
 
 def main() -> None:
@@ -154,11 +162,86 @@ def revoke_sessions(
         raise typer.Exit(1)
 
 
+@audit.command("tail")
+def tail_audit(
+    number: Annotated[int, typer.Option("--number", "-n", help="How many of the newest.", min=0, max=100_000)] = 10,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="And then what happens, until Ctrl-C.")] = False,
+) -> None:
+    """The newest events, oldest first."""
+
+    async def work(trail: Trail) -> None:
+        newest = await trail.last(max(number, 1))
+        for _, event in newest[-number:] if number else ():
+            _print_event(event)
+        if follow:
+            async for event in trail.follow(newest[-1][0] if newest else None):
+                _print_event(event)
+
+    with suppress(KeyboardInterrupt):
+        _with_trail(work)
+
+
+@audit.command("export")
+def export_audit(
+    since: Annotated[str | None, typer.Option(help="From then on: 2026-11-25T08:00Z, or 24h for a day ago.")] = None,
+    until: Annotated[str | None, typer.Option(help="Until before then, likewise.")] = None,
+    user: Annotated[str | None, typer.Option(help="Only whom this user id concerns, or who acted under it.")] = None,
+) -> None:
+    """The events that the store still has, oldest first."""
+    start = "-" if since is None else str(_milliseconds("--since", since))
+    end = "+" if until is None else f"({_milliseconds('--until', until)}"
+
+    async def work(trail: Trail) -> None:
+        async for _, event in trail.read(start, end):
+            if user is None or user in (event.user_id, event.actor_id):
+                _print_event(event)
+
+    _with_trail(work)
+
+
+def _print_event(event: AuditEvent) -> None:
+    import msgspec
+
+    print(msgspec.json.encode(event).decode(), flush=True)
+
+
+def _milliseconds(option: str, text: str) -> int:
+    """An instant in ISO 8601, in UTC where it names no zone, or how long ago that was."""
+    from gatekeeper.settings.types import seconds
+
+    try:
+        instant = datetime.fromisoformat(text)
+        return int((instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp() * 1000)
+    except ValueError:
+        pass
+    try:
+        return max(0, int((time.time() - seconds(text)) * 1000))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no instant and no duration", param_hint=option) from None
+
+
+def _with_trail(work: Callable[[Trail], Awaitable[None]]) -> None:
+    """Does `work` with the audit trail in the configured store."""
+    from gatekeeper.compose import open_store
+    from gatekeeper.settings import load
+
+    async def run() -> None:
+        store = open_store(load())
+        if store.embedded is not None:
+            await asyncio.to_thread(store.embedded.start)
+        try:
+            await work(store.sessions.trail)
+        finally:
+            await store.scripts.aclose()
+            if store.embedded is not None:
+                await asyncio.to_thread(store.embedded.stop)
+
+    _run(run)
+
+
 def _with_manager(work: Any) -> Any:
     """What `work` returns, given a manager over the configured store."""
     from gatekeeper.compose import build
-    from gatekeeper.embedded import EmbeddedStoreFailed
-    from gatekeeper.errors import StoreUnavailable
     from gatekeeper.settings import load
 
     async def run() -> Any:
@@ -169,8 +252,16 @@ def _with_manager(work: Any) -> Any:
         finally:
             await engine.aclose()
 
+    return _run(run)
+
+
+def _run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """What `work` returns. A store that does not answer is told in one line, exit code 1."""
+    from gatekeeper.embedded import EmbeddedStoreFailed
+    from gatekeeper.errors import StoreUnavailable
+
     try:
-        return asyncio.run(run())
+        return asyncio.run(work())
     except (StoreUnavailable, EmbeddedStoreFailed) as error:
         print(f"gatekeeper: {error}", file=sys.stderr)
         raise typer.Exit(1) from None

@@ -31,6 +31,7 @@ from gatekeeper.sessions.degraded import Degraded
 from gatekeeper.sessions.ended import Ended
 from gatekeeper.sessions.ends import End, EndsListener
 from gatekeeper.sessions.epoch import Epoch
+from gatekeeper.sessions.housekeeping import Housekeeping
 from gatekeeper.sessions.limits import Limiter, Rate
 from gatekeeper.sessions.manager import Manager
 from gatekeeper.sessions.once import Once
@@ -76,7 +77,8 @@ def build(
     metrics = Metrics(mode)
     signing = _signing_keys(settings)
     keys = _keys(settings, signing, fetch or http_fetcher())
-    store = _store(settings)
+    store = open_store(settings)
+    store.slots.outbox.events = metrics
     streams = OpenStreams(store.sessions, idle_seconds=settings.idle_timeout)
     manager = Manager(store.sessions, metrics)
     sources = TokenSources(settings.effective_token_sources)
@@ -109,6 +111,7 @@ def build(
         manager=manager,
         exempt=Exemptions(settings.exempt_users),
         events=metrics,
+        trail=store.slots.outbox.trail,
         attempts=_attempts(settings, store.scripts),
     )
     return Engine(
@@ -135,6 +138,7 @@ def build(
         breaker=store.breaker,
         streams=streams,
         ends=_ends(store, streams),
+        housekeeping=Housekeeping(store.sessions, store.slots.outbox),
         keys=keys,
         embedded=store.embedded,
         connect=store.connect,
@@ -143,7 +147,8 @@ def build(
     )
 
 
-def _store(settings: Settings) -> Store:
+def open_store(settings: Settings) -> Store:
+    """What speaks to the store that `settings` name; an embedded one is not started."""
     embedded = EmbeddedValkey(settings.data_dir) if settings.redis_url is None else None
     url = embedded.url if embedded is not None else settings.redis_url.get_secret_value()  # type: ignore[union-attr]
     ca_file = str(settings.store_ca_file) if settings.store_ca_file else None

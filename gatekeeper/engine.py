@@ -25,6 +25,7 @@ from gatekeeper.sessions.connection import Scripts
 from gatekeeper.sessions.device import warm_up
 from gatekeeper.sessions.ends import EndsListener
 from gatekeeper.sessions.epoch import BEAT_SECONDS, Epoch
+from gatekeeper.sessions.housekeeping import Housekeeping
 from gatekeeper.sessions.manager import Manager
 from gatekeeper.sessions.streams import OpenStreams
 from gatekeeper.telemetry import Telemetry
@@ -63,6 +64,7 @@ class Engine:
         breaker: Breaker,
         streams: OpenStreams,
         ends: EndsListener,
+        housekeeping: Housekeeping,
         keys: Keys,
         embedded: EmbeddedValkey | None,
         connect: Callable[[], Any],
@@ -95,6 +97,7 @@ class Engine:
         self._epoch = epoch
         self._breaker = breaker
         self._ends = ends
+        self._housekeeping = housekeeping
         self._keys = keys
         self._embedded = embedded
         self._connect = connect
@@ -139,7 +142,8 @@ class Engine:
             if self._embedded is not None:
                 await asyncio.to_thread(self._embedded.start)
                 self._tasks.append(asyncio.create_task(self._embedded.watch()))
-            for beside in (self._probe(), self._ends.listen(), self.streams.watch()):
+            besides = (self._probe(), self._ends.listen(), self.streams.watch(), self._housekeeping.run())
+            for beside in besides:
                 self._tasks.append(asyncio.create_task(beside))
             self.started = True
 
@@ -156,6 +160,7 @@ class Engine:
         self._starting = None
         if self.issuing is not None:
             await self.issuing.aclose()
+        await self._housekeeping.aclose()
         await self._breaker.aclose()
         await self._epoch.aclose()
         await self._scripts.aclose()

@@ -13,13 +13,13 @@ from typing import Any, Final
 
 import msgspec
 
-from gatekeeper.audit import Action, record
 from gatekeeper.dialects.base import Problem
 from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.models import Client, Session
-from gatekeeper.observing import Parts, Visit, Who, counted
-from gatekeeper.sessions.events import Event
+from gatekeeper.observing import Parts, Visit, Who, counted, record, record_failed_login
+from gatekeeper.sessions.events import Acting, Event
 from gatekeeper.sessions.sign_ins import RefreshToken, Rotation, Successor
+from gatekeeper.sessions.trail import Action
 from gatekeeper.tokens.issuer import AccessTokens, IssuedToken, digest, new_refresh_token, new_sid, seal, unseal
 from gatekeeper.tokens.login_check import LoginCheck
 
@@ -63,11 +63,11 @@ class Issuing:
         """A pair for who has the right password. `headers` go to the backend that is asked."""
         if not (isinstance(members.get("username"), str) and isinstance(members.get("password"), str)):
             return Problem(reason=Reason.BAD_REQUEST, detail="username and password must be strings")
-        name, attempts = visit.sent.user_name, self._parts.attempts
+        attempts = self._parts.attempts
         if attempts is None:
             return await self._logged_in(visit, members, who, headers)
         if wait := await attempts.wait_seconds(visit.user_names, visit.address):
-            _record(Action.LOGIN_THROTTLED, visit, who, name=name)
+            await record(self._parts, Action.LOGIN_THROTTLED, visit, who)
             return Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=wait)
         with attempts.under_way(visit.user_names):
             pair = await self._logged_in(visit, members, who, headers)
@@ -79,13 +79,12 @@ class Issuing:
         self, visit: Visit, members: Mapping[str, Any], who: Who, headers: Sequence[tuple[str, str]]
     ) -> Pair | Problem:
         began = time.monotonic()
-        name = visit.sent.user_name
         assert self._check is not None  # noqa: S101 - or there is no path that leads here
         checked = await self._check.check(members, headers=headers)
         if checked is None:
-            _record(Action.LOGIN_FAILED, visit, who, name=name)
             if self._parts.attempts is not None:
                 await self._parts.attempts.failed(visit.user_names, visit.address)
+            await record_failed_login(self._parts, visit, who)
             await asyncio.sleep(_FAILURE_SECONDS - (time.monotonic() - began) % _FAILURE_SECONDS)
             return Problem(reason=Reason.INVALID_CREDENTIALS)
         return await self.sign_in(checked.user, visit, who, claims=checked.claims)
@@ -93,7 +92,7 @@ class Issuing:
     async def sign_in(self, user: str, visit: Visit, who: Who, *, claims: Mapping[str, Any]) -> Pair | Problem:
         """A new session and its pair, for a user who has shown who they are. `claims` are those of its access tokens.
         The session of a token that the request brings makes way: one device, one session."""
-        who.user, name = user, visit.sent.user_name
+        who.user = user
         sid, expires_at = new_sid(), time.time() + self._session_seconds
         issued = self.sign(user, sid=sid, claims=claims, session_expires_at=expires_at)
         refresh = new_refresh_token()
@@ -107,17 +106,18 @@ class Issuing:
             refresh=RefreshToken(digest(refresh)),
             presented=bearer.reference if bearer is not None and bearer.user == read.user else None,
             kept_claims=msgspec.json.encode(claims).decode() if claims else "",
+            user_name=visit.sent.user_name or "",
         )
         who.session_id = signed_in.session_id or None
         problem = counted(self._parts.events, signed_in)
         if problem is not None:
-            _record(Action.LOGIN_REFUSED, visit, who, name=name, reason=problem.reason.code)
+            if signed_in.word != "full":
+                await record(self._parts, Action.LOGIN_REFUSED, visit, who, reason=problem.reason.code)
             return problem
         await self._end_the_one_before(user, visit, signed_in.session_id)
         if issued.expires_at > signed_in.expires_at:
             # The store's clock is behind this one's.
             issued = self.sign(user, sid=sid, claims=claims, session_expires_at=signed_in.expires_at, jti=issued.jti)
-        _record(Action.LOGGED_IN, visit, who, name=name)
         return self._pair(issued.token, refresh, signed_in.expires_at)
 
     async def _end_the_one_before(self, user: str, visit: Visit, session_id: int) -> None:
@@ -127,7 +127,8 @@ class Issuing:
             return
         linked = await self._parts.sign_ins.link(user, digest=presented)
         if linked.word in {"live", "crowded"} and linked.session_id != session_id:
-            await self._parts.manager.log_out_session(user, linked.session_id)
+            acting = Acting.of(visit.client, user)
+            await self._parts.manager.by(acting).log_out_session(user, linked.session_id)
 
     def sign(
         self, user: str, *, sid: str, claims: Mapping[str, Any], session_expires_at: float, jti: str | None = None
@@ -167,15 +168,15 @@ class Issuing:
         wait = await self._parts.gate.wait_seconds(user, address=visit.address)
         if wait:
             return Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=wait)
-        rotation = await self._parts.sign_ins.rotation(user, digested)
+        acting = Acting.of(visit.client, user)
+        rotation = await self._parts.sign_ins.rotation(user, digested, acting=acting)
         if rotation.word != "current":
-            return self._rotated(rotation, presented, visit, who)
+            return await self._rotated(rotation, presented, visit, who)
         pair, successor = self._successor(user, rotation, presented)
-        rotated = await self._parts.sign_ins.rotate(user, digested, successor)
+        rotated = await self._parts.sign_ins.rotate(user, digested, successor, acting=acting)
         if rotated.word != "rotated":
-            return self._rotated(rotated, presented, visit, who)
+            return await self._rotated(rotated, presented, visit, who)
         who.session_id = rotated.session_id
-        _record(Action.REFRESHED, visit, who)
         return pair
 
     def _successor(self, user: str, rotation: Rotation, presented: str) -> tuple[Pair, Successor]:
@@ -192,7 +193,7 @@ class Issuing:
         seconds = max(0, int(session_expires_at - time.time()))
         return Pair(access_token, refresh_token, self._access_tokens.ttl_seconds, seconds)
 
-    def _rotated(self, rotation: Rotation, presented: str, visit: Visit, who: Who) -> Pair | Problem:
+    async def _rotated(self, rotation: Rotation, presented: str, visit: Visit, who: Who) -> Pair | Problem:
         """What a token that is not, or no more, the current one gets."""
         who.session_id = rotation.session_id or None
         if rotation.word == "again":
@@ -201,9 +202,8 @@ class Issuing:
                 return msgspec.json.decode(content, type=Pair)
         if rotation.word == "reused":
             self._parts.events.count(Event.REFRESH_REUSED, "system")
-            _record(Action.SESSION_ENDED, visit, who, reason=rotation.end_reason)
         elif rotation.word == "ended":
-            _record(Action.REFRESH_REFUSED, visit, who, reason=rotation.end_reason)
+            await record(self._parts, Action.REFRESH_REFUSED, visit, who, reason=rotation.end_reason)
         return Problem(reason=Reason.REFRESH_TOKEN_INVALID, end_reason=rotation.end_reason)
 
     async def logout(self, visit: Visit, who: Who) -> Problem | None:
@@ -216,21 +216,8 @@ class Issuing:
         if wait:
             return Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=wait)
         who.session_id = await self._parts.sign_out.end(named, visit.facts)
-        _record(Action.LOGGED_OUT, visit, who)
         return None
 
     async def aclose(self) -> None:
         if self._check is not None:
             await self._check.aclose()
-
-
-def _record(action: Action, visit: Visit, who: Who, *, name: str | None = None, reason: Any = None) -> None:
-    record(
-        action,
-        client=visit.client,
-        request_id=visit.request_id,
-        user=who.user,
-        name=name,
-        session_id=who.session_id,
-        reason=reason,
-    )

@@ -34,6 +34,8 @@ def configure(*, as_json: bool, level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
+    # The audit trail is no matter of levels.
+    logging.getLogger("gatekeeper.audit").setLevel(logging.INFO)
     # At debug level these two would print request lines and headers, tokens included.
     for name in ("httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -60,12 +60,13 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Client(msgspec.Struct, frozen=True, kw_only=True):
-    """Who is at the other end: the client's address (already past the trusted proxies), its `User-Agent`, and its
-    headers, whose client hints are read when a session opens."""
+    """Who is at the other end: the client's address (already past the trusted proxies), its `User-Agent`, its
+    headers, whose client hints are read when a session opens, and the id of the request, for the audit trail."""
 
     ip_address: str
     user_agent: str
     headers: Headers = ()
+    request_id: str = ""
 
 
 class Location(msgspec.Struct, frozen=True):

@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Final, Protocol
 
 import msgspec
 
-from gatekeeper import audit
-from gatekeeper.audit import Action
 from gatekeeper.dialects.base import Problem
 from gatekeeper.errors import Reason, StoreUnavailable, TokenRejected
 from gatekeeper.gate import Exemptions, Facts, Gate
 from gatekeeper.models import Claims, Client, EndReason
 from gatekeeper.paths import Kind
 from gatekeeper.sessions.attempts import LoginAttempts
-from gatekeeper.sessions.events import Event, Events
+from gatekeeper.sessions.events import Acting, Event, Events
 from gatekeeper.sessions.manager import Manager
 from gatekeeper.sessions.sign_ins import RefreshToken, SignedIn, SignIns
+from gatekeeper.sessions.trail import Action, Trail
 from gatekeeper.sign_out import SignOut
 from gatekeeper.tokens.credentials import Credentials, unverified_expiry
 from gatekeeper.tokens.issuer import digest
@@ -76,6 +75,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     manager: Manager
     exempt: Exemptions
     events: Events
+    trail: Trail
     attempts: LoginAttempts | None
 
 
@@ -119,6 +119,18 @@ def counted(events: Events, signed_in: SignedIn) -> Problem | None:
     return refusal(signed_in.end_reason)
 
 
+async def record(parts: Parts, action: Action, visit: Visit, who: Who, *, reason: str | None = None) -> None:
+    """An event that changes no session. Raises `StoreUnavailable`."""
+    acting = Acting.of(visit.client, who.user, user_name=visit.sent.user_name or "")
+    await parts.trail.record(action, acting, user=who.user, session_id=who.session_id, reason=reason)
+
+
+async def record_failed_login(parts: Parts, visit: Visit, who: Who) -> None:
+    """Where the store does not take it, the log has it: who is refused is given nothing."""
+    with suppress(StoreUnavailable):
+        await record(parts, Action.LOGIN_FAILED, visit, who)
+
+
 class _Watched:
     """What the three have in common."""
 
@@ -146,16 +158,8 @@ class _Watched:
     def _is(self, user: str, session_id: int) -> None:
         self.who.user, self.who.session_id = user, session_id
 
-    def _record(self, action: Action, *, reason: EndReason | str | None = None, name: str | None = None) -> None:
-        audit.record(
-            action,
-            client=self._visit.client,
-            request_id=self._visit.request_id,
-            user=self.who.user,
-            name=name,
-            session_id=self.who.session_id,
-            reason=reason,
-        )
+    async def _record(self, action: Action, *, reason: str | None = None) -> None:
+        await record(self._parts, action, self._visit, self.who, reason=reason)
 
 
 class Login(_Watched):
@@ -175,7 +179,7 @@ class Login(_Watched):
             return None
         if not wait:
             return None
-        self._record(Action.LOGIN_THROTTLED, name=self._visit.sent.user_name)
+        await self._record(Action.LOGIN_THROTTLED)
         return Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=wait)
 
     async def after(self, answered: Answered) -> Problem | None:
@@ -191,11 +195,11 @@ class Login(_Watched):
             raise error
 
     async def _signed_in(self, answered: Answered) -> Problem | None:
-        name, address, attempts = self._visit.sent.user_name, self._visit.address, self._parts.attempts
+        address, attempts = self._visit.address, self._parts.attempts
         if answered.status in _REFUSED_LOGIN:
-            self._record(Action.LOGIN_FAILED, name=name)
             if attempts is not None:
                 await attempts.failed(self._visit.user_names, address)
+            await record_failed_login(self._parts, self._visit, self.who)
             return None
         claims = await self._claims(answered.given.access_token)
         if claims is None:
@@ -207,13 +211,14 @@ class Login(_Watched):
             exempt=self._parts.exempt.covers(claims),
             refresh=refresh_token(answered.given.refresh_token),
             presented=bearer.reference if bearer is not None and bearer.user == claims.user else None,
+            user_name=self._visit.sent.user_name or "",
         )
         self._is(claims.user, signed_in.session_id)
         problem = counted(self._parts.events, signed_in)
         if problem is not None:
-            self._record(Action.LOGIN_REFUSED, name=name, reason=problem.reason.code)
+            if signed_in.word != "full":
+                await self._record(Action.LOGIN_REFUSED, reason=problem.reason.code)
             return problem
-        self._record(Action.LOGGED_IN, name=name)
         if attempts is not None:
             await attempts.succeeded(self._visit.user_names, address)
         return None
@@ -272,7 +277,7 @@ class Refresh(_Watched):
         ended = next((linked for linked in links[: decisive if live else None] if linked.word == "ended"), None)
         if ended is not None:
             self._is(user, ended.session_id)
-            self._record(Action.REFRESH_REFUSED, reason=ended.end_reason)
+            await self._record(Action.REFRESH_REFUSED, reason=ended.end_reason)
             return refusal(ended.end_reason)
         if live is None:
             return None
@@ -296,10 +301,10 @@ class Refresh(_Watched):
             self._is(claims.user, signed_in.session_id)
             problem = counted(self._parts.events, signed_in)
             if problem is not None:
-                self._record(Action.REFRESH_REFUSED, reason=problem.end_reason or problem.reason.code)
+                if signed_in.word != "full":
+                    await self._record(Action.REFRESH_REFUSED, reason=problem.end_reason or problem.reason.code)
                 return problem
             linked = signed_in.session_id
-        self._record(Action.REFRESHED)
         return None
 
 
@@ -313,7 +318,6 @@ class Logout(_Watched):
             # Without a usable token there is nothing to end, and the answer is the backend's.
             return named if named.reason is Reason.TOKEN_INVALID else None
         self.who.user, self.who.session_id = named.user, await self._parts.sign_out.end(named, facts)
-        self._record(Action.LOGGED_OUT)
         return None
 
     async def after(self, answered: Answered) -> Problem | None:

@@ -9,12 +9,11 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gatekeeper import audit
-from gatekeeper.audit import Action
 from gatekeeper.dialects.base import Problem
 from gatekeeper.errors import Reason, TokenRejected
-from gatekeeper.models import Claims, Client, EndReason
+from gatekeeper.models import Claims, Client
 from gatekeeper.observing import Parts, Who
+from gatekeeper.sessions.events import Acting
 from gatekeeper.sessions.once import Once
 from gatekeeper.tokens.issuer import digest
 from gatekeeper.tokens.logout_token import LogoutToken, LogoutTokens
@@ -81,18 +80,19 @@ class Provider:
         try:
             claims = await self._parts.verifier.verify(token, ignore_expiry=True)
         except TokenRejected:
-            await self._revoke_refresh_token(token, who)
+            await self._revoke_refresh_token(token, client, who)
             return
         who.user, who.session_id = claims.user, await self._parts.manager.log_out(claims, client)
 
-    async def _revoke_refresh_token(self, token: str, who: Who) -> None:
+    async def _revoke_refresh_token(self, token: str, client: Client, who: Who) -> None:
         digested = digest(token)
         who.user = await self._parts.sign_ins.user_of(digested)
         if who.user is None:
             return
         linked = await self._parts.sign_ins.link(who.user, digest=digested)
         if linked.word in {"live", "crowded"}:
-            await self._parts.manager.log_out_session(who.user, linked.session_id)
+            manager = self._parts.manager.by(Acting.of(client, who.user))
+            await manager.log_out_session(who.user, linked.session_id)
             who.session_id = linked.session_id
 
 
@@ -114,7 +114,7 @@ class BackChannel:
         self._sub_is_user = sub_is_user
         self._session_seconds = session_seconds
 
-    async def log_out(self, token: str, *, client: Client, request_id: str, who: Who) -> Problem | None:
+    async def log_out(self, token: str, *, client: Client, who: Who) -> Problem | None:
         """Ends what a logout token names: the sessions of its `sid`, else all of its `sub`. None: they are over."""
         try:
             logout = await self._tokens.verify(token)
@@ -124,20 +124,18 @@ class BackChannel:
             return Problem(reason=Reason.BAD_REQUEST, detail="The logout token has been used")
         # Remembered when it is done: what the store did not answer, the provider may say again. Twice at once ends
         # nothing more than once.
-        await self._end(logout, who)
+        await self._end(logout, client, who)
         await self._once.first(logout.jti, until=logout.expires_at)
-        audit.record(
-            Action.LOGGED_OUT, client=client, request_id=request_id, user=who.user, reason=EndReason.LOGGED_OUT
-        )
         return None
 
-    async def _end(self, logout: LogoutToken, who: Who) -> None:
+    async def _end(self, logout: LogoutToken, client: Client, who: Who) -> None:
+        manager = self._parts.manager.by(Acting.of(client, None, actor="system"))
         who.user = logout.sub if self._sub_is_user else None
         if logout.sid is None:
             if who.user is not None:
-                await self._parts.manager.log_out_everywhere(who.user)
+                await manager.log_out_everywhere(who.user)
             return
         who.user = who.user or await self._parts.sign_ins.user_of_sid(logout.sid)
         if who.user is not None:
             until = time.time() + self._session_seconds
-            await self._parts.manager.log_out_sid(who.user, logout.sid, tokens_expire_at=until)
+            await manager.log_out_sid(who.user, logout.sid, tokens_expire_at=until)

@@ -10,6 +10,7 @@ from gatekeeper.dialects.base import Problem
 from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.gate import Facts, Gate
 from gatekeeper.models import Claims
+from gatekeeper.sessions.events import Acting
 from gatekeeper.sessions.manager import Manager
 from gatekeeper.sessions.sign_ins import SignIns
 from gatekeeper.tokens.credentials import Credentials
@@ -60,11 +61,12 @@ class SignOut:
     async def end(self, named: Named, facts: Facts) -> int | None:
         """Ends the sessions; the id of one that was live, if there was one."""
         ended = None
+        manager = self._manager.by(Acting.of(facts.client, named.user))
         for claims in {claims.reference: claims for claims in named.tokens}.values():
-            ended = await self._manager.log_out(claims, facts.client) or ended
+            ended = await manager.log_out(claims, facts.client) or ended
         if named.digest is not None:
             linked = await self._sign_ins.link(named.user, digest=named.digest)
             if linked.word in {"live", "crowded"}:
-                await self._manager.log_out_session(named.user, linked.session_id)
+                await manager.log_out_session(named.user, linked.session_id)
                 ended = linked.session_id
         return ended

@@ -40,8 +40,7 @@ def ids(text: str) -> set[str]:
 # What no test shows yet, or never will, and why. Take an id out when a test cites it.
 _REASONS = {
     "client code: comes with the TypeScript client": "C-26…C-28",
-    "comes with the mirror of revoked tokens in Redis": "C-32",
-    "comes with the mirrors for SQL and Elasticsearch, and the audit stream": "A-26 C-33 E-09",
+    "comes with the mirrors for SQL and Elasticsearch": "A-26 C-33 E-09",
     "web pages: come with the session page": "E-10…E-11",
     "operation and its documentation: come with the tools for operators": "C-29 C-31 C-36 D-12",
     "no software: how a project was planned, or a document that nobody has": "A-28 D-14…D-15 E-13",
@@ -51,8 +50,6 @@ REST: Mapping[str, str] = {each: reason for reason, text in _REASONS.items() for
 
 # Shown in part: what is still to come.
 PARTLY: Mapping[str, str] = {
-    "A-24": "the audit log beyond sign-ins",
-    "C-13": "the mirror of revoked tokens in Redis",
     "C-25": "a client without the defects of the sample",
 }
 

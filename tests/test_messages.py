@@ -54,6 +54,11 @@ class Everything:
     def __init__(self, *, found: bool) -> None:
         self.found = found
 
+    def by(self, _: Any) -> Everything:
+        return self
+
+    async def record_admin_action(self, *_: Any) -> None: ...
+
     async def sessions(self, user: str, **_: Any) -> list[Session]:
         return [session(user)]
 

@@ -16,6 +16,7 @@ from gatekeeper.dialects.openapi_endpoints import add_endpoints
 from gatekeeper.errors import Reason
 from gatekeeper.models import Claims, Client
 from gatekeeper.paths import Route
+from gatekeeper.sessions.events import Acting
 from gatekeeper.sessions.manager import Manager
 
 OPENAPI_PATH: Final = "/_gatekeeper/openapi.json"
@@ -85,6 +86,7 @@ class Router:
         """The answer to an operation for a caller that has what `operation.needs` asks of the session. Raises
         `StoreUnavailable`."""
         operation = bound.operation
+        acting = Acting.of(client, claims.user, actor="admin" if operation.needs is Needs.ADMIN else "user")
         if not claims.is_admin and (
             operation.needs is Needs.ADMIN or (operation.needs is Needs.DEBUG and not self._debug_for_everybody)
         ):
@@ -93,7 +95,7 @@ class Router:
         if isinstance(asked, Problem):
             return asked
         call = Call(
-            manager=self._manager,
+            manager=self._manager.by(acting),
             claims=claims,
             session_id=session_id or 0,
             client=client,
@@ -104,6 +106,9 @@ class Router:
             now=wording.now,
             language=wording.language,
         )
+        if operation.needs is Needs.ADMIN:
+            user = call.parameters.get("user_id", call.texts.get("user_id"))
+            await call.manager.record_admin_action(f"{operation.method} {operation.path}", user)
         return await operation.handler(call)
 
     def word(self, problem: Problem, dialect: Dialect | None, wording: Wording) -> Any:

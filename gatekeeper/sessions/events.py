@@ -1,9 +1,13 @@
-"""What happens to sessions, as counted events."""
+"""What happens to sessions, as counted events, and who acts."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol, Self
+
+import msgspec
+
+from gatekeeper.models import Client
 
 Actor = Literal["user", "admin", "system"]
 ACTORS: tuple[Actor, ...] = ("user", "admin", "system")
@@ -28,3 +32,32 @@ class Events(Protocol):
     """Where events are counted."""
 
     def count(self, event: Event, actor: Actor, number: int = 1) -> None: ...
+
+
+class Acting(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Who does something to sessions, for the audit trail: as what, which user that is, from which address, in which
+    request, and what was typed as a user name. Unknown is empty."""
+
+    actor: Actor
+    actor_id: str = ""
+    client_ip: str = ""
+    request_id: str = ""
+    user_name: str = ""
+
+    @classmethod
+    def of(cls, client: Client, user: str | None, *, actor: Actor = "user", user_name: str = "") -> Self:
+        return cls(
+            actor=actor,
+            actor_id=user or "",
+            client_ip=client.ip_address,
+            request_id=client.request_id,
+            user_name=user_name,
+        )
+
+    def packed(self) -> bytes:
+        """As the scripts keep it: one argument, opaque to them."""
+        return msgspec.json.encode(self)
+
+
+# Nobody: what comes about by itself, or by a program without a request.
+SYSTEM: Final = Acting(actor="system")

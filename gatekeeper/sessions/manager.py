@@ -6,18 +6,39 @@ somebody else's is simply not there.
 
 from __future__ import annotations
 
+import msgspec
+
 from gatekeeper.models import Claims, Client, EndReason, Session
-from gatekeeper.sessions.events import Actor, Event, Events
+from gatekeeper.sessions.events import SYSTEM, Acting, Actor, Event, Events
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.sessions.streams import ends_itself
+from gatekeeper.sessions.trail import Action, Trail
 
 
 class Manager:
-    """Lists and ends sessions. Every method raises `StoreUnavailable`; an end returns once the store has it."""
+    """Lists and ends sessions. Every method raises `StoreUnavailable`; an end returns once the store has it. Who acts
+    is told by `by`, for the audit trail."""
 
-    def __init__(self, store: SessionStore, events: Events) -> None:
+    def __init__(self, store: SessionStore, events: Events, acting: Acting = SYSTEM) -> None:
         self._store = store
         self._events = events
+        self._acting = acting
+
+    @property
+    def trail(self) -> Trail:
+        """What is on record."""
+        return self._store.trail
+
+    def by(self, acting: Acting) -> Manager:
+        """The same, for what one request does."""
+        return Manager(self._store, self._events, acting)
+
+    def _as(self, actor: Actor) -> Acting:
+        return msgspec.structs.replace(self._acting, actor=actor)
+
+    async def record_admin_action(self, operation: str, user: str | None) -> None:
+        """Puts on record that an administrator is about to look at, or end, the sessions of `user`, or of all."""
+        await self._store.trail.record(Action.ADMIN_ACTION, self._as("admin"), user=user, reason=operation)
 
     async def sessions(self, user: str, *, include_inactive: bool = False) -> list[Session]:
         """A user's sessions, newest activity first; empty for an unknown user."""
@@ -41,7 +62,7 @@ class Manager:
         if session_id is None:
             return None
         ends_itself(user, session_id)
-        ended = await self._store.end(user, session_id, reason)
+        ended = await self._store.end(user, session_id, reason, acting=self._as(actor))
         if ended is not None:
             self._events.count(Event(reason.value), actor)
         return ended
@@ -49,9 +70,10 @@ class Manager:
     async def revoke_all(self, user: str, *, spare: int | None = None, by_admin: bool = False) -> int:
         """Ends every session but `spare`. How many live ones that were."""
         reason = EndReason.REVOKED_BY_ADMIN if by_admin else EndReason.REVOKED_BY_USER
+        actor: Actor = "admin" if by_admin else "user"
         ends_itself(user, spare=spare)
-        count = await self._store.end_all(user, reason, spare=spare)
-        self._events.count(Event(reason.value), "admin" if by_admin else "user", count)
+        count = await self._store.end_all(user, reason, spare=spare, acting=self._as(actor))
+        self._events.count(Event(reason.value), actor, count)
         return count
 
     async def log_out(self, claims: Claims, client: Client) -> int | None:
@@ -73,20 +95,21 @@ class Manager:
     async def log_out_everywhere(self, user: str) -> int:
         """Ends every session of a user, as their identity provider says. How many live ones that were."""
         ends_itself(user)
-        count = await self._store.end_all(user, EndReason.LOGGED_OUT)
+        count = await self._store.end_all(user, EndReason.LOGGED_OUT, acting=self._as("system"))
         self._events.count(Event.LOGGED_OUT, "system", count)
         return count
 
     async def log_out_sid(self, user: str, sid: str, *, tokens_expire_at: float) -> int:
         """Ends every session of one sign-in at an identity provider; tokens of it that were never seen are over too."""
         ends_itself(user)
-        count = await self._store.end_sid(user, sid, tokens_expire_at=tokens_expire_at)
+        acting = self._as("system")
+        count = await self._store.end_sid(user, sid, tokens_expire_at=tokens_expire_at, acting=acting)
         self._events.count(Event.LOGGED_OUT, "system", count)
         return count
 
     async def enforce_limit(self, user: str) -> int:
         """Ends what a lowered device limit has left over; how many those were."""
-        count = await self._store.enforce_limit(user)
+        count = await self._store.enforce_limit(user, acting=self._as("system"))
         self._events.count(Event.EVICTED, "system", count)
         return count
 

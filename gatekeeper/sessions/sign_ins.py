@@ -5,19 +5,20 @@ A refresh token is known by its digest alone, here and in the store: who reads t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, Literal
 
 import msgspec
 
 from gatekeeper.models import Claims, Client, EndReason
 from gatekeeper.sessions.connection import load_script
+from gatekeeper.sessions.events import SYSTEM, Acting
 from gatekeeper.sessions.slots import Slots, microseconds, new_id
 
-LOGIN: Final = load_script("common", "upkeep", "opening", "arguments", "login", durable=True)
-REFRESHED: Final = load_script("common", "upkeep", "opening", "arguments", "refreshed", durable=True)
-LINK: Final = load_script("common", "upkeep", "link")
-ROTATE: Final = load_script("common", "upkeep", "opening", "rotate", durable=True)
+LOGIN: Final = load_script("audit", "common", "upkeep", "opening", "arguments", "login", durable=True)
+REFRESHED: Final = load_script("audit", "common", "upkeep", "opening", "arguments", "refreshed", durable=True)
+LINK: Final = load_script("audit", "common", "upkeep", "link")
+ROTATE: Final = load_script("audit", "common", "upkeep", "opening", "rotate", durable=True)
 
 
 class RefreshToken(msgspec.Struct, frozen=True):
@@ -110,15 +111,25 @@ class SignIns:
         refresh: RefreshToken | None,
         presented: str | None = None,
         kept_claims: str = "",
+        user_name: str = "",
     ) -> SignedIn:
         """Opens a session for tokens that are about to be handed out. That of `presented`, the reference of a token
-        that came with the login, ends; `kept_claims` are remembered for tokens to come."""
+        that came with the login, ends; `kept_claims` are remembered for tokens to come. `user_name`
+        is what was typed, for the audit trail."""
         arguments = self._arguments(claims, client, exempt, refresh, "password")
-        opening = self._slots.run(LOGIN, claims.user, _signed_in, *arguments, presented or "", kept_claims)
-        signed_in = self._saw(claims, await self._indexed(claims, opening, refresh))
+        signed_in = await self._slots.act(
+            LOGIN,
+            claims.user,
+            _signed_in,
+            *arguments,
+            presented or "",
+            kept_claims,
+            acting=Acting.of(client, claims.user, user_name=user_name),
+            indexes=self._indexes(claims, refresh),
+        )
         if signed_in.is_live and presented is not None and presented != claims.reference:
             self._slots.ended.tell_reference(claims.user, presented, EndReason.LOGGED_OUT)
-        return signed_in
+        return self._saw(claims, signed_in)
 
     def _saw(self, claims: Claims, signed_in: SignedIn) -> SignedIn:
         if signed_in.is_live:
@@ -130,10 +141,17 @@ class SignIns:
     ) -> SignedIn:
         """Gives new tokens to the session `linked`; without one, to that of their own, or to a new one."""
         arguments = self._arguments(claims, client, exempt, refresh, "refresh")
-        joining = self._slots.run(
-            REFRESHED, claims.user, _signed_in, *arguments, linked or 0, self._slots.epoch.adopt_not_before
+        signed_in = await self._slots.act(
+            REFRESHED,
+            claims.user,
+            _signed_in,
+            *arguments,
+            linked or 0,
+            self._slots.epoch.adopt_not_before,
+            acting=Acting.of(client, claims.user),
+            indexes=self._indexes(claims, refresh),
         )
-        return self._saw(claims, await self._indexed(claims, joining, refresh))
+        return self._saw(claims, signed_in)
 
     async def link(self, user: str, *, digest: str | None = None, claims: Claims | None = None) -> Linked:
         """The session that a refresh token or an access token of `user` names. Moves nothing."""
@@ -147,21 +165,21 @@ class SignIns:
             return msgspec.structs.replace(linked, not_before=max(linked.not_before, lost))
         return linked
 
-    async def rotation(self, user: str, digest: str) -> Rotation:
+    async def rotation(self, user: str, digest: str, *, acting: Acting = SYSTEM) -> Rotation:
         """What a refresh token is. Asking is enough to end a session whose token is used again."""
-        return await self._rotate(user, digest)
+        return await self._rotate(user, digest, acting=acting)
 
-    async def rotate(self, user: str, digest: str, successor: Successor) -> Rotation:
+    async def rotate(self, user: str, digest: str, successor: Successor, *, acting: Acting = SYSTEM) -> Rotation:
         """Replaces a current refresh token; `again` where somebody else was faster."""
         await self._slots.index_refresh_token(successor.digest, user)
         next_expires_at = self._slots.expires_at(successor.expires_at)
-        return await self._rotate(
-            user, digest, successor.digest, successor.jti, next_expires_at, successor.sealed, self._window
-        )
+        new = (successor.digest, successor.jti, next_expires_at, successor.sealed, self._window)
+        return await self._rotate(user, digest, *new, acting=acting)
 
-    async def _rotate(self, user: str, digest: str, *successor: Any) -> Rotation:
+    async def _rotate(self, user: str, digest: str, *successor: Any, acting: Acting) -> Rotation:
         pairs = self._slots.pairs_key(user)
-        rotation = await self._slots.run(ROTATE, user, _rotation, *self._over, digest, *successor, also=pairs)
+        arguments = (*self._over, digest, *successor)
+        rotation = await self._slots.act(ROTATE, user, _rotation, *arguments, acting=acting, also=pairs)
         if rotation.word == "reused":
             self._slots.ended.tell(user, rotation.session_id, EndReason.REFRESH_REUSED)
         return rotation
@@ -184,10 +202,10 @@ class SignIns:
             *self._slots.particulars(client),
         )
 
-    async def _indexed(self, claims: Claims, opening: Any, refresh: RefreshToken | None) -> SignedIn:
+    def _indexes(self, claims: Claims, refresh: RefreshToken | None) -> list[Awaitable[None]]:
         if refresh is None:
-            return await self._slots.indexed(claims, opening)
-        return await self._slots.indexed(claims, opening, refresh=refresh.digest, refresh_expires_at=refresh.expires_at)
+            return self._slots.indexes(claims)
+        return self._slots.indexes(claims, refresh=refresh.digest, refresh_expires_at=refresh.expires_at)
 
 
 def _word(raw: bytes, *known: str) -> Any:

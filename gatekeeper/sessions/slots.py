@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
@@ -19,9 +19,12 @@ from gatekeeper.errors import StoreUnavailable
 from gatekeeper.geo import Locator, Nowhere
 from gatekeeper.models import Claims, Client
 from gatekeeper.sessions.connection import Prepared, Script, Scripts
-from gatekeeper.sessions.device import hints_of
+from gatekeeper.sessions.device import hints_of, shortened
 from gatekeeper.sessions.ended import Ended
 from gatekeeper.sessions.epoch import Epoch
+from gatekeeper.sessions.events import Acting
+from gatekeeper.sessions.outbox import Outbox
+from gatekeeper.sessions.trail import printable
 from gatekeeper.sessions.wire import Reply
 
 T = TypeVar("T")
@@ -56,11 +59,6 @@ def new_id() -> int:
     return secrets.randbelow(2**53 - 1) + 1
 
 
-def printable(text: str, length: int) -> str:
-    """Without control characters, and not longer than anybody needs."""
-    return "".join(character for character in text[: 4 * length] if character.isprintable())[:length]
-
-
 class Slots:
     """Runs scripts on the keys of one user, and keeps the indexes. Every method raises `StoreUnavailable`."""
 
@@ -86,6 +84,9 @@ class Slots:
         self._due_in_seconds = min(rules.idle_seconds or rules.session_seconds, rules.session_seconds)
         # Users by the instant at which their next session may be over: a hint for a clean-up, never a fact.
         self._due_key: Final = f"{key_prefix}due".encode()
+        # Users with sessions that a clean-up would take out of the lists, by when those leave by themselves.
+        self._cleanable_key: Final = f"{key_prefix}cleanable".encode()
+        self.outbox: Final = Outbox(scripts, key_prefix=key_prefix, outbox_key=self.outbox_key)
         self.idle: Final = microseconds(rules.idle_seconds or 0)
         self.ended_ttl: Final = microseconds(rules.ended_seconds)
         self.ttl: Final = microseconds(rules.session_seconds)
@@ -101,9 +102,12 @@ class Slots:
         """Whether openings and ends wait for replicas."""
         return self._scripts.replicas > 0
 
-    def keys(self, user: str) -> tuple[bytes, bytes, bytes]:
+    def keys(self, user: str) -> tuple[bytes, bytes, bytes, bytes]:
         tag = f"{self._prefix}{{{user.translate(_TAG)}}}".encode()
-        return tag + b":sessions", tag + b":index", tag + b":not_before"
+        return tag + b":sessions", tag + b":index", tag + b":not_before", tag + b":outbox"
+
+    def outbox_key(self, user: str) -> bytes:
+        return self.keys(user)[3]
 
     def user_of(self, key: bytes) -> str | None:
         """Whose `sessions` key this is; None for any other key."""
@@ -119,7 +123,7 @@ class Slots:
         return f"{self._prefix}ends"
 
     def pairs_key(self, user: str) -> bytes:
-        """The fourth key, of `rotate.lua` alone."""
+        """The fifth key, of `rotate.lua` alone."""
         return f"{self._prefix}{{{user.translate(_TAG)}}}:pairs".encode()
 
     async def run(
@@ -153,6 +157,29 @@ class Slots:
         except (ValueError, TypeError, AttributeError, LookupError, msgspec.MsgspecError):
             raise StoreUnavailable("the session store answered what is not ours", kind="protocol") from None
 
+    async def act(
+        self,
+        script: Script,
+        user: str,
+        read: Callable[[list[Any]], T],
+        *arguments: Any,
+        acting: Acting,
+        also: bytes | None = None,
+        indexes: Sequence[Awaitable[None]] = (),
+    ) -> T:
+        """As `run`, for what opens or ends sessions: `acting` is its last argument, for the audit trail. `indexes` are
+        written before it, in the same batch where one server has them all."""
+        note = self.outbox.note(user)
+        before = (self.outbox.remember(note), *indexes)
+        if not self._scripts.ordered:
+            await asyncio.gather(*before)
+            before = ()
+        running = self.run(script, user, read, *arguments, acting.packed(), also=also)
+        done: T = (await asyncio.gather(*before, running))[-1]  # type: ignore[assignment]
+        # Not after a failure: the script may be yet to run, and the note is what will find its words.
+        self.outbox.soon(note)
+        return done
+
     def token_expires_at(self, claims: Claims) -> int:
         """Until when a token may turn up, leeway included."""
         return self.expires_at(claims.expires_at)
@@ -164,37 +191,24 @@ class Slots:
     def particulars(self, client: Client) -> tuple[str, ...]:
         """What a new record holds of who opened it: address, agent, hints, city, country."""
         location = self._locator.locate(client.ip_address)
-        user_agent = printable(client.user_agent, _USER_AGENT_CHARACTERS)
+        user_agent = shortened(printable(client.user_agent, _USER_AGENT_CHARACTERS))
         hints = hints_of(client.headers)
         return (client.ip_address, user_agent, hints, location.city, location.country)
 
-    async def indexed(
-        self,
-        claims: Claims,
-        opening: Coroutine[Any, Any, T],
-        *,
-        refresh: str = "",
-        refresh_expires_at: float | None = None,
-    ) -> T:
-        """`opening`, with the indexes written before it in the same batch. `refresh` is the digest of a refresh token,
-        `refresh_expires_at` when that expires, in seconds, if anybody tells."""
+    def indexes(
+        self, claims: Claims, *, refresh: str = "", refresh_expires_at: float | None = None
+    ) -> list[Awaitable[None]]:
+        """The indexes of a session that opens. `refresh` is the digest of a refresh token, `refresh_expires_at` when
+        that expires, in seconds, if anybody tells."""
         user = claims.user.encode()
         due_at = microseconds(time.time() + self._due_in_seconds)
-        before = [self._scripts.write("ZADD", self._due_key, "LT", due_at, user)]
+        before: list[Awaitable[None]] = [self._scripts.write("ZADD", self._due_key, "LT", due_at, user)]
         if refresh:
             seconds = self._kept_seconds if refresh_expires_at is None else refresh_expires_at - time.time()
             before.append(self._index(self._refresh_key(refresh), user, max(seconds, self._kept_seconds)))
         if self._index_sids and isinstance(sid := claims.claims.get("sid"), str):
             before.append(self._index(self._sid_key(sid), user, self._kept_seconds))
-        if self._scripts.ordered:
-            return (await asyncio.gather(*before, opening))[-1]  # type: ignore[no-any-return]
-        # The indexes lie on other servers.
-        try:
-            await asyncio.gather(*before)
-        except BaseException:
-            opening.close()
-            raise
-        return await opening
+        return before
 
     async def hint(self, user: bytes, due_at: int) -> None:
         """Remembers when to look at that user's sessions, in microseconds, unless it is sooner already."""
@@ -202,13 +216,31 @@ class Slots:
 
     async def due_users(self, now: int, most: int) -> list[bytes]:
         """Users at whom to look, until `now` in microseconds."""
-        users = await self._scripts.command("ZRANGEBYSCORE", self._due_key, "-inf", now, "LIMIT", 0, most)
-        if not isinstance(users, list):
-            raise StoreUnavailable("the session store answered what is not ours", kind="protocol")
-        return users
+        return _list(await self._scripts.command("ZRANGEBYSCORE", self._due_key, "-inf", now, "LIMIT", 0, most))
 
-    async def forget_hints(self, users: Sequence[bytes]) -> None:
-        await self._scripts.command("ZREM", self._due_key, *users)
+    async def claim(self, user: bytes, *, until: int) -> bool:
+        """Takes a due user's hint away, unless another process has: then there is nothing to do. Should this one die
+        before it has looked, the user is looked at again at `until`."""
+        put = self._scripts.command("ZADD", self._cleanable_key, "GT", until, user)
+        taken = self._scripts.command("ZREM", self._due_key, user)
+        return bool((await asyncio.gather(put, taken))[-1])
+
+    async def cleanable_users(self, now: int, most: int) -> list[bytes]:
+        """Users whose sessions should have left the lists by `now`."""
+        return _list(await self._scripts.command("ZRANGEBYSCORE", self._cleanable_key, "-inf", now, "LIMIT", 0, most))
+
+    async def take_cleanable_users(self, most: int) -> tuple[list[bytes], int]:
+        """Users for a clean-up, which no other gets; and how many there are, `most` at the most."""
+        users = _list(await self._scripts.command("ZRANGE", self._cleanable_key, 0, most - 1))
+        taken = await asyncio.gather(*(self._scripts.command("ZREM", self._cleanable_key, user) for user in users))
+        return [user for user, took in zip(users, taken, strict=True) if took], len(users)
+
+    async def set_cleanable(self, user: bytes, until: int) -> None:
+        """Until when a clean-up finds something (0: it finds nothing)."""
+        if until:
+            await self._scripts.command("ZADD", self._cleanable_key, until, user)
+        else:
+            await self._scripts.command("ZREM", self._cleanable_key, user)
 
     async def _index(self, key: bytes, user: bytes, seconds: float) -> None:
         await self._scripts.write("SET", key, user, "PX", int(min(seconds, LATEST) * 1000) + 1)
@@ -228,6 +260,12 @@ class Slots:
 
     def _sid_key(self, sid: str) -> bytes:
         return f"{self._prefix}sid:{sid}".encode()
+
+
+def _list(found: Any) -> list[bytes]:
+    if not isinstance(found, list):
+        raise StoreUnavailable("the session store answered what is not ours", kind="protocol")
+    return found
 
 
 def _text(found: Any) -> str | None:

@@ -6,7 +6,8 @@ import asyncio
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 import msgspec
@@ -14,28 +15,32 @@ import msgspec
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import Claims, Client, EndReason, Location, Session
 from gatekeeper.sessions.connection import Prepared, load_script
-from gatekeeper.sessions.device import device_of
+from gatekeeper.sessions.device import device_of, restored
+from gatekeeper.sessions.events import SYSTEM, Acting
 from gatekeeper.sessions.slots import Slots, microseconds, new_id
+from gatekeeper.sessions.trail import Trail
 from gatekeeper.sessions.wire import Reply
 
-CHECK: Final = load_script("common", "check", "upkeep", "opening", "adopt")
+CHECK: Final = load_script("audit", "common", "check", "upkeep", "opening", "adopt")
 # The same, with what an opening needs.
 OPEN: Final = msgspec.structs.replace(CHECK, durable=True)
-LIST: Final = load_script("common", "upkeep", "list")
-END: Final = load_script("common", "upkeep", "end", durable=True)
-END_ALL: Final = load_script("common", "upkeep", "end_all", durable=True)
-LOGOUT: Final = load_script("common", "upkeep", "logout", durable=True)
-CLEAN_UP: Final = load_script("common", "upkeep", "clean_up")
-END_SID: Final = load_script("common", "upkeep", "end_sid", durable=True)
-FIND: Final = load_script("common", "upkeep", "find")
-STREAMS: Final = load_script("common", "upkeep", "streams")
-ENFORCE: Final = load_script("common", "upkeep", "opening", "enforce", durable=True)
+LIST: Final = load_script("audit", "common", "upkeep", "list")
+END: Final = load_script("audit", "common", "upkeep", "end", durable=True)
+END_ALL: Final = load_script("audit", "common", "upkeep", "end_all", durable=True)
+LOGOUT: Final = load_script("audit", "common", "upkeep", "logout", durable=True)
+CLEAN_UP: Final = load_script("audit", "common", "upkeep", "clean_up")
+END_SID: Final = load_script("audit", "common", "upkeep", "end_sid", durable=True)
+FIND: Final = load_script("audit", "common", "upkeep", "find")
+STREAMS: Final = load_script("audit", "common", "upkeep", "streams")
+ENFORCE: Final = load_script("audit", "common", "upkeep", "opening", "enforce", durable=True)
 
 Word = Literal["touched", "opened", "ended", "unknown", "full", "absent", "lost"]
 
 # Tokens that this process has seen pass: for them nothing is sent that only an opening needs. Half a kilobyte each.
 _KNOWN_TOKENS: Final = 20_000
 _USERS_A_STEP: Final = 100
+# How long a process may take to look at a user before another one does, in microseconds.
+_CLAIM: Final = 60_000_000
 # What a reference is made of (tokens/claims.py), and a `jti`.
 _NAME: Final = re.compile(r"[A-Za-z0-9._~+/=:-]{1,320}")
 
@@ -110,6 +115,11 @@ class SessionStore:
     def __repr__(self) -> str:
         return f"<SessionStore {self._slots!r}>"
 
+    @property
+    def trail(self) -> Trail:
+        """Where what happens is put on record."""
+        return self._slots.outbox.trail
+
     async def check(
         self, claims: Claims, client: Client, *, exempt: bool = False, login_method: str = "token"
     ) -> Checked:
@@ -125,7 +135,7 @@ class SessionStore:
             # What opens waits for replicas where they are asked for; a touch never does.
             checked = await self._slots.run(CHECK, claims.user, _checked, *arguments)
         if checked.word == "absent":
-            checked = await self._open(claims, (*arguments, login_method, *self._slots.particulars(client)))
+            checked = await self._open(claims, client, (*arguments, login_method, *self._slots.particulars(client)))
         if checked.word in {"touched", "opened"}:
             self._remember(claims, exempt=exempt)
         self._tell(claims, checked)
@@ -175,14 +185,21 @@ class SessionStore:
     def _prepared(self, claims: Claims, *, exempt: bool) -> Prepared:
         return self._slots.prepare(CHECK, claims.user, *self._arguments(claims, exempt=exempt))
 
-    async def _open(self, claims: Claims, arguments: tuple[Any, ...]) -> Checked:
+    async def _open(self, claims: Claims, client: Client, arguments: tuple[Any, ...]) -> Checked:
         """A check that may open a session: not by what is known of a store that has lost its data since."""
         epoch = self._slots.epoch
         for _ in range(3):
-            since = (epoch.adopt_not_before, epoch.id)
-            also = None if epoch.lies_apart else epoch.key
-            opening = self._slots.run(OPEN, claims.user, _checked, *arguments, *since, also=also)
-            checked = await self._slots.indexed(claims, opening)
+            checked = await self._slots.act(
+                OPEN,
+                claims.user,
+                _checked,
+                *arguments,
+                epoch.adopt_not_before,
+                epoch.id,
+                acting=Acting.of(client, claims.user),
+                also=None if epoch.lies_apart else epoch.key,
+                indexes=self._slots.indexes(claims),
+            )
             if checked.word != "lost":
                 return checked
             await epoch.beat()
@@ -217,11 +234,12 @@ class SessionStore:
 
         return await self._slots.run(FIND, user, read, *self._over, name, int(touch))
 
-    async def enforce_limit(self, user: str) -> int:
+    async def enforce_limit(self, user: str, *, acting: Acting = SYSTEM) -> int:
         """Ends what a lowered limit has left over, by the policy. How many those were."""
         if not self._slots.limit:
             return 0
-        return await self._slots.run(ENFORCE, user, _count, *self._over, self._slots.limit, self._slots.policy)
+        rules = (*self._over, self._slots.limit, self._slots.policy)
+        return await self._slots.act(ENFORCE, user, _count, *rules, acting=acting)
 
     async def outlook(self, user: str, moved: Mapping[int, float | None]) -> list[Outlook]:
         """How sessions with open streams stand. `moved`: by id, how many seconds ago bytes moved on one of them, which
@@ -233,27 +251,27 @@ class SessionStore:
         ]
         return await self._slots.run(STREAMS, user, _outlooks, *self._over, *arguments)
 
-    async def end(self, user: str, session_id: int, reason: EndReason) -> Session | None:
+    async def end(self, user: str, session_id: int, reason: EndReason, *, acting: Acting = SYSTEM) -> Session | None:
         """Ends one session (`DEACTIVATED`: and keeps it listed as inactive). None: there is none to end."""
 
         def read(reply: list[Any]) -> Session | None:
             return _session(user, session_id, int(reply[1]), _decode_record(reply[2])) if len(reply) > 1 else None
 
-        ended = await self._slots.run(END, user, read, session_id, reason.value, *self._over)
+        ended = await self._slots.act(END, user, read, session_id, reason.value, *self._over, acting=acting)
         if ended is not None:
             self._slots.ended.tell(user, session_id, reason)
         return ended
 
-    async def end_all(self, user: str, reason: EndReason, *, spare: int | None = None) -> int:
+    async def end_all(self, user: str, reason: EndReason, *, spare: int | None = None, acting: Acting = SYSTEM) -> int:
         """Ends every session, or every one but `spare`. How many live ones that were."""
-        count = await self._slots.run(END_ALL, user, _count, reason.value, spare or 0, *self._over)
+        count = await self._slots.act(END_ALL, user, _count, reason.value, spare or 0, *self._over, acting=acting)
         self._slots.ended.tell_all(user, microseconds(time.time()), spare, reason)
         return count
 
     async def log_out(self, claims: Claims, client: Client) -> int | None:
         """Ends the session that a token names; every token of it is refused from then on, one never seen too. The
         session's id, or None where it was over, or never was."""
-        ended = await self._slots.run(
+        ended = await self._slots.act(
             LOGOUT,
             claims.user,
             _logged_out,
@@ -263,6 +281,7 @@ class SessionStore:
             *self._over,
             new_id(),
             *self._slots.particulars(client),
+            acting=Acting.of(client, claims.user),
         )
         self._slots.ended.tell_reference(claims.user, claims.reference, EndReason.LOGGED_OUT)
         if ended is not None:
@@ -286,12 +305,13 @@ class SessionStore:
         )
         await self.log_out(claims, client)
 
-    async def end_sid(self, user: str, sid: str, *, tokens_expire_at: float) -> int:
+    async def end_sid(self, user: str, sid: str, *, tokens_expire_at: float, acting: Acting = SYSTEM) -> int:
         """Ends every session whose tokens carry `sid`, those never seen included, whose last is over at
         `tokens_expire_at` (seconds). How many live ones that were."""
         until, ended, seen = microseconds(tokens_expire_at), 0, 0
         while True:
-            found, seen = await self._slots.run(END_SID, user, _ended_so_far, sid, until, *self._over, new_id(), seen)
+            arguments = (sid, until, *self._over, new_id(), seen)
+            found, seen = await self._slots.act(END_SID, user, _ended_so_far, *arguments, acting=acting)
             ended += found
             if not seen:
                 self._slots.ended.tell_sid(user, sid, EndReason.LOGGED_OUT)
@@ -299,38 +319,82 @@ class SessionStore:
 
     async def clean_up(self) -> int:
         """Takes idle and expired sessions of all users out of every list now; how many those were. Goes by the hints
-        that `check` leaves, a bounded number of users at a time."""
+        that openings and the housekeeping leave, a bounded number of users at a time."""
         cleaned = 0
         # Read once: what is put back comes after it, so this ends, whatever the store's clock says.
         now = microseconds(time.time())
-        while True:
-            users = await self._slots.due_users(now, _USERS_A_STEP)
-            if users:
-                # Away before the look, so that a hint which comes meanwhile stays.
-                await self._slots.forget_hints(users)
-                cleaned += sum(await asyncio.gather(*(self._clean_up_user(user, now) for user in users)))
-            if len(users) < _USERS_A_STEP:
-                return cleaned
-
-    async def _clean_up_user(self, user: bytes, now: int) -> int:
-        cleaned = again = seen = 0
-        while True:
-            # Who is no text is nobody.
-            found, at, seen = await self._slots.run(
-                CLEAN_UP, user.decode(errors="replace"), _cleaned, *self._over, seen
-            )
-            cleaned += found
-            again = min(at or again, again or at)
-            if not seen:
-                break
-        if again:
-            await self._slots.hint(user, max(again, now + 1))
+        # Those due first: what the housekeeping claims meanwhile is among the others by then.
+        for next_users in (partial(self._claimed, now), self._slots.take_cleanable_users):
+            found = _USERS_A_STEP
+            while found == _USERS_A_STEP:
+                users, found = await next_users(_USERS_A_STEP)
+                cleaned += await self._look_at_all(users, now, hide=True)
         return cleaned
 
+    async def _claimed(self, now: int, most: int) -> tuple[list[bytes], int]:
+        """Users at whom this process is to look now, and no other; and how many are due, `most` at the most."""
+        due = await self._slots.due_users(now, most)
+        claims = await asyncio.gather(*(self._slots.claim(user, until=now + _CLAIM) for user in due))
+        return [user for user, mine in zip(due, claims, strict=True) if mine], len(due)
 
-def _cleaned(reply: list[Any]) -> tuple[int, int, int]:
-    _, cleaned, again, seen = reply
-    return int(cleaned), int(again), int(seen)
+    async def keep_house(self, most: int) -> int:
+        """Ends what is due, of at most `most` users, and takes from the indexes what nobody needs any more; out of the
+        lists it takes nothing. How many users it has looked at."""
+        now = microseconds(time.time())
+        due, found = await self._claimed(now, most)
+        users = [*due, *await self._slots.cleanable_users(now, most)]
+        await self._look_at_all(users, now, hide=False)
+        return max(found, len(users))
+
+    async def _look_at_all(self, users: Sequence[bytes], now: int, *, hide: bool) -> int:
+        """How many were taken out of the lists. One user who cannot be looked at is in the way of no other, and the
+        next time of nobody."""
+        looks = await asyncio.gather(*(self._look_at(user, now, hide=hide) for user in users), return_exceptions=True)
+        cleaned, faults, settled = 0, list[BaseException](), list[Awaitable[None]]()
+        for user, look in zip(users, looks, strict=True):
+            if isinstance(look, _Look):
+                cleaned += look.cleaned
+                settled.append(self._slots.set_cleanable(user, look.listed_until))
+                continue
+            faults.append(look)
+            if isinstance(look, StoreUnavailable) and look.kind == "refused":
+                settled.append(self._slots.set_cleanable(user, 0))
+        await asyncio.gather(*settled)
+        if faults:
+            raise faults[0]
+        return cleaned
+
+    async def _look_at(self, user: bytes, now: int, *, hide: bool) -> _Look:
+        cleaned = again = seen = listed_until = 0
+        # Who is no text is nobody.
+        name = user.decode(errors="replace")
+        while True:
+            found = await self._slots.run(CLEAN_UP, name, _looked, *self._over, seen, int(hide))
+            cleaned += found.cleaned
+            again = min(found.again or again, again or found.again)
+            listed_until = max(listed_until, found.listed_until)
+            # It only ever grows; 0 is the end.
+            if found.seen <= seen:
+                break
+            seen = found.seen
+        if again:
+            await self._slots.hint(user, max(again, now + 1))
+        await self._slots.outbox.carry(name)
+        return _Look(cleaned, again, 0, listed_until)
+
+
+class _Look(msgspec.Struct, frozen=True):
+    """What `clean_up.lua` answers; instants in microseconds."""
+
+    cleaned: int
+    again: int
+    seen: int
+    listed_until: int
+
+
+def _looked(reply: list[Any]) -> _Look:
+    _, *numbers = reply
+    return _Look(*map(int, numbers))
 
 
 def _ended_so_far(reply: list[Any]) -> tuple[int, int]:
@@ -362,14 +426,15 @@ def _checked(reply: list[Any]) -> Checked:
 
 
 def _session(user: str, session_id: int, last_activity: int, record: _Record) -> Session:
+    user_agent = restored(record.user_agent)
     return Session(
         id=session_id,
         user=user,
         reference=record.reference,
         jti=record.jti or None,
         ip_address=record.ip_address,
-        user_agent=record.user_agent,
-        device=device_of(record.user_agent, record.hints),
+        user_agent=user_agent,
+        device=device_of(user_agent, record.hints),
         location=Location(record.city, record.country),
         login_method=record.login_method,
         created_at=record.created_at,

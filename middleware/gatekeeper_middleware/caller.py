@@ -9,13 +9,14 @@ from enum import Enum
 from functools import cached_property
 from typing import Any
 
-from gatekeeper import audit, messages
-from gatekeeper.audit import Action
+from gatekeeper import messages
 from gatekeeper.engine import Engine
 from gatekeeper.errors import GatekeeperError, TokenRejected
 from gatekeeper.gate import Facts
-from gatekeeper.models import Client, EndReason
+from gatekeeper.models import Client
 from gatekeeper.observing import Visit
+from gatekeeper.sessions.events import Acting
+from gatekeeper.sessions.manager import Manager
 from gatekeeper.tokens.claims import user_of
 from gatekeeper.tokens.credentials import Credentials
 from gatekeeper_middleware.faults import unavailable
@@ -87,6 +88,11 @@ class Caller:
     def request_id(self) -> str:
         return str(uuid.uuid4()) if self._incoming is None else self._incoming.request_id
 
+    @cached_property
+    def manager(self) -> Manager:
+        """The sessions, for what this request does."""
+        return self.engine.manager.by(Acting.of(self.client, None))
+
     def language(self, asked: str | None = None) -> str:
         """The language that was asked for, as far as it is known, else that of the request, else the configured one."""
         known = messages.known(asked) if asked is not None else None
@@ -102,16 +108,6 @@ class Caller:
             address = self.engine.address_of(incoming.client.ip_address, incoming.peer)
         sent = Credentials(refresh_token=refresh_token)
         return Visit(facts=facts, sent=sent, address=address, request_id=self.request_id)
-
-    def record(self, action: Action, *, user: str, session_id: int, reason: EndReason | None = None) -> None:
-        audit.record(
-            action,
-            client=self.client,
-            request_id=self.request_id,
-            user=user,
-            session_id=session_id,
-            reason=reason,
-        )
 
     @contextmanager
     def asking(self, language: str) -> Iterator[None]:

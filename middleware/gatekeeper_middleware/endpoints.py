@@ -152,9 +152,7 @@ class Endpoints:
         (token,) = values
         if endpoint.serves is Serves.BACKCHANNEL:
             assert self._engine.backchannel is not None  # noqa: S101 - or there is no such route
-            problem_or_none = await self._engine.backchannel.log_out(
-                token, client=incoming.client, request_id=incoming.request_id, who=who
-            )
+            problem_or_none = await self._engine.backchannel.log_out(token, client=incoming.client, who=who)
             return problem_or_none or Served(Answer(body=Nothing()))
         if endpoint.serves is Serves.INTROSPECT:
             return Served(Answer(body=await self._engine.provider.introspect(token)))

@@ -89,6 +89,7 @@ def read(scope: Scope, trusted: TrustedProxies) -> Incoming:
     headers = tuple((name.lower(), value) for name, value in scope["headers"])
     websocket = scope["type"] == "websocket"
     peer = scope["client"][0] if scope.get("client") else None
+    request = request_id(headers)
     raw_path = scope.get("raw_path")
     if raw_path is None:
         # ASGI makes `raw_path` optional.
@@ -100,13 +101,14 @@ def read(scope: Scope, trusted: TrustedProxies) -> Incoming:
         headers=headers,
         websocket=websocket,
         scheme=_scheme(scope, headers, trusted=trusted.trusts(peer)),
-        request_id=request_id(headers),
+        request_id=request,
         peer=peer,
         checked=scope.get(CHECKED),
         client=Client(
             ip_address=trusted.client(peer, headers),
             user_agent=(get(headers, b"user-agent") or b"").decode("latin-1"),
             headers=headers,
+            request_id=request,
         ),
     )
 

@@ -15,13 +15,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from gatekeeper.audit import Action
 from gatekeeper.dialects.base import Problem
 from gatekeeper.engine import Engine
 from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.issuing import Issuing, Pair
-from gatekeeper.models import EndReason, Session, Verdict
+from gatekeeper.models import Session, Verdict
 from gatekeeper.observing import Who
+from gatekeeper.sessions.manager import Manager
 from gatekeeper.tokens.claims import unverified_reference
 from gatekeeper.tokens.jws import unverified_payload
 from gatekeeper_middleware.caller import Caller, engine_of, known_id, roles_of, scope_of, user_id
@@ -70,10 +70,13 @@ class SessionService:
 
     def __init__(self, engine: Engine, request: Any = None) -> None:
         self._caller = Caller(engine, request)
-        self._manager = engine.manager
 
     def __repr__(self) -> str:
         return f"<SessionService {self._caller!r}>"
+
+    @property
+    def _manager(self) -> Manager:
+        return self._caller.manager
 
     async def is_session_valid(self, jti: str, user_id: int | str) -> bool:
         """Whether the session lives. Moves nothing."""
@@ -109,10 +112,7 @@ class SessionService:
                 await self._manager.log_out_unseen(user, jti, self._caller.client)
                 return False
             ended = await self._manager.log_out_session(user, found.id)
-        if ended is None:
-            return False
-        self._caller.record(Action.LOGGED_OUT, user=user, session_id=ended.id)
-        return True
+        return ended is not None
 
     async def delete_session(self, session: int | str, user_id: int | str, *, by_admin: bool = False) -> bool:
         """Ends a session, named by its integer id or as everywhere, and takes it out of every list; its tokens are
@@ -125,11 +125,7 @@ class SessionService:
                 found = await self._manager.find(user, session)
                 session = 0 if found is None else found.id
             ended = await self._manager.revoke(user, session, by_admin=by_admin)
-        if ended is None:
-            return False
-        reason = EndReason.REVOKED_BY_ADMIN if by_admin else EndReason.REVOKED_BY_USER
-        self._caller.record(Action.SESSION_ENDED, user=user, session_id=ended.id, reason=reason)
-        return True
+        return ended is not None
 
     async def get_user_sessions(self, user_id: int | str, *, include_inactive: bool = False) -> list[SessionInfo]:
         """The live sessions, newest activity first, at most 1,000; with `include_inactive` also those that ended

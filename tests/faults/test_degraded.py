@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import pytest
 from websockets.exceptions import InvalidStatus
@@ -177,6 +178,8 @@ def test_what_was_ended_elsewhere_is_over_here(backend: Backend) -> None:
         sidecar(backend.url, redis_url=store.url, store_timeout="0.3") as elsewhere,
     ):
         there = World(elsewhere.url, lambda: backend.reached, store)
+        client: Any = store.client
+        eventually(lambda: client.pubsub_numsub("gk:ends") == [("gk:ends", 2)])
         one, other, spared = someone(), someone(), someone()
         tokens = [token(one), token(other), token(other), token(spared), token(spared)]
         for each in tokens:

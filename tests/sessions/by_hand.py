@@ -294,9 +294,10 @@ class Hand:
         return float(instant) / 1_000
 
     def names(self) -> set[bytes]:
-        """Every key there is."""
+        """Every key there is, but for what the audit trail leaves."""
         found: Any = self.redis.keys("*")
-        return set(found)
+        trail = (b":outbox", b"gk:outboxes", b"gk:audit")
+        return {name for name in found if not name.endswith(trail)}
 
     def _run(self, script: str, user: str, *arguments: Any) -> None:
         self.redis.eval(script, 4, *self.keys(user), self.pairs(user), *arguments)

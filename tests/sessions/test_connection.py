@@ -183,7 +183,7 @@ async def test_a_store_that_forgets_all_the_time_is_no_error_to_anybody(scripts:
 def test_every_script_of_sessions_begins_with_the_law() -> None:
     """And every file of Lua is part of a script: what is loaded nowhere would be a law that nobody keeps."""
     folder = Path(__file__).parents[2] / "gatekeeper" / "sessions" / "scripts"
-    law = (folder / "common.lua").read_text()
+    law = "".join((folder / f"{name}.lua").read_text() for name in ("audit", "common"))
     of_sessions = [
         loaded for module in (store, sign_ins) for loaded in vars(module).values() if isinstance(loaded, Script)
     ]

@@ -366,8 +366,9 @@ async def test_the_index_is_written_before_the_record_knows_the_token(store_url:
     scripts.batches.clear()
     await sign_ins.rotate("74", "1", Successor("2", "jti", time.time() + HOUR, b"sealed"))
     sent = [call for batch in scripts.batches for call in batch]
-    assert [call[1] if call[0] == "SET" else call[0] for call in sent] == ["gk:refresh:2", "gk:{74}:sessions"]
-    assert sent[1][3] == "gk:{74}:pairs"
+    keys = [call[1] if call[0] in {"SET", "ZADD"} else call[0] for call in sent]
+    assert keys == ["gk:refresh:2", "gk:outboxes", "gk:{74}:sessions"]
+    assert sent[2][4] == "gk:{74}:pairs"
     await scripts.aclose()
 
 

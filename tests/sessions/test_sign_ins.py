@@ -770,7 +770,7 @@ async def test_indexes_are_written_before_the_record_and_in_one_batch_with_it(st
     [batch] = scripts.batches
     keys = [words[1] if words[0] in {"SET", "ZADD"} else words[0] for words in batch]
     refreshing = [] if how == "check" else ["gk:refresh:d"]
-    assert keys == ["gk:due", *refreshing, "gk:sid:a-sid", "gk:{74}:sessions"]
+    assert keys == ["gk:outboxes", "gk:due", *refreshing, "gk:sid:a-sid", "gk:{74}:sessions"]
     assert await sign_ins.user_of_sid("a-sid") == "74"
     assert await sign_ins.user_of("d") == (None if how == "check" else "74")
     await scripts.aclose()

@@ -540,10 +540,14 @@ class Journal:
         request_id = uuid.uuid4().hex
         post(self._world, path, self._issuer.plan(answer), body, [JSON, ("X-Request-Id", request_id), *headers])
         access = self._gate.access_of(request_id)
+        # A word about a session follows the answer by a moment.
+        time.sleep(0.2)
         lines = [line for line in self._gate.log if line["event"] == "audit" and line["request_id"] == request_id]
         for line in lines:
             assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", line.pop("ts"))
             assert (line.pop("level"), line.pop("client_ip")) == ("info", "127.0.0.1")
+            assert (line.pop("actor"), line.pop("actor_id")) == ("user", line["user_id"])
+            assert re.fullmatch("[0-9a-f]{32}", line.pop("id"))
             del line["event"], line["request_id"]
         return lines, access
 
@@ -558,7 +562,7 @@ def test_everything_that_happens_to_a_sign_in_is_on_record(world: World, issuer:
     lines, line = journal.of(LOGIN, handed(access, refresh), login)
     session = line["session_id"]
     me = nobody | {"user_id": user, "session_id": session}
-    assert lines == [me | {"action": "logged_in", "user_name": name.lower()}]
+    assert lines == [me | {"action": "session_opened", "reason": "password", "user_name": name.lower()}]
     assert (line["user_id"], line["decision"]) == (user, "bypass")
 
     lines, line = journal.of(REFRESH, handed(renewed, next_refresh), of(refresh_token=refresh))
@@ -566,7 +570,7 @@ def test_everything_that_happens_to_a_sign_in_is_on_record(world: World, issuer:
     assert (line["user_id"], line["session_id"], line["status"]) == (user, session, 200)
 
     lines, line = journal.of(LOGOUT, whole(b"{}"), of(access_token=renewed), [bearer(renewed)])
-    assert lines == [me | {"action": "logged_out"}]
+    assert lines == [me | {"action": "session_ended", "reason": "logged_out"}]
     assert (line["user_id"], line["session_id"], line["upstream_ms"] > 0) == (user, session, True)
 
     lines, line = journal.of(REFRESH, handed(access_of(user)), of(refresh_token=next_refresh))
@@ -593,7 +597,7 @@ def test_a_login_that_is_refused_for_want_of_room_is_on_record(issuer: Issuer, s
         journal.of(LOGIN, handed(access_of(user)), credentials(user))
         lines, line = journal.of(LOGIN, handed(access_of(user)), credentials(user))
         (told_,) = lines
-        assert (told_["action"], told_["reason"]) == ("login_refused", "session_limit_exceeded")
+        assert (told_["action"], told_["reason"]) == ("limit_refused", None)
         assert (told_["user_id"], told_["user_name"]) == (user, user)
         assert (line["status"], line["decision"], line["reason"]) == (403, "deny", "session_limit_exceeded")
         assert (line["user_id"], line["upstream_ms"] > 0) == (user, True)
@@ -651,6 +655,10 @@ def everything(store: Store) -> bytes:
                 add(client.hgetall(key))
             elif kind == b"zset":
                 add(client.zrange(key, 0, -1))
+            elif kind == b"list":
+                add(client.lrange(key, 0, -1))
+            elif kind == b"stream":
+                add(client.xrange(key))
             else:
                 add(client.get(key))
     return b"\n".join(found)

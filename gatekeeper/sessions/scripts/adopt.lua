@@ -1,7 +1,8 @@
 -- The rest of check.lua: a token that names no session opens one.
--- ARGV[19], ARGV[20]: the caller's `adopt_not_before` and epoch (epoch.lua). KEYS[4] is the key of the epoch, left out in
+-- ARGV[19], ARGV[20]: the caller's `adopt_not_before` and epoch (epoch.lua). KEYS[5] is the key of the epoch, left out in
 -- a Cluster, where it lies elsewhere: then a loss is known here as soon as the caller has looked.
 
+acting = ARGV[21] or ''
 local issued_at, unknown = tonumber(ARGV[3]), ARGV[10]
 local adopt_not_before, epoch = tonumber(ARGV[19] or '0'), ARGV[20] or ''
 
@@ -10,8 +11,8 @@ if unknown == 'reject' or (before > 0 and issued_at <= before) then return {sess
 local out, end_reason = signed_out_at_the_provider(reference, issued_at)
 if out then return {sessions, 'ended', out, end_reason, 0} end
 if not ARGV[13] then return {sessions, 'absent', '0', '', 0} end
-if KEYS[4] and epoch ~= '' then
-  local stored = redis.call('HMGET', KEYS[4], 'id', 'adopt_not_before')
+if KEYS[5] and epoch ~= '' then
+  local stored = redis.call('HMGET', KEYS[5], 'id', 'adopt_not_before')
   if stored[1] ~= epoch then return {sessions, 'lost', '0', '', 0} end
   adopt_not_before = math.max(adopt_not_before, tonumber(stored[2] or '0'))
 end

@@ -1,4 +1,6 @@
--- What the scripts of a sign-in are told, alike: ARGV[1…6] the rules, ARGV[7…22] the tokens and who brings them.
+-- What the scripts of a sign-in are told, alike: ARGV[1…6] the rules, ARGV[7…20] the tokens and who brings them, the last
+-- one who acts.
+acting = ARGV[#ARGV]
 local rules = {idle = tonumber(ARGV[1]), ttl = tonumber(ARGV[2]), ended_ttl = tonumber(ARGV[3]),
                limit = tonumber(ARGV[4]), policy = ARGV[5], unknown = ARGV[6]}
 local with = {id = ARGV[7], reference = ARGV[8], jti = ARGV[9], issued_at = tonumber(ARGV[10]),

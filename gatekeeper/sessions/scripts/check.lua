@@ -1,5 +1,5 @@
 -- check: a verified token asks to pass. Finds its session, judges it and moves its activity, or opens one.
--- A caller that has seen the token before leaves out what only an opening needs (ARGV from 13 on).
+-- A caller that has seen the token before leaves out what only an opening needs (ARGV from 13 on, who acts last).
 -- Answers {KEYS[1], 'touched' | 'opened', id, '', evicted}
 --         {KEYS[1], 'ended', id, end reason, 0}   the session is over
 --         {KEYS[1], 'unknown', '0', '', 0}        there is none, and this token may not open one

@@ -1,4 +1,4 @@
--- The law of a session. Every script of sessions begins with this text; nothing else changes a session.
+-- The law of a session. Every script of sessions begins with audit.lua and this text; nothing else changes a session.
 --
 -- What there is, for one user, in one hash slot:
 --   KEYS[1] sessions    hash    <id>          → the record (below), packed
@@ -11,6 +11,7 @@
 --   KEYS[3] not_before  string  "<instant> <spared id or 0> <end reason>": every session created until that instant
 --                               counts as ended, the spared one excepted; it has no time to live, because a token
 --                               of before it may turn up however late
+--   KEYS[4] outbox      list    what the audit trail is to tell: audit.lua
 --
 -- The states are live and ended, with one of eight reasons. The moves:
 --   (nothing) → live       check.lua and refreshed.lua, for a token that not_before does not refuse; login.lua, for any
@@ -60,6 +61,7 @@ local function load(id)
   local packed = redis.call('HGET', sessions, id)
   if not packed then return nil end
   local record = cmsgpack.unpack(packed)
+  if record[JTI] == true then record[JTI] = record[REFERENCE] end
   for field = CREATED_AT, REFRESH_EXPIRES_AT do
     if field ~= END_REASON and not (record[field] >= 0 and record[field] <= 9007199254740992) then
       error('a record is garbled')
@@ -68,8 +70,12 @@ local function load(id)
   return record
 end
 
+-- A `jti` that is the reference stands there once: `true` is that one byte.
 local function save(id, record)
+  local jti = record[JTI]
+  if jti == record[REFERENCE] then record[JTI] = true end
   redis.call('HSET', sessions, id, cmsgpack.pack(record))
+  record[JTI] = jti
 end
 
 -- Keys leave by themselves, never before `instant`.
@@ -113,6 +119,7 @@ local function record_end(id, record, last_activity, at, reason, hidden, ended_t
   local forget_at = math.max(now + ended_ttl, record[TOKEN_EXPIRES_AT], record[REFRESH_EXPIRES_AT])
   redis.call('ZADD', index, text(-forget_at), id)
   keep_until(forget_at)
+  tell_ended(id, at, reason, now, {jti = record[JTI], reference = record[REFERENCE], expires_at = record[TOKEN_EXPIRES_AT]})
 end
 
 -- live → ended, told to everybody.

@@ -1,10 +1,11 @@
 -- end: one session, by its id.
--- ARGV: id, end reason, idle, ended_ttl
+-- ARGV: id, end reason, idle, ended_ttl, who acts
 --   'deactivated', 'logged_out'  ends a live session and leaves it in the lists of inactive ones
 --   any other                    ends a live session and takes it, or one that was deactivated, out of every list
 -- Answers {KEYS[1], last activity, record}, or {KEYS[1]} where there is no such session (any more).
 
 local id, reason, idle, ended_ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+acting = ARGV[5]
 
 local stays_listed = reason == 'deactivated' or reason == 'logged_out'
 

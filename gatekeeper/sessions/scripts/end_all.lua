@@ -1,9 +1,10 @@
 -- end_all: every session of a user, or every other one. One write of `not_before` does it, however many there are; the
 -- records follow, STEP of them now and the rest by later scripts.
--- ARGV: end reason, id to spare or 0, idle, ended_ttl
+-- ARGV: end reason, id to spare or 0, idle, ended_ttl, who acts
 -- Answers {KEYS[1], how many live sessions ended}
 
 local reason, spare, idle, ended_ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+acting = ARGV[5]
 
 start_anew_if_lost()
 local found, oldest = live(idle, ended_ttl, false)

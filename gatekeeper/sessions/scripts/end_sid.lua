@@ -1,11 +1,12 @@
 -- end_sid: an identity provider says that one of its sign-ins is over. Ends every session whose tokens carry that `sid`,
 -- and leaves a record by which tokens of it that were never seen are known as over (upkeep.lua). Looks at STEP sessions,
 -- the least active first: one that moves meanwhile is met again.
--- ARGV: sid, until when such tokens may turn up, idle, ended_ttl, new id, from which activity on (0 at first)
+-- ARGV: sid, until when such tokens may turn up, idle, ended_ttl, new id, from which activity on (0 at first), who acts
 -- Answers {KEYS[1], how many live sessions ended, from which activity to go on (0: all have been looked at)}
 
 local sid, until_when, idle, ended_ttl, new_id = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local from = tonumber(ARGV[6])
+acting = ARGV[7]
 
 local function carries_it(id, record)
   if sid_of(record[REFERENCE]) == sid then return true end

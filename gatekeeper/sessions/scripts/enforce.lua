@@ -1,9 +1,10 @@
 -- enforce: ends what a lowered limit has left over, as the next opening would. Where the newest session is without limit,
 -- so are all.
--- ARGV: idle, ended_ttl, limit, policy
+-- ARGV: idle, ended_ttl, limit, policy, who acts
 -- Answers {KEYS[1], how many were evicted}
 
 local idle, ended_ttl, limit, policy = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+acting = ARGV[5]
 
 start_anew_if_lost()
 local newest = live(idle, ended_ttl, false)[1]

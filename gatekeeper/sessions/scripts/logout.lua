@@ -1,11 +1,13 @@
 -- logout: ends the session that a token names. One that is over stays as it is, but for as long as this token lives. A
 -- token that was never seen, or whose record is lost, gets an ended record, so that it cannot open a session afterwards.
--- ARGV: reference, jti, token_expires_at, idle, ended_ttl, new id, ip address, user agent, hints, city, country
+-- ARGV: reference, jti, token_expires_at, idle, ended_ttl, new id, ip address, user agent, hints, city, country,
+--       who acts
 -- Answers {KEYS[1], 1 | 0, id}: 1 where a live session ended.
 
 local reference, jti, token_expires_at = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local idle, ended_ttl, new_id = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 local ip_address, user_agent, hints, city, country = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]
+acting = ARGV[12]
 
 start_anew_if_lost()
 local id = redis.call('HGET', sessions, 'r:' .. reference)

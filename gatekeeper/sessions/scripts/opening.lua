@@ -42,7 +42,10 @@ end
 local function open(with, rules, leaving)
   forget()
   local evicted = make_room(with.exempt == 1 and 0 or rules.limit, rules.policy, rules.idle, rules.ended_ttl, leaving)
-  if not evicted then return nil end
+  if not evicted then
+    tell_no_room(now)
+    return nil
+  end
   -- Silent for longer than a session may live: over, whether or not a limit or a list ever looks at them.
   sweep(rules.idle, rules.ended_ttl, 20, math.max(before, now - rules.ttl))
   local id = with.id
@@ -58,6 +61,7 @@ local function open(with, rules, leaving)
   if refresh ~= '' then redis.call('HSET', sessions, 'f:' .. refresh, id) end
   redis.call('ZADD', index, text(created_at), id)
   keep_until(math.max(expires_at + rules.ended_ttl, with.token_expires_at, refresh_expires_at))
+  tell_opened(id, created_at, with.login_method)
   return id, evicted
 end
 

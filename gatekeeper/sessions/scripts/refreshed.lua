@@ -17,6 +17,10 @@ if id and id ~= linked then
   if word ~= 'live' then return word and answer('ended', id, record[END_REASON]) or answer('unknown') end
 end
 if word == 'live' then
+  -- What came with one refresh may be told in two steps, of which the second brings no other access token.
+  if record[REFERENCE] ~= with.reference or record[JTI] ~= with.jti or record[TOKEN_EXPIRES_AT] < with.token_expires_at then
+    tell_refreshed(linked, now)
+  end
   join(linked, record, last_activity, with)
   return answer('touched', linked, '', 0, record[EXPIRES_AT])
 end

@@ -1,8 +1,9 @@
 -- rotate: a refresh token that Gatekeeper issued is presented, and makes way for a new pair of tokens.
---   KEYS[4] pairs  hash  <id> → {digest of the token last rotated, sealed pair that it got, until when}, packed: lets
+--   KEYS[5] pairs  hash  <id> → {digest of the token last rotated, sealed pair that it got, until when}, packed: lets
 --                        two tabs, or a client whose answer was lost, ask again within the window
 -- ARGV: idle, ended_ttl, digest of the presented token
 --       and to rotate it: digest of the new one, its access token's jti, when that expires, the sealed pair, the window
+--       last, who acts
 -- Answers {KEYS[1], 'current', id, reference, expires_at, claims}   asked only: it would be rotated
 --         {KEYS[1], 'rotated', id}
 --         {KEYS[1], 'again', id, sealed pair}                       rotated already, within the window, successor unused
@@ -10,9 +11,11 @@
 --         {KEYS[1], 'ended', id, end reason}                        its session is over
 --         {KEYS[1], 'unknown'}
 
-local pairs_kept = KEYS[4]
+local pairs_kept = KEYS[5]
 local idle, ended_ttl, presented = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
-local successor, jti, token_expires_at, sealed, window = ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8])
+acting = ARGV[#ARGV]
+-- Who only asks names no successor: only who acts follows.
+local successor, jti, token_expires_at, sealed, window = #ARGV > 4 and ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8])
 
 start_anew_if_lost()
 local id = redis.call('HGET', sessions, 'f:' .. presented)
@@ -35,6 +38,7 @@ if not successor then
 end
 join(id, record, last_activity, {reference = record[REFERENCE], jti = jti, token_expires_at = token_expires_at,
                                  refresh = successor, refresh_expires_at = 0})
+tell_refreshed(id, now)
 -- One entry a session, gone with the window: the key lives as long as the longest of them.
 redis.call('HDEL', pairs_kept, id)
 if window > 0 then

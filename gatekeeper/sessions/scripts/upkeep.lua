@@ -16,6 +16,7 @@ local function start_anew_if_lost()
   redis.call('SET', not_before, text(before) .. ' 0 ' .. before_reason)
   redis.call('DEL', sessions, index)
   announce('*0', before_reason)
+  tell_lost(now)
 end
 
 -- A session by its id, judged and not touched: 'live' with its record and last activity; 'ended' with its record, where

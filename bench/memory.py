@@ -1,0 +1,174 @@
+"""What sessions cost in the store, and that they leave nothing behind.
+
+    python -m bench.memory bytes [--sessions 100000] [--a-user 3] [--server redis-server]
+    python -m bench.memory churn [--sessions 1000000] [--server redis-server]
+
+`bytes` opens sessions with a user agent of 120 bytes and asks the store what each key takes
+(`MEMORY USAGE … SAMPLES 0`: all of it, keys and allocator included). `churn` opens sessions that live for a second and
+waits until the store is as it was; the audit stream, which is bounded, stays. Both start a store of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import redis
+
+from gatekeeper.embedded import server_binary
+from gatekeeper.models import Claims, Client
+from gatekeeper.sessions.connection import Scripts
+from gatekeeper.sessions.slots import Rules, Slots
+from gatekeeper.sessions.store import SessionStore
+
+_AGENT: Final = (
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36"
+).ljust(120, "x")
+_AT_ONCE: Final = 500
+_CALLS_A_KEY: Final = 1000
+
+
+@contextmanager
+def _server(binary: str) -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="gk-bench-") as folder:
+        path = Path(folder) / "store.sock"
+        # Its log of slow commands takes memory that sessions do not.
+        quiet = ["--save", "", "--slowlog-log-slower-than", "-1"]
+        command = [binary, "--port", "0", "--unixsocket", str(path), "--dir", folder, *quiet]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            while not path.exists():
+                time.sleep(0.01)
+            yield f"unix://{path}"
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _store(url: str, *, seconds: float) -> tuple[Scripts, Slots]:
+    scripts = Scripts(url, timeout_seconds=60)
+    rules = Rules(
+        session_seconds=seconds,
+        idle_seconds=None if seconds < 60 else 1800,
+        ended_seconds=seconds,
+        device_limit=None,
+        policy="evict_idle",
+        adopt_unknown=True,
+        leeway_seconds=0,
+    )
+    return scripts, Slots(scripts, key_prefix="gk:", rules=rules)
+
+
+def _token(number: int, lives: float, a_user: int) -> Claims:
+    # As long as a UUID in hexadecimal, which is what a `jti` usually is.
+    jti = f"{number:032x}"
+    now = time.time()
+    return Claims(
+        user=str(10_000_000 + number // a_user),
+        reference=jti,
+        jti=jti,
+        roles=(),
+        is_admin=False,
+        issued_at=now,
+        expires_at=now + lives,
+        claims={},
+    )
+
+
+async def _open(store: SessionStore, slots: Slots, numbers: range, lives: float, a_user: int = 3) -> None:
+    client = Client(ip_address="203.0.113.117", user_agent=_AGENT)
+    for start in range(numbers.start, numbers.stop, _AT_ONCE):
+        some = range(start, min(start + _AT_ONCE, numbers.stop))
+        await asyncio.gather(*(store.check(_token(number, lives, a_user), client) for number in some))
+        await slots.outbox.flush()
+
+
+async def measure_bytes(url: str, sessions: int, a_user: int) -> dict[str, float]:
+    """Bytes a session, by what they are for."""
+    scripts, slots = _store(url, seconds=86_400)
+    await _open(SessionStore(slots), slots, range(sessions), 900, a_user)
+    await scripts.aclose()
+    taken: Counter[str] = Counter()
+    with redis.Redis.from_url(url) as client:
+        keys: list[bytes] = list(client.scan_iter(count=_CALLS_A_KEY))
+        for start in range(0, len(keys), _CALLS_A_KEY):
+            some = keys[start : start + _CALLS_A_KEY]
+            pipeline = client.pipeline(transaction=False)
+            for key in some:
+                pipeline.execute_command("MEMORY USAGE", key, "SAMPLES", 0)
+            for key, size in zip(some, pipeline.execute(), strict=True):
+                taken[key.rpartition(b":")[2].decode()] += size
+        info: Any = client.info("server")
+        name = "Valkey" if info.get("server_name") == "valkey" else "Redis"
+        print(f"{name} {info.get('valkey_version') or info['redis_version']}, {sessions} sessions, {a_user} a user")
+    return {name: size / sessions for name, size in taken.most_common()}
+
+
+async def churn(url: str, sessions: int, *, batch: int = 20_000) -> tuple[int, int, set[str]]:
+    """Opens sessions that live for a second and waits until they have left. Bytes before and after, without the audit
+    stream, and the keys that are there at the end."""
+    scripts, slots = _store(url, seconds=1.0)
+    store = SessionStore(slots)
+    with redis.Redis.from_url(url, decode_responses=True) as client:
+        # Scripts are loaded and connections open, and stay so.
+        await _open(store, slots, range(1), 1)
+        await _until_gone(store, slots, client)
+        before = _used(client)
+        for start in range(0, sessions, batch):
+            await _open(store, slots, range(start, min(start + batch, sessions)), 1)
+            await store.keep_house(1000)
+        await _until_gone(store, slots, client)
+        left = set(client.keys("*"))
+        after = _used(client)
+    await scripts.aclose()
+    return before, after, left
+
+
+async def _until_gone(store: SessionStore, slots: Slots, client: redis.Redis) -> None:
+    while client.dbsize() > 1:
+        await slots.outbox.flush()
+        await slots.outbox.sweep()
+        if not await store.keep_house(1000):
+            await asyncio.sleep(0.2)
+
+
+def _used(client: redis.Redis) -> int:
+    """Bytes that the store has allocated, without the audit stream."""
+    client.delete("gk:audit")
+    # Tables shrink, and what was deleted is freed, a little later.
+    time.sleep(2)
+    info: Any = client.info("memory")
+    return int(info["used_memory"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.memory", description=__doc__)
+    parser.add_argument("what", choices=["bytes", "churn"])
+    parser.add_argument("--sessions", type=int)
+    parser.add_argument("--a-user", type=int, default=3, help="sessions of one user")
+    parser.add_argument("--server", default=server_binary(), help="the binary of a Valkey or a Redis")
+    asked = parser.parse_args()
+    with _server(asked.server) as url:
+        if asked.what == "bytes":
+            rows = asyncio.run(measure_bytes(url, asked.sessions or 100_000, asked.a_user))
+            for name, size in rows.items():
+                print(f"{name:12} {size:8.1f}")
+            stored = sum(size for name, size in rows.items() if name != "audit")
+            print(f"{'a session':12} {stored:8.1f}  without the audit stream, which is bounded")
+            return
+        began = time.monotonic()
+        before, after, left = asyncio.run(churn(url, asked.sessions or 1_000_000))
+        print(f"{asked.sessions or 1_000_000} sessions came and went in {time.monotonic() - began:.0f} s")
+        print(f"before {before} bytes, after {after} bytes; keys that are left: {sorted(left)}")
+
+
+if __name__ == "__main__":
+    main()
