@@ -239,6 +239,9 @@ class PathTable:
         return frozenset(methods | {"HEAD"} if "GET" in methods else methods)
 
     def _classify(self, method: str, path: bytes) -> Matched | Kind:
+        if path == b"*" and method == "OPTIONS":
+            # About the server as a whole (RFC 9110 section 9.3.7): no pattern names it, so nothing makes it public.
+            return Kind.PROTECTED
         check(path)
         own = _route(self._own, method, path) or self._by_pattern(method, path)
         if own is not None:

@@ -198,6 +198,7 @@ PATHS: list[tuple[str, bytes, str]] = [
     ("GET", b"admin", "bad"),
     ("GET", b"evil:80", "bad"),
     ("GET", b"*", "bad"),
+    ("OPTIONS", b"*", "protected"),
     ("GET", b"", "bad"),
     ("GET", b"http://evil/public/a", "bad"),
     ("GET", b"/ ", "bad"),
