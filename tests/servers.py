@@ -44,7 +44,7 @@ def httpbin_process(*, threads: int = 16) -> Iterator[str]:
     """httpbin under gunicorn with threads; yields its base URL."""
     command = [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", "--worker-class", "gthread"]
     command += ["--threads", str(threads), "--no-control-socket", "httpbin:app"]
-    with _process(command, listening=r"Listening at: (http://127\.0\.0\.1:\d+)") as url:
+    with process(command, listening=r"Listening at: (http://127\.0\.0\.1:\d+)") as url:
         yield url
 
 
@@ -62,7 +62,7 @@ def datasette_process(directory: Path, *, rows: int = 2_000) -> Iterator[str]:
     connection.close()
     command = [sys.executable, "-m", "datasette", "serve", "--port", "0", str(database)]
     command += ["--setting", "max_returned_rows", "100", "--setting", "max_csv_mb", "0"]
-    with _process(command, listening=r"running on (http://127\.0\.0\.1:\d+)") as url:
+    with process(command, listening=r"running on (http://127\.0\.0\.1:\d+)") as url:
         yield url
 
 
@@ -73,7 +73,7 @@ def django_process(directory: Path, secret: str, *, access_seconds: int = 300) -
     command = [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", "--worker-class", "gthread", "--threads", "4"]
     command += ["--no-control-socket", "--preload", "--chdir", str(_BACKENDS), "django_app:application"]
     environment = _of_backend(directory, secret, access_seconds)
-    with _process(command, environment, listening=r"Listening at: (http://127\.0\.0\.1:\d+)") as url:
+    with process(command, environment, listening=r"Listening at: (http://127\.0\.0\.1:\d+)") as url:
         yield url
 
 
@@ -84,7 +84,7 @@ def fastapi_users_process(directory: Path, secret: str, *, access_seconds: int =
     command = [sys.executable, "-m", "uvicorn", "--host", "127.0.0.1", "--port", "0"]
     command += ["--app-dir", str(_BACKENDS), "fastapi_users_app:app"]
     environment = _of_backend(directory, secret, access_seconds)
-    with _process(command, environment, listening=r"running on (http://127\.0\.0\.1:\d+)") as url:
+    with process(command, environment, listening=r"running on (http://127\.0\.0\.1:\d+)") as url:
         yield url
 
 
@@ -93,7 +93,7 @@ def _of_backend(directory: Path, secret: str, access_seconds: int) -> dict[str, 
 
 
 @contextmanager
-def _process(command: Sequence[str], environment: Mapping[str, str] = {}, *, listening: str) -> Iterator[str]:
+def process(command: Sequence[str], environment: Mapping[str, str] = {}, *, listening: str) -> Iterator[str]:
     """Starts a server, waits until its output tells where it listens, kills it with all its children."""
     process = subprocess.Popen(
         command,

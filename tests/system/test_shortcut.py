@@ -10,8 +10,9 @@ import json
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, contextmanager
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
@@ -43,7 +44,7 @@ from tests.system.streaming import Streams, requested
 
 CHUNKS = b"3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n"
 ANSWERS = {
-    b"/length": b"HTTP/1.1 200 Fine\r\nContent-Length: 2\r\nX-A: 1\r\nX-a: 2\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n\r\nok",
+    b"/length": b"HTTP/1.1 200 Fine\r\nContent-Length: 2\r\nX-A: 1\r\nX-a: 2\r\nSet-Cookie: a\r\nSet-Cookie: b\r\n\r\nok",
     b"/chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-T\r\n\r\n" + CHUNKS,
     b"/trailers": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-T: 1\r\n\r\n",
     b"/empty": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
@@ -302,8 +303,8 @@ class Case(NamedTuple):
 
     name: str
     status: int
-    settings: dict[str, str] = {}
-    claims: dict[str, Any] = {}
+    settings: Mapping[str, str] = MappingProxyType({})
+    claims: Mapping[str, Any] = MappingProxyType({})
 
 
 async def ended(gate: Gate, backend: Backend, user: str, mine: str, name: str) -> None:
