@@ -44,7 +44,7 @@ from tests.system.streaming import Streams, requested
 
 CHUNKS = b"3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n"
 ANSWERS = {
-    b"/length": b"HTTP/1.1 200 Fine\r\nContent-Length: 2\r\nX-A: 1\r\nX-a: 2\r\nSet-Cookie: a\r\nSet-Cookie: b\r\n\r\nok",
+    b"/length": b"HTTP/1.1 200 Fine\r\nContent-Length: 2\r\nX: 1\r\nx: 2\r\nSet-Cookie: a\r\nSet-Cookie: b\r\n\r\nok",
     b"/chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-T\r\n\r\n" + CHUNKS,
     b"/trailers": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-T: 1\r\n\r\n",
     b"/empty": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",

@@ -54,9 +54,12 @@ def everything(url: str, bearer: str, directory: Path) -> list[Any]:
     """What a client does with a server, and what it sees of it."""
     seen: list[Any] = []
     headers = {"Authorization": f"Bearer {bearer}"}
-    with httpx.Client(
-        headers=headers, event_hooks={"response": [lambda a: (a.read(), seen.append(masked(a)))]}
-    ) as http:
+
+    def keep(answer: httpx.Response) -> None:
+        answer.read()
+        seen.append(masked(answer))
+
+    with httpx.Client(headers=headers, event_hooks={"response": [keep]}) as http:
         client = webdav4.Client(url, http_client=http)
         body = random.Random(4918).randbytes(300_000)
         (directory.parent / "up").write_bytes(body)
