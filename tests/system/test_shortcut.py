@@ -534,7 +534,7 @@ async def test_who_pipelines_and_reads_nothing_has_few_answers_made(gates: Gates
 
 @pytest.mark.parametrize("way", ["application", "shortcut"])
 @pytest.mark.parametrize("path", ["/events", "/quiet", "/download", "/chunked"])
-async def test_a_session_that_ends_ends_its_stream_on_either_way(store: Store, path: str, way: str) -> None:  # E-11
+async def test_a_session_that_ends_ends_its_stream_on_either_way(store: Store, path: str, way: str) -> None:
     streams = Streams()
     with Backend(streams) as backend, gate_before(backend.url, store) as gate:
         mine = token(someone())
