@@ -14,13 +14,12 @@ from typing import Any
 
 import httpx
 import pytest
+from webdav4 import client as webdav
 
 from tests.servers import process
 from tests.system.sidecar import Store, sidecar, someone, token
 
 pytestmark = pytest.mark.slow
-webdav4 = pytest.importorskip("webdav4.client")
-pytest.importorskip("wsgidav")
 
 LOCK = """<?xml version="1.0"?><D:lockinfo xmlns:D="DAV:"><D:lockscope><D:exclusive/></D:lockscope>
 <D:locktype><D:write/></D:locktype><D:owner>me</D:owner></D:lockinfo>"""
@@ -60,7 +59,7 @@ def everything(url: str, bearer: str, directory: Path) -> list[Any]:
         seen.append(masked(answer))
 
     with httpx.Client(headers=headers, event_hooks={"response": [keep]}) as http:
-        client = webdav4.Client(url, http_client=http)
+        client = webdav.Client(url, http_client=http)
         body = random.Random(4918).randbytes(300_000)
         (directory.parent / "up").write_bytes(body)
         client.mkdir("a")
