@@ -6,7 +6,6 @@ Ids in comments are those of the attack catalogue.
 from __future__ import annotations
 
 import asyncio
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -21,6 +20,7 @@ import pytest
 from gatekeeper.client_address import TrustedProxies
 from gatekeeper.proxy.http import Proxy
 from gatekeeper.proxy.native import NativeUpstream
+from tests.machine import need
 from tests.proxy.chain import chain
 from tests.servers import RawConnection, RawRequest, raw_client, serve_asgi
 from tests.system.sidecar import eventually, external_store, sidecar, someone, token
@@ -154,8 +154,7 @@ def nginx() -> Iterator[Nginx]:
 @contextmanager
 def backend_of(kind: str) -> Iterator[Counting]:
     if kind in {"node", "nginx"}:
-        if shutil.which(kind) is None:
-            pytest.skip(f"no {kind} here")
+        need(kind)
         with node() if kind == "node" else nginx() as running:
             yield running
         return
