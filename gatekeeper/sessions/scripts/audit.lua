@@ -9,26 +9,10 @@ local outbox, acting = KEYS[4], ''
 -- It leaves within moments. Should nobody ever come for it: a week.
 local OUTBOX_MILLISECONDS = 604800000
 
+-- What only some scripts tell is said there (upkeep.lua, opening.lua): a touch is not to wait for it.
 local function leave_word(entry)
   redis.call('RPUSH', outbox, cmsgpack.pack(entry))
   redis.call('PEXPIRE', outbox, OUTBOX_MILLISECONDS)
-end
-
-local function tell_opened(id, at, login_method)
-  leave_word({'session_opened', id, at, login_method, acting})
-end
-
-local function tell_refreshed(id, now)
-  leave_word({'refreshed', id, now, '', acting})
-end
-
-local function tell_no_room(now)
-  leave_word({'limit_refused', '0', now, '', acting})
-end
-
--- Nobody's act, whoever found it out; which sessions there were, nobody knows any more.
-local function tell_lost(now)
-  leave_word({'sessions_lost', '0', now, '', ''})
 end
 
 -- The end of a session, with the access tokens of it that have an id and live on: the mirror names those. Where the newest

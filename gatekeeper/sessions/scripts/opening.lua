@@ -1,5 +1,17 @@
 -- What opens sessions and gives them names: it follows upkeep.lua in the scripts that do so.
 
+local function tell_opened(id, at, login_method)
+  leave_word({'session_opened', id, at, login_method, acting})
+end
+
+local function tell_refreshed(id, now)
+  leave_word({'refreshed', id, now, '', acting})
+end
+
+local function tell_no_room(now)
+  leave_word({'limit_refused', '0', now, '', acting})
+end
+
 -- A session is mute when every token known of it has expired: nobody can speak for it again.
 local function goes_first(policy)
   local function mute(record)

@@ -7,6 +7,11 @@ local function entry(id)
   return record
 end
 
+-- Nobody's act, whoever found it out; which sessions there were, nobody knows any more.
+local function tell_lost(now)
+  leave_word({'sessions_lost', '0', now, '', ''})
+end
+
 -- A store that evicts under memory pressure can lose one key of two, which live and leave together. What it lost may have
 -- been an end, so the user starts anew, as after an end of all sessions. Every script asks, but for a check that finds
 -- its session whole.
