@@ -31,6 +31,8 @@ _ALNUM = (string.ascii_letters + string.digits).encode()
 _TOKEN = _ALNUM + b"!#$%&'*+-.^_`|~"  # RFC 9110 section 5.6.2
 _NOT_TOKEN = bytes(set(range(256)) - set(_TOKEN))
 _FOLD = bytes(ord(chr(byte).lower()) if byte in _ALNUM else ord("-") for byte in range(256))
+# Of their own, so that nobody who seeds the generator of all makes them come again.
+_ids: Final = random.Random()  # noqa: S311 - no secret
 _UUID_4: Final = 0x00000000_0000_4000_8000_000000000000
 _UUID_FREE_BITS: Final = 0xFFFFFFFF_FFFF_0FFF_3FFF_FFFFFFFFFFFF
 # Names are few, and judged for every request. Those of clients that invent new ones are judged each time.
@@ -79,8 +81,8 @@ def request_id(headers: Headers) -> str:
 def random_uuid() -> str:
     """A random UUID (RFC 9562 section 5.4). The standard library takes three times as long, which every request would
     wait for."""
-    # Version and variant in their places. Nothing is a secret here.
-    bits = random.getrandbits(128) & _UUID_FREE_BITS | _UUID_4
+    # Version and variant in their places.
+    bits = _ids.getrandbits(128) & _UUID_FREE_BITS | _UUID_4
     digits = f"{bits:032x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 

@@ -28,6 +28,7 @@ _log = logging.getLogger("gatekeeper")
 _SILENCE_SECONDS: Final = 1.0
 _FIRST_WAIT_SECONDS: Final = 0.05
 _LONGEST_WAIT_SECONDS: Final = 2.0
+_chance: Final = random.Random()  # noqa: S311 - no secret
 
 
 class End(msgspec.Struct, frozen=True):
@@ -75,7 +76,7 @@ class EndsListener:
             wait = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2**self._failures)
             self._failures = min(self._failures + 1, 10)
             # Not all processes at once, after a restart of the store.
-            await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+            await asyncio.sleep(wait * _chance.uniform(0.5, 1.0))
 
     async def _listen_once(self) -> None:
         client = self._connect()

@@ -21,6 +21,7 @@ _log = logging.getLogger("gatekeeper")
 _USERS_A_STEP: Final = 100
 # When there is nothing to do; several processes are not to do it at the same moment.
 _REST_SECONDS: Final = (5.0, 15.0)
+_chance: Final = random.Random()  # noqa: S311 - no secret
 _BUSY_SECONDS: Final = 0.1
 
 
@@ -43,7 +44,7 @@ class Housekeeping:
     async def _keep_house(self) -> None:
         busy = False
         while True:
-            await asyncio.sleep(_BUSY_SECONDS if busy else random.uniform(*_REST_SECONDS))  # noqa: S311 - no secret
+            await asyncio.sleep(_BUSY_SECONDS if busy else _chance.uniform(*_REST_SECONDS))
             try:
                 busy = await self.step()
             except StoreUnavailable:

@@ -21,7 +21,7 @@ from gatekeeper_middleware import GatekeeperMiddleware, current_session
 from tests.contracts.answers import assert_own_answer, error_body
 from tests.middleware.host import METHODS, Mount, mounted
 from tests.servers import Answer
-from tests.system.sidecar import Reached, Store, World, external_store, someone
+from tests.system.sidecar import Reached, Store, World, eventually, external_store, someone
 from tests.system.test_issuing import (
     BLACKLISTED,
     CHECK,
@@ -336,6 +336,7 @@ def test_a_store_that_is_away_clears_no_cookie() -> None:  # S15, contract 4.8
             assert answer.get_all("set-cookie") == []
         # It may be said again.
         store.start()
+        eventually(lambda: world.fetch("/", headers=[sent(tokens)]).status != 503)
         assert_own_answer(post(world, "/auth/logout", headers=[sent(tokens), HERE]), 200, LOGGED_OUT)
 
 

@@ -177,6 +177,9 @@ def test_anything_shows_exactly_which_headers_arrived(before_httpbin: Sidecar) -
         "Host": "api.example:8443",
         "Authorization": credential[1],
         "X-Mine": "1",
+        # The proxy's own hop (RFC 9110 section 10.1.4).
+        "Te": "trailers",
+        "Connection": "te",
         "X-Request-Id": "abc",
         "X-User-Id": user,
         "X-User-Roles": "user",
