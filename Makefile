@@ -6,7 +6,8 @@ UV_VERSION := 0.13.8
 VENV := .venv
 BIN := $(VENV)/bin
 # A file's tests stay together: most files share one store, backend or sidecar. Four, for many of them wait for something.
-PYTEST := $(BIN)/pytest -n 4 --dist loadfile
+# Hundreds of processes are started, and none is to compile everything again.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
 SYNC := $(BIN)/uv sync --quiet --frozen --inexact --extra embedded
 
 # uv is to use the interpreter of $(VENV), whatever is active around it, and the certificates that pip uses too: behind

@@ -121,6 +121,7 @@ def test_sigterm_drains_all_workers(backend: Backend, tmp_path: Path) -> None:
 
 def test_while_workers_drain_nobody_is_kept_waiting() -> None:
     with SlowBackend() as slow, sidecar(slow.url, workers="2") as gate:
+        eventually(lambda: fetch(gate.url, "GET", "/", timeout=30).status == 401, seconds=60)
         with slow_request(slow, gate) as under_way:
             gate.terminate()
             eventually(lambda: gate.ready().status == 503, seconds=5)
