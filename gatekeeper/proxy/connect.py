@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -41,12 +41,17 @@ class Connector:
     """Opens connections to the backend at `url` (`http://host:port`, `https://…`, `http+unix:///path.sock`).
 
     A name is looked up for every connection. `timeout_seconds` bounds all of it, TLS included; `ca_file` is a PEM
-    bundle that replaces the usual certificate authorities. Raises ValueError for a URL of another form.
+    bundle that replaces the usual certificate authorities; `alpn` are the protocols offered over TLS (RFC 7301), none
+    for no offer. Raises ValueError for a URL of another form.
     """
 
-    def __init__(self, url: str, *, timeout_seconds: float, ca_file: str | None = None) -> None:
+    def __init__(
+        self, url: str, *, timeout_seconds: float, ca_file: str | None = None, alpn: Sequence[str] = ()
+    ) -> None:
         self.origin = parse_origin(url)
         self.ssl_context = _ssl_context(ca_file) if self.origin.is_tls else None
+        if self.ssl_context is not None and alpn:
+            self.ssl_context.set_alpn_protocols(list(alpn))
         self._timeout_seconds = timeout_seconds
 
     async def connect(self, factory: Callable[[], _P]) -> _P:

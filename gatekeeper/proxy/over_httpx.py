@@ -1,7 +1,8 @@
 """The backend over httpx's engine, httpcore, without the client around it: a client keeps cookies of one user for the
 next, follows redirects, inflates bodies, adds headers, resolves dot segments and reads proxies from the environment.
 
-It costs thirty times what the native transport costs. It passes no trailers and no interim answers.
+It costs thirty times what the native transport costs. Over HTTP/1.1 it passes no trailers and no interim answers. A
+backend that chooses HTTP/2 is spoken to by `over_http2`, without httpcore.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from gatekeeper.headers import HeaderList, get, is_token
 from gatekeeper.proxy.connect import Connector, Line
 from gatekeeper.proxy.duplex import DuplexBackend, Exchange, current_exchange
 from gatekeeper.proxy.outgoing import RequestNotForwardable
+from gatekeeper.proxy.over_http2 import ALPN, Http2
 from gatekeeper.proxy.pool import IDLE_SECONDS, MAX_IDLE
 from gatekeeper.proxy.upstream import RequestBody, UpstreamRequest, UpstreamResponse
 
@@ -27,7 +29,8 @@ _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class HttpxUpstream:
-    """The backend at `url` (`http://host:port`, `https://…`, `http+unix:///path.sock`), over HTTP/1.1.
+    """The backend at `url` (`http://host:port`, `https://…`, `http+unix:///path.sock`): over HTTP/2 if it is `https://…`
+    and chooses that, else over HTTP/1.1.
 
     `connect_timeout_seconds` bounds getting a connection, TLS included; `timeout_seconds` every silence after it, never
     the whole answer. `ca_file` is a PEM bundle that replaces the usual certificate authorities. `max_connections` must
@@ -45,7 +48,7 @@ class HttpxUpstream:
         max_connections: int = 10_000,
     ) -> None:
         self._url = url
-        self._connector = Connector(url, timeout_seconds=connect_timeout_seconds, ca_file=ca_file)
+        self._connector = Connector(url, timeout_seconds=connect_timeout_seconds, ca_file=ca_file, alpn=["http/1.1"])
         where = self._connector.origin
         self._origin = httpcore.URL(scheme="https" if where.is_tls else "http", host=where.host, port=where.port)
         self._timeouts = {
@@ -54,6 +57,14 @@ class HttpxUpstream:
             "read": timeout_seconds,
             "write": timeout_seconds,
         }
+        self._http2: Http2 | None = None
+        if where.is_tls:
+            self._http2 = Http2(
+                Connector(url, timeout_seconds=connect_timeout_seconds, ca_file=ca_file, alpn=ALPN),
+                connect_timeout_seconds=connect_timeout_seconds,
+                timeout_seconds=timeout_seconds,
+                max_connections=max_connections,
+            )
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=self._connector.ssl_context,
             max_connections=max_connections,
@@ -67,6 +78,8 @@ class HttpxUpstream:
         return f"<HttpxUpstream {self._url}>"
 
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+        if self._http2 is not None and (response := await self._http2.send(request)) is not None:
+            return response
         exchange = Exchange(uploading=request.body is not None)
         try:
             return await self._send_once(request, exchange)
@@ -79,6 +92,8 @@ class HttpxUpstream:
         return await self._connector.dial(self._timeouts["read"])
 
     async def aclose(self) -> None:
+        if self._http2 is not None:
+            await self._http2.aclose()
         await self._pool.aclose()
 
     async def _send_once(self, request: UpstreamRequest, exchange: Exchange) -> UpstreamResponse:

@@ -1,0 +1,249 @@
+"""The backend over HTTP/2: its connections, and requests and answers upon them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator
+from http import HTTPStatus
+from typing import Final
+
+from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
+from gatekeeper.headers import HeaderList, get, is_token
+from gatekeeper.proxy.connect import Connector
+from gatekeeper.proxy.http2 import Head, Http2Connection, Stream
+from gatekeeper.proxy.native import RETRIED_METHODS
+from gatekeeper.proxy.outgoing import RequestNotForwardable
+from gatekeeper.proxy.upstream import RequestBody, UpstreamRequest, UpstreamResponse
+
+ALPN: Final = ("h2", "http/1.1")
+
+# RFC 9113 section 8.2.2; of `te`, `trailers` may stay.
+_LEFT_OUT: Final = frozenset(
+    {b"connection", b"host", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade"}
+)
+_BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]|^[ \t]|[ \t]\Z")
+_TARGET = re.compile(rb"[\x21-\x7e]+")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+# As over HTTP/1.1 (RFC 9110 section 10.1.1).
+_EXPECT_SECONDS: Final = 1.0
+_CLOSING_TURNS: Final = 3
+
+
+class Http2:
+    """HTTP/2 to the backend that `connector`, whose ALPN is `ALPN`, leads to.
+
+    As many requests share a connection as the backend allows, up to a hundred; then another is opened. What the backend
+    chose at the latest handshake holds: one that chose HTTP/1.1 is not asked again.
+    """
+
+    def __init__(
+        self, connector: Connector, *, connect_timeout_seconds: float, timeout_seconds: float, max_connections: int
+    ) -> None:
+        self._connector = connector
+        self._connect_timeout_seconds = connect_timeout_seconds
+        self._timeout_seconds = timeout_seconds
+        self._max_connections = max_connections
+        self._connections: set[Http2Connection] = set()
+        self._opening: asyncio.Task[None] | None = None
+        self._is_offered = True
+
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse | None:
+        """As `Upstream.send`; None, with nothing sent, if the backend speaks HTTP/1.1."""
+        headers = self._fields(request)
+        for is_last in (False, True):
+            connection = await self._acquire()
+            if connection is None:
+                return None
+            exchange = Exchange(connection.open(headers, has_body=request.body is not None), request)
+            try:
+                return Http2Response(await exchange.head(), exchange)
+            except UpstreamUnavailable:
+                if is_last or not exchange.may_be_sent_again:
+                    raise
+        raise AssertionError("the second attempt returns or raises")
+
+    async def aclose(self) -> None:
+        if self._opening is not None:
+            self._opening.cancel()
+        for connection in list(self._connections):
+            connection.abort()
+        # A transport closes in the turns of the loop that follow, and this may be all that the loop still waits for.
+        for _ in range(_CLOSING_TURNS):
+            await asyncio.sleep(0)
+
+    async def _acquire(self) -> Http2Connection | None:
+        while self._is_offered:
+            for connection in self._connections:
+                if connection.has_room:
+                    return connection
+            if self._opening is None:
+                self._opening = asyncio.create_task(self._open())
+                self._opening.add_done_callback(self._opened)
+            # One handshake for all who wait; who leaves does not take it along.
+            await asyncio.shield(self._opening)
+        return None
+
+    async def _open(self) -> None:
+        if len(self._connections) >= self._max_connections:
+            raise UpstreamTimeout("no connection to the backend is free")
+        connection = await self._connector.connect(
+            lambda: Http2Connection(timeout_seconds=self._timeout_seconds, on_lost=self._connections.discard)
+        )
+        if not connection.offered:
+            connection.abort()
+            self._is_offered = False
+            return
+        try:
+            async with asyncio.timeout(self._connect_timeout_seconds):
+                await connection.ready
+        except BaseException as error:
+            connection.abort()
+            if isinstance(error, TimeoutError):
+                raise UpstreamTimeout("the backend was silent for too long (connect)") from error
+            raise
+        self._connections.add(connection)
+
+    def _opened(self, opening: asyncio.Task[None]) -> None:
+        self._opening = None
+        if not opening.cancelled():
+            opening.exception()
+
+    def _fields(self, request: UpstreamRequest) -> HeaderList:
+        """The fields of the request, pseudo-header fields first. Raises RequestNotForwardable."""
+        method, target, headers, _, _ = request
+        fields = [
+            (b":method", method.encode("ascii")),
+            (b":scheme", b"https"),
+            (b":authority", get(headers, b"host") or self._connector.origin.authority),
+            (b":path", target),
+        ]
+        if not is_token(fields[0][1]) or not _TARGET.fullmatch(target):
+            raise RequestNotForwardable
+        for name, value in headers:
+            if not is_token(name) or name != name.lower() or _BAD_VALUE.search(value):
+                raise RequestNotForwardable
+            if name not in _LEFT_OUT:
+                fields.append((name, value))
+            elif name == b"te" and value.lower() == b"trailers":
+                fields.append((b"te", b"trailers"))
+        return fields
+
+
+class Http2Response:
+    """The answer, read from its exchange. HTTP/2 has no reason phrases: it is the usual one."""
+
+    def __init__(self, head: Head, exchange: Exchange) -> None:
+        self.status = head.status
+        self.reason = _reason(head.status)
+        self.headers = head.headers
+        # Where a length is given, what goes to an HTTP/1.1 client has no place for them.
+        self.may_have_trailers = not exchange.stream.is_over and get(head.headers, b"content-length") is None
+        self.body: AsyncGenerator[bytes, None] = exchange.parts()
+        self._exchange = exchange
+
+    @property
+    def trailers(self) -> HeaderList:
+        return self._exchange.stream.trailers
+
+    async def aclose(self) -> None:
+        await self.body.aclose()
+        await self._exchange.aclose()
+
+
+class Exchange:
+    """One request on its way, and its answer. The body goes up in a task of its own, also when the answer has begun."""
+
+    def __init__(self, stream: Stream, request: UpstreamRequest) -> None:
+        self.stream = stream
+        self._request = request
+        self._upload: asyncio.Task[None] | None = None
+        self._upload_error: BaseException | None = None
+        if request.body is not None:
+            self._upload = asyncio.create_task(self._send_body(request.body))
+
+    @property
+    def may_be_sent_again(self) -> bool:
+        """Whether the backend has not begun with it, or doing it twice would do no harm (RFC 9110 section 9.2.2)."""
+        stream, (method, _, _, body, _) = self.stream, self._request
+        return body is None and (stream.refused or (stream.untouched and method in RETRIED_METHODS))
+
+    async def head(self) -> Head:
+        """The head of the final answer. Cancelled or failed, all of it is over."""
+        try:
+            while True:
+                head = await self._or_failed_upload()
+                if head.status >= 200:
+                    return head
+                if self._request.informed is not None and head.status != HTTPStatus.CONTINUE:
+                    await self._request.informed(head.status, head.headers)
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def parts(self) -> AsyncGenerator[bytes, None]:
+        while (part := await self.stream.part()) is not None:
+            if part:
+                yield part
+
+    async def aclose(self) -> None:
+        """Ends what has not ended by itself."""
+        self.stream.close()
+        if self._upload is not None and self._request.body is not None:
+            upload, self._upload = self._upload, None
+            upload.cancel()
+            await asyncio.wait({upload})
+            await self._request.body.aclose()
+
+    async def _or_failed_upload(self) -> Head:
+        try:
+            return await self.stream.head()
+        except UpstreamUnavailable:
+            if self._upload_error is not None:
+                raise self._upload_error from None
+            raise
+
+    async def _send_body(self, body: RequestBody) -> None:
+        try:
+            expect = get(self._request.headers, b"expect")
+            if expect is not None and expect.lower() == b"100-continue":
+                await self._told_to_go_on()
+            await self._send_parts(body)
+            await body.aclose()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is for who waits for the answer
+            self._upload_error = error
+            self.stream.give_up()
+
+    async def _send_parts(self, body: RequestBody) -> None:
+        length = get(self._request.headers, b"content-length")
+        if length is not None and not _LENGTH.fullmatch(length):
+            raise RequestNotForwardable
+        left = None if length is None else int(length)
+        async for part in body:
+            if left is not None:
+                left -= len(part)
+                if left < 0:
+                    raise RequestNotForwardable
+            await self.stream.send(part)
+            if self.stream.is_over:
+                return
+        if left:
+            raise RequestNotForwardable
+        if left is None and body.trailers:
+            self.stream.send_trailers(body.trailers)
+        else:
+            await self.stream.send(b"", end=True)
+
+    async def _told_to_go_on(self) -> None:
+        try:
+            async with asyncio.timeout(_EXPECT_SECONDS):
+                await self.stream.going_on.wait()
+        except TimeoutError:
+            pass
+
+
+def _reason(status: int) -> bytes:
+    try:
+        return HTTPStatus(status).phrase.encode("ascii")
+    except ValueError:
+        return b""
