@@ -263,7 +263,7 @@ async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.Monke
 
 # X26
 async def test_https_is_verified_against_the_given_authorities(tmp_path: Path) -> None:
-    certificate = _self_signed(tmp_path, "localhost")
+    certificate = self_signed(tmp_path, "localhost")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
 
@@ -290,7 +290,7 @@ def test_tls_and_unix_sockets_work_on_the_loop_of_the_sidecar(tmp_path: Path) ->
 
 # X26
 async def test_a_certificate_that_has_expired_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
-    certificate = _self_signed(tmp_path, "localhost", ended_days_ago=1)
+    certificate = self_signed(tmp_path, "localhost", ended_days_ago=1)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
 
@@ -301,7 +301,7 @@ async def test_a_certificate_that_has_expired_is_refused_before_anything_is_sent
         assert backend.requests == []
 
 
-def _self_signed(directory: Path, name: str, *, ended_days_ago: int = -1) -> Path:
+def self_signed(directory: Path, name: str, *, ended_days_ago: int = -1) -> Path:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)

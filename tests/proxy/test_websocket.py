@@ -41,7 +41,7 @@ from tests.proxy.sockets import (
     tunnel,
     upgraded,
 )
-from tests.proxy.test_upstream import _self_signed
+from tests.proxy.test_upstream import self_signed
 from tests.servers import RawConnection, RawRequest, serve_asgi
 
 # The handshake
@@ -287,7 +287,7 @@ async def test_a_client_that_leaves_during_the_handshake_takes_the_backend_s_alo
 
 
 async def test_it_runs_over_unix_sockets_and_tls(tmp_path: Path) -> None:
-    certificate = _self_signed(tmp_path, "localhost")
+    certificate = self_signed(tmp_path, "localhost")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
     for listening, settings in (
