@@ -56,10 +56,11 @@ _OF_A_CONNECTION: Final = frozenset(
 
 
 class Head(NamedTuple):
-    """The head of an answer, final or interim."""
+    """The head of an answer, final or interim; `is_all` if nothing follows."""
 
     status: int
     headers: HeaderList
+    is_all: bool
 
 
 class _Frames(H2Connection):
@@ -87,6 +88,7 @@ class Http2Connection(asyncio.Protocol):
         self._is_winding_up = False
         self._is_lost = False
         self._can_write = True
+        self._heard_at = 0.0
         self._idle: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport
 
@@ -131,6 +133,7 @@ class Http2Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._is_lost:
             return
+        self._heard_at = asyncio.get_running_loop().time()
         try:
             for event in self._frames.receive_data(data):
                 self._take(event)
@@ -187,6 +190,12 @@ class Http2Connection(asyncio.Protocol):
                 self._transport.close()
             else:
                 self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._transport.close)
+
+    def doubt(self) -> None:
+        """A stream has waited for too long. Where all the connection was silent, it takes no more requests: it may be
+        dead, which the system would tell much later."""
+        quiet_seconds = asyncio.get_running_loop().time() - self._heard_at
+        self._is_winding_up |= quiet_seconds >= self.timeout_seconds
 
     # The rest
 
@@ -255,6 +264,7 @@ class Stream:
         self._news = asyncio.Event()
         self._error: UpstreamUnavailable | None = None
         self._is_sent = not has_body
+        self._is_cut_short = False
         self.has_room = asyncio.Event()
         self.going_on = asyncio.Event()
         self.heard = False
@@ -299,7 +309,11 @@ class Stream:
                 data = data[room:]
                 continue
             self.has_room.clear()
-            await self._in_time(self.has_room)
+            try:
+                await self._in_time(self.has_room)
+            except UpstreamTimeout:
+                self._connection.doubt()
+                raise
 
     def send_trailers(self, trailers: HeaderList) -> None:
         if self._error is None and not self.is_over:
@@ -313,6 +327,11 @@ class Stream:
         self._parts.clear()
         self._connection.leave(self._number, whole=self.is_over and self._is_sent)
 
+    def send_no_more(self) -> None:
+        """The backend answers without the rest of the request: now it is the one who owes."""
+        self._is_cut_short = True
+        self._news.set()
+
     def give_up(self) -> None:
         """The request will never be complete: the backend must not take for whole what was only begun."""
         if not self.is_over:
@@ -325,12 +344,13 @@ class Stream:
         self._news.clear()
         while True:
             # Until the request is complete, the backend may be waiting for the client.
-            was_owed = self._is_sent
+            was_owed = self._is_sent or self._is_cut_short
             try:
                 await self._in_time(self._news)
                 return
             except UpstreamTimeout:
                 if was_owed:
+                    self._connection.doubt()
                     raise
 
     async def _in_time(self, event: asyncio.Event) -> None:
@@ -345,7 +365,7 @@ class Stream:
     def take(self, event: Event) -> None:
         self.heard = True
         if isinstance(event, (ResponseReceived, InformationalResponseReceived)):
-            self._take_head(event.headers or [])
+            self._take_head(event.headers or [], is_all=getattr(event, "stream_ended", None) is not None)
         elif isinstance(event, DataReceived):
             self._parts.append((event.data or b"", event.flow_controlled_length or 0))
         elif isinstance(event, TrailersReceived):
@@ -362,7 +382,7 @@ class Stream:
             self.has_room.set()
         self._news.set()
 
-    def _take_head(self, headers: list[Any]) -> None:
+    def _take_head(self, headers: list[Any], *, is_all: bool) -> None:
         (name, status), *rest = [(bytes(name), bytes(value)) for name, value in headers] or [(b"", b"")]
         lengths = [value for field, value in rest if field == b"content-length"]
         is_sound = (
@@ -377,7 +397,7 @@ class Stream:
             self._broken()
             return
         self.going_on.set()
-        self._heads.append(Head(int(status), rest))
+        self._heads.append(Head(int(status), rest, is_all))
 
     def _take_reset(self, event: StreamReset) -> None:
         if self.is_over and event.error_code == ErrorCodes.NO_ERROR:

@@ -138,7 +138,7 @@ class Http2Response:
         self.reason = _reason(head.status)
         self.headers = head.headers
         # Where a length is given, what goes to an HTTP/1.1 client has no place for them.
-        self.may_have_trailers = not exchange.stream.is_over and get(head.headers, b"content-length") is None
+        self.may_have_trailers = not head.is_all and get(head.headers, b"content-length") is None
         self.body: AsyncGenerator[bytes, None] = exchange.parts()
         self._exchange = exchange
 
@@ -173,6 +173,8 @@ class Exchange:
         try:
             while True:
                 head = await self._or_failed_upload()
+                if head.status >= 300:
+                    await self._end_upload()
                 if head.status >= 200:
                     return head
                 if self._request.informed is not None and head.status != HTTPStatus.CONTINUE:
@@ -189,8 +191,12 @@ class Exchange:
     async def aclose(self) -> None:
         """Ends what has not ended by itself."""
         self.stream.close()
+        await self._end_upload()
+
+    async def _end_upload(self) -> None:
         if self._upload is not None and self._request.body is not None:
             upload, self._upload = self._upload, None
+            self.stream.send_no_more()
             upload.cancel()
             await asyncio.wait({upload})
             await self._request.body.aclose()

@@ -13,7 +13,6 @@ from typing import Any, cast
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import (
-    ConnectionTerminated,
     DataReceived,
     Event,
     RequestReceived,
@@ -22,6 +21,7 @@ from h2.events import (
     TrailersReceived,
 )
 from h2.exceptions import ProtocolError
+from h2.settings import SettingCodes, Settings
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
 
@@ -94,7 +94,12 @@ class Served(asyncio.Protocol):
     def __init__(self, backend: ScriptedBackend) -> None:
         self._backend = backend
         self.frames = H2Connection(
-            H2Configuration(client_side=False, header_encoding=None, validate_outbound_headers=False)
+            H2Configuration(
+                client_side=False,
+                header_encoding=None,
+                validate_outbound_headers=False,
+                normalize_outbound_headers=False,
+            )
         )
         self.asked: dict[int, Asked] = {}
         self.transport: asyncio.Transport
@@ -102,7 +107,9 @@ class Served(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self._backend.connections.append(self)
-        self.frames.local_settings.max_concurrent_streams = self._backend.max_streams
+        self.frames.local_settings = Settings(
+            client=False, initial_values={SettingCodes.MAX_CONCURRENT_STREAMS: self._backend.max_streams}
+        )
         self.frames.initiate_connection()
         self.flush()
 
@@ -123,12 +130,10 @@ class Served(asyncio.Protocol):
 
     def _take(self, event: Event) -> None:
         if isinstance(event, RequestReceived):
-            asked = Asked(self, event.stream_id or 0, cast(HeaderPairs, event.headers))
+            asked = Asked(self, event.stream_id or 0, event.headers)
             self.asked[asked.number] = asked
             self._backend.requests.append(asked)
             self._backend.start(asked)
-        elif isinstance(event, ConnectionTerminated):
-            return
         elif (found := self.asked.get(getattr(event, "stream_id", 0))) is None:
             return
         elif isinstance(event, DataReceived):
@@ -136,7 +141,7 @@ class Served(asyncio.Protocol):
             if self._backend.reads:
                 self.frames.acknowledge_received_data(event.flow_controlled_length or 0, found.number)
         elif isinstance(event, TrailersReceived):
-            found.trailers = cast(HeaderPairs, event.headers)
+            found.trailers = event.headers
         elif isinstance(event, StreamEnded):
             found.complete.set()
         elif isinstance(event, StreamReset):

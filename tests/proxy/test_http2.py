@@ -188,7 +188,9 @@ async def test_events_come_as_they_are_sent(certificate: Path) -> None:
     assert parts[:3] == [b"data: 0\n\n", b"data: 1\n\n", b"data: 2\n\n"]
 
 
-@pytest.mark.parametrize(("method", "target", "status"), [("GET", b"/204", 204), ("GET", b"/304", 304), ("HEAD", b"/", 200)])
+@pytest.mark.parametrize(
+    ("method", "target", "status"), [("GET", b"/204", 204), ("GET", b"/304", 304), ("HEAD", b"/", 200)]
+)
 async def test_answers_without_a_body_end(certificate: Path, method: str, target: bytes, status: int) -> None:
     async with real(certificate) as upstream:
         response = await send(upstream, method, target)
@@ -219,7 +221,9 @@ async def test_a_whole_sidecar_passes_it_all_on_and_knows_when_the_client_leaves
             async with asyncio.timeout(5):
                 await left.wait()
             async with raw_client(front) as client:
-                await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n")
+                await client.send(
+                    b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+                )
                 await client.send(b"2\r\nhi\r\n0\r\n\r\n")
                 answer = await client.rest()
         finally:
@@ -268,7 +272,7 @@ async def test_who_leaves_resets_its_stream_and_nobody_elses(certificate: Path) 
         silent = asyncio.create_task(send(upstream, target=b"/silent"))
         uploading = asyncio.create_task(send(upstream, "POST", b"/silent", body=(body := Waiting())))
         body.queue.put_nowait(b"part")
-        while len(backend.requests) < 3 or not backend.requests[2].body:
+        while len(backend.requests) < 3 or not backend.requests[2].body:  # noqa: ASYNC110 - frames come by themselves
             await asyncio.sleep(0.005)
         silent.cancel()
         uploading.cancel()
@@ -296,7 +300,7 @@ async def test_answers_that_nobody_reads_are_in_nobodys_way(certificate: Path) -
 
     async with scripted(script, certificate) as (backend, upstream):
         endless = [await send(upstream, target=b"/endless") for _ in range(MAX_STREAMS - 1)]
-        while any(asked.served.frames.local_flow_control_window(asked.number) for asked in backend.requests):
+        while any(asked.served.frames.local_flow_control_window(asked.number) for asked in backend.requests):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         assert await ask(upstream) == (200, b"ok")
         for response in endless:
@@ -349,6 +353,21 @@ async def test_a_silent_stream_times_out_alone(certificate: Path) -> None:
         async with asyncio.timeout(5):
             await backend.requests[1].was_reset.wait()
         assert len(backend.connections) == 1
+
+
+async def test_a_connection_that_fell_silent_altogether_takes_no_more(certificate: Path) -> None:
+    async def script(asked: Asked) -> None:
+        if asked.path() == b"/stalls":
+            asked.served.transport.pause_reading()
+        else:
+            await ok(asked)
+
+    async with scripted(script, certificate, timeout_seconds=0.4) as (backend, upstream):
+        assert await ask(upstream) == (200, b"ok")
+        with pytest.raises(UpstreamTimeout):
+            await send(upstream, target=b"/stalls")
+        assert await ask(upstream) == (200, b"ok")
+        assert len(backend.connections) == 2
 
 
 async def test_an_upload_that_the_backend_does_not_take_times_out(certificate: Path) -> None:
@@ -482,9 +501,7 @@ async def test_what_the_backend_never_saw_before_it_went_away_is_sent_again(cert
             await ok(asked)
 
     async with scripted(script, certificate) as (backend, upstream):
-        assert await ask(upstream, "POST", body=None) == (200, b"ok")
-        with pytest.raises(StopAsyncIteration):
-            await anext(aiter(Parts()))
+        assert await ask(upstream, "POST") == (200, b"ok")
         assert len(backend.connections) == 2
 
 
@@ -496,7 +513,7 @@ async def test_a_connection_that_breaks_fails_what_is_on_it_and_the_next_request
         if asked.path() == b"/":
             await ok(asked)
         elif how == "garbage":
-            asked.served.transport.write(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 20)
+            asked.served.transport.write(b"\x00\x00\x01\x00\x00\x00\x00\x00\x00x")  # DATA that belongs to no stream
         else:
             if how == "goaway":
                 asked.served.going_away(asked.number, code=int(ErrorCodes.INTERNAL_ERROR))
