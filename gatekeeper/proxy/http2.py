@@ -33,6 +33,7 @@ from h2.settings import SettingCodes, Settings
 
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.headers import HeaderList, is_token
+from gatekeeper.proxy.answer import MAX_FIELDS, MAX_HEAD_BYTES, MAX_INFORMATIONAL
 from gatekeeper.proxy.liveness import keep_alive
 from gatekeeper.proxy.pool import IDLE_SECONDS
 
@@ -44,7 +45,6 @@ MAX_STREAMS: Final = 100
 _WINDOW_BYTES: Final = 128 * 1024
 _DEFAULT_WINDOW_BYTES: Final = 65_535
 _MAX_HELD_HEADS: Final = 64
-_MAX_HEAD_BYTES: Final = 64 * 1024
 # nginx ends a connection with its thousandth request, and a body that was on its way just then is lost.
 _MAX_STREAMS_EVER: Final = 900
 _WHOLE_NUMBER = re.compile(rb"[0-9]{1,18}")
@@ -265,6 +265,7 @@ class Stream:
         self._error: UpstreamUnavailable | None = None
         self._is_sent = not has_body
         self._is_cut_short = False
+        self._head_count = 0
         self.has_room = asyncio.Event()
         self.going_on = asyncio.Event()
         self.heard = False
@@ -393,7 +394,8 @@ class Stream:
             and len(lengths) <= 1
             and all(_WHOLE_NUMBER.fullmatch(length) for length in lengths)
         )
-        if not is_sound or len(self._heads) >= _MAX_HELD_HEADS:
+        self._head_count += 1
+        if not is_sound or self._head_count > MAX_INFORMATIONAL or len(self._heads) >= _MAX_HELD_HEADS:
             self._broken()
             return
         self.going_on.set()
@@ -440,15 +442,15 @@ def _frames() -> _Frames:
             SettingCodes.ENABLE_PUSH: 0,
             SettingCodes.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
             SettingCodes.INITIAL_WINDOW_SIZE: _WINDOW_BYTES,
-            SettingCodes.MAX_HEADER_LIST_SIZE: _MAX_HEAD_BYTES,
+            SettingCodes.MAX_HEADER_LIST_SIZE: MAX_HEAD_BYTES,
         },
     )
     return frames
 
 
 def _is_clean(headers: HeaderList) -> bool:
-    """Whether HTTP/2 allows these fields in an answer (RFC 9113 section 8.2)."""
-    return all(
+    """Whether HTTP/2 allows these fields in an answer (RFC 9113 section 8.2), and they are not too many."""
+    return len(headers) <= MAX_FIELDS and all(
         is_token(name) and name == name.lower() and name not in _OF_A_CONNECTION and not _CONTROL.search(value)
         for name, value in headers
     )

@@ -39,8 +39,9 @@ class FrontSettings(SettingsGroup):
     )
     upstream_transport: Annotated[Literal["native", "httpx"], choice("native", "httpx")] = _setting(
         "native",
-        "The client that speaks to the backend: `native` is Gatekeeper's own; `httpx` is some thirty times slower, and "
-        "passes neither trailers nor interim answers.",
+        "The client that speaks to the backend: `native` is Gatekeeper's own, over HTTP/1.1; `httpx` speaks HTTP/2 to "
+        "`https://` backends that offer it, and over HTTP/1.1 is some thirty times slower, and passes neither trailers "
+        "nor interim answers.",
     )
     upstream_ca_file: Annotated[Path | None, ca_file()] = _setting(
         None,
