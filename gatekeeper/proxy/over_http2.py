@@ -28,6 +28,7 @@ _LENGTH = re.compile(rb"[0-9]{1,18}")
 # As over HTTP/1.1 (RFC 9110 section 10.1.1).
 _EXPECT_SECONDS: Final = 1.0
 _CLOSING_TURNS: Final = 3
+_MAX_KEPT_BYTES: Final = 64 * 1024
 
 
 class Http2:
@@ -51,15 +52,16 @@ class Http2:
     async def send(self, request: UpstreamRequest) -> UpstreamResponse | None:
         """As `Upstream.send`; None, with nothing sent, if the backend speaks HTTP/1.1."""
         headers = self._fields(request)
+        body = None if request.body is None else Kept(request.body)
         for is_last in (False, True):
             connection = await self._acquire()
             if connection is None:
                 return None
-            exchange = Exchange(connection.open(headers, has_body=request.body is not None), request)
+            exchange = Exchange(connection.open(headers, has_body=body is not None), request, body, is_last=is_last)
             try:
                 return Http2Response(await exchange.head(), exchange)
             except UpstreamUnavailable:
-                if is_last or not exchange.may_be_sent_again:
+                if not exchange.may_be_sent_again:
                     raise
         raise AssertionError("the second attempt returns or raises")
 
@@ -154,19 +156,25 @@ class Http2Response:
 class Exchange:
     """One request on its way, and its answer. The body goes up in a task of its own, also when the answer has begun."""
 
-    def __init__(self, stream: Stream, request: UpstreamRequest) -> None:
+    def __init__(self, stream: Stream, request: UpstreamRequest, body: Kept | None, *, is_last: bool) -> None:
         self.stream = stream
         self._request = request
+        self._body = body
+        self._is_last = is_last
         self._upload: asyncio.Task[None] | None = None
         self._upload_error: BaseException | None = None
-        if request.body is not None:
-            self._upload = asyncio.create_task(self._send_body(request.body))
+        if body is not None:
+            body.rewind()
+            self._upload = asyncio.create_task(self._send_body(body))
 
     @property
     def may_be_sent_again(self) -> bool:
         """Whether the backend has not begun with it, or doing it twice would do no harm (RFC 9110 section 9.2.2)."""
-        stream, (method, _, _, body, _) = self.stream, self._request
-        return body is None and (stream.refused or (stream.untouched and method in RETRIED_METHODS))
+        if self._is_last:
+            return False
+        if self.stream.refused:
+            return self._body is None or self._body.is_whole
+        return self.stream.untouched and self._body is None and self._request.method in RETRIED_METHODS
 
     async def head(self) -> Head:
         """The head of the final answer. Cancelled or failed, all of it is over."""
@@ -174,13 +182,17 @@ class Exchange:
             while True:
                 head = await self._or_failed_upload()
                 if head.status >= 300:
-                    await self._end_upload()
+                    await self._drop_body()
                 if head.status >= 200:
                     return head
                 if self._request.informed is not None and head.status != HTTPStatus.CONTINUE:
                     await self._request.informed(head.status, head.headers)
-        except BaseException:
-            await self.aclose()
+        except BaseException as error:
+            if isinstance(error, UpstreamUnavailable) and self.may_be_sent_again:
+                # The rest of the body is for the next attempt.
+                await self._end_upload()
+            else:
+                await self.aclose()
             raise
 
     async def parts(self) -> AsyncGenerator[bytes, None]:
@@ -191,15 +203,19 @@ class Exchange:
     async def aclose(self) -> None:
         """Ends what has not ended by itself."""
         self.stream.close()
+        await self._drop_body()
+
+    async def _drop_body(self) -> None:
         await self._end_upload()
+        if self._body is not None:
+            await self._body.aclose()
 
     async def _end_upload(self) -> None:
-        if self._upload is not None and self._request.body is not None:
+        if self._upload is not None:
             upload, self._upload = self._upload, None
             self.stream.send_no_more()
             upload.cancel()
             await asyncio.wait({upload})
-            await self._request.body.aclose()
 
     async def _or_failed_upload(self) -> Head:
         try:
@@ -209,7 +225,7 @@ class Exchange:
                 raise self._upload_error from None
             raise
 
-    async def _send_body(self, body: RequestBody) -> None:
+    async def _send_body(self, body: Kept) -> None:
         try:
             expect = get(self._request.headers, b"expect")
             if expect is not None and expect.lower() == b"100-continue":
@@ -220,7 +236,7 @@ class Exchange:
             self._upload_error = error
             self.stream.give_up()
 
-    async def _send_parts(self, body: RequestBody) -> None:
+    async def _send_parts(self, body: Kept) -> None:
         length = get(self._request.headers, b"content-length")
         if length is not None and not _LENGTH.fullmatch(length):
             raise RequestNotForwardable
@@ -246,6 +262,49 @@ class Exchange:
                 await self.stream.going_on.wait()
         except TimeoutError:
             pass
+
+
+class Kept:
+    """A request body whose beginning is kept, to be sent again if the backend says that it has not begun with it.
+
+    `is_whole`: nothing that was read of it has been let go.
+    """
+
+    def __init__(self, body: RequestBody) -> None:
+        self._body = body
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._at = 0
+        self.is_whole = True
+
+    @property
+    def trailers(self) -> HeaderList:
+        return self._body.trailers
+
+    def rewind(self) -> None:
+        self._at = 0
+
+    def __aiter__(self) -> Kept:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._at < len(self._parts):
+            part = self._parts[self._at]
+            self._at += 1
+            return part
+        part = await anext(self._body)
+        self._size += len(part)
+        if self._size > _MAX_KEPT_BYTES:
+            self.is_whole = False
+            self._parts.clear()
+            self._at = 0
+        else:
+            self._parts.append(part)
+            self._at += 1
+        return part
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
 
 
 def _reason(status: int) -> bytes:

@@ -467,7 +467,10 @@ async def test_a_stream_that_the_backend_resets_fails_and_no_other(certificate: 
         assert (len(backend.requests), len(backend.connections)) == (2, 1)
 
 
-async def test_a_request_that_the_backend_refused_to_begin_is_sent_again(certificate: Path) -> None:
+@pytest.mark.parametrize("parts", [None, [], [b"a", b"b" * 1000]])
+async def test_a_request_that_the_backend_refused_to_begin_is_sent_again_whole(
+    certificate: Path, parts: list[bytes] | None
+) -> None:
     async def script(asked: Asked) -> None:
         if len(backend.requests) == 1:
             asked.reset(ErrorCodes.REFUSED_STREAM)
@@ -475,8 +478,41 @@ async def test_a_request_that_the_backend_refused_to_begin_is_sent_again(certifi
             await ok(asked)
 
     async with scripted(script, certificate) as (backend, upstream):
-        assert await ask(upstream, "DELETE") == (200, b"ok")
-        assert len(backend.requests) == 2
+        assert await ask(upstream, "PUT", body=parts) == (200, b"ok")
+        assert [asked.body for asked in backend.requests[1:]] == [b"".join(parts or [])]
+
+
+async def test_a_body_of_which_a_part_was_let_go_is_never_sent_again(certificate: Path) -> None:
+    async def script(asked: Asked) -> None:
+        while len(asked.body) < 100_000:  # noqa: ASYNC110 - frames come by themselves
+            await asyncio.sleep(0.005)
+        asked.reset(ErrorCodes.REFUSED_STREAM)
+
+    async with scripted(script, certificate) as (backend, upstream):
+        body = Waiting()
+        body.queue.put_nowait(b"x" * 100_000)
+        with pytest.raises(UpstreamUnavailable):
+            await send(upstream, "POST", body=body)
+        assert body.closed
+        assert len(backend.requests) == 1
+
+
+async def test_what_is_sent_again_has_the_part_that_came_before_and_what_comes_after(certificate: Path) -> None:
+    async def script(asked: Asked) -> None:
+        if len(backend.requests) == 1:
+            while asked.body != b"before":  # noqa: ASYNC110 - frames come by themselves
+                await asyncio.sleep(0.005)
+            asked.reset(ErrorCodes.REFUSED_STREAM)
+        else:
+            body.queue.put_nowait(b" after")
+            body.queue.put_nowait(None)
+            await ok(asked)
+
+    async with scripted(script, certificate) as (backend, upstream):
+        body = Waiting()
+        body.queue.put_nowait(b"before")
+        assert await whole(await send(upstream, "POST", body=body)) == b"ok"
+        assert backend.requests[1].body == b"before after"
 
 
 async def test_a_connection_that_winds_up_completes_what_it_began_and_takes_no_more(certificate: Path) -> None:
