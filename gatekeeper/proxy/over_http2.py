@@ -11,7 +11,8 @@ from typing import Final
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.headers import HeaderList, get, is_token
 from gatekeeper.proxy.connect import Connector
-from gatekeeper.proxy.http2 import Head, Http2Connection, Stream
+from gatekeeper.proxy.http2 import Http2Connection
+from gatekeeper.proxy.http2_stream import Head, Stream
 from gatekeeper.proxy.native import RETRIED_METHODS
 from gatekeeper.proxy.outgoing import RequestNotForwardable
 from gatekeeper.proxy.upstream import RequestBody, UpstreamRequest, UpstreamResponse
@@ -104,6 +105,9 @@ class Http2:
             if isinstance(error, TimeoutError):
                 raise UpstreamTimeout("the backend was silent for too long (connect)") from error
             raise
+        if not connection.has_room:
+            connection.abort()
+            raise UpstreamUnavailable("the backend takes no requests on a new connection", kind="connect")
         self._connections.add(connection)
 
     def _opened(self, opening: asyncio.Task[None]) -> None:

@@ -256,6 +256,14 @@ async def test_many_requests_share_a_connection_and_more_than_it_takes_open_anot
         assert [len(served.asked) for served in backend.connections] == [10, 10, 5]
 
 
+async def test_a_backend_that_allows_no_requests_is_not_asked_for_connections_without_end(certificate: Path) -> None:
+    async with scripted(ok, certificate, max_streams=0) as (backend, upstream):
+        with pytest.raises(UpstreamUnavailable) as failed:
+            await send(upstream)
+        assert failed.value.kind == "connect"
+        assert len(backend.connections) == 1
+
+
 async def test_who_leaves_resets_its_stream_and_nobody_elses(certificate: Path) -> None:
     async def script(asked: Asked) -> None:
         if asked.path() == b"/slow":

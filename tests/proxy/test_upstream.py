@@ -272,8 +272,8 @@ async def test_https_is_verified_against_the_given_authorities(tmp_path: Path) -
         async with upstream_to(backend.url, ca_file=str(certificate)) as upstream:
             assert await ask(upstream) == (200, b"ok")
             assert await ask(upstream, "POST", body=[b"a"]) == (200, b"ok")
-            # The first tells which HTTP the backend speaks.
-            assert backend.connections == (2 if isinstance(upstream, HttpxUpstream) else 1)
+            # Over httpx, the first tells which HTTP the backend speaks; it may be gone before the backend counts it.
+            assert backend.connections in ({1, 2} if isinstance(upstream, HttpxUpstream) else {1})
         # Another name, and an authority that nobody knows.
         by_address = backend.url.replace("localhost", "127.0.0.1")
         for url, ca_file in ((by_address, str(certificate)), (backend.url, None)):
