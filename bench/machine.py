@@ -168,4 +168,6 @@ def version(*command: str) -> str:
         return ""
     said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     lines = (said.stdout + said.stderr).splitlines()
-    return next((line.strip() for line in lines if any(map(str.isdigit, line))), "")
+    line = next((line.strip() for line in lines if any(map(str.isdigit, line))), "")
+    # Where it lies is nobody's business.
+    return line.replace(command[0], Path(command[0]).name)

@@ -131,8 +131,9 @@ class SessionStore:
             if checked.word != "absent":
                 return checked
         arguments = self._arguments(claims, exempt=exempt)
-        if known is None and self._slots.replicated:
-            # What opens waits for replicas where they are asked for; a touch never does.
+        if known is None and (self._slots.replicated or len(self._known) >= _KNOWN_TOKENS):
+            # What opens waits for replicas where they are asked for; a touch never does. And where more tokens come
+            # than can be known here, one that is not may well have a session.
             checked = await self._slots.run(CHECK, claims.user, _checked, *arguments)
         if checked.word == "absent":
             checked = await self._open(claims, client, (*arguments, login_method, *self._slots.particulars(client)))
