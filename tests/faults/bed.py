@@ -275,10 +275,12 @@ class Trial:
                 _assert_answer(seen)
             # (g), and over the whole time: an end that was acknowledged holds.
             assert {s.status for s in clients.seen if s.ask == "ended"} <= {401, 503}
-            assert clients.is_out("ended")
+            # One of the two connections to the store may have failed to come back a moment ago.
+            eventually(partial(clients.is_out, "ended"))
             if not self._forgets:
                 assert {s.status for s in clients.seen if s.ask == "live"} <= {200, 503}
-                assert all(clients.is_admitted(ask) for ask in ("live", "also_live"))
+                for ask in ("live", "also_live"):
+                    eventually(partial(clients.is_admitted, ask))
             assert {s.status for s in clients.seen if s.ask == "nobody"} == {200}
             eventually(partial(_has_few_fds, gate, self._fds[mode] + 8))  # (d)
             assert memory(gate) < self._memory[mode] + _MEMORY_BYTES
