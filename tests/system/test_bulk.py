@@ -258,7 +258,8 @@ async def test_a_backend_that_restarts_loses_only_what_it_had(store: Store) -> N
                 else:
                     failed.append(status)
                     # Until it is back, as a client would.
-                    await asyncio.to_thread(eventually, up.is_set, seconds=60)
+                    async with asyncio.timeout(60):
+                        await up.wait()
 
         up = asyncio.Event()
         up.set()
