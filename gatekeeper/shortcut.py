@@ -3,7 +3,7 @@
 Most requests of most APIs have no body, a token that was found good before, and a session that lives. Such a one needs
 its verdict and the hop, and for neither a task or an ASGI message:
 
-    front → Shortcut → Gate.recognised → SessionStore.send ─ touched → Connection → Carriage → front
+    front → Shortcut → Gate.recognised → SessionStore.send_for ─ touched → Connection → Carriage → front
 
 Clients send the same headers again and again, so what they come to is found out once for each section of headers that
 the front remembers (`Plan`); the token is judged anew by its times, its keys and its session on every request.
@@ -106,12 +106,7 @@ class Shortcut:
                 return False
         except BadPath:
             return False
-        peer, noted = exchange.scopes.client, head.fields.noted
-        # Somebody who changes addresses is no reason to remember them all.
-        address = None if peer is None else peer[0]
-        if noted.get("address", self) != address:
-            noted.update(address=address, plan=self._plan(exchange))
-        plan: Plan | None = noted["plan"]
+        plan = self._plan(exchange)
         if plan is None or (recognised := gate.recognised(plan.token)) is None:
             return False
         claims, touch = recognised
@@ -119,7 +114,16 @@ class Shortcut:
         return True
 
     def _plan(self, exchange: Exchange) -> Plan | None:
-        """None for a request that is not plain."""
+        """None for a request that is not plain. Of each section of headers one is noted: somebody who changes addresses
+        is no reason to remember them all, and another `Shortcut` of this process has rules of its own."""
+        peer, noted = exchange.scopes.client, exchange.head.fields.noted
+        address = None if peer is None else peer[0]
+        if noted.get("by") is not self or noted["address"] != address:
+            noted.update(by=self, address=address, plan=self._made_plan(exchange))
+        plan: Plan | None = noted["plan"]
+        return plan
+
+    def _made_plan(self, exchange: Exchange) -> Plan | None:
         engine, scope = self.engine, exchange.scope
         headers = exchange.head.headers
         if not _UNPLAIN_HEADERS.isdisjoint([name for name, _ in headers]):
@@ -282,8 +286,10 @@ class Carriage:
         try:
             connection = await self._shortcut.upstream.pool.acquire(fresh=fresh)
         except (UpstreamUnavailable, UpstreamTimeout) as error:
+            self._connecting = None
             self._upstream_failed(error)
         except Exception:  # noqa: BLE001 - nobody else would answer
+            self._connecting = None
             self._internal_error()
         else:
             self._start(connection)
@@ -366,6 +372,7 @@ class Carriage:
             self._finish()
             exchange.break_off()
             return
+        self._leave_backend()
         conclude(record, "error", error.reason)
         incoming = read(exchange.scope, self._shortcut.engine.trusted)
         incoming = structs.replace(incoming, request_id=record.request_id)
@@ -396,12 +403,16 @@ class Carriage:
         self._ended = True
         self._exchange.drop(self)
         self._shortcut.engine.streams.remove(self)
+        self._leave_backend()
+        self._shortcut.engine.telemetry.finished(self._record)
+
+    def _leave_backend(self) -> None:
         if self._connecting is not None:
             self._connecting.cancel()
+            self._connecting = None
         if self._connection is not None:
             self._connection.abort()
             self._connection = None
-        self._shortcut.engine.telemetry.finished(self._record)
 
     # What the front tells
 
@@ -427,11 +438,6 @@ class Carriage:
             if not exchange.end_event_stream():
                 exchange.break_off()
             return
-        if self._connection is not None:
-            self._connection.abort()
-            self._connection = None
-        if self._connecting is not None:
-            self._connecting.cancel()
         self._fail(UpstreamTimeout("the server ends"))
 
     # What the session's end does

@@ -43,7 +43,7 @@ def status_line(status: int, reason: bytes | None = None) -> bytes:
     return b"HTTP/1.1 %d %b\r\n" % (status, reason)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)
 def _first_line(status: int, reason: bytes | None) -> bytes:
     """As `status_line`, of what an application has said."""
     if not HTTPStatus.OK <= status < 600:

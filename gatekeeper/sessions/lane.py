@@ -68,6 +68,16 @@ class Lane:
         return self.waiting + self.in_flight
 
     @property
+    def is_open(self) -> bool:
+        """Whether there is a connection."""
+        return self._wire is not None
+
+    def open(self) -> None:
+        """Makes one, if there is none, for calls to come."""
+        if self._wire is None and self._connecting is None:
+            self._connecting = asyncio.create_task(self._reconnect())
+
+    @property
     def is_idle(self) -> bool:
         return self._wire is None and self._connecting is None and not self.waiting
 
@@ -109,8 +119,8 @@ class Lane:
         self.is_woken = False
         wire = self._wire
         if wire is None:
-            if self._connecting is None and (self._waiting or self._again):
-                self._connecting = asyncio.create_task(self._reconnect())
+            if self._waiting or self._again:
+                self.open()
             return
         if wire.retired and not wire.pending:
             wire.close(ConnectionAbortedError())

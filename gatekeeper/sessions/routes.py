@@ -35,9 +35,14 @@ class Lanes(NamedTuple):
         if durable and self.durable is not None:
             return self.durable
         first, second = self.first, self.second
-        if first.is_woken or (not second.is_woken and first.load <= second.load):
-            return first
-        return second
+        if first.is_woken or second.is_woken:
+            return first if first.is_woken else second
+        lane, other = (first, second) if first.load <= second.load else (second, first)
+        if not lane.is_open and other.is_open:
+            # Where one is served, none is to fail because the other connection is not there yet, or not there again.
+            lane.open()
+            return other
+        return lane
 
     def all(self) -> list[Lane]:
         return [lane for lane in self if lane is not None]

@@ -6,7 +6,6 @@ from __future__ import annotations
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
@@ -243,12 +242,17 @@ def emptied(bed: Bed) -> Outcome:
     return trial.outcome
 
 
+def _beats(bed: Bed) -> int:
+    return int(bed.store.client.hget("gk:epoch", "beats"))  # type: ignore[arg-type]
+
+
 @fault("R16", "an old copy of its data restored")
 def restored(bed: Bed) -> Outcome:
     data, copy = bed.store.directory / "appendonlydir", bed.store.directory / "copy"
     shutil.copytree(data, copy)
-    # What the running processes have asked since, the copy lacks.
-    time.sleep(1.1)
+    # Each process must have asked since, to know that the copy lacks something: each does twice a second.
+    asked = _beats(bed)
+    eventually(lambda: _beats(bed) >= asked + 8)
     with Trial(bed, forgets=True) as trial:
         bed.store.kill()
         trial.begins()

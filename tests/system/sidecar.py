@@ -186,6 +186,11 @@ class Store:
         self.kill()
 
     @property
+    def connections(self) -> int:
+        """How many Gatekeepers have to this server for their calls."""
+        return sum(client["name"] == "gatekeeper" for client in self.client.client_list())
+
+    @property
     def scripts_run(self) -> int:
         """How many scripts this server ever ran for requests: one is a round trip of a verdict or of an operation. What
         Gatekeepers ask by themselves is counted in the epoch."""

@@ -238,6 +238,10 @@ async def alike(gates: Gates, backend: Backend, lines: list[str], *, version: st
     second = await seen(gates.native, backend, lines, version)
     assert gates.native.taken == [False, True]
     assert second == first
+    # Their ids make all of these sections of headers new. Without, the second is one that is known already.
+    for _ in range(2):
+        assert await seen(gates.native, backend, lines, version, id_lines=False) == first
+    assert gates.native.taken == [False, True, True, True]
     third = await seen(gates.httpx, backend, lines, version)
     if strict:
         assert third == first
@@ -391,6 +395,20 @@ async def test_every_way_to_show_a_token_is_the_same(
         first = await seen(gates.native, answers, ["GET /length", *lines])
         assert await seen(gates.native, answers, ["GET /length", *lines]) == first
         assert await seen(gates.httpx, answers, ["GET /length", *lines]) == first
+
+
+async def test_gates_of_one_process_keep_their_rules_apart(answers: Backend, store: Store) -> None:
+    lines = ["GET /length", f"Authorization: Bearer {token(someone())}"]
+    with (
+        gate_before(answers.url, store) as telling,
+        gate_before(answers.url, store, forward_authorization="false") as silent,
+    ):
+        told: list[list[bytes]] = []
+        for gate in (telling, silent, telling, silent, telling, silent):
+            (reached,) = (await seen(gate, answers, lines, id_lines=False)).reached
+            told.append(reached.get_all(b"authorization"))
+        assert told == [[lines[1].partition(": ")[2].encode()], []] * 3
+        assert telling.taken == silent.taken == [False, True, True]
 
 
 async def test_a_store_that_has_forgotten_everything_is_the_same(answers: Backend) -> None:
