@@ -29,6 +29,8 @@ def install() -> None:
     """The pinned packages of Python and of node; those of the system as root with CI=true only."""
     WORK.mkdir(exist_ok=True)
     missing = [packages for command, packages in _PACKAGES.items() if shutil.which(command) is None]
+    if _PACKAGES["nginx"] not in missing and nginx_is_missing():
+        missing.append(_PACKAGES["nginx"])
     if missing and os.environ.get("CI") == "true" and os.getuid() == 0:
         _install_system(" ".join(missing).split())
     _install_python()

@@ -242,8 +242,10 @@ def _readings(secret: bytes) -> Iterator[bytes]:
     yield from (secret, bare)
     with contextlib.suppress(UnicodeError):
         yield secret.decode("utf-16").encode()
-    with contextlib.suppress(UnicodeError):
-        yield bare.decode("utf-8").encode("latin-1")
+    # The last byte of DER may look like a blank.
+    for each in (secret, bare):
+        with contextlib.suppress(UnicodeError):
+            yield each.decode("utf-8").encode("latin-1")
     with contextlib.suppress(ValueError):
         yield base64.b64decode(b"".join(bare.split()), altchars=b"-_" if b"-" in bare or b"_" in bare else None)
 

@@ -82,6 +82,17 @@ def test_a_public_key_is_refused_as_a_secret_in_every_wrapping(
             assert str(caught.value).startswith("HMAC secret 1 "), name
 
 
+def test_a_public_key_in_text_is_refused_whatever_its_last_byte_looks_like() -> None:  # T02
+    blanks = set(b"\t\n\x0b\x0c\r ")
+    while blanks:
+        key = ec.generate_private_key(ec.SECP256R1()).public_key()
+        der = key.public_bytes(ENCODING.DER, FORMAT.SubjectPublicKeyInfo)
+        if der[-1] in blanks:
+            blanks.remove(der[-1])
+            with pytest.raises(ValueError, match="is a public key, private key, certificate or JWK"):
+                StaticKeys([der.decode("latin-1")], [], ["HS256"])
+
+
 @pytest.mark.parametrize("secret", ["", "12345678", "changeme", "x" * 31, b"", b"\x00" * 16])
 @pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
 def test_a_short_secret_is_refused(secret: str | bytes, algorithm: str) -> None:  # T28
