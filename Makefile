@@ -37,7 +37,7 @@ test: lint
 	$(PYTEST)
 
 check: lint
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow" --hypothesis-profile=quick
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

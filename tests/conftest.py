@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import pytest
 import redis
+from hypothesis import settings
 
 from gatekeeper.embedded import server_binary
 from gatekeeper.sessions.connection import Scripts
@@ -20,6 +21,10 @@ from gatekeeper.sessions.slots import Rules, Slots
 from gatekeeper.sessions.store import SessionStore
 
 _START_SECONDS = 15.0
+# Where every test starts sidecars or the command.
+_OF_PROCESSES = ("system", "faults", "test_cli.py", "test_cli_audit.py")
+# `make check` takes this one.
+settings.register_profile("quick", max_examples=25)
 RULES = Rules(
     session_seconds=86_400,
     idle_seconds=1_800,
@@ -67,6 +72,9 @@ def wait_for_store(url: str) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with much that is slow come first: at the end of a run all processes have something to do."""
+    for item in items:
+        if item.path.relative_to(Path(__file__).parent).parts[0] in _OF_PROCESSES:
+            item.add_marker("slow")
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
 

@@ -132,6 +132,7 @@ async def served(bound: Bound, *, found: bool, query: bytes = b"", language: str
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bound", bounds(), ids=named)
 async def test_everything_that_an_operation_says_is_translated(bound: Bound, said: list[str]) -> None:
     flags = [b"exclude_current=maybe", b"include_inactive=", b"user_id=1&user_id=2"]

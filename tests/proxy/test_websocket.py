@@ -349,6 +349,7 @@ async def test_a_message_in_many_frames_arrives_as_one() -> None:
 
 
 # W05
+@pytest.mark.slow
 async def test_a_hundred_thousand_fragments_of_one_byte_are_one_message() -> None:
     fragments = frame(TEXT, b"a", fin=False) + frame(CONT, b"a", fin=False) * 99_998 + frame(CONT, b"a")
 

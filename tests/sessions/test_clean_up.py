@@ -237,6 +237,7 @@ async def test_it_comes_to_an_end_where_the_stores_clock_is_behind(
     assert hand.redis.zcard(DUE) == 150
 
 
+@pytest.mark.slow
 async def test_all_of_a_user_with_thousands_of_sessions_are_found_in_one_call(
     make_store: MakeStore, hand: Hand
 ) -> None:
@@ -250,6 +251,7 @@ async def test_all_of_a_user_with_thousands_of_sessions_are_found_in_one_call(
     assert hand.indexed_live() == len(live)
 
 
+@pytest.mark.slow
 async def test_expired_ones_behind_a_thousand_live_ones_are_found(make_store: MakeStore, hand: Hand) -> None:
     store = make_store(device_limit=None, idle_seconds=None, session_seconds=DAY)
     first = await opened(store, *(f"old {number}" for number in range(200)))

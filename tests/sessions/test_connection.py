@@ -116,6 +116,7 @@ async def test_batches_are_bounded_and_so_is_their_number(scripts: Counting) -> 
     assert sum(scripts.batches) == 3_000
 
 
+@pytest.mark.slow
 async def test_more_calls_than_may_wait_are_turned_away_at_once(scripts: Counting) -> None:
     # R4: a queue without bounds would only fail later, and take the process with it
     answers = await asyncio.gather(

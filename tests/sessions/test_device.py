@@ -275,6 +275,7 @@ def test_systems_of_the_published_fixtures_have_their_family_in_plain_words() ->
         assert device_of(case["user_agent_string"]).os == folded_os(case["family"]), case["user_agent_string"]
 
 
+@pytest.mark.slow
 def test_forms_of_the_published_fixtures_are_told_apart() -> None:
     # A-12, E-04
     forms = {"iPad": "Tablet", "iPhone": "Mobile", "iPod": "Mobile", "Spider": "Bot"}
@@ -316,6 +317,7 @@ def every_agent() -> Iterator[str]:
     yield from HOSTILE
 
 
+@pytest.mark.slow
 def test_every_agent_of_the_fixtures_and_every_hostile_one_is_read_in_five_milliseconds() -> None:
     # U11: CVE-2020-5243. The processor's time, so that other tests do not count; U02: 64 KB and more among them.
     warm_up()

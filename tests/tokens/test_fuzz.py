@@ -15,7 +15,9 @@ from gatekeeper.tokens.sources import TokenSources
 from tests.tokens import forge
 
 # Time is not what is tested, and the machine may be busy.
-RELAXED = settings(deadline=None, max_examples=250, suppress_health_check=[HealthCheck.too_slow])
+RELAXED = settings(
+    deadline=None, max_examples=settings.default.max_examples * 5 // 2, suppress_health_check=[HealthCheck.too_slow]
+)
 
 VERIFIER = forge.verifier()
 GOOD = forge.token(sid="s1", roles=["user"])

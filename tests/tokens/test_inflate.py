@@ -136,6 +136,7 @@ def bomb(encoding: bytes) -> bytes:
     return b"".join([packer.compress(zeros) for _ in range(GIB >> 20)]) + packer.flush()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", [b"gzip", b"deflate", b"br"])
 def test_a_bomb_does_not_go_off(encoding: bytes) -> None:
     whole = bomb(encoding)
