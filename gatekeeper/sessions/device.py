@@ -24,12 +24,6 @@ HINTS_CHARACTERS: Final = 200
 # No browser's agent is longer, and the store keeps no more; without a limit the cache would hold what strangers send.
 _AGENT_CHARACTERS: Final = 512
 _NAME_CHARACTERS: Final = 64
-# What nearly every browser says, word for word, stands in records as a control character, which no agent has there: it
-# is a tenth of a session. Records are read by this, so entries are added, never changed.
-_SAID_BY_ALL: Final = (
-    ("\x01", "Mozilla/5.0 ("),
-    ("\x02", ") AppleWebKit/537.36 (KHTML, like Gecko) "),
-)
 
 # One machine is not two systems because Firefox names its distribution and Chrome does not.
 _LINUX: Final = (
@@ -194,20 +188,6 @@ def hints_of(headers: Sequence[tuple[bytes, bytes]]) -> str:
     if not fields:
         return ""
     return _kept(*(_field(fields.get(name, b"")) for name in _HINTS_READ))
-
-
-def shortened(user_agent: str) -> str:
-    """A printable agent as a record keeps it, for `restored`."""
-    for short, text in _SAID_BY_ALL:
-        user_agent = user_agent.replace(text, short)
-    return user_agent
-
-
-def restored(kept: str) -> str:
-    """The agent that was sent."""
-    for short, text in _SAID_BY_ALL:
-        kept = kept.replace(short, text)
-    return kept
 
 
 def warm_up() -> None:

@@ -18,8 +18,9 @@ import msgspec
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.geo import Locator, Nowhere
 from gatekeeper.models import Claims, Client
+from gatekeeper.sessions import agents
 from gatekeeper.sessions.connection import Prepared, Script, Scripts
-from gatekeeper.sessions.device import hints_of, shortened
+from gatekeeper.sessions.device import hints_of
 from gatekeeper.sessions.ended import Ended
 from gatekeeper.sessions.epoch import Epoch
 from gatekeeper.sessions.events import Acting
@@ -32,7 +33,6 @@ Policy = Literal["evict_idle", "evict_oldest", "reject"]
 
 # Numbers stay exact in Lua up to 2^53: year 9999 in microseconds is above it, year 2200 is not.
 LATEST: Final = 7_258_118_400
-_USER_AGENT_CHARACTERS: Final = 512
 _TAG: Final = str.maketrans({"%": "%25", "{": "%7B", "}": "%7D"})
 _SESSIONS: Final = b"}:sessions"
 
@@ -188,10 +188,10 @@ class Slots:
         """Until when a token may turn up that expires then, leeway included."""
         return microseconds(seconds + self._leeway_seconds)
 
-    def particulars(self, client: Client) -> tuple[str, ...]:
+    def particulars(self, client: Client) -> tuple[str | bytes, ...]:
         """What a new record holds of who opened it: address, agent, hints, city, country."""
         location = self._locator.locate(client.ip_address)
-        user_agent = shortened(printable(client.user_agent, _USER_AGENT_CHARACTERS))
+        user_agent = agents.packed(printable(client.user_agent, agents.MOST_CHARACTERS))
         hints = hints_of(client.headers)
         return (client.ip_address, user_agent, hints, location.city, location.country)
 

@@ -13,10 +13,10 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 import msgspec
 
 from gatekeeper.errors import StoreUnavailable
-from gatekeeper.models import Claims, Client, EndReason, Location, Session
+from gatekeeper.models import Claims, Client, EndReason, Session
 from gatekeeper.sessions.connection import Prepared, load_script
-from gatekeeper.sessions.device import device_of, restored
 from gatekeeper.sessions.events import SYSTEM, Acting
+from gatekeeper.sessions.record import session_of
 from gatekeeper.sessions.slots import Slots, microseconds, new_id
 from gatekeeper.sessions.trail import Trail
 from gatekeeper.sessions.wire import Reply
@@ -65,32 +65,6 @@ class Outlook(msgspec.Struct, frozen=True):
 # Any other word is no answer of ours, and refuses nobody.
 _WORDS: Final[dict[bytes, Word]] = {word.encode(): word for word in get_args(Word)}
 _ABSENT: Final = Checked("absent", 0, None, 0)
-
-
-class _Record(msgspec.Struct, array_like=True, frozen=True):
-    """A record as the scripts pack it; the order is that of `common.lua`."""
-
-    created_at: int
-    expires_at: int
-    token_expires_at: int
-    exempt: int
-    ended_at: int
-    end_reason: str
-    hidden: int
-    last_activity: int
-    refresh_expires_at: int
-    reference: str
-    jti: str
-    login_method: str
-    refresh: str
-    ip_address: str
-    user_agent: str
-    hints: str
-    city: str
-    country: str
-
-
-_decode_record = msgspec.msgpack.Decoder(_Record).decode
 
 
 class _Known(NamedTuple):
@@ -217,7 +191,7 @@ class SessionStore:
         otherwise than by a DELETE."""
 
         def read(reply: list[Any]) -> list[Session]:
-            return [_session(user, int(row), int(last), _decode_record(record)) for row, last, record in reply[1:]]
+            return [session_of(user, int(row), int(last), record) for row, last, record in reply[1:]]
 
         return await self._slots.run(LIST, user, read, *self._over, int(include_inactive))
 
@@ -231,7 +205,7 @@ class SessionStore:
             if len(reply) == 1:
                 return None
             _, session_id, last_activity, record = reply
-            return _session(user, int(session_id), int(last_activity), _decode_record(record))
+            return session_of(user, int(session_id), int(last_activity), record)
 
         return await self._slots.run(FIND, user, read, *self._over, name, int(touch))
 
@@ -256,7 +230,7 @@ class SessionStore:
         """Ends one session (`DEACTIVATED`: and keeps it listed as inactive). None: there is none to end."""
 
         def read(reply: list[Any]) -> Session | None:
-            return _session(user, session_id, int(reply[1]), _decode_record(reply[2])) if len(reply) > 1 else None
+            return session_of(user, session_id, int(reply[1]), reply[2]) if len(reply) > 1 else None
 
         ended = await self._slots.act(END, user, read, session_id, reason.value, *self._over, acting=acting)
         if ended is not None:
@@ -424,23 +398,3 @@ def _checked(reply: list[Any]) -> Checked:
     _, word, session_id, end_reason, evicted = reply
     reason = EndReason(end_reason.decode()) if end_reason else None
     return Checked(_WORDS[word], int(session_id), reason, int(evicted))
-
-
-def _session(user: str, session_id: int, last_activity: int, record: _Record) -> Session:
-    user_agent = restored(record.user_agent)
-    return Session(
-        id=session_id,
-        user=user,
-        reference=record.reference,
-        jti=record.jti or None,
-        ip_address=record.ip_address,
-        user_agent=user_agent,
-        device=device_of(user_agent, record.hints),
-        location=Location(record.city, record.country),
-        login_method=record.login_method,
-        created_at=record.created_at,
-        last_activity=last_activity,
-        expires_at=record.expires_at,
-        ended_at=record.ended_at or None,
-        end_reason=EndReason(record.end_reason) if record.end_reason else None,
-    )

@@ -87,6 +87,7 @@ _FIELDS = {
     "ended_at": 5,
     "end_reason": 6,
     "refresh_expires_at": 9,
+    "user_agent": 15,
 }
 
 
@@ -197,7 +198,8 @@ class Noting(Scripts):
 
 
 def _words(command: tuple[Any, ...]) -> list[str]:
-    words = [word.decode() if isinstance(word, bytes) else str(word) for word in command]
+    # A packed user agent is no text.
+    words = [word.decode(errors="surrogateescape") if isinstance(word, bytes) else str(word) for word in command]
     return words[3:] if words[0] == "EVALSHA" else words
 
 
@@ -232,10 +234,10 @@ class Hand:
         if only is None and self.redis.zscore(DUE, user) is not None:
             self.redis.zincrby(DUE, -round(seconds * 1e6), user)
 
-    def write(self, session_id: int, field: str, value: float | str, user: str = "74") -> None:
+    def write(self, session_id: int, field: str, value: float | str | bytes, user: str = "74") -> None:
         """Replaces one field of a record."""
-        kind = "string" if isinstance(value, str) else "nan" if value != value else "number"
-        text = value if isinstance(value, str) else f"{value:.0f}" if abs(value) < 1e300 else repr(value)
+        kind = "string" if isinstance(value, str | bytes) else "nan" if value != value else "number"
+        text = value if isinstance(value, str | bytes) else f"{value:.0f}" if abs(value) < 1e300 else repr(value)
         self._run(_SET_FIELD, user, session_id, _FIELDS[field], text, kind)
 
     def activity(self, session_id: int, at: float, user: str = "74") -> None:

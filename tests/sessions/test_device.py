@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from gatekeeper.models import Device
 from gatekeeper.sessions import device
-from gatekeeper.sessions.device import HINTS_CHARACTERS, device_of, hints_of, restored, shortened, warm_up
+from gatekeeper.sessions.device import HINTS_CHARACTERS, device_of, hints_of, warm_up
 
 FIXTURES = Path(__file__).parents[1] / "vectors" / "uap-core"
 PAGE = Path(__file__).parents[2] / "docs" / "devices.md"
@@ -292,22 +292,6 @@ def test_the_names_can_be_read_by_a_person_and_stand_in_the_documentation() -> N
     page = PAGE.read_text(encoding="utf-8")
     assert page.partition(START)[2].partition(END)[0] == out.getvalue()
     assert len(out.getvalue().splitlines()) >= 40
-
-
-def test_every_agent_is_kept_in_such_a_way_that_it_comes_back() -> None:
-    # E-04
-    for agent in filter(str.isprintable, every_agent()):
-        assert restored(shortened(agent)) == agent
-    assert len(shortened(CHROME_ON_WINDOWS)) < len(CHROME_ON_WINDOWS) - 50
-
-
-@given(
-    st.lists(
-        st.sampled_from(["Mozilla/5.0 (", ") AppleWebKit/537.36 (KHTML, like Gecko) ", "Mozilla/5.0", " (", ")", "x"])
-    )
-)
-def test_what_looks_like_a_browser_comes_back_too(parts: list[str]) -> None:
-    assert restored(shortened("".join(parts))) == "".join(parts)
 
 
 def every_agent() -> Iterator[str]:
