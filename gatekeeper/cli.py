@@ -230,8 +230,11 @@ def _with_trail(work: Callable[[Trail], Awaitable[None]]) -> None:
         if store.embedded is not None:
             await asyncio.to_thread(store.embedded.start)
         try:
+            await store.epoch.beat()
             await work(store.sessions.trail)
         finally:
+            await store.epoch.aclose()
+            await store.breaker.aclose()
             await store.scripts.aclose()
             if store.embedded is not None:
                 await asyncio.to_thread(store.embedded.stop)

@@ -155,7 +155,7 @@ def open_store(settings: Settings) -> Store:
     connect = partial(open_client, url, timeout_seconds=settings.store_timeout, ca_file=ca_file)
     scripts = Scripts(url, timeout_seconds=settings.store_timeout, ca_file=ca_file, replicas=settings.store_replicas)
     epoch = Epoch(scripts, key_prefix=settings.key_prefix)
-    scripts.guard = breaker = Breaker(epoch.beat, opens=not scripts.is_cluster)
+    scripts.guard = breaker = Breaker(epoch.beat, opens=not scripts.is_cluster, probe_first=True)
     slots = Slots(
         scripts,
         key_prefix=settings.key_prefix,

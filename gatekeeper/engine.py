@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from gatekeeper.client_address import TrustedProxies
@@ -31,6 +32,8 @@ from gatekeeper.sessions.streams import OpenStreams
 from gatekeeper.telemetry import Telemetry
 from gatekeeper.tokens.keys import Keys
 from gatekeeper.tokens.sources import TokenSources
+
+_MEET_SECONDS = 1.0
 
 _log = logging.getLogger("gatekeeper")
 
@@ -145,6 +148,10 @@ class Engine:
             besides = (self._probe(), self._ends.listen(), self.streams.watch(), self._housekeeping.run())
             for beside in besides:
                 self._tasks.append(asyncio.create_task(beside))
+            # No call is made before the store was met. One that does not answer is waited for a moment, and no longer.
+            with suppress(StoreUnavailable, TimeoutError):
+                async with asyncio.timeout(_MEET_SECONDS):
+                    await self._epoch.beat()
             self.started = True
 
     async def aclose(self) -> None:

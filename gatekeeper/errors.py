@@ -11,7 +11,8 @@ from enum import Enum
 from typing import ClassVar, Final
 
 # What a call of the store fails of. `refused` is an error reply about this call alone, `protocol` an answer that is not
-# ours, `open` a call that was not made because the store is known to be away (`sessions/breaker.py`).
+# ours, `schema` says that its sessions are in another format, `open` is a call that was not made because the store is
+# known to be away (`sessions/breaker.py`).
 STORE_FAULTS: Final = (
     "timeout",
     "connection",
@@ -24,6 +25,7 @@ STORE_FAULTS: Final = (
     "cluster_down",
     "busy",
     "unauthenticated",
+    "schema",
     "denied",
     "too_many_clients",
     "refused",

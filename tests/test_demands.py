@@ -61,8 +61,8 @@ UNSHOWN_ATTACKS = ids("T27 S18 D04")
 
 FAULTS = frozenset({f"R{number}" for number in range(1, 24)} | {"T1", "T2", "K1", "K2", "K3", "K11", "K12"})
 
-# K2 is a restart without a gap, for which two processes would share a port; K12 needs a release before this one.
-UNSHOWN_FAULTS = frozenset({"K2", "K12"})
+# K2 is a restart without a gap, for which two processes would share a port.
+UNSHOWN_FAULTS = frozenset({"K2"})
 
 
 @cache

@@ -19,7 +19,10 @@ _log = logging.getLogger("gatekeeper")
 
 # Said by the store about itself, and true for every call.
 AT_ONCE: Final = frozenset(
-    {"loading", "read_only", "out_of_memory", "not_persisting", "no_replicas", "no_primary", "busy", "unauthenticated"}
+    {
+        *("loading", "read_only", "out_of_memory", "not_persisting", "no_replicas", "no_primary", "busy"),
+        *("unauthenticated", "schema"),
+    }
 )
 # Of one connection or one call: these count.
 IN_A_ROW: Final = frozenset({"timeout", "connection", "too_many_clients", "protocol"})
@@ -33,14 +36,16 @@ _CALM_SECONDS: Final = 10.0
 
 class Breaker:
     """Asked before a call (`check`) and told after it (`succeeded`, `failed`). `probe` asks the store something that
-    only a store in full working order answers; it raises `StoreUnavailable`. One that never `opens` keeps account of
-    failures alone: of a Cluster, what one node answers says nothing about the others. Belongs to one event loop."""
+    only a store in full working order answers; it raises `StoreUnavailable`. One without `opens` keeps account of
+    failures alone: of a Cluster, what one node answers says nothing about the others, but for the format of what it
+    holds. With `probe_first`, no call is made before a probe was answered. Belongs to one event loop."""
 
     def __init__(
         self,
         probe: Callable[[], Awaitable[object]],
         *,
         opens: bool = True,
+        probe_first: bool = False,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._probe = probe
@@ -48,6 +53,8 @@ class Breaker:
         # That of the calls, whichever loop it is.
         self._clock = clock or (lambda: asyncio.get_running_loop().time())
         self._fault: StoreUnavailable | None = None
+        # Why calls are not made yet.
+        self._unmet = StoreUnavailable("the session store was not asked yet", kind="open") if probe_first else None
         self._in_a_row = 0
         self._last_failed_at: float | None = None
         self._failing_since: float | None = None
@@ -77,11 +84,13 @@ class Breaker:
 
     def check(self) -> None:
         """Before a call. Raises `StoreUnavailable` where it is not to be made."""
-        if self._fault is not None:
-            raise StoreUnavailable(str(self._fault), kind="open")
+        if (fault := self._fault or self._unmet) is not None:
+            raise StoreUnavailable(str(fault), kind="open")
 
     def succeeded(self, *, probing: bool = False) -> None:
         """After a call that the store answered."""
+        if probing:
+            self._unmet = None
         if self._fault is not None:
             # What was under way when it opened says nothing about now.
             if probing:
@@ -99,6 +108,8 @@ class Breaker:
         error."""
         if self._is_over:
             return
+        if self._unmet is not None:
+            self._unmet = error
         if error.kind not in AT_ONCE and error.kind not in IN_A_ROW:
             # The store is well: it was this call that it would not do.
             self._in_a_row = 0
@@ -112,7 +123,8 @@ class Breaker:
             return
         # One connection that breaks takes a whole batch with it: that is one failure.
         self._in_a_row += counts
-        if self._opens and (error.kind in AT_ONCE or self._in_a_row >= _MOST_IN_A_ROW):
+        speaks_for_all = error.kind in AT_ONCE or self._in_a_row >= _MOST_IN_A_ROW
+        if error.kind == "schema" or (self._opens and speaks_for_all):
             self._open(error)
 
     def _open(self, error: StoreUnavailable) -> None:

@@ -135,11 +135,19 @@ class Scripts:
 
     async def probe(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
         """As `run`, past the guard, which is told that it was an answer to a probe."""
+        reply = await self.ask_past_guard(script, keys, arguments)
+        self.vouch()
+        return reply
+
+    async def ask_past_guard(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
+        """As `probe`, for several that are one probe together, after which comes `vouch`."""
         command = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
-        reply = await self._submit(command, keys[0], script.source, is_probe=True)
+        return await self._submit(command, keys[0], script.source, is_probe=True)
+
+    def vouch(self) -> None:
+        """Tells the guard that a probe was answered."""
         if self.guard is not None:
             self.guard.succeeded(probing=True)
-        return reply
 
     async def command(self, *command: Any) -> Any:
         """The answer to one plain command with a key. Raises `StoreUnavailable`."""
@@ -224,6 +232,11 @@ class Scripts:
             (self._route.lane(call.key, durable=call.durable) if call.key else lane).again(call)
 
     # What is asked of the servers themselves
+
+    async def key_on_each(self, key: bytes, held: Sequence[bytes]) -> list[bytes]:
+        """`key`, and of a Cluster one key more, which begins with it, on every other primary that has slots. Of those
+        `held` one stays as long as it lies there. Raises `StoreUnavailable`."""
+        return await self._route.key_on_each(key, held)
 
     async def _ask_all(self, *command: Any) -> list[Any]:
         loop = asyncio.get_running_loop()

@@ -18,6 +18,8 @@ _BY_CODE: Final = {
     "WRONGPASS": "unauthenticated",
     "NOPERM": "denied",
     "CLUSTERDOWN": "cluster_down",
+    # Said by epoch.lua.
+    "SCHEMA": "schema",
 }
 # Redis before 7 wraps what a command in a script was refused with.
 _WRAPPED: Final = re.compile(r"^ERR Error (?:running|compiling) script .*?: -?([A-Z]+) ", re.DOTALL)

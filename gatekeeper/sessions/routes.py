@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from itertools import count
 from typing import Any, ClassVar, Final, NamedTuple, Protocol
 
 from hiredis import ProtocolError
@@ -105,6 +106,10 @@ class Route:
     async def masters(self) -> list[Lane]:
         """A lane to every server that has sessions. Raises `StoreUnavailable`."""
         return [self.lane(b"", durable=False)]
+
+    async def key_on_each(self, key: bytes, held: Sequence[bytes]) -> list[bytes]:
+        """As `Scripts.key_on_each`."""
+        return [key]
 
     def redirect(self, lane: Lane, call: Call, text: str) -> None:
         """Sends a call where its server says, in the text of an error reply."""
@@ -259,6 +264,8 @@ class ClusterRoute(WatchedRoute):
         super().__init__(address, make_lane, timeout_seconds=timeout_seconds, replicas=replicas)
         self._slots: list[Server | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         self._nodes: list[Server] = []
+        # Of every primary, the last of its slots: those that are moved away by tools leave from the first on.
+        self._last_slots: dict[Server, int] = {}
         # Nodes that did not answer when they were asked last.
         self._failed: set[Server] = set()
         # A call that waits for the map must not cut off calls for sessions that take longer.
@@ -282,6 +289,16 @@ class ClusterRoute(WatchedRoute):
             await self._look()
         servers = dict.fromkeys(server for server in self._slots if server is not None)
         return [self._lanes_to(server).pick(durable=False) for server in servers]
+
+    async def key_on_each(self, key: bytes, held: Sequence[bytes]) -> list[bytes]:
+        if not self._last_slots:
+            await self._look()
+        # Held the longest, known the longest.
+        found = {self._server_of(each): each for each in (*reversed(held), key)}
+        for server, slot in self._last_slots.items():
+            if server not in found:
+                found[server] = key_in_slot(key, slot)
+        return list(found.values())
 
     def redirect(self, lane: Lane, call: Call, text: str) -> None:
         # MOVED 3999 127.0.0.1:6381
@@ -323,7 +340,8 @@ class ClusterRoute(WatchedRoute):
         if not nodes:
             raise ValueError("no slots")
         self._slots, self._nodes = slots, list(nodes)
-        self._leave_others({server for server in slots if server is not None})
+        self._last_slots = {server: slot for slot, server in enumerate(slots) if server is not None}
+        self._leave_others(set(self._last_slots))
 
     def _leave_others(self, masters: set[Server]) -> None:
         """Of nodes that have no slot any more, calls that wait go to who has theirs."""
@@ -340,6 +358,12 @@ class ClusterRoute(WatchedRoute):
         await super().aclose()
         for lane in self._askers.values():
             await lane.aclose()
+
+
+@lru_cache(maxsize=1024)
+def key_in_slot(key: bytes, slot: int) -> bytes:
+    """A key of that slot, `<key>:{<number>}` with the first number that leads there."""
+    return next(found for number in count() if key_slot(found := key + b":{%d}" % number) == slot)
 
 
 def make_route(address: Address, make_lane: MakeLane, *, timeout_seconds: float, replicas: int) -> Route:

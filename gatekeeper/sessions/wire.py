@@ -40,6 +40,9 @@ def unavailable(error: BaseException) -> StoreUnavailable:
     kind, detail = "protocol", type(error).__name__
     if isinstance(error, ReplyError):
         kind, detail = kind_of_reply(str(error)), code_of(error)
+        if kind == "schema":
+            # Words of our own script, which name both numbers.
+            detail = str(error).partition(" ")[2]
     elif isinstance(error, TimeoutError):
         kind = "timeout"
     elif isinstance(error, OSError):

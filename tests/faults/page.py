@@ -31,6 +31,10 @@ APART: Mapping[str, tuple[str, str]] = {
     "T1": ("the host's clock jumps by an hour, either way", "no session ends; tokens are judged by that clock"),
     "T2": ("Gatekeeper frozen and thawed", "who was signed out meanwhile is refused at the first request"),
     "K11": ("the store is not there at the start", "503, `/readyz` too; service as soon as it is there"),
+    "K12": (
+        "two builds on one store",
+        "of one format, each enforces what the other ends; of two, the later one touches nothing and is 503",
+    ),
 }
 
 

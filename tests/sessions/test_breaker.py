@@ -84,6 +84,30 @@ async def test_it_opens_at_once_where_the_store_says_that_it_is_unfit(store: Sto
         await breaker.aclose()
 
 
+async def test_another_format_opens_even_one_that_opens_for_nothing_else(store: Store) -> None:
+    # Of a Cluster: what one node holds is true for all.
+    for kind in AT_ONCE:
+        breaker = Breaker(store.probe, opens=False)
+        fail(breaker, kind)
+        assert (breaker.fault is not None) == (kind == "schema")
+        await breaker.aclose()
+
+
+async def test_with_a_probe_first_no_call_is_made_before_its_answer(store: Store, clock: Clock) -> None:
+    breaker = store.breaker = Breaker(store.probe, probe_first=True, clock=clock)
+    for told in ("not asked yet", "connection", "denied"):
+        with pytest.raises(StoreUnavailable, match=told) as raised:
+            breaker.check()
+        assert raised.value.kind == "open"
+        # An answer to something else is none.
+        breaker.succeeded()
+        fail(breaker, "connection" if told == "not asked yet" else "denied")
+    store.up = True
+    await store.probe()
+    breaker.check()
+    await breaker.aclose()
+
+
 async def test_it_opens_after_three_failures_in_a_row(store: Store, clock: Clock) -> None:
     for kind in IN_A_ROW:
         breaker = Breaker(store.probe, clock=clock)
@@ -183,6 +207,7 @@ def test_every_kind_is_a_label() -> None:
         "WRONGPASS invalid username-password pair": "unauthenticated",
         "NOPERM this user has no permissions": "denied",
         "CLUSTERDOWN Hash slot not served": "cluster_down",
+        "SCHEMA it holds format 2, and this Gatekeeper has format 1": "schema",
         "ERR max number of clients reached": "too_many_clients",
         "ERR user_script:1: a record is garbled script: f_1, on @user_script:1.": "refused",
         "WRONGTYPE Operation against a key": "refused",

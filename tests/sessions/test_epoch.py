@@ -1,4 +1,5 @@
-"""A store that has lost its data, as Gatekeepers that run notice it. R15, R16 of the faults; contract 4.9."""
+"""A store that has lost its data, as Gatekeepers that run notice it, and one whose format is another one. R15, R16, K12
+of the faults; contract 4.9."""
 
 from __future__ import annotations
 
@@ -11,9 +12,11 @@ from contextlib import asynccontextmanager
 import pytest
 import redis
 
+from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import Claims, Client
+from gatekeeper.sessions.breaker import Breaker
 from gatekeeper.sessions.connection import Scripts
-from gatekeeper.sessions.epoch import Epoch
+from gatekeeper.sessions.epoch import SCHEMA, Epoch
 from gatekeeper.sessions.slots import Slots
 from gatekeeper.sessions.store import SessionStore
 from tests.conftest import RULES
@@ -166,3 +169,59 @@ async def test_what_is_known_never_goes_back(store_url: str) -> None:
             client.hset("gk:epoch", "adopt_not_before", "0")
         await one.epoch.beat()
         assert one.epoch.adopt_not_before == noticed
+
+
+async def test_what_is_known_is_told_to_a_store_that_does_not(store_url: str) -> None:
+    # Of a Cluster, what one primary has lost is known to all of them.
+    async with gatekeepers(store_url, 2) as (one, later):
+        one.epoch.adopt_not_before = 123
+        await one.epoch.beat()
+        await later.epoch.beat()
+        assert later.epoch.adopt_not_before == 123
+
+
+@pytest.mark.parametrize(
+    ("theirs", "shown"),
+    [("2", "2"), ("0", "0"), ("", ""), ("1.0", "1?0"), ("\r\n+OK " + "x" * 99, "???OK?" + "x" * 14)],
+)
+async def test_another_format_is_left_alone(store_url: str, theirs: str, shown: str) -> None:
+    async with gatekeepers(store_url, 2) as (one, running):
+        await running.epoch.beat()
+        with redis.Redis.from_url(store_url) as client:
+            client.hset("gk:epoch", "schema", theirs)
+            before = client.dump("gk:epoch")
+            for each in (one, running):
+                with pytest.raises(StoreUnavailable) as raised:
+                    await each.epoch.beat()
+                assert raised.value.kind == "schema"
+                assert f"holds format {shown}, and this Gatekeeper has format {SCHEMA}:" in str(raised.value)
+            assert client.dump("gk:epoch") == before
+            assert one.epoch.id == ""
+
+
+async def test_the_format_is_written_where_there_is_none(store_url: str) -> None:
+    async with gatekeepers(store_url, 1) as (one,):
+        with redis.Redis.from_url(store_url, decode_responses=True) as client:
+            client.hset("gk:epoch", mapping={"id": "x", "beats": "5", "adopt_not_before": "7", "after": ""})
+            await one.epoch.beat()
+            stored = {"id": "x", "beats": "6", "adopt_not_before": "7", "after": "", "schema": str(SCHEMA)}
+            assert client.hgetall("gk:epoch") == stored
+
+
+async def test_no_call_is_made_before_the_store_was_met(store_url: str) -> None:
+    async with gatekeepers(store_url, 1) as (one,):
+        one.scripts.guard = breaker = Breaker(one.epoch.beat, probe_first=True)
+        with redis.Redis.from_url(store_url) as client:
+            client.hset("gk:epoch", "schema", "2")
+            for kind in ("open", "schema", "open"):
+                with pytest.raises(StoreUnavailable) as raised:
+                    await (one.epoch.beat() if kind == "schema" else one.word(token("a", issued_at=time.time())))
+                assert raised.value.kind == kind
+            assert client.keys() == [b"gk:epoch"]
+            client.hset("gk:epoch", "schema", SCHEMA)
+            # The breaker asks by itself.
+            async with asyncio.timeout(10):
+                while breaker.fault is not None:  # noqa: ASYNC110 - what is waited for has no event
+                    await asyncio.sleep(0.01)
+        assert await one.word(token("a", issued_at=time.time())) == "opened"
+        await breaker.aclose()

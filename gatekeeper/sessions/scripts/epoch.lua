@@ -3,17 +3,26 @@
 --                        beats             how often a Gatekeeper has looked: an older copy of the data has fewer
 --                        adopt_not_before  microseconds; a token issued until then opens no session
 --                        after             the epoch whose loss was noticed last, '' where nobody knew of any
--- ARGV: the epoch that the caller knows, or '' at its start; the beats that it knows; a random name for a new epoch
--- Answers {KEYS[1], epoch, beats, adopt_not_before, 'same' | 'missing' | 'older' | 'another', now}
+--                        schema            the number of the format in which sessions are written
+-- ARGV: the epoch that the caller knows, or '' at its start; the beats that it knows; a random name for a new epoch; the
+-- `adopt_not_before` that it knows; its schema
+-- Answers {KEYS[1], epoch, beats, adopt_not_before, 'same' | 'missing' | 'older' | 'another', now}, or the error SCHEMA:
+-- then nothing was written.
 -- One Gatekeeper is the first to notice a loss; `after` tells the others that this has been done.
 
 local known, known_beats, fresh = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local schema = ARGV[5]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 
-local stored = redis.call('HMGET', KEYS[1], 'id', 'beats', 'adopt_not_before', 'after')
+local stored = redis.call('HMGET', KEYS[1], 'id', 'beats', 'adopt_not_before', 'after', 'schema')
+if stored[5] and stored[5] ~= schema then
+  local theirs = string.sub(string.gsub(stored[5], '%W', '?'), 1, 20)
+  return redis.error_reply('SCHEMA it holds format ' .. theirs .. ', and this Gatekeeper has format ' .. schema ..
+    ': run a release with format ' .. theirs .. ', or set another KEY_PREFIX')
+end
 local id, beats = stored[1], tonumber(stored[2] or '0')
-local adopt_not_before, after = tonumber(stored[3] or '0'), stored[4] or ''
+local adopt_not_before, after = math.max(tonumber(stored[3] or '0'), tonumber(ARGV[4])), stored[4] or ''
 
 local found = 'same'
 if not id then
@@ -30,6 +39,6 @@ if found ~= 'same' then
   after = known
 end
 redis.call('HSET', KEYS[1], 'id', id, 'after', after, 'beats', string.format('%.0f', beats + 1),
-           'adopt_not_before', string.format('%.0f', adopt_not_before))
+           'adopt_not_before', string.format('%.0f', adopt_not_before), 'schema', schema)
 return {KEYS[1], id, string.format('%.0f', beats + 1), string.format('%.0f', adopt_not_before), found,
         string.format('%.0f', now)}
