@@ -120,8 +120,9 @@ class ClusterClient(RedisCluster):
 
     def __init__(self, servers: Sequence[Server], options: dict[str, Any]) -> None:
         super().__init__(startup_nodes=[ClusterNode(server.host, server.port) for server in servers], **options)
+        connection_class = _TlsToAny if options.get("ssl") else _ToAny
         options = {name: value for name, value in options.items() if name != "ssl"} | {"servers": servers}
-        pool = ConnectionPool(connection_class=_TlsToAny if self.connection_kwargs.get("ssl") else _ToAny, **options)
+        pool = ConnectionPool(connection_class=connection_class, **options)
         self._subscribing = Redis.from_pool(pool)
 
     def pubsub(self, *_: Any, **options: Any) -> Any:

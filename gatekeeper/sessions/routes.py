@@ -212,10 +212,15 @@ class SentinelRoute(WatchedRoute):
             for lane in self._sentinels
         ]
         told: list[tuple[int, Server]] = []
+        fault = StoreUnavailable("the session store failed: no sentinel knows its master", kind="connection")
         try:
             for answer in asyncio.as_completed(asked):
-                with contextlib.suppress(StoreUnavailable, ValueError, KeyError):
+                try:
                     told.append(_named_master(await answer))
+                except StoreUnavailable as error:
+                    fault = StoreUnavailable(f"{error}: no sentinel names a master", kind="connection")
+                except (ValueError, KeyError):
+                    pass
                 if len(told) > len(asked) // 2:
                     break
         finally:
@@ -223,7 +228,7 @@ class SentinelRoute(WatchedRoute):
                 each.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
         if not told:
-            raise StoreUnavailable("the session store failed: no sentinel knows its master", kind="connection")
+            raise fault
         return max(told, key=lambda named: named[0])[1]
 
     def _follow(self, master: Server) -> None:
@@ -333,8 +338,7 @@ class ClusterRoute(WatchedRoute):
         slots: list[Server | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         nodes: dict[Server, None] = {}
         for first, last, *having in answer:
-            # A node without a host of its own has that of the node that tells.
-            found = [Server(host.decode() if host else told_by.host, port) for host, port, *_ in having]
+            found = [_server(told_by, *node) for node in having]
             slots[first : last + 1] = [found[0]] * (last + 1 - first)
             nodes.update(dict.fromkeys(found))
         if not nodes:
@@ -358,6 +362,14 @@ class ClusterRoute(WatchedRoute):
         await super().aclose()
         for lane in self._askers.values():
             await lane.aclose()
+
+
+def _server(told_by: Server, host: bytes | None, port: int, _id: bytes = b"", more: Any = ()) -> Server:
+    """One of CLUSTER SLOTS. A node without a host has that of the node that tells; one that should announce a name and
+    has none (`?`) is known by its address."""
+    if host == b"?":
+        host = dict(zip(more[::2], more[1::2], strict=False)).get(b"ip")
+    return Server(host.decode() if host else told_by.host, port)
 
 
 @lru_cache(maxsize=1024)

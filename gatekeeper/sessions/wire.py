@@ -247,13 +247,22 @@ async def connect(server: Server, login: Login, make: Callable[[], Wire], deadli
     try:
         _, wire = await opening
     except ssl.SSLError as error:
-        raise ConnectionError(type(error).__name__) from None
+        raise StoreUnavailable(
+            f"the session store failed: connection (TLS to {server}: {_why(error)})", kind="connection"
+        ) from None
     try:
         await _begin(wire, login, deadline)
     except BaseException:
         wire.close(ConnectionAbortedError())
         raise
     return wire
+
+
+def _why(error: ssl.SSLError) -> str:
+    """In words of OpenSSL's, which know of names and certificates, and of nothing secret."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message.rstrip(".")
+    return (error.reason or type(error).__name__).lower().replace("_", " ")
 
 
 async def _begin(wire: Wire, login: Login, deadline: float) -> None:

@@ -1,4 +1,4 @@
-"""Stores of several processes on loopback: a master with replicas and sentinels, and a cluster."""
+"""Stores of several processes on loopback: a master with replicas and sentinels, and a cluster; both also over TLS."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
+
+from tests.faults.certificates import Tls
 
 _SECONDS = 30.0
 _DOWN_AFTER_MS = 500
@@ -52,16 +54,30 @@ def free_ports(number: int) -> list[int]:
 
 
 class Node:
-    """One server, on a port of loopback."""
+    """One server, on a port of loopback; with `tls` it speaks nothing else."""
 
-    def __init__(self, binary: str, port: int, folder: Path, *options: str, config: str, password: str | None) -> None:
+    def __init__(
+        self,
+        binary: str,
+        port: int,
+        folder: Path,
+        *options: str,
+        config: str,
+        password: str | None,
+        tls: Tls | None = None,
+    ) -> None:
         folder.mkdir()
         self.port = port
         self.folder = folder
         file = folder / "node.conf"
         file.write_text(config)
-        self.command = [binary, str(file), *options, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
-        self.client = redis.Redis(port=port, password=password, socket_timeout=5, decode_responses=True)
+        ports = ("--port", str(port)) if tls is None else ("--port", "0", "--tls-port", str(port), *tls.options)
+        self.command = [binary, str(file), *options, *ports, "--bind", "127.0.0.1", "--dir", str(folder)]
+        over: dict[str, Any] = {}
+        if tls is not None:
+            # It is verified by whom the test is about.
+            over = {"ssl": True, "ssl_ca_certs": str(tls.ca_file), "ssl_check_hostname": False}
+        self.client = redis.Redis(port=port, password=password, socket_timeout=5, decode_responses=True, **over)
         self.start()
 
     def start(self) -> None:
@@ -95,20 +111,37 @@ class Node:
 Make = Callable[..., Node]
 
 
+class Over(NamedTuple):
+    """TLS for all servers of a store. They announce themselves as `name`, an address or a name of this host."""
+
+    tls: Tls
+    name: str
+
+    @property
+    def is_address(self) -> bool:
+        return self.name[0].isdigit()
+
+
 class Watched:
     """A master, its replicas, and three sentinels."""
 
     service = "sessions"
 
-    def __init__(self, make: Make, replicas: int, password: str | None, *, guarded: bool) -> None:
+    def __init__(
+        self, make: Make, replicas: int, password: str | None, *, guarded: bool, over: Over | None = None
+    ) -> None:
         ports = free_ports(1 + replicas + 3)
+        self._over = over
+        self._name = over.name if over is not None else "127.0.0.1"
         keeps_nothing = ["--save", "", "--repl-diskless-sync-delay", "0"]
         if password is not None:
             keeps_nothing += ["--requirepass", password, "--masterauth", password]
         self.password = password
         self._guarded = guarded
         self.master = make(ports[0], *keeps_nothing, password=password)
-        replica_of = ("--replicaof", "127.0.0.1", str(ports[0]))
+        if over is not None and not over.is_address:
+            keeps_nothing += ["--replica-announce-ip", over.name]
+        replica_of = ("--replicaof", self._name, str(ports[0]))
         self.replicas = [make(port, *keeps_nothing, *replica_of, password=password) for port in ports[1 : 1 + replicas]]
         until(lambda: self.master.ready() and self.connected() == replicas, "replicas")
         self.sentinels = [self._sentinel(make, port) for port in ports[1 + replicas :]]
@@ -118,8 +151,10 @@ class Watched:
         return int(self.master.client.info("replication")["connected_slaves"])
 
     def _sentinel(self, make: Make, port: int) -> Node:
+        by_name = "sentinel resolve-hostnames yes\nsentinel announce-hostnames yes\n"
         config = (
-            f"sentinel monitor {self.service} 127.0.0.1 {self.master.port} 2\n"
+            f"{'' if self._name == '127.0.0.1' else by_name}"
+            f"sentinel monitor {self.service} {self._name} {self.master.port} 2\n"
             f"sentinel down-after-milliseconds {self.service} {_DOWN_AFTER_MS}\n"
             f"sentinel failover-timeout {self.service} 3000\n"
         )
@@ -145,7 +180,8 @@ class Watched:
     @property
     def url(self) -> str:
         login = f":{self.password}@" if self.password is not None else ""
-        return f"redis+sentinel://{login}{','.join(sentinel.address for sentinel in self.sentinels)}/{self.service}"
+        hosts = ",".join(f"{self._name}:{sentinel.port}" for sentinel in self.sentinels)
+        return f"redis{'' if self._over is None else 's'}+sentinel://{login}{hosts}/{self.service}"
 
     @property
     def nodes(self) -> list[Node]:
@@ -155,11 +191,19 @@ class Watched:
 class Sharded:
     """Three primaries with a replica each."""
 
-    def __init__(self, make: Make) -> None:
+    def __init__(self, make: Make, password: str | None = None, over: Over | None = None) -> None:
+        self._over = over
+        self._password = password
         timeout = str(_NODE_TIMEOUT_MS)
         options = ["--save", "", "--cluster-enabled", "yes", "--cluster-node-timeout", timeout]
         options += ["--repl-diskless-sync-delay", "0"]
-        self.nodes = [make(port, *options) for port in free_ports(6)]
+        if password is not None:
+            options += ["--requirepass", password, "--masterauth", password]
+        if over is not None:
+            options += ["--tls-cluster", "yes"]
+            if not over.is_address:
+                options += ["--cluster-announce-hostname", over.name, "--cluster-preferred-endpoint-type", "hostname"]
+        self.nodes = [make(port, *options, password=password) for port in free_ports(6)]
         until(lambda: all(node.ready() for node in self.nodes), "nodes")
         self.primaries, self.replicas = self.nodes[:3], self.nodes[3:]
         for number, node in enumerate(self.nodes):
@@ -193,29 +237,36 @@ class Sharded:
 
     @property
     def url(self) -> str:
-        return f"redis+cluster://{','.join(node.address for node in self.primaries)}"
+        if self._over is None:
+            return f"redis+cluster://{','.join(node.address for node in self.primaries)}"
+        login = f":{self._password}@" if self._password is not None else ""
+        return f"rediss+cluster://{login}{','.join(f'{self._over.name}:{node.port}' for node in self.primaries)}"
 
 
 @contextmanager
-def watched(binary: str, *, replicas: int = 1, password: str | None = None, guarded: bool = False) -> Iterator[Watched]:
+def watched(
+    binary: str, *, replicas: int = 1, password: str | None = None, guarded: bool = False, over: Over | None = None
+) -> Iterator[Watched]:
     """`guarded`: the sentinels ask for the password too."""
-    with _nodes(binary) as make:
-        yield Watched(make, replicas, password, guarded=guarded)
+    with _nodes(binary, over) as make:
+        yield Watched(make, replicas, password, guarded=guarded, over=over)
 
 
 @contextmanager
-def sharded(binary: str) -> Iterator[Sharded]:
-    with _nodes(binary) as make:
-        yield Sharded(make)
+def sharded(binary: str, *, password: str | None = None, over: Over | None = None) -> Iterator[Sharded]:
+    with _nodes(binary, over) as make:
+        yield Sharded(make, password, over)
 
 
 @contextmanager
-def _nodes(binary: str) -> Iterator[Make]:
+def _nodes(binary: str, over: Over | None) -> Iterator[Make]:
     """Makes nodes, which are ended at the end."""
+    tls = over.tls if over is not None else None
     made: list[Node] = []
 
     def make(port: int, *options: str, config: str = "", password: str | None = None) -> Node:
-        made.append(Node(binary, port, Path(folder) / str(port), *options, config=config, password=password))
+        where = Path(folder) / str(port)
+        made.append(Node(binary, port, where, *options, config=config, password=password, tls=tls))
         return made[-1]
 
     with tempfile.TemporaryDirectory(prefix="gk-") as folder:

@@ -104,10 +104,10 @@ def _rules() -> dict[str, Any]:
 
 @asynccontextmanager
 async def traffic(
-    url: str, *, users: int = 16, replicas: int = 0, timeout_seconds: float = 1.0
+    url: str, *, users: int = 16, replicas: int = 0, timeout_seconds: float = 1.0, ca_file: str | None = None
 ) -> AsyncIterator[Traffic]:
     """Traffic to the store at `url`, which has begun."""
-    scripts = Scripts(url, timeout_seconds=timeout_seconds, replicas=replicas)
+    scripts = Scripts(url, timeout_seconds=timeout_seconds, replicas=replicas, ca_file=ca_file)
     made = Traffic(scripts)
     tasks: list[asyncio.Task[None]] = []
     try:
