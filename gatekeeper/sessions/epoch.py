@@ -78,14 +78,15 @@ class Epoch:
             if not self._is_ours:
                 # Elsewhere nothing is written before it is known that the format is ours.
                 clocks.append(await self._look(self.key))
+                self._is_ours = True
             keys = await self._scripts.key_on_each(self.key, list(self._known))
             clocks += await self._look_at_all([key for key in keys if key != self.key or not clocks])
         except StoreUnavailable as error:
-            self._is_ours = self._is_ours and error.kind != "schema"
+            if error.kind == "schema":
+                self._is_ours = False
             raise
         # Of a primary whose slot has moved, the key that lies there now tells.
         self._known = {key: self._known[key] for key in keys}
-        self._is_ours = True
         self._scripts.vouch()
         return clocks[0]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import pytest
@@ -13,6 +13,7 @@ from redis.crc import key_slot
 
 from gatekeeper.embedded import server_binary
 from gatekeeper.errors import StoreUnavailable
+from gatekeeper.sessions.breaker import Breaker
 from gatekeeper.sessions.connection import Scripts
 from gatekeeper.sessions.epoch import Epoch
 from gatekeeper.sessions.routes import key_in_slot
@@ -189,6 +190,48 @@ async def test_one_that_does_not_answer_hides_no_loss_of_another(store: Sharded)
         finally:
             frozen.thaw()
         await asyncio.gather(*looking)
+
+
+async def test_a_primary_that_comes_back_without_its_data_is_noticed(store: Sharded) -> None:
+    async with epochs(store, 2, timeout_seconds=1) as several:
+        await beat(several, 2)
+        # Nobody takes over from it.
+        store.replicas[0].kill()
+        store.primaries[0].kill()
+        store.primaries[0].start()
+        await asyncio.to_thread(until, lambda: all(map(store.is_whole, store.primaries)), "a whole cluster")
+        async with asyncio.timeout(30):
+            while 0 in {epoch.adopt_not_before for epoch in several}:
+                with suppress(StoreUnavailable):
+                    await beat(several)
+                await asyncio.sleep(0.1)
+        await beat(several, 2)
+        assert len({epoch.adopt_not_before for epoch in several}) == 1
+
+
+async def test_one_that_starts_is_served_while_others_than_the_first_key_are_away(store: Sharded) -> None:
+    for node in store.nodes:
+        # One of three would soon refuse everything, as it may be the one that is cut off.
+        node.ask("CONFIG", "SET", "cluster-require-full-coverage", "no", "cluster-node-timeout", "60000")
+    async with epochs(store, 1) as before:
+        await beat(before)
+    here = next(node for node in store.primaries if "gk:epoch" in watched_at(node))
+    for node in store.nodes:
+        if node is not here:
+            node.kill()
+    async with epochs(store, 1, timeout_seconds=1) as (epoch,):
+        scripts = epoch._scripts
+        scripts.guard = breaker = Breaker(epoch.beat, opens=False, probe_first=True)
+        with pytest.raises(StoreUnavailable, match="not asked yet"):
+            await scripts.command("GET", "gk:epoch:x")
+        async with asyncio.timeout(30):
+            while True:
+                with pytest.raises(StoreUnavailable):
+                    await epoch.beat()
+                with suppress(StoreUnavailable):
+                    breaker.check()
+                    break
+        await breaker.aclose()
 
 
 def let_in(world: World, user: str) -> str:
