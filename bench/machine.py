@@ -112,6 +112,10 @@ class Process:
                 if int(fields[3]) == self._process.pid:
                     yield int(entry.name), fields
 
+    def send_signal(self, number: int) -> None:
+        """To the process itself, not to its children."""
+        self._process.send_signal(number)
+
     def stop(self) -> None:
         for number in (signal.SIGTERM, signal.SIGKILL):
             with suppress(ProcessLookupError):

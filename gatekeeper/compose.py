@@ -48,6 +48,7 @@ from gatekeeper.tokens.login_check import LoginCheck, asgi_transport
 from gatekeeper.tokens.logout_token import LogoutTokens
 from gatekeeper.tokens.signing_keys import SigningKeys
 from gatekeeper.tokens.sources import TokenSources
+from gatekeeper.tokens.turns import Turns
 from gatekeeper.tokens.verifier import Verifier
 
 
@@ -68,11 +69,13 @@ def build(
     *,
     mode: Mode,
     fetch: Fetch | None = None,
+    turns: Turns | None = None,
     access_log: AccessLog | None = None,
     application: Any = None,
 ) -> Engine:
-    """The engine that `settings` describe, not started. `fetch` gets the key set; `application` is asked for passwords
-    where `LOGIN_CHECK_URL` is a path and there is no `UPSTREAM_URL`. Raises `ConfigError` for keys that cannot be used.
+    """The engine that `settings` describe, not started. `fetch` gets the key set, `turns` are those of
+    signatures; `application` is asked for passwords where `LOGIN_CHECK_URL` is a path and there is no `UPSTREAM_URL`.
+    Raises `ConfigError` for keys that cannot be used.
     """
     metrics = Metrics(mode)
     signing = _signing_keys(settings)
@@ -91,7 +94,8 @@ def build(
         cookies=sources.cookie_names,
         endpoints=enabled,
     )
-    verifier = _verifier(settings, keys)
+    turns = turns or Turns()
+    verifier = _verifier(settings, keys, turns)
     gate = Gate(
         sources=sources,
         verifier=verifier,
@@ -121,7 +125,7 @@ def build(
         issuing=_issuing(settings, parts, signing, application) if signing is not None else None,
         provider=Provider(parts, adopts_unknown=settings.adopts_unknown, issues=signing is not None),
         clients=Clients({client.id: client.secret.get_secret_value() for client in settings.introspection_clients}),
-        backchannel=_backchannel(settings, parts, keys, store.scripts),
+        backchannel=_backchannel(settings, parts, keys, store.scripts, turns),
         endpoints=enabled,
         key_set=signing.jwks if signing is not None else None,
         cookie_transport=signing is not None and settings.token_transport == "cookie",  # noqa: S105
@@ -140,6 +144,7 @@ def build(
         ends=_ends(store, streams),
         housekeeping=Housekeeping(store.sessions, store.slots.outbox),
         keys=keys,
+        turns=turns,
         embedded=store.embedded,
         connect=store.connect,
         forward_authorization=settings.forward_authorization,
@@ -229,7 +234,7 @@ def _keys(settings: Settings, signing: SigningKeys | None, fetch: Fetch) -> Keys
         raise ConfigError([f"GATEKEEPER_JWT_…: {error}"]) from None
 
 
-def _verifier(settings: Settings, keys: Keys) -> Verifier:
+def _verifier(settings: Settings, keys: Keys, turns: Turns) -> Verifier:
     return Verifier(
         keys=keys,
         algorithms=settings.algorithms,
@@ -239,6 +244,7 @@ def _verifier(settings: Settings, keys: Keys) -> Verifier:
         user_claim=settings.jwt_user_claim,
         roles_claim=settings.roles_claim,
         admin_roles=settings.admin_roles,
+        turns=turns,
     )
 
 
@@ -302,7 +308,7 @@ def _login_check(settings: Settings, application: Any) -> LoginCheck:
     )
 
 
-def _backchannel(settings: Settings, parts: Parts, keys: Keys, scripts: Scripts) -> BackChannel | None:
+def _backchannel(settings: Settings, parts: Parts, keys: Keys, scripts: Scripts, turns: Turns) -> BackChannel | None:
     if settings.backchannel_issuer is None:
         return None
     tokens = LogoutTokens(
@@ -311,6 +317,7 @@ def _backchannel(settings: Settings, parts: Parts, keys: Keys, scripts: Scripts)
         issuer=settings.backchannel_issuer,
         audience=settings.jwt_audience,
         leeway_seconds=settings.jwt_leeway,
+        turns=turns,
     )
     return BackChannel(
         parts,

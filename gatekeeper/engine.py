@@ -32,6 +32,7 @@ from gatekeeper.sessions.streams import OpenStreams
 from gatekeeper.telemetry import Telemetry
 from gatekeeper.tokens.keys import Keys
 from gatekeeper.tokens.sources import TokenSources
+from gatekeeper.tokens.turns import Turns
 
 _MEET_SECONDS = 1.0
 
@@ -69,6 +70,7 @@ class Engine:
         ends: EndsListener,
         housekeeping: Housekeeping,
         keys: Keys,
+        turns: Turns,
         embedded: EmbeddedValkey | None,
         connect: Callable[[], Any],
         forward_authorization: bool,
@@ -95,6 +97,7 @@ class Engine:
         self.telemetry = telemetry
         self.forward_authorization = forward_authorization
         self.streams = streams
+        self.turns = turns
         self.started = False
         self._scripts = scripts
         self._epoch = epoch

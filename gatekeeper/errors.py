@@ -94,9 +94,15 @@ class StoreUnavailable(GatekeeperError):
 
 
 class KeysUnavailable(GatekeeperError):
-    """No key set was ever fetched, so no signature can be judged."""
+    """No signature can be judged: no key set was ever fetched, or as its subclass says."""
 
     reason = Reason.KEYS_UNAVAILABLE
+
+
+class TooManySignatures(KeysUnavailable):
+    """More tokens wait to be verified than can be in good time (`tokens/turns.py`)."""
+
+    reason = Reason.RATE_LIMITED
 
 
 class UpstreamUnavailable(GatekeeperError):

@@ -20,7 +20,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final
@@ -113,7 +113,11 @@ class Listener(uvicorn.Server):
 
 
 class WebSocketFront(WebSocketsSansIOProtocol):
-    """uvicorn's WebSockets, with bounds where it has none."""
+    """uvicorn's WebSockets, with bounds where it has none. `told` hears of the task of an application whose client is
+    gone."""
+
+    told: Callable[[asyncio.Task[None]], None] | None = None
+    _task: asyncio.Task[None] | None = None
 
     def __init__(self, config: uvicorn.Config, *arguments: Any, **named: Any) -> None:
         super().__init__(config, *arguments, **named)
@@ -129,11 +133,14 @@ class WebSocketFront(WebSocketsSansIOProtocol):
         self._left.set()
         if self._watch is not None:
             self._watch.cancel()
+        if self._task is not None and self.told is not None:
+            self.told(self._task)
         super().connection_lost(exc)
 
     async def run_asgi(self) -> None:
         extensions: Any = self.scope["extensions"]
         extensions[LEFT] = {"left": self._left}
+        self._task = asyncio.current_task()
         await super().run_asgi()
 
     def send_receive_event_to_app(self) -> None:
@@ -187,7 +194,18 @@ def limits(settings: Settings) -> Limits:
     )
 
 
-def listener(app: Any, http: type[asyncio.Protocol], *, grace_seconds: float) -> Listener:
+def websockets(left: Callable[[asyncio.Task[None]], None]) -> type[WebSocketFront]:
+    """The class for `listener`. `left` is told the task of an application whose client is gone."""
+
+    class Front(WebSocketFront):
+        told = staticmethod(left)
+
+    return Front
+
+
+def listener(
+    app: Any, http: type[asyncio.Protocol], *, grace_seconds: float, ws: type[WebSocketFront] = WebSocketFront
+) -> Listener:
     """A server for `app` behind the front door `http`. What uvicorn would add to answers, log by itself or believe of
     forwarding headers is off."""
     return Listener(
@@ -195,7 +213,7 @@ def listener(app: Any, http: type[asyncio.Protocol], *, grace_seconds: float) ->
             app,
             loop="none",
             http=http,
-            ws=WebSocketFront,
+            ws=ws,
             ws_max_size=MAX_MESSAGE_BYTES,
             # A few hundred bytes would inflate to the limit, and every connection would keep its windows.
             ws_per_message_deflate=False,
@@ -278,8 +296,9 @@ async def serve(
     health = Health(engine.faults)
     app, shortcut = create_app(settings, engine)
     overloaded = engine.telemetry.connection_refused
-    door = protocol(limits(settings), Refusals(engine), overloaded=overloaded, shortcut=shortcut)
-    front = listener(app, door, grace_seconds=settings.shutdown_grace)
+    left = engine.turns.forget
+    door = protocol(limits(settings), Refusals(engine), overloaded=overloaded, shortcut=shortcut, left=left)
+    front = listener(app, door, grace_seconds=settings.shutdown_grace, ws=websockets(left))
     # Signals first: one that comes during the start must not leave a store behind.
     async with Drain(settings, health, front, parent):
         try:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from bench import constant_rate, messages, report, results, soak
+from bench import constant_rate, lag, messages, report, results, soak
 from bench.__main__ import main
 from bench.echo import Echo, frame, frame_at
 from bench.lineup import PEERS, Peer, Place
@@ -136,3 +138,16 @@ async def test_a_stall_is_charged_to_every_request_that_was_due_meanwhile() -> N
 def test_the_slope_is_that_of_the_line() -> None:
     samples = [{"minute": minute / 4, "mib": 100 + minute / 2} for minute in range(20)]
     assert soak._slope(samples) == pytest.approx(2.0)
+
+
+async def test_the_clock_in_the_loop_sees_a_loop_that_stands_still(tmp_path: Path) -> None:
+    clock = lag.Clock()
+    clock.start()
+    await asyncio.sleep(0.05)
+    time.sleep(STALL_SECONDS)
+    await asyncio.sleep(0.05)
+    clock.stop()
+    clock.tell(tmp_path / "lag")
+    found = json.loads((tmp_path / "lag").read_text())
+    assert found["max_us"] >= STALL_SECONDS * 0.9e6
+    assert found["ticks"] >= STALL_SECONDS * 900

@@ -113,7 +113,7 @@ _LENGTH, _CHUNKED, _CLOSE, _NONE = Framing
 
 class Exchange:
     """`receive` and `send` for one request. `started` and `complete` are about the answer; after `gone` nothing more
-    is sent and the application hears of it."""
+    is sent and the application hears of it. `task` is the application's, None while there is none."""
 
     __slots__ = (
         "_connection",
@@ -139,6 +139,7 @@ class Exchange:
         "keep_alive",
         "scopes",
         "started",
+        "task",
     )
 
     def __init__(self, connection: Connection, head: Head, scopes: Scopes, default_headers: HeaderList) -> None:
@@ -162,6 +163,7 @@ class Exchange:
         self._left = 0
         self._has_trailers = self._is_event_stream = False
         self.carrier: Carrier | None = None
+        self.task: asyncio.Task[None] | None = None
 
     @property
     def scope(self) -> Scope:

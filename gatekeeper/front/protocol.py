@@ -35,6 +35,7 @@ _LINGER_SECONDS: Final = 2.0
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
 
 Shortcut: TypeAlias = Callable[[Exchange], bool]
+Left: TypeAlias = "Callable[[asyncio.Task[None]], None]"
 
 TIMED_OUT: Final = "The request did not arrive in time"
 INTERNAL_ERROR: Final = "Internal error; the request id finds it in the log"
@@ -81,6 +82,7 @@ class FrontProtocol(asyncio.Protocol):
     _refuse: Refuse
     _overloaded: Callable[[], None]
     _shortcut: Shortcut
+    _left: Left
 
     def __init__(
         self,
@@ -137,6 +139,8 @@ class FrontProtocol(asyncio.Protocol):
         self._deadline.cancel()
         if self._exchange is not None:
             self._exchange.disconnect()
+            if self._exchange.task is not None:
+                self._left(self._exchange.task)
         self.resume_writing()
 
     def data_received(self, data: bytes) -> None:
@@ -267,7 +271,7 @@ class FrontProtocol(asyncio.Protocol):
     # What an exchange asks for
 
     def run(self, exchange: Exchange, app: ASGIApp | None = None) -> None:
-        task = self._loop.create_task(exchange.run(app or self._config.loaded_app))
+        task = exchange.task = self._loop.create_task(exchange.run(app or self._config.loaded_app))
         self._state.tasks.add(task)
         task.add_done_callback(self._state.tasks.discard)
 
@@ -412,7 +416,7 @@ class FrontProtocol(asyncio.Protocol):
             self._answer_refused(Refused(408, TIMED_OUT))
 
 
-def _nothing() -> None:
+def _nothing(*_: object) -> None:
     """Of whoever does not want to know."""
 
 
@@ -427,10 +431,12 @@ def protocol(
     *,
     overloaded: Callable[[], None] = _nothing,
     shortcut: Shortcut = no_shortcut,
+    left: Left = _nothing,
 ) -> type[asyncio.Protocol]:
     """The protocol class for `uvicorn.Config(http=…)`. `overloaded` is called for each connection over the limit, which
     is reset as it comes. `shortcut` is asked first about every request without a body: True where it answers by itself
-    (`Exchange.carry`), False where the application is to."""
+    (`Exchange.carry`), False where the application is to. `left` is told the task of an application whose client is
+    gone."""
 
     class Front(FrontProtocol):
         __slots__ = ()
@@ -438,5 +444,6 @@ def protocol(
         _refuse = staticmethod(refuse)
         _overloaded = staticmethod(overloaded)
         _shortcut = staticmethod(shortcut)
+        _left = staticmethod(left)
 
     return Front

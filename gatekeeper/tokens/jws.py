@@ -17,6 +17,7 @@ import msgspec
 from gatekeeper.errors import TokenRejected
 from gatekeeper.tokens import strict_json
 from gatekeeper.tokens.keys import Keys
+from gatekeeper.tokens.turns import Turns
 
 # nginx and Apache end a header line at 8 KiB, so no token in use is longer; all later work is bounded by this.
 MAX_TOKEN_BYTES = 8192
@@ -86,24 +87,32 @@ def _segments(token: str) -> re.Match[str]:
     return match
 
 
-async def verify(token: str, *, keys: Keys, algorithms: Container[str], types: Container[str] = ACCESS_TYPES) -> Jws:
+async def verify(
+    token: str, *, keys: Keys, algorithms: Container[str], turns: Turns, types: Container[str] = ACCESS_TYPES
+) -> Jws:
     """The parts of a token that one of `keys` signed with one of `algorithms`; its `typ`, if any, is one of `types`.
+    What needs no key is looked at first, and every signature waits for one of `turns`.
 
-    Raises `TokenRejected`, and `KeysUnavailable` from `keys`.
+    Raises `TokenRejected`, `KeysUnavailable` from `keys`, and `TooManySignatures`.
     """
     jws = parse(token, algorithms, types)
-    if await _is_signed(jws, keys):
+    if await _is_signed(jws, keys, turns):
         return jws
     # A provider may put a new key under an old id, which an exact lookup cannot notice.
-    if await keys.recheck() and await _is_signed(jws, keys):
+    if await keys.recheck() and await _is_signed(jws, keys, turns):
         return jws
     raise TokenRejected("no key verifies the signature")
 
 
-async def _is_signed(jws: Jws, keys: Keys) -> bool:
+async def _is_signed(jws: Jws, keys: Keys, turns: Turns) -> bool:
     algorithm = jws.header.algorithm
-    candidates = await keys.find(algorithm=algorithm, kid=jws.header.kid)
-    return any(key.algorithm == algorithm and key.verifies(jws.signing_input, jws.signature) for key in candidates)
+    for key in await keys.find(algorithm=algorithm, kid=jws.header.kid):
+        if key.algorithm != algorithm:
+            continue
+        await turns.take()
+        if key.verifies(jws.signing_input, jws.signature):
+            return True
+    return False
 
 
 def _decode(segment: str) -> bytes:

@@ -13,6 +13,7 @@ from gatekeeper.tokens import jws, strict_json
 from gatekeeper.tokens.claims import LOGOUT_EVENT, check_addressee, identifier, times_of, user_of
 from gatekeeper.tokens.key_material import check_algorithms
 from gatekeeper.tokens.keys import Keys
+from gatekeeper.tokens.turns import Turns
 from gatekeeper.tokens.verifier import MAX_LEEWAY_SECONDS
 
 EVENT = LOGOUT_EVENT
@@ -46,6 +47,7 @@ class LogoutTokens:
         issuer: str,
         audience: str | None,
         leeway_seconds: float,
+        turns: Turns | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         check_algorithms(algorithms)
@@ -58,6 +60,7 @@ class LogoutTokens:
         self._issuer = issuer
         self._audience = audience
         self._leeway_seconds = leeway_seconds
+        self._turns = turns or Turns()
         self._now = now
 
     def __repr__(self) -> str:
@@ -65,7 +68,9 @@ class LogoutTokens:
 
     async def verify(self, token: str) -> LogoutToken:
         """What `token` ends. Raises `TokenRejected`, and `KeysUnavailable` where no key set was ever fetched."""
-        signed = await jws.verify(token, keys=self._keys, algorithms=self._algorithms, types=LOGOUT_TYPES)
+        signed = await jws.verify(
+            token, keys=self._keys, algorithms=self._algorithms, turns=self._turns, types=LOGOUT_TYPES
+        )
         try:
             members = strict_json.loads(signed.payload)
         except ValueError:

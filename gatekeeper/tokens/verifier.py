@@ -19,6 +19,7 @@ from gatekeeper.tokens import jws
 from gatekeeper.tokens.claims import ClaimRules, Times
 from gatekeeper.tokens.key_material import check_algorithms
 from gatekeeper.tokens.keys import Keys
+from gatekeeper.tokens.turns import Turns
 
 # Contract, section 2.
 MAX_LEEWAY_SECONDS = 300.0
@@ -51,6 +52,7 @@ class Verifier:
         user_claim: str,
         roles_claim: str,
         admin_roles: Sequence[str],
+        turns: Turns | None = None,
         now: Callable[[], float] = time.time,
         cache_size: int = 10_000,
     ) -> None:
@@ -69,6 +71,7 @@ class Verifier:
             admin_roles=frozenset(admin_roles),
         )
         self._leeway_seconds = leeway_seconds
+        self._turns = turns or Turns()
         self._now = now
         self._cache_size = cache_size
         self._cache: OrderedDict[str, _Entry] = OrderedDict()
@@ -108,7 +111,7 @@ class Verifier:
         claims = self.cached(token)
         if claims is not None:
             return claims
-        signed = await jws.verify(token, keys=self._keys, algorithms=self._algorithms)
+        signed = await jws.verify(token, keys=self._keys, algorithms=self._algorithms, turns=self._turns)
         generation = self._keys.generation
         claims, times = self._rules.read(signed.payload)
         times.judge(self._now(), self._leeway_seconds, ignore_expiry=ignore_expiry)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from email.utils import formatdate
 from typing import Any, Final
 
@@ -62,7 +63,7 @@ def problem_headers(problem: Problem, *, token_sent: bool) -> HeaderList:
         return [(b"www-authenticate", challenge(problem, token_sent=token_sent))]
     if problem.retry_after_seconds is not None:
         return [(b"retry-after", b"%d" % problem.retry_after_seconds)]
-    if problem.reason.status == 503:
+    if problem.reason.status in {429, 503}:
         return [(b"retry-after", _RETRY_AFTER_SECONDS)]
     return []
 
@@ -83,5 +84,7 @@ async def send_answer(
     if status != 204:
         start.append(JSON)
         start.append((b"content-length", b"%d" % len(content)))
-    await reply({"type": f"{prefix}http.response.start", "status": status, "headers": start})
-    await reply({"type": f"{prefix}http.response.body", "body": b"" if head else content})
+    # OSError: the client is gone, and nobody else is to be told (ASGI specification, since HTTP 2.4).
+    with suppress(OSError):
+        await reply({"type": f"{prefix}http.response.start", "status": status, "headers": start})
+        await reply({"type": f"{prefix}http.response.body", "body": b"" if head else content})

@@ -46,6 +46,7 @@ from gatekeeper_middleware.outcome import (
     Refused,
     Served,
     conclude,
+    conclude_failed,
     failed,
     identify,
     identify_as,
@@ -190,7 +191,7 @@ class GatekeeperMiddleware:
         except (StoreUnavailable, KeysUnavailable, UpstreamUnavailable, UpstreamTimeout) as error:
             # Could not find out: neither let through nor "not signed in".
             self._engine.telemetry.failed(error)
-            conclude(exchange, "error", error.reason)
+            conclude_failed(exchange, error)
             return failed(Problem(reason=error.reason), kind)
 
     async def _forward(self, kind: Kind, incoming: Incoming, exchange: Exchange, receive: Receive) -> Refused | Passed:

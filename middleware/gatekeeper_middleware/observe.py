@@ -24,7 +24,7 @@ from gatekeeper.tokens import credentials, hidden
 from gatekeeper.tokens.credentials import MOST_BYTES, Credentials
 from gatekeeper.tokens.sources import TokenSources
 from gatekeeper_middleware.denial import Message, Send
-from gatekeeper_middleware.outcome import conclude, identify_as
+from gatekeeper_middleware.outcome import conclude, conclude_failed, identify_as
 from gatekeeper_middleware.scope import Incoming
 
 Receive = Callable[[], Awaitable[Message]]
@@ -187,7 +187,7 @@ class Watch:
                 conclude(self._exchange, "deny", problem.reason)
         except (StoreUnavailable, KeysUnavailable) as error:
             self._engine.telemetry.failed(error)
-            conclude(self._exchange, "error", error.reason)
+            conclude_failed(self._exchange, error)
             problem = Problem(reason=error.reason)
         identify_as(self._exchange, self.observation.who)
         return problem

@@ -11,7 +11,7 @@ from gatekeeper.dialects import fastapi
 from gatekeeper.dialects.base import Answer, Dialect, Operation, Problem
 from gatekeeper.dialects.endpoints import Endpoint
 from gatekeeper.dialects.router import Bound
-from gatekeeper.errors import Reason
+from gatekeeper.errors import GatekeeperError, Reason
 from gatekeeper.headers import HeaderList
 from gatekeeper.models import Verdict
 from gatekeeper.observing import Observation, Who
@@ -60,6 +60,11 @@ def failed(problem: Problem, kind: Matched | Kind) -> Refused:
     if isinstance(target, Endpoint):
         return Refused(problem, target.dialect)
     return Refused(problem, target.dialect, target.operation) if isinstance(target, Bound) else Refused(problem)
+
+
+def conclude_failed(exchange: Exchange, error: GatekeeperError) -> None:
+    """Nothing could be found out: what is behind is at fault, or there is too much to find out."""
+    conclude(exchange, "error" if error.reason.status >= 500 else "deny", error.reason)
 
 
 def problem_of(verdict: Verdict) -> Problem:

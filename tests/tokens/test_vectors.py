@@ -14,6 +14,7 @@ from gatekeeper.errors import KeysUnavailable, TokenRejected
 from gatekeeper.tokens import jws
 from gatekeeper.tokens.key_material import HMAC_ALGORITHMS, PUBLIC_KEY_ALGORITHMS
 from gatekeeper.tokens.keys import JwksKeys, Keys, StaticKeys, VerificationKey
+from gatekeeper.tokens.turns import Turns
 from tests.tokens import forge
 
 VECTORS = Path(__file__).parents[1] / "vectors"
@@ -66,7 +67,8 @@ async def is_signed(token: str, members: list[dict[str, Any]]) -> bool:
     keys: Keys | None = None
     try:
         keys = Secrets(members) if is_symmetric else jwks(members)
-        await jws.verify(token, keys=keys, algorithms=HMAC_ALGORITHMS if is_symmetric else PUBLIC_KEY_ALGORITHMS)
+        algorithms = HMAC_ALGORITHMS if is_symmetric else PUBLIC_KEY_ALGORITHMS
+        await jws.verify(token, keys=keys, algorithms=algorithms, turns=Turns())
     except (TokenRejected, KeysUnavailable, ValueError):
         return False
     finally:
