@@ -47,7 +47,7 @@ class Lab:
     def __enter__(self) -> Self:
         self.directory.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            self.store_port = stack.enter_context(_store(self.directory))
+            self.store_port = stack.enter_context(store(self.directory))
             self.echo_port = stack.enter_context(_echo(self.directory))
             self.backend_port = stack.enter_context(_backend(self.directory / "backend", self.echo_port))
             self.client = stack.enter_context(redis.Redis(port=self.store_port))
@@ -131,7 +131,8 @@ def answers(port: int, path: str, token: str) -> int:
 
 
 @contextmanager
-def _store(directory: Path) -> Iterator[int]:
+def store(directory: Path) -> Iterator[int]:
+    """A Valkey that keeps nothing; its port."""
     port = free_port()
     command = [server_binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     command += ["--dir", str(directory)]
