@@ -16,7 +16,7 @@ from tests.tokens import forge
 
 # Time is not what is tested, and the machine may be busy.
 RELAXED = settings(
-    deadline=None, max_examples=settings.default.max_examples * 5 // 2, suppress_health_check=[HealthCheck.too_slow]
+    deadline=None, max_examples=settings().max_examples * 5 // 2, suppress_health_check=[HealthCheck.too_slow]
 )
 
 VERIFIER = forge.verifier()
