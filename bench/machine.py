@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -158,6 +159,7 @@ def environment() -> dict[str, str]:
         "cores": f"{len(_CORES)}: {_listed(proxy_cores())} for the peer, {_listed(other_cores())} for the rest",
         "memory": f"{memory:.0f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
+        "interpreter": f"{platform.python_implementation()} {sys.version}",
         "load before": f"{os.getloadavg()[0]:.2f}",
     }
 

@@ -14,70 +14,22 @@ that there is one verdict, and one round trip to it, whichever way a request tak
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import time
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
-from msgspec import structs
-
+from gatekeeper.carriage import Carriage, Means, Plan
 from gatekeeper.engine import Engine
-from gatekeeper.errors import (
-    GatekeeperError,
-    Reason,
-    StoreUnavailable,
-    UpstreamTimeout,
-    UpstreamUnavailable,
-)
 from gatekeeper.front import Exchange
-from gatekeeper.headers import REQUEST_ID, HeaderList, get, random_uuid, request_id
-from gatekeeper.models import Claims, EndReason
+from gatekeeper.headers import REQUEST_ID, get, request_id
 from gatekeeper.paths import BadPath, Kind
-from gatekeeper.proxy.answer import Head
-from gatekeeper.proxy.connection import Connection, Failure
-from gatekeeper.proxy.headers import request_headers, response_headers
+from gatekeeper.proxy.headers import request_headers
 from gatekeeper.proxy.http import arrival
-from gatekeeper.proxy.native import RETRIED_METHODS, NativeUpstream
+from gatekeeper.proxy.native import NativeUpstream
 from gatekeeper.proxy.outgoing import RequestNotForwardable, outgoing
-from gatekeeper.sessions.connection import Prepared
-from gatekeeper.sessions.store import Checked
-from gatekeeper.sessions.wire import unavailable
-from gatekeeper.telemetry import Exchange as Record
 from gatekeeper_middleware import GatekeeperMiddleware
-from gatekeeper_middleware.outcome import conclude
-from gatekeeper_middleware.scope import CHECKED, read
-from gatekeeper_middleware.streams import LEFT_SECONDS, is_of_events, last_event
-
-_log = logging.getLogger("gatekeeper")
 
 _REQUEST_ID_LINE: Final = b"\r\n%b: \r\n" % REQUEST_ID
 _UNPLAIN_METHODS: Final = frozenset({"OPTIONS", "TRACE", "CONNECT"})
 _UNPLAIN_HEADERS: Final = frozenset({b"te", b"upgrade", b"expect", b"x-http-method-override"})
-
-
-class InternalError(GatekeeperError):
-    """Our bug. It is in the log; nothing is told."""
-
-    reason = Reason.INTERNAL_ERROR
-
-
-class Plan:
-    """What is the same for every request with the same headers from the same address. `before` and `after` are the
-    lines for the backend around those that tell who is there; `identity` are these, for the claims and the session that
-    they were made of."""
-
-    __slots__ = ("after", "before", "claims", "client_ip", "identity", "request_id", "session_id", "token")
-
-    def __init__(self, token: str, client_ip: str, request_id: str | None, before: bytes, after: bytes) -> None:
-        self.token = token
-        self.client_ip = client_ip
-        self.request_id = request_id
-        self.before = before
-        self.after = after
-        self.claims: Claims | None = None
-        self.session_id = 0
-        self.identity = b""
 
 
 class Shortcut:
@@ -86,23 +38,23 @@ class Shortcut:
     def __init__(
         self, engine: Engine, app: GatekeeperMiddleware, upstream: NativeUpstream, own_headers: frozenset[bytes]
     ) -> None:
-        self.engine = engine
-        self.app = app
-        self.upstream = upstream
+        self._engine = engine
+        self._upstream = upstream
+        self._means = Means(engine, app, upstream)
         self._own_headers = own_headers
 
     def __repr__(self) -> str:
-        return f"<Shortcut to {self.upstream!r}>"
+        return f"<Shortcut to {self._upstream!r}>"
 
     def __call__(self, exchange: Exchange) -> bool:
-        head, gate = exchange.head, self.engine.gate
-        if head.method in _UNPLAIN_METHODS or not self.engine.started or self.engine.cookie_transport:
+        head, gate = exchange.head, self._engine.gate
+        if head.method in _UNPLAIN_METHODS or not self._engine.started or self._engine.cookie_transport:
             return False
         if exchange.is_full:
             # Who sends request after request and reads no answer waits in the application's `send`.
             return False
         try:
-            if self.engine.paths.classify(head.method, head.target.partition(b"?")[0]) is not Kind.PROTECTED:
+            if self._engine.paths.classify(head.method, head.target.partition(b"?")[0]) is not Kind.PROTECTED:
                 return False
         except BadPath:
             return False
@@ -110,7 +62,7 @@ class Shortcut:
         if plan is None or (recognised := gate.recognised(plan.token)) is None:
             return False
         claims, touch = recognised
-        Carriage(self, exchange, plan, claims, touch).begin()
+        Carriage(self._means, exchange, plan, claims, touch).begin()
         return True
 
     def _plan(self, exchange: Exchange) -> Plan | None:
@@ -124,7 +76,7 @@ class Shortcut:
         return plan
 
     def _made_plan(self, exchange: Exchange) -> Plan | None:
-        engine, scope = self.engine, exchange.scope
+        engine, scope = self._engine, exchange.scope
         headers = exchange.head.headers
         if not _UNPLAIN_HEADERS.isdisjoint([name for name, _ in headers]):
             return None
@@ -137,7 +89,7 @@ class Shortcut:
         kept.append((REQUEST_ID, b""))
         passed = request_headers(kept, arrival(scope, engine.trusted), self._own_headers)
         try:
-            lines = outgoing("GET", b"/", passed, authority=self.upstream.authority, has_body=False).head
+            lines = outgoing("GET", b"/", passed, authority=self._upstream.authority, has_body=False).head
         except RequestNotForwardable:
             return None
         before, _, after = lines.partition(_REQUEST_ID_LINE)
@@ -150,318 +102,3 @@ class Shortcut:
             before[before.index(b"\r\n") :] + b"\r\n",
             b"\r\n" + after,
         )
-
-    def identity(self, plan: Plan, claims: Claims, session_id: int) -> bytes:
-        """The lines that tell the backend who is there, and the beginning of the one with the request id."""
-        if plan.claims is not claims or plan.session_id != session_id:
-            values = self.engine.identity.values(claims.user, session_id, claims.roles, claims.claims)
-            plan.identity = b"".join([b"%b: %b\r\n" % pair for pair in values]) + REQUEST_ID + b": "
-            plan.claims, plan.session_id = claims, session_id
-        return plan.identity
-
-
-class Carriage:
-    """One request on its way: a `Carrier` to the front, a `Sink` to the backend's connection, a `Stream` to its
-    session."""
-
-    __slots__ = (
-        "_claims",
-        "_connecting",
-        "_connection",
-        "_ended",
-        "_exchange",
-        "_is_of_events",
-        "_outgoing",
-        "_plan",
-        "_reason",
-        "_record",
-        "_retried",
-        "_sent_at",
-        "_shortcut",
-        "_touch",
-        "ends_itself",
-        "moved_at",
-        "session_id",
-    )
-
-    def __init__(self, shortcut: Shortcut, exchange: Exchange, plan: Plan, claims: Claims, touch: Prepared) -> None:
-        self._shortcut = shortcut
-        self._exchange = exchange
-        self._plan = plan
-        self._claims = claims
-        self._touch = touch
-        head = exchange.head
-        self._record = Record(
-            method=head.method,
-            path=head.target.partition(b"?")[0].decode("ascii"),
-            request_id=plan.request_id or random_uuid(),
-            client_ip=plan.client_ip,
-            started_at=time.perf_counter(),
-        )
-        self._connection: Connection | None = None
-        self._connecting: asyncio.Task[None] | None = None
-        self._outgoing = b""
-        self._reason: EndReason | None = None
-        self._retried = self._is_of_events = self._ended = False
-        self._sent_at = 0.0
-        self.session_id = 0
-        self.moved_at = time.monotonic()
-        self.ends_itself = False
-
-    def begin(self) -> None:
-        engine = self._shortcut.engine
-        engine.telemetry.began(self._record)
-        self._exchange.carry(self)
-        try:
-            engine.gate.send_for(self, self._touch)
-        except StoreUnavailable as error:
-            self._hand_over(error)
-
-    # The verdict: a `Reply` to the store
-
-    def done(self) -> bool:
-        return self._ended
-
-    def set_exception(self, exception: BaseException, /) -> None:
-        self._hand_over(unavailable(exception))
-
-    def set_result(self, result: Any, /) -> None:
-        try:
-            self._judge(result)
-        except Exception:  # noqa: BLE001 - whoever reads from the store must not stumble over it
-            self._internal_error()
-
-    def _judge(self, reply: Any) -> None:
-        try:
-            checked = self._shortcut.engine.gate.checked(self._claims, self._touch, reply)
-        except StoreUnavailable as error:
-            self._hand_over(error)
-            return
-        if checked.word != "touched":
-            self._hand_over(checked)
-            return
-        record = self._record
-        record.decided_seconds = time.perf_counter() - record.started_at
-        record.user_id = self._claims.user
-        record.session_id = self.session_id = checked.session_id
-        conclude(record, "allow")
-        if self._exchange.gone:
-            self._finish()
-            return
-        self._shortcut.engine.streams.add(self._claims.user, self)
-        self._send()
-
-    def _hand_over(self, checked: Checked | StoreUnavailable) -> None:
-        """Not for this way. The application counts it as its own."""
-        self._ended = True
-        self._exchange.drop(self)
-        self._shortcut.engine.telemetry.left(self._record)
-        self._exchange.scope[CHECKED] = checked
-        self._exchange.hand_over()
-
-    # The request
-
-    def _send(self) -> None:
-        shortcut, plan, head = self._shortcut, self._plan, self._exchange.head
-        self._outgoing = b"".join(
-            (
-                head.method.encode(),
-                b" ",
-                head.target,
-                b" HTTP/1.1",
-                plan.before,
-                shortcut.identity(plan, self._claims, self.session_id),
-                self._record.request_id.encode(),
-                plan.after,
-            )
-        )
-        self._sent_at = time.perf_counter()
-        connection = shortcut.upstream.pool.take_idle()
-        if connection is not None:
-            self._start(connection)
-        else:
-            self._connecting = asyncio.get_running_loop().create_task(self._connect(fresh=False))
-
-    async def _connect(self, *, fresh: bool) -> None:
-        try:
-            connection = await self._shortcut.upstream.pool.acquire(fresh=fresh)
-        except (UpstreamUnavailable, UpstreamTimeout) as error:
-            self._connecting = None
-            self._upstream_failed(error)
-        except Exception:  # noqa: BLE001 - nobody else would answer
-            self._connecting = None
-            self._internal_error()
-        else:
-            self._start(connection)
-
-    def _start(self, connection: Connection) -> None:
-        self._connecting = None
-        self._connection = connection
-        connection.start(self._outgoing, self, to_head_request=self._exchange.head.method == "HEAD")
-
-    # The answer
-
-    def on_informational(self, head: Head) -> None:
-        if head.status != 100:
-            self._exchange.send_informational(head.status, response_headers(head.headers, head.status))
-            self._heed_the_client()
-
-    def on_head(self, head: Head) -> None:
-        record = self._record
-        record.upstream_seconds = time.perf_counter() - self._sent_at
-        record.status = head.status
-        headers = response_headers(head.headers, head.status)
-        headers.append((REQUEST_ID, record.request_id.encode()))
-        self._is_of_events = head.length is None and is_of_events(headers)
-        self._exchange.send_head(head.status, headers, head.reason, hold=True)
-        if self._reason is not None:
-            self._cut_answer(self._reason)
-
-    def on_data(self, data: bytes) -> None:
-        self._record.bytes_out += len(data)
-        self._exchange.send_body(data, last=False)
-        self.moved_at = time.monotonic()
-        self._heed_the_client()
-
-    def _heed_the_client(self) -> None:
-        if self._exchange.is_full and self._connection is not None:
-            self._connection.pause_reading()
-
-    takes_whole = True
-
-    def on_whole(self, head: Head, body: bytes) -> None:
-        self._connection = None
-        record, exchange = self._record, self._exchange
-        record.upstream_seconds = time.perf_counter() - self._sent_at
-        record.status, record.bytes_out = head.status, len(body)
-        headers = response_headers(head.headers, head.status)
-        headers.append((REQUEST_ID, record.request_id.encode()))
-        self._finish()
-        exchange.send_whole(head.status, headers, head.reason, body)
-
-    def on_pause(self) -> None:
-        self._exchange.uncork()
-
-    def on_end(self, trailers: HeaderList) -> None:
-        self._connection = None
-        exchange = self._exchange
-        self._finish()
-        exchange.send_body(b"", last=True)
-
-    def on_failure(self, error: Failure, *, untouched: bool) -> None:
-        self._connection = None
-        if untouched and not self._retried and self._exchange.head.method in RETRIED_METHODS:
-            self._retried = True
-            self._connecting = asyncio.get_running_loop().create_task(self._connect(fresh=True))
-        else:
-            self._upstream_failed(error)
-
-    def on_writable(self) -> None:
-        """There is no body to write."""
-
-    # Ends
-
-    def _upstream_failed(self, error: Failure) -> None:
-        self._shortcut.engine.telemetry.metrics.upstream_failed(error.kind)
-        self._fail(error)
-
-    def _fail(self, error: GatekeeperError) -> None:
-        """Without an answer, one in the words of the gate; in the middle of one, its end, so that a client can tell."""
-        exchange, record = self._exchange, self._record
-        if exchange.started:
-            self._finish()
-            exchange.break_off()
-            return
-        self._leave_backend()
-        conclude(record, "error", error.reason)
-        incoming = read(exchange.scope, self._shortcut.engine.trusted)
-        incoming = structs.replace(incoming, request_id=record.request_id)
-        answer = self._shortcut.app.failure(incoming, record, error)
-        self._ended = True
-        self._shortcut.engine.streams.remove(self)
-        exchange.drop(self)
-        exchange.hand_over(self._told(answer))
-
-    def _internal_error(self) -> None:
-        _log.exception("internal error", extra={"request_id": self._record.request_id})
-        if not self._ended:
-            self._fail(InternalError())
-
-    def _told(self, answer: Callable[[Any, Any], Awaitable[None]]) -> Callable[[Any, Any, Any], Awaitable[None]]:
-        async def app(scope: Any, _: Any, send: Any) -> None:
-            try:
-                await answer(scope, send)
-            finally:
-                self._shortcut.engine.telemetry.finished(self._record)
-
-        return app
-
-    def _finish(self) -> None:
-        """It is over, whichever way."""
-        if self._ended:
-            return
-        self._ended = True
-        self._exchange.drop(self)
-        self._shortcut.engine.streams.remove(self)
-        self._leave_backend()
-        self._shortcut.engine.telemetry.finished(self._record)
-
-    def _leave_backend(self) -> None:
-        if self._connecting is not None:
-            self._connecting.cancel()
-            self._connecting = None
-        if self._connection is not None:
-            self._connection.abort()
-            self._connection = None
-
-    # What the front tells
-
-    def client_left(self) -> None:
-        # Before the verdict, that is waited for: a request is counted as what it was found to be.
-        if self.session_id:
-            self._finish()
-
-    def client_writable(self) -> None:
-        if self._connection is not None:
-            self._connection.resume_reading()
-
-    def cancel(self, msg: str = "") -> None:
-        """The server ends. As that of a task, not at once."""
-        asyncio.get_running_loop().call_soon(self._cancelled)
-
-    def _cancelled(self) -> None:
-        if self._ended:
-            return
-        if self._exchange.started:
-            exchange = self._exchange
-            self._finish()
-            if not exchange.end_event_stream():
-                exchange.break_off()
-            return
-        self._fail(UpstreamTimeout("the server ends"))
-
-    # What the session's end does
-
-    def end(self, reason: EndReason) -> None:
-        if self._ended or self._reason is not None:
-            return
-        self._reason = reason
-        # An answer that has not begun is waited for: it may be that of the request whose own doing this is.
-        if self._exchange.started:
-            self._cut_answer(reason)
-
-    def _cut_answer(self, reason: EndReason) -> None:
-        if self._is_of_events:
-            exchange, event = self._exchange, last_event(reason)
-            self._record.bytes_out += len(event)
-            self._finish()
-            exchange.send_body(event, last=True)
-        else:
-            # One that is short is whole.
-            asyncio.get_running_loop().call_later(LEFT_SECONDS, self._cut)
-
-    def _cut(self) -> None:
-        if not self._ended:
-            exchange = self._exchange
-            self._finish()
-            exchange.break_off()

@@ -28,7 +28,7 @@ import uvicorn
 
 from gatekeeper.front import Answer as RefusalAnswer
 from gatekeeper.front import Limits, Refusal, protocol
-from gatekeeper.server import WebSocketFront
+from gatekeeper.websocket_front import WebSocketFront
 
 _BACKENDS = Path(__file__).parent / "backends"
 _START_SECONDS = 30.0

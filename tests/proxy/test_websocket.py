@@ -19,11 +19,11 @@ from websockets.frames import Frame, Opcode
 
 from gatekeeper.client_address import TrustedProxies
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
-from gatekeeper.proxy import websocket
+from gatekeeper.proxy import websocket_backend
 from gatekeeper.proxy.http import Proxy
 from gatekeeper.proxy.over_httpx import HttpxUpstream
-from gatekeeper.proxy.websocket import MAX_MESSAGE_BYTES
-from gatekeeper.server import WebSocketFront
+from gatekeeper.proxy.websocket_backend import MAX_MESSAGE_BYTES
+from gatekeeper.websocket_front import WebSocketFront
 from tests.proxy.sockets import (
     BINARY,
     CLOSE,
@@ -534,7 +534,7 @@ async def test_a_client_that_dies_takes_the_backend_s_connection_along_within_a_
 
 
 async def test_a_backend_that_never_answers_a_close_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(websocket, "_CLOSE_SECONDS", 0.3)
+    monkeypatch.setattr(websocket_backend, "_CLOSE_SECONDS", 0.3)
     seen: list[Any] = []
 
     async def script(peer: Peer) -> None:
@@ -554,7 +554,7 @@ async def test_a_backend_that_never_answers_a_close_is_left(monkeypatch: pytest.
 
 
 async def test_a_slow_backend_gets_all_that_came_before_the_client_s_close(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(websocket, "_CLOSE_SECONDS", 0.3)
+    monkeypatch.setattr(websocket_backend, "_CLOSE_SECONDS", 0.3)
     ends: list[Any] = []
     closed, over = asyncio.Event(), asyncio.Event()
 
@@ -591,7 +591,7 @@ async def test_a_server_that_ends_says_so_to_both() -> None:  # W09
 
 
 async def test_a_server_that_ends_waits_for_no_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(websocket, "_CLOSE_SECONDS", 60.0)
+    monkeypatch.setattr(websocket_backend, "_CLOSE_SECONDS", 60.0)
 
     async def script(peer: Peer) -> None:
         await peer.end()
@@ -750,7 +750,7 @@ async def test_pings_are_answered_however_many() -> None:
 
 # W05
 async def test_a_backend_that_reads_no_pongs_is_read_from_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(websocket, "_CLOSE_SECONDS", 0.3)
+    monkeypatch.setattr(websocket_backend, "_CLOSE_SECONDS", 0.3)
     sent = 0
 
     async def script(connection: RawConnection, request: RawRequest) -> None:

@@ -22,10 +22,11 @@ from gatekeeper.compose import build
 from gatekeeper.engine import Engine
 from gatekeeper.front import protocol
 from gatekeeper.refusals import Refusals
-from gatekeeper.server import limits, websockets
+from gatekeeper.server import limits
 from gatekeeper.settings import load
 from gatekeeper.telemetry import AccessLog
 from gatekeeper.tokens.turns import Turns
+from gatekeeper.websocket_front import websockets
 from tests.servers import Answer, RawClient, afetch, fetch, raw_client, serve_asgi
 from tests.system.sidecar import (
     Backend,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from gatekeeper.proxy.websocket import MAX_MESSAGE_BYTES
+from gatekeeper.proxy.websocket_backend import MAX_MESSAGE_BYTES
 from tests.proxy.sockets import (
     BINARY,
     CLOSE,
