@@ -21,8 +21,13 @@ from gatekeeper.sessions.slots import Rules, Slots
 from gatekeeper.sessions.store import SessionStore
 
 _START_SECONDS = 15.0
-# Where every test starts sidecars or the command.
-_OF_PROCESSES = ("system", "faults", "test_cli.py", "test_cli_audit.py")
+# Where every test starts sidecars, backends or the command, or tries thousands of steps.
+_SLOW = frozenset(
+    {
+        *("system", "faults", "test_cli.py", "test_cli_audit.py", "test_differential.py"),
+        *("test_store_law.py", "test_sign_in_law.py"),
+    }
+)
 # `make check` takes this one.
 settings.register_profile("quick", max_examples=25)
 RULES = Rules(
@@ -73,7 +78,7 @@ def wait_for_store(url: str) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with much that is slow come first: at the end of a run all processes have something to do."""
     for item in items:
-        if item.path.relative_to(Path(__file__).parent).parts[0] in _OF_PROCESSES:
+        if not _SLOW.isdisjoint(item.path.parts):
             item.add_marker("slow")
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])

@@ -12,7 +12,7 @@ from tests.machine import need
 from tests.sessions.by_hand import Hand
 
 
-@pytest.fixture(scope="session", params=["valkey", "redis"])
+@pytest.fixture(scope="session", params=["valkey", pytest.param("redis", marks=pytest.mark.slow)])
 def store_server(request: pytest.FixtureRequest) -> Iterator[str]:
     binary = server_binary() if request.param == "valkey" else need("redis-server")
     with store_process(binary) as (url, _):

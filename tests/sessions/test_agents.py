@@ -25,6 +25,7 @@ def deflated(text: bytes, *, dictionary: bytes = b"") -> bytes:
     return MARK + deflate.compress(text) + deflate.flush()
 
 
+@pytest.mark.slow
 def test_every_agent_of_the_fixtures_comes_back_and_takes_no_more_than_it_is_long() -> None:
     before = after = 0
     for agent in (printable(agent, MOST_CHARACTERS) for agent in every_agent()):

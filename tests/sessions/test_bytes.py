@@ -20,6 +20,7 @@ AGENTS = {
 }
 
 
+@pytest.mark.slow
 async def test_a_session_takes_less_than_450_bytes(store_url: str) -> None:
     # An agent of 120 bytes, as the documentation has it; index and references included.
     rows = await measure_bytes(store_url, 3_000, 3)

@@ -154,6 +154,7 @@ def test_a_bomb_does_not_go_off(encoding: bytes) -> None:
         assert peak < 8 * MOST_BYTES
 
 
+@pytest.mark.slow
 def test_the_bombs_are_real() -> None:
     assert len(bomb(b"br")) < 4096
     inflater = zlib.decompressobj(31)
