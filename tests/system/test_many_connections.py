@@ -85,6 +85,7 @@ def files_of(gate: Sidecar) -> int:
     return len(list(Path(f"/proc/{gate.process.pid}/fd").iterdir()))
 
 
+@pytest.mark.timeout(600)
 def test_ten_thousand_idle_connections_cost_little_and_what_comes_after_them_is_refused(
     store: Store, backend: Backend
 ) -> None:
@@ -97,9 +98,11 @@ def test_ten_thousand_idle_connections_cost_little_and_what_comes_after_them_is_
             assert client.ask(request)
             client.close()
         files, memory = files_of(gate), memory_of(gate)
-        clients = [Client(gate, stack) for _ in range(CONNECTIONS)]
-        for number, client in enumerate(clients):
-            assert client.ask(asking[number % 100]), number
+        clients: list[Client] = []
+        for number in range(CONNECTIONS):
+            # Asked before the next comes: of what overflows the queue of the listener, the system drops some.
+            clients.append(Client(gate, stack))
+            assert clients[-1].ask(asking[number % 100]), number
         assert files_of(gate) >= CONNECTIONS
         each = (memory_of(gate) - memory) / CONNECTIONS
         assert each < _MOST_BYTES_EACH, f"{each:.0f} bytes for each idle connection"
