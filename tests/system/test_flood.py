@@ -63,7 +63,7 @@ def bad(key: Any, algorithm: str, number: int) -> list[bytes]:
     claims = json.loads(forge.unb64(payload))
     made = [forge.b64(forge.as_bytes(claims | {"jti": str(each)})) for each in range(number)]
     return [
-        f"GET /x HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {head}.{each}.{signature}\r\n\r\n".encode()
+        f"GET /flooded HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {head}.{each}.{signature}\r\n\r\n".encode()
         for each in made
     ]
 
@@ -95,7 +95,7 @@ async def test_good_users_are_served_during_a_flood_of_bad_signatures(
         assert (
             gate.metric("gatekeeper_decisions_total", result="deny", reason="token_invalid", mode="sidecar") == refused
         )
-        assert not [request for request in backend.reached if request.target == "/x"]
+        assert not [request for request in backend.reached if request.target == "/flooded"]
 
 
 async def _flood(flooder: tuple[RawClient, bytes], over: asyncio.Event) -> int:
