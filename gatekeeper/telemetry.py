@@ -238,6 +238,9 @@ class AccessLog:
         self._second_text = self._now_text = ""
 
     def add(self, exchange: Exchange, seconds: float) -> None:
+        if not self._lines:
+            # One instant for all that is written together.
+            self._stamp()
         self._lines.append(self._line(exchange, seconds) if self._text else self._record(exchange, seconds))
 
     def flush(self) -> None:
@@ -256,7 +259,7 @@ class AccessLog:
         upstream = exchange.upstream_seconds
         return self._encode(
             _Line(
-                self._now(),
+                self._now_text,
                 "error" if exchange.status >= 500 else "info",
                 "request",
                 exchange.request_id,
@@ -275,7 +278,7 @@ class AccessLog:
             )
         )
 
-    def _now(self) -> str:
+    def _stamp(self) -> None:
         """UTC with milliseconds."""
         millisecond = int(time.time() * 1000)
         if millisecond != self._millisecond:
@@ -285,7 +288,6 @@ class AccessLog:
                 self._second = second
                 self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
             self._now_text = f"{self._second_text}.{rest:03d}Z"
-        return self._now_text
 
     @staticmethod
     def _line(exchange: Exchange, seconds: float) -> bytes:

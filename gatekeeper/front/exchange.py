@@ -148,14 +148,15 @@ class Exchange:
         self.scopes = scopes
         self._scope: Scope | None = None
         self._default_headers = default_headers
-        self.keep_alive = head.keep_alive
-        self._expects_continue = head.expects_continue
+        fields = head.fields
+        self.keep_alive = fields.keep_alive
+        self._expects_continue = fields.expects_continue
         self._corked: list[bytes] | None = None
         self._event: asyncio.Event | None = None
         self._parts: list[bytes] = []
         self._trailers: HeaderList = []
         self.buffered_bytes = 0
-        self._ended = head.length == 0
+        self._ended = fields.length == 0
         self._told_end = False
         self.gone = self.started = self.complete = False
         self._expected = _START
@@ -383,8 +384,7 @@ class Exchange:
 
     def send_whole(self, status: int, headers: Iterable[tuple[bytes, bytes]], reason: bytes, body: bytes) -> None:
         """A whole answer with its `Content-Length`, to another method than HEAD, whose head was read strictly."""
-        content = [_first_line(status, reason)]
-        content += [b"%b: %b\r\n" % pair for pair in headers]
+        content = [_first_line(status, reason), b"\r\n".join(map(b": ".join, headers)), b"\r\n"]
         if not self.keep_alive:
             content.append(b"connection: close\r\n")
         elif self.head.version == "1.0":

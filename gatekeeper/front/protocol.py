@@ -198,25 +198,25 @@ class FrontProtocol(asyncio.Protocol):
 
     def _begin(self, head: Head, rest: bytes) -> None:
         """From here on the request is the application's, unless its body is at fault from the start."""
-        limit = self._limits.max_body_bytes
-        if limit is not None and head.length is not None and head.length > limit:
+        limit, length = self._limits.max_body_bytes, head.length
+        if limit is not None and length is not None and length > limit:
             raise Refused(413, BODY_TOO_LARGE)
         exchange = Exchange(self, head, self._scopes, self._state.default_headers)
-        if head.length == 0:
+        if length == 0:
             self._phase = _ANSWER
             self._exchange = exchange
             if rest:
                 self._hold(rest)
         else:
             self._phase = _BODY
-            self._body = ChunkedBody(head, self._limits) if head.length is None else SizedBody(head.length)
+            self._body = ChunkedBody(head, self._limits) if length is None else SizedBody(length)
             self._drained_bytes = 0
             if rest:
                 self._read_body(rest, exchange)
             elif not exchange.waits_for_permission:
                 self._deadline.set(self._limits.body_timeout)
             self._exchange = exchange
-        if not (head.length == 0 and self._shortcut(exchange)):
+        if not (length == 0 and self._shortcut(exchange)):
             self.run(exchange)
 
     def _read_body(self, data: bytes, exchange: Exchange | None = None) -> None:

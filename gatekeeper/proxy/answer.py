@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final, Protocol
 
-from gatekeeper.headers import HeaderList
+from gatekeeper.headers import HeaderList, is_token
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 """Of one head, and of the trailers."""
@@ -21,19 +22,22 @@ MAX_INFORMATIONAL: Final = 1000
 
 _MAX_SIZE_LINE_BYTES: Final = 4096
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _TEXT = rb"[\t\x20-\x7e\x80-\xff]*+"
-_FIELDS = rb"((?:" + _TOKEN + rb":" + _TEXT + rb"\r\n)*+)\r\n"
 # The space after the status belongs there even without a reason (RFC 9112 section 4), and is often left out.
-_HEAD = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: (" + _TEXT + rb"))?+\r\n" + _FIELDS)
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: (" + _TEXT + rb"))?+")
 _HEAD_START: Final = b"HTTP/1."
-_TRAILERS = re.compile(_FIELDS)
-_FIELD = re.compile(rb"([^:]++):[\t ]*+([^\r]*+)\r\n")
+# What a line may hold (RFC 9110 section 5.5). Without these bytes, what is left of good lines are their ends.
+_TEXT_BYTES: Final = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[\t ]*;" + _TEXT + rb")?")
 
 _FRAMING: Final = frozenset({b"connection", b"content-length", b"transfer-encoding"})
 _BODILESS: Final = frozenset({204, 304})
+
+# Names that were found to be tokens, each with itself in lower-case: there are few, and they come with every answer.
+_names: Final[dict[bytes, bytes]] = {}
+_REMEMBERED_NAMES: Final = 1024
+_REMEMBERED_NAME_BYTES: Final = 64
 
 
 class BadAnswer(Exception):
@@ -82,19 +86,16 @@ class Reader(Protocol):
 
 def parse_head(block: bytes) -> Head:
     """The head in `block`, which ends with its empty line. Raises BadAnswer."""
-    match = _HEAD.fullmatch(block)
+    line, _, section = block.partition(b"\r\n")
+    match = _STATUS_LINE.fullmatch(line)
     if match is None:
         raise BadAnswer("a malformed head")
-    minor, status, reason, fields = match.groups()
-    headers = [(name.lower(), value) for name, value in _FIELD.findall(fields)]
-    if b" \r\n" in fields or b"\t\r\n" in fields:
-        headers = [(name, value.rstrip(b" \t")) for name, value in headers]
+    minor, status, reason = match.groups()
+    headers = _parse_fields(section)
     head = Head(int(status), reason or b"", headers, is_http_1_0=minor == b"0")
     for name, value in headers:
         if name in _FRAMING:
             _frame(head, name, value)
-    if len(headers) > MAX_FIELDS:
-        raise BadAnswer("too many header fields")
     if b"close" in head.options:
         head.keeps_alive = False
     if head.is_chunked and (head.length is not None or minor == b"0"):
@@ -102,9 +103,39 @@ def parse_head(block: bytes) -> Head:
     return head
 
 
+def _parse_fields(section: bytes) -> HeaderList:
+    """The fields of a section that ends with its empty line, names in lower-case. Raises BadAnswer."""
+    lines = section.split(b"\r\n")
+    if section.translate(None, _TEXT_BYTES) != b"\r\n" * (len(lines) - 1):
+        raise BadAnswer("a control character, or a line that ends wrongly")
+    if len(lines) > MAX_FIELDS + 2:
+        raise BadAnswer("too many fields")
+    headers = []
+    for line in lines[:-2]:
+        name, colon, value = line.partition(b":")
+        if not colon:
+            raise BadAnswer("a line that is no field")
+        headers.append((_names.get(name) or _checked_name(name), value.strip(b" \t")))
+    return headers
+
+
+def _checked_name(name: bytes) -> bytes:
+    if not is_token(name):
+        raise BadAnswer("a field whose name is none")
+    lowered = name.lower()
+    if len(_names) < _REMEMBERED_NAMES and len(name) <= _REMEMBERED_NAME_BYTES:
+        _names[name] = lowered
+    return lowered
+
+
+@lru_cache(maxsize=64)
+def _options(value: bytes) -> frozenset[bytes]:
+    return frozenset(option.strip(b" \t") for option in value.lower().split(b","))
+
+
 def _frame(head: Head, name: bytes, value: bytes) -> None:
     if name == b"connection":
-        head.options |= {option.strip(b" \t") for option in value.lower().split(b",")}
+        head.options |= _options(value)
         head.keeps_alive |= b"keep-alive" in head.options
     elif name == b"content-length":
         if head.length is not None or not _LENGTH.fullmatch(value):
@@ -265,13 +296,9 @@ class AnswerParser:
         if end < 0:
             return _more(data, at, MAX_HEAD_BYTES + 1)
         end += 4
-        match = _TRAILERS.fullmatch(data, at, end)
-        if match is None or end - at > MAX_HEAD_BYTES:
-            raise BadAnswer("malformed trailers")
-        trailers = [(name.lower(), value.rstrip(b" \t")) for name, value in _FIELD.findall(match[1])]
-        if len(trailers) > MAX_FIELDS:
-            raise BadAnswer("too many trailer fields")
-        return self._finish(data, end, trailers)
+        if end - at > MAX_HEAD_BYTES:
+            raise BadAnswer("trailers that are too long")
+        return self._finish(data, end, _parse_fields(data[at:end]))
 
     def _take(self, data: bytes, at: int) -> int:
         part = data[at : at + self._left] if at or len(data) > self._left else data

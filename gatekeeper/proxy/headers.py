@@ -120,22 +120,18 @@ def _passing(own: frozenset[bytes], trusted: bool) -> set[bytes]:
 
 
 def response_headers(headers: Headers, status: int) -> HeaderList:
-    """The headers of the backend's answer that the client gets, as they came, names lower-case.
+    """Of the headers of the backend's answer, names in lower-case, those that the client gets, as they came.
 
     The backend's `X-Request-Id` goes, so that Gatekeeper's stays the only one. `Content-Length` goes beside
     `Transfer-Encoding` (RFC 9112 section 6.3), and from 204 and 304: the first must not have one (RFC 9110 section
     8.6), and with the second ASGI servers wait for a body that never comes. Interim answers have none either.
     """
-    kept, connection, unsized = [], [], status < 200 or status in (204, 304)
-    for name, value in headers:
-        lowered = name.lower()
-        if lowered not in _NOT_ANSWERED:
-            kept.append((lowered, value))
-        elif lowered == b"connection":
-            connection.append(value)
-        elif lowered == b"transfer-encoding":
-            unsized = True
-    dropped = _named(connection)
+    kept = [pair for pair in headers if pair[0] not in _NOT_ANSWERED]
+    connection, unsized = [], status < 200 or status in (204, 304)
+    if len(kept) != len(headers):
+        connection = get_all(headers, b"connection")
+        unsized = unsized or get(headers, b"transfer-encoding") is not None
+    dropped = _named(connection) if connection else set()
     if unsized:
         dropped.add(b"content-length")
     return [pair for pair in kept if pair[0] not in dropped] if dropped else kept

@@ -140,7 +140,7 @@ class _HttpxResponse:
     def __init__(self, response: httpcore.Response, exchange: Exchange) -> None:
         self.status: int = response.status
         self.reason: bytes = response.extensions.get("reason_phrase", b"")
-        self.headers: HeaderList = response.headers
+        self.headers: HeaderList = [(name.lower(), value) for name, value in response.headers]
         self.may_have_trailers = False
         self.trailers: HeaderList = []
         self.body: AsyncGenerator[bytes, None] = self._parts(exchange)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
@@ -50,8 +51,8 @@ class Breaker:
     ) -> None:
         self._probe = probe
         self._opens = opens
-        # That of the calls, whichever loop it is.
-        self._clock = clock or (lambda: asyncio.get_running_loop().time())
+        # That of the calls.
+        self._clock = clock or time.monotonic
         self._fault: StoreUnavailable | None = None
         # Why calls are not made yet.
         self._unmet = StoreUnavailable("the session store was not asked yet", kind="open") if probe_first else None

@@ -178,7 +178,8 @@ class Scripts:
         if self.guard is not None and not is_probe:
             self.guard.check()
         try:
-            deadline = asyncio.get_running_loop().time() + self._timeout_seconds
+            # The clock of the event loop, without looking for the loop.
+            deadline = time.monotonic() + self._timeout_seconds
             call = Call(command, reply, deadline, source=source, durable=durable, key=key, packed=packed)
         except (TypeError, ValueError, OverflowError) as error:
             raise unavailable(error) from None

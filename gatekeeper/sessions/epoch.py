@@ -80,7 +80,9 @@ class Epoch:
                 clocks.append(await self._look(self.key))
                 self._is_ours = True
             keys = await self._scripts.key_on_each(self.key, list(self._known))
-            clocks += await self._look_at_all([key for key in keys if key != self.key or not clocks])
+            # One that gives way to another is asked once more: its slot may have moved without its data.
+            asked = dict.fromkeys([*keys, *self._known])
+            clocks += await self._look_at_all([key for key in asked if key != self.key or not clocks])
         except StoreUnavailable as error:
             if error.kind == "schema":
                 self._is_ours = False

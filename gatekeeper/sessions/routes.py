@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
-from itertools import count
+from functools import partial
 from typing import Any, ClassVar, Final, NamedTuple, Protocol
 
 from hiredis import ProtocolError
@@ -21,6 +20,8 @@ from gatekeeper.sessions.wire import Call, Server, Wire, connect
 # How long it is waited for who tells where to go.
 _ASK_SECONDS: Final = 0.5
 _SOON_SECONDS: Final = 0.1
+# Of a primary with one slot alone, a key is found among so many, most likely.
+_NUMBERS: Final = 4 * REDIS_CLUSTER_HASH_SLOTS
 
 
 class Lanes(NamedTuple):
@@ -269,8 +270,7 @@ class ClusterRoute(WatchedRoute):
         super().__init__(address, make_lane, timeout_seconds=timeout_seconds, replicas=replicas)
         self._slots: list[Server | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         self._nodes: list[Server] = []
-        # Of every primary, the last of its slots: those that are moved away by tools leave from the first on.
-        self._last_slots: dict[Server, int] = {}
+        self._primaries: set[Server] = set()
         # Nodes that did not answer when they were asked last.
         self._failed: set[Server] = set()
         # A call that waits for the map must not cut off calls for sessions that take longer.
@@ -296,13 +296,19 @@ class ClusterRoute(WatchedRoute):
         return [self._lanes_to(server).pick(durable=False) for server in servers]
 
     async def key_on_each(self, key: bytes, held: Sequence[bytes]) -> list[bytes]:
-        if not self._last_slots:
+        if not self._primaries:
             await self._look()
-        # Held the longest, known the longest.
-        found = {self._server_of(each): each for each in (*reversed(held), key)}
-        for server, slot in self._last_slots.items():
-            if server not in found:
-                found[server] = key_in_slot(key, slot)
+        found: dict[Server, bytes] = {}
+        for each in (key, *held):
+            found.setdefault(self._server_of(each), each)
+        lacking = self._primaries - set(found)
+        for number in range(_NUMBERS if lacking else 0):
+            candidate = key + b":{%d}" % number
+            if (server := self._server_of(candidate)) in lacking:
+                found[server] = candidate
+                lacking.remove(server)
+                if not lacking:
+                    break
         return list(found.values())
 
     def redirect(self, lane: Lane, call: Call, text: str) -> None:
@@ -344,8 +350,8 @@ class ClusterRoute(WatchedRoute):
         if not nodes:
             raise ValueError("no slots")
         self._slots, self._nodes = slots, list(nodes)
-        self._last_slots = {server: slot for slot, server in enumerate(slots) if server is not None}
-        self._leave_others(set(self._last_slots))
+        self._primaries = {server for server in slots if server is not None}
+        self._leave_others(self._primaries)
 
     def _leave_others(self, masters: set[Server]) -> None:
         """Of nodes that have no slot any more, calls that wait go to who has theirs."""
@@ -370,12 +376,6 @@ def _server(told_by: Server, host: bytes | None, port: int, _id: bytes = b"", mo
     if host == b"?":
         host = dict(zip(more[::2], more[1::2], strict=False)).get(b"ip")
     return Server(host.decode() if host else told_by.host, port)
-
-
-@lru_cache(maxsize=1024)
-def key_in_slot(key: bytes, slot: int) -> bytes:
-    """A key of that slot, `<key>:{<number>}` with the first number that leads there."""
-    return next(found for number in count() if key_slot(found := key + b":{%d}" % number) == slot)
 
 
 def make_route(address: Address, make_lane: MakeLane, *, timeout_seconds: float, replicas: int) -> Route:

@@ -16,7 +16,6 @@ from gatekeeper.errors import StoreUnavailable
 from gatekeeper.sessions.breaker import Breaker
 from gatekeeper.sessions.connection import Scripts
 from gatekeeper.sessions.epoch import Epoch
-from gatekeeper.sessions.routes import key_in_slot
 from tests.faults.test_cluster import move
 from tests.faults.topologies import SLOTS, Node, Sharded, sharded, until
 from tests.system.sidecar import Backend, Sidecar, World, eventually, sidecar, someone, token
@@ -68,13 +67,6 @@ def noticed(gates: tuple[Sidecar, ...], number: int) -> bool:
 
 def losses(gate: Sidecar) -> list[str]:
     return [line["event"] for line in gate.log if "lost data" in line["event"]]
-
-
-def test_a_key_is_found_for_every_slot() -> None:
-    for slot in (0, 1, 5_460, 10_922, SLOTS - 1):
-        key = key_in_slot(b"gk:epoch", slot)
-        assert key_slot(key) == slot
-        assert key.startswith(b"gk:epoch:{")
 
 
 async def test_every_primary_is_watched_by_one_key(store: Sharded) -> None:
@@ -172,6 +164,39 @@ async def test_a_killed_primary_is_no_loss_and_its_successor_is_watched(store: S
         replica.ask("FLUSHALL")
         await beat(several)
         assert 0 not in {epoch.adopt_not_before for epoch in several}
+
+
+def give_all(store: Sharded, lost: Node, heir: Node) -> None:
+    """As who repairs a cluster does it: the slots of a primary that is gone are another's, and empty."""
+    number = store.primaries.index(lost)
+    for node in (heir, *(node for node in store.primaries if node not in (heir, lost))):
+        together = node.client.pipeline(transaction=False)
+        for slot in range(number * SLOTS // 3, (number + 1) * SLOTS // 3):
+            together.execute_command("CLUSTER", "SETSLOT", slot, "NODE", store.id_of(heir))  # type: ignore[no-untyped-call]
+        together.execute()
+    heir.ask("CLUSTER", "BUMPEPOCH")
+
+
+@pytest.mark.parametrize("takes_over", ["by_main", "other"])
+async def test_slots_that_others_get_without_their_data_are_a_loss(store: Sharded, takes_over: str) -> None:
+    # R15
+    for node in store.nodes:
+        node.ask("CONFIG", "SET", "cluster-require-full-coverage", "no")
+    async with epochs(store, 2, timeout_seconds=1) as several:
+        await beat(several, 2)
+        by_main = next(node for node in store.primaries if "gk:epoch" in watched_at(node))
+        other, lost = (node for node in store.primaries if node is not by_main)
+        heir = by_main if takes_over == "by_main" else other
+        for node in (store.replicas[store.primaries.index(lost)], lost):
+            node.kill()
+        with pytest.raises(StoreUnavailable):
+            await beat(several)
+        await asyncio.to_thread(give_all, store, lost, heir)
+        async with asyncio.timeout(60):
+            while not all(epoch.adopt_not_before for epoch in several):
+                with suppress(StoreUnavailable):
+                    await beat(several)
+                await asyncio.sleep(0.1)
 
 
 async def test_one_that_does_not_answer_hides_no_loss_of_another(store: Sharded) -> None:
