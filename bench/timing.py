@@ -81,8 +81,7 @@ class Place:
         }
         environment = {f"GATEKEEPER_{name}": value for name, value in (usual | settings).items()}
         command = [tools.python(), "-c", "from gatekeeper.cli import main; main()", "serve"]
-        ready = lambda: answers(port, "/", "a.b.c") == 401  # noqa: E731
-        with running(command, proxy_cores(), log, environment, ready=ready):
+        with running(command, proxy_cores(), log, environment, ready=lambda: answers(port, "/", "a.b.c") == 401):
             yield port
 
     @contextmanager

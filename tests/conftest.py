@@ -21,11 +21,12 @@ from gatekeeper.sessions.slots import Rules, Slots
 from gatekeeper.sessions.store import SessionStore
 
 _START_SECONDS = 15.0
-# Where every test starts sidecars, backends or the command, or tries thousands of steps.
+# Where most tests start sidecars, backends or the command, try thousands of steps, or wait for time to pass.
 _SLOW = frozenset(
     {
         *("system", "faults", "test_cli.py", "test_cli_audit.py", "test_differential.py"),
-        *("test_store_law.py", "test_sign_in_law.py"),
+        *("test_store_law.py", "test_sign_in_law.py", "test_login_check_faults.py"),
+        *("test_websocket.py", "test_departures.py", "test_streams.py"),
     }
 )
 # `make check` takes this one.

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 
 
 def need(binary: str) -> str:
-    """The path of a program. Without it a test is skipped, but fails in CI, where everything must be tested."""
+    """The path of a program. Without it the test is skipped as by `lacks`."""
     found = shutil.which(binary)
     if found is None:
-        message = f"{binary} is not installed"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
+        lacks(f"{binary} is not installed")
     return found
+
+
+def lacks(what: str) -> NoReturn:
+    """Skips the test, but fails it in CI, where everything must be tested."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(what)
+    pytest.skip(what)

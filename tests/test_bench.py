@@ -121,6 +121,7 @@ class Stalling(asyncio.Protocol):
             answer()
 
 
+@pytest.mark.slow
 async def test_a_stall_is_charged_to_every_request_that_was_due_meanwhile() -> None:
     heard: list[bytes] = []
     server = await asyncio.get_running_loop().create_server(lambda: Stalling(heard), "127.0.0.1", 0)

@@ -470,6 +470,7 @@ async def test_never_more_connections_than_allowed_whatever_is_cancelled() -> No
         assert await ask(upstream) == (200, b"ok")
 
 
+@pytest.mark.slow
 async def test_idle_connections_are_few_and_are_closed_in_time() -> None:
     gate = asyncio.Event()
 

@@ -363,6 +363,7 @@ async def test_a_peer_that_is_no_store_is_an_error(garbage: bytes) -> None:
         assert (await failure(scripts.run(ECHO, KEY, []))).kind in {"protocol", "connection"}
 
 
+@pytest.mark.slow
 async def test_what_a_store_refuses_has_a_kind_and_no_secret() -> None:
     # R5, R7, R8; contract: gatekeeper_store_errors_total{kind}
     with store_of_its_own() as (url, _), redis.Redis.from_url(url) as client:

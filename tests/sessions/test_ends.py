@@ -168,6 +168,7 @@ async def test_a_lost_connection_is_made_again_and_said(door: Door, heard: Heard
     assert await heard.of(door.store.end("74", session, EndReason.DEACTIVATED)) == {(session, 0, "deactivated")}
 
 
+@pytest.mark.slow
 async def test_a_connection_that_says_nothing_is_given_up(store_url: str, door: Door) -> None:
     """Not even an answer to a ping, as after a network that drops everything."""
     heard, asked = Heard("redis://127.0.0.1:1", door.store), asyncio.Event()

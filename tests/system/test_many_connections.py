@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.machine import lacks
 from tests.system.sidecar import Backend, Sidecar, Store, bearer, eventually, sidecar, someone, token
 
 pytestmark = pytest.mark.slow
@@ -39,7 +40,7 @@ def started(store: Store, backend: Backend) -> Iterator[Sidecar]:
     """A sidecar with the defaults, started as most systems start a process; its connections may be idle for longer."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < CONNECTIONS + _OTHER_FILES:
-        pytest.skip(f"a process may have {hard} files open here (ulimit -Hn)")
+        lacks(f"a process may have {hard} files open here (ulimit -Hn)")
     with ExitStack() as stack:
         with file_limit(_USUAL_SOFT_LIMIT):
             gate = stack.enter_context(sidecar(backend.url, redis_url=store.url, keepalive_timeout="15m"))

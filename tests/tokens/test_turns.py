@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -16,17 +16,14 @@ from gatekeeper.tokens.turns import Turns
 from tests.tokens import forge
 
 
-class Signatures:
+class Signatures(StaticKeys):
     """Keys that note in which turn of the loop each signature was verified."""
-
-    ready = True
-    generation = 0
 
     def __init__(self, pem: str, algorithm: str) -> None:
         self.turn = 0
         self.verified: list[int] = []
-        found = StaticKeys([], [pem], [algorithm])
-        self._keys = [Noting(key, self) for key in found._keys[algorithm]]
+        super().__init__([], [pem], [algorithm])
+        self._keys = {algorithm: tuple(Noting(key, self) for key in self._keys[algorithm])}
 
     async def watch(self) -> None:
         """Counts the turns of the loop."""
@@ -37,18 +34,6 @@ class Signatures:
     @property
     def most_in_a_turn(self) -> int:
         return max(self.verified.count(turn) for turn in set(self.verified))
-
-    async def find(self, *, algorithm: str, kid: str | None) -> Sequence[VerificationKey]:
-        return self._keys
-
-    async def recheck(self) -> bool:
-        return False
-
-    async def refresh(self) -> None:
-        return
-
-    async def aclose(self) -> None:
-        return
 
 
 class Noting(VerificationKey):
