@@ -106,6 +106,7 @@ def _workers(lab: Lab, peer: str, seconds: float, _: float) -> Figures:
 
 WORKS: Final = (
     Work("small32", "Small JSON, 32 connections", _full_load("/small", 32)),
+    Work("varied", "Small JSON, no head like another, 32 connections", _full_load("/varied", 32)),
     Work("small512", "Small JSON, 512 connections", _full_load("/small", 512)),
     Work("download", f"Download of {LARGE_BYTES // 1000} kB, 32 connections", _full_load("/large", 32)),
     Work("upload", f"Upload of {LARGE_BYTES // 1000} kB, 32 connections", _full_load("/upload", 32, LARGE_BYTES)),

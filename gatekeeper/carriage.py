@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from msgspec import structs
 
@@ -18,7 +18,7 @@ from gatekeeper.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from gatekeeper.front import Exchange
+from gatekeeper.front import Exchange, opening
 from gatekeeper.headers import REQUEST_ID, HeaderList, IdentityHeaders, random_uuid
 from gatekeeper.models import Claims, EndReason
 from gatekeeper.proxy.answer import Head
@@ -35,6 +35,9 @@ from gatekeeper_middleware.scope import CHECKED, read
 from gatekeeper_middleware.streams import LEFT_SECONDS, is_of_events, last_event
 
 _log = logging.getLogger("gatekeeper")
+
+_REQUEST_ID: Final = REQUEST_ID + b": "
+_NAMING_NOTHING: Final = frozenset({b"keep-alive"})
 
 
 class InternalError(GatekeeperError):
@@ -64,7 +67,7 @@ class Plan:
         """The lines that tell the backend who is there, and the beginning of the one with the request id."""
         if self.claims is not claims or self.session_id != session_id:
             values = headers.values(claims.user, session_id, claims.roles, claims.claims)
-            self.identity = b"".join([b"%b: %b\r\n" % pair for pair in values]) + REQUEST_ID + b": "
+            self.identity = b"".join([b"%b: %b\r\n" % pair for pair in values]) + _REQUEST_ID
             self.claims, self.session_id = claims, session_id
         return self.identity
 
@@ -251,10 +254,10 @@ class Carriage:
         record, exchange = self._record, self._exchange
         record.upstream_seconds = time.perf_counter() - self._sent_at
         record.status, record.bytes_out = head.status, len(body)
-        headers = response_headers(head.headers, head.status)
-        headers.append((REQUEST_ID, record.request_id.encode()))
+        if head.noted is None:
+            head.noted = _opening(head)
         self._finish()
-        exchange.send_whole(head.status, headers, head.reason, body)
+        exchange.send_whole(head.noted, b"%b\r\n" % record.request_id.encode(), body)
 
     def on_pause(self) -> None:
         self._exchange.uncork()
@@ -382,3 +385,12 @@ class Carriage:
             exchange = self._exchange
             self._finish()
             exchange.break_off()
+
+
+def _opening(head: Head) -> bytes:
+    """What a client is given of the head of a whole answer, up to the request id."""
+    if head.options <= _NAMING_NOTHING:
+        lines = [field.line for field in head.fields]
+    else:
+        lines = [b"%b: %b\r\n" % pair for pair in response_headers(head.headers, head.status)]
+    return opening(head.status, head.reason, lines) + _REQUEST_ID

@@ -3,8 +3,8 @@
 One `Exchange` follows a request and is filled on its way; when the request is over it is counted and written once. No
 user, session, address or raw path is ever a label.
 
-Neither is done while anybody waits: lines are written together at the end of a turn of the event loop, and numbers go
-to the collectors when those are read, or a moment later.
+Neither is done while anybody waits: lines are written together at the end of a turn of the event loop, requests are
+counted together, and numbers go to the collectors when those are read, or a moment later.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import asyncio
 import logging
 import sys
 import time
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_right
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import IO, Any, Final, Literal
 
 import msgspec
@@ -42,13 +44,16 @@ METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 _BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _UPSTREAM_ERRORS: Final = ("connect", "timeout", "reset", "protocol")
 _PATH_CHARACTERS: Final = 2048
+# So many are counted together, which takes a fraction of the time.
+_MOST_UNCOUNTED: Final = 64
 # Several workers are read through files, which then lag by this much.
 _SETTLE_SECONDS: Final = 0.1
 _SECONDS_BETWEEN_WARNINGS: Final = 10.0
 
 
 class Exchange(msgspec.Struct, kw_only=True):
-    """One request, as it will be counted and logged. `route` is a template, or `upstream` for what is forwarded."""
+    """One request, as it will be counted and logged. `route` is a template, or `upstream` for what is forwarded;
+    `seconds` is for how long it lasted, once it is over."""
 
     method: str
     path: str
@@ -65,19 +70,29 @@ class Exchange(msgspec.Struct, kw_only=True):
     bytes_out: int = 0
     decided_seconds: float | None = None
     upstream_seconds: float | None = None
+    seconds: float = 0.0
+
+
+# What a request is counted by.
+_LABELS: Final = attrgetter("decision", "reason", "route", "method", "status")
+_IS_WEBSOCKET: Final = attrgetter("websocket")
+_DECIDED: Final = attrgetter("decided_seconds")
+_LASTED: Final = attrgetter("seconds")
+_WAITED: Final = attrgetter("upstream_seconds")
 
 
 class Durations(Histogram):
     """A histogram of seconds that takes many at once."""
 
-    def observe_all(self, amounts: Sequence[float]) -> None:
-        counts: dict[int, int] = {}
-        for amount in amounts:
-            at = bisect_left(self._upper_bounds, amount)
-            counts[at] = counts.get(at, 0) + 1
-        for at, number in counts.items():
-            self._buckets[at].inc(number)
-        self._sum.inc(sum(amounts))
+    def observe_all(self, amounts: Iterable[float | None]) -> None:
+        """Those that are known."""
+        known = sorted(amount for amount in amounts if amount is not None)
+        below = 0
+        for bucket, bound in zip(self._buckets, self._upper_bounds, strict=True):
+            if (up_to := bisect_right(known, bound)) > below:
+                bucket.inc(up_to - below)
+                below = up_to
+        self._sum.inc(sum(known))
 
 
 class _Settling(Collector):
@@ -102,10 +117,11 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.registry.register(_Settling(self.settle))
         self._open = {True: 0, False: 0}
-        self._over: dict[tuple[str, str, str, str, int], int] = {}
-        self._decided: list[float] = []
-        self._lasted: list[float] = []
-        self._waited: list[float] = []
+        self._over: list[Exchange] = []
+        self._tally: Tally[tuple[str, str, str, str, int]] = Tally()
+        self._decided: list[float | None] = []
+        self._lasted: list[float | None] = []
+        self._waited: list[float | None] = []
         self._make()
         self._fill()
 
@@ -165,23 +181,28 @@ class Metrics:
     def left(self, exchange: Exchange) -> None:
         self._open[exchange.websocket] -= 1
 
-    def finished(self, exchange: Exchange, seconds: float) -> None:
-        self._open[exchange.websocket] -= 1
-        method = exchange.method if exchange.method in METHODS else "other"
-        key = (exchange.decision, exchange.reason, exchange.route, method, exchange.status)
-        self._over[key] = self._over.get(key, 0) + 1
-        self._lasted.append(seconds)
-        if exchange.decided_seconds is not None:
-            self._decided.append(exchange.decided_seconds)
-        if exchange.upstream_seconds is not None:
-            self._waited.append(exchange.upstream_seconds)
+    def finished(self, exchange: Exchange) -> None:
+        self._over.append(exchange)
+        if len(self._over) >= _MOST_UNCOUNTED:
+            self._count()
+
+    def _count(self) -> None:
+        over, self._over = self._over, []
+        self._tally.update(map(_LABELS, over))
+        self._decided.extend(map(_DECIDED, over))
+        self._lasted.extend(map(_LASTED, over))
+        self._waited.extend(map(_WAITED, over))
+        websockets = sum(map(_IS_WEBSOCKET, over))
+        self._open[True] -= websockets
+        self._open[False] -= len(over) - websockets
 
     def settle(self) -> None:
         """Brings the collectors up to date with the requests that have begun and ended."""
-        over, self._over = self._over, {}
-        for (decision, reason, route, method, status), number in over.items():
+        self._count()
+        for (decision, reason, route, method, status), number in self._tally.items():
             self.decisions.labels(decision, reason, self.mode).inc(number)
-            self.requests.labels(route, method, status).inc(number)
+            self.requests.labels(route, method if method in METHODS else "other", status).inc(number)
+        self._tally.clear()
         self.websockets.set(self._open[True])
         self.in_flight.set(self._open[False])
         for histogram, amounts in (
@@ -226,56 +247,58 @@ class _Line(msgspec.Struct):
 
 
 class AccessLog:
-    """One line a request: JSON, or text for a terminal. Lines are kept until `flush`."""
+    """One line a request: JSON, or text for a terminal."""
 
     def __init__(self, stream: IO[bytes] | None = None, *, text: bool = False) -> None:
         self._stream = stream if stream is not None else sys.stdout.buffer
         self._text = text
-        self._encode = msgspec.json.Encoder().encode
-        self._lines: list[bytes] = []
+        self._encode_lines = msgspec.json.Encoder().encode_lines
+        self._over: list[Exchange] = []
         self._millisecond = 0
         self._second = 0
         self._second_text = self._now_text = ""
 
-    def add(self, exchange: Exchange, seconds: float) -> None:
-        if not self._lines:
-            # One instant for all that is written together.
-            self._stamp()
-        self._lines.append(self._line(exchange, seconds) if self._text else self._record(exchange, seconds))
+    def add(self, exchange: Exchange) -> None:
+        """Of a request that is over; its line waits for `flush`."""
+        self._over.append(exchange)
 
     def flush(self) -> None:
         """Writes what was added."""
-        lines, self._lines = self._lines, []
-        if not lines:
+        over, self._over = self._over, []
+        if not over:
             return
+        if self._text:
+            lines = b"".join(map(_text_line, over))
+        else:
+            # One instant for all that is written together.
+            self._stamp()
+            lines = self._encode_lines([self._line(exchange) for exchange in over])
         try:
-            self._stream.write(b"\n".join(lines) + b"\n")
+            self._stream.write(lines)
             self._stream.flush()
         except (OSError, ValueError):
             # A log that cannot be written is no reason to fail a request that was answered.
             return
 
-    def _record(self, exchange: Exchange, seconds: float) -> bytes:
+    def _line(self, exchange: Exchange) -> _Line:
         upstream = exchange.upstream_seconds
-        return self._encode(
-            _Line(
-                self._now_text,
-                "error" if exchange.status >= 500 else "info",
-                "request",
-                exchange.request_id,
-                exchange.client_ip,
-                exchange.method[:32],
-                exchange.route,
-                exchange.path[:_PATH_CHARACTERS],
-                exchange.status,
-                int(seconds * 1e6) / 1000,
-                None if upstream is None else int(upstream * 1e6) / 1000,
-                exchange.decision,
-                exchange.reason,
-                exchange.user_id,
-                exchange.session_id,
-                exchange.bytes_out,
-            )
+        return _Line(
+            self._now_text,
+            "error" if exchange.status >= 500 else "info",
+            "request",
+            exchange.request_id,
+            exchange.client_ip,
+            exchange.method[:32],
+            exchange.route,
+            exchange.path[:_PATH_CHARACTERS],
+            exchange.status,
+            int(exchange.seconds * 1e6) / 1000,
+            None if upstream is None else int(upstream * 1e6) / 1000,
+            exchange.decision,
+            exchange.reason,
+            exchange.user_id,
+            exchange.session_id,
+            exchange.bytes_out,
         )
 
     def _stamp(self) -> None:
@@ -289,13 +312,13 @@ class AccessLog:
                 self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
             self._now_text = f"{self._second_text}.{rest:03d}Z"
 
-    @staticmethod
-    def _line(exchange: Exchange, seconds: float) -> bytes:
-        who = "-" if exchange.user_id is None else exchange.user_id
-        why = exchange.decision if exchange.reason == "none" else f"{exchange.decision} {exchange.reason}"
-        path = exchange.path[:_PATH_CHARACTERS]
-        text = f"{exchange.status} {exchange.method:6} {path}  {why}  user={who}  {seconds * 1000:.1f} ms"
-        return "".join(c if c.isprintable() else "?" for c in text).encode("utf-8", "replace")
+
+def _text_line(exchange: Exchange) -> bytes:
+    who = "-" if exchange.user_id is None else exchange.user_id
+    why = exchange.decision if exchange.reason == "none" else f"{exchange.decision} {exchange.reason}"
+    path = exchange.path[:_PATH_CHARACTERS]
+    text = f"{exchange.status} {exchange.method:6} {path}  {why}  user={who}  {exchange.seconds * 1000:.1f} ms"
+    return "".join(c if c.isprintable() else "?" for c in text).encode("utf-8", "replace") + b"\n"
 
 
 class Telemetry:
@@ -335,27 +358,27 @@ class Telemetry:
             _log.warning("who checks passwords has failed: %s", error)
 
     def finished(self, exchange: Exchange) -> None:
-        seconds = time.perf_counter() - exchange.started_at
-        self.metrics.finished(exchange, seconds)
-        if self._settles is None or self._settles.is_closed():
-            self._settles = asyncio.get_running_loop()
-            self._settles.call_later(_SETTLE_SECONDS, self._settle)
-        if self._access_log is None:
-            return
-        self._access_log.add(exchange, seconds)
+        exchange.seconds = time.perf_counter() - exchange.started_at
+        self.metrics.finished(exchange)
+        if self._access_log is not None:
+            self._access_log.add(exchange)
         if self._flushes is None or self._flushes.is_closed():
             self._flushes = asyncio.get_running_loop()
             self._flushes.call_soon(self._flush)
 
     def close(self) -> None:
         """Writes and counts what is left."""
-        self._flush()
+        if self._access_log is not None:
+            self._access_log.flush()
         self._settle()
 
     def _flush(self) -> None:
         self._flushes = None
         if self._access_log is not None:
             self._access_log.flush()
+        if self._settles is None or self._settles.is_closed():
+            self._settles = asyncio.get_running_loop()
+            self._settles.call_later(_SETTLE_SECONDS, self._settle)
 
     def _settle(self) -> None:
         self._settles = None

@@ -10,10 +10,10 @@ LF for a line end; neither has a time-out for a head.
 what is answered without the application.
 """
 
-from gatekeeper.front.exchange import Exchange
+from gatekeeper.front.exchange import Exchange, opening
 from gatekeeper.front.head import Limits
 from gatekeeper.front.protocol import no_shortcut, protocol
 from gatekeeper.front.refusal import Answer, Refusal, Refuse
 from gatekeeper.front.scope import EXTENSION
 
-__all__ = ["EXTENSION", "Answer", "Exchange", "Limits", "Refusal", "Refuse", "no_shortcut", "protocol"]
+__all__ = ["EXTENSION", "Answer", "Exchange", "Limits", "Refusal", "Refuse", "no_shortcut", "opening", "protocol"]

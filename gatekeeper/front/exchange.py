@@ -53,6 +53,11 @@ def _first_line(status: int, reason: bytes | None) -> bytes:
     return status_line(status, reason)
 
 
+def opening(status: int, reason: bytes, lines: Iterable[bytes]) -> bytes:
+    """The status line, and header lines of a head that was read strictly, for `Exchange.send_whole`."""
+    return b"".join((_first_line(status, reason), *lines))
+
+
 class Carrier(Protocol):
     """Who answers a request without an application: by `Exchange.send_head` and `send_body`, from callbacks."""
 
@@ -382,16 +387,16 @@ class Exchange:
             self._framing = _CLOSE
             self.keep_alive = False
 
-    def send_whole(self, status: int, headers: Iterable[tuple[bytes, bytes]], reason: bytes, body: bytes) -> None:
-        """A whole answer with its `Content-Length`, to another method than HEAD, whose head was read strictly."""
-        content = [_first_line(status, reason), b"\r\n".join(map(b": ".join, headers)), b"\r\n"]
+    def send_whole(self, opening: bytes, headers: bytes, body: bytes) -> None:
+        """A whole answer: what `opening` made of its head, which has a `Content-Length`, and more header lines. Not to
+        HEAD."""
+        end = b"\r\n"
         if not self.keep_alive:
-            content.append(b"connection: close\r\n")
+            end = b"connection: close\r\n\r\n"
         elif self.head.version == "1.0":
-            content.append(b"connection: keep-alive\r\n")
-        content += (b"\r\n", body)
+            end = b"connection: keep-alive\r\n\r\n"
         self.started = self.complete = True
-        self._connection.write(b"".join(content))
+        self._connection.write(b"".join((opening, headers, end, body)))
         self._connection.answered()
 
     def send_body(self, body: bytes, *, last: bool) -> None:

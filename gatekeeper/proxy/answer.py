@@ -12,7 +12,10 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Final, Protocol
 
+import msgspec
+
 from gatekeeper.headers import HeaderList, is_token
+from gatekeeper.proxy.headers import NOT_ANSWERED
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 """Of one head, and of the trailers."""
@@ -26,47 +29,73 @@ _TEXT = rb"[\t\x20-\x7e\x80-\xff]*+"
 # The space after the status belongs there even without a reason (RFC 9112 section 4), and is often left out.
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: (" + _TEXT + rb"))?+")
 _HEAD_START: Final = b"HTTP/1."
-# What a line may hold (RFC 9110 section 5.5). Without these bytes, what is left of good lines are their ends.
+# What a line may hold (RFC 9110 section 5.5).
 _TEXT_BYTES: Final = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))
+_NO_OPTIONS: Final[frozenset[bytes]] = frozenset()
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[\t ]*;" + _TEXT + rb")?")
 
-_FRAMING: Final = frozenset({b"connection", b"content-length", b"transfer-encoding"})
 _BODILESS: Final = frozenset({204, 304})
 
-# Names that were found to be tokens, each with itself in lower-case: there are few, and they come with every answer.
-_names: Final[dict[bytes, bytes]] = {}
-_REMEMBERED_NAMES: Final = 1024
-_REMEMBERED_NAME_BYTES: Final = 64
+# A backend says most lines again and again, and under load whole heads, whose date is the same for a second. What was
+# found good of these is kept, a megabyte at most; all of it goes when there is no more room, for what comes again is
+# soon there again.
+_MOST_REMEMBERED_LINES: Final = 1024
+_REMEMBERED_LINE_BYTES: Final = 128
+_MOST_REMEMBERED_HEADS: Final = 256
+_REMEMBERED_HEAD_BYTES: Final = 1024
 
 
 class BadAnswer(Exception):
     """These bytes are not an answer, or could be read in two ways. The text quotes nothing of them."""
 
 
-class Head:
-    """The head of an answer. `headers` are as they came, names in lower-case; `reason` may be empty; `length` is what
-    `Content-Length` says, None without one; `options` are those of `Connection`, in lower-case; `keeps_alive` tells
-    whether the connection may go on."""
+class Field(msgspec.Struct, frozen=True):
+    """A line of a head or of trailers. `pair` is its name, in lower-case, and its value; `line` is both as clients get
+    them, empty for what stops here. Of a head it may frame the body: by the `length`, the `options` of `Connection`, or
+    chunks; `fault` is what is wrong with that."""
 
-    __slots__ = ("headers", "is_chunked", "keeps_alive", "length", "options", "reason", "status")
+    pair: tuple[bytes, bytes]
+    line: bytes
+    frames: bool = False
+    fault: str = ""
+    length: int | None = None
+    options: frozenset[bytes] = _NO_OPTIONS
+    is_chunked: bool = False
 
-    def __init__(self, status: int, reason: bytes, headers: HeaderList, *, is_http_1_0: bool) -> None:
-        self.status = status
-        self.reason = reason
-        self.headers = headers
-        self.length: int | None = None
-        self.is_chunked = False
-        self.options: frozenset[bytes] = frozenset()
-        self.keeps_alive = not is_http_1_0
+
+class Head(msgspec.Struct):
+    """The head of an answer. `reason` may be empty; `length` is what `Content-Length` says, None without one; `options`
+    are those of `Connection`, in lower-case; `keeps_alive` tells whether the connection may go on.
+
+    One head may stand for many answers, so nothing in it is changed; `noted` is for what the one who passes it on has
+    made of it."""
+
+    status: int
+    reason: bytes
+    fields: list[Field]
+    length: int | None
+    is_chunked: bool
+    options: frozenset[bytes]
+    keeps_alive: bool
+    noted: bytes | None = None
 
     def __repr__(self) -> str:
         return f"<Head {self.status}>"
 
     @property
+    def headers(self) -> HeaderList:
+        """As they came, names in lower-case."""
+        return [field.pair for field in self.fields]
+
+    @property
     def is_bodiless(self) -> bool:
         """Whether no body follows whatever was asked and whatever the head says (RFC 9112 section 6.3)."""
         return self.status in _BODILESS
+
+
+_lines: Final[dict[bytes, Field]] = {}
+_heads: Final[dict[bytes, Head]] = {}
 
 
 class Reader(Protocol):
@@ -86,65 +115,92 @@ class Reader(Protocol):
 
 def parse_head(block: bytes) -> Head:
     """The head in `block`, which ends with its empty line. Raises BadAnswer."""
-    line, _, section = block.partition(b"\r\n")
+    head = _heads.get(block)
+    if head is None:
+        head = _parse_head(block)
+        if len(block) <= _REMEMBERED_HEAD_BYTES:
+            if len(_heads) >= _MOST_REMEMBERED_HEADS:
+                _heads.clear()
+            _heads[block] = head
+    return head
+
+
+def _parse_head(block: bytes) -> Head:
+    lines = block.split(b"\r\n")
+    parse = _parse_known_status_line if len(lines[0]) <= _REMEMBERED_LINE_BYTES else _parse_status_line
+    status, reason, is_http_1_0 = parse(lines[0])
+    fields = _parse_fields(lines[1:-2])
+    length, is_chunked, options = None, False, _NO_OPTIONS
+    for field in fields:
+        if not field.frames:
+            continue
+        if field.fault:
+            raise BadAnswer(field.fault)
+        if field.length is not None:
+            if length is not None:
+                raise BadAnswer("a repeated Content-Length")
+            length = field.length
+        elif field.is_chunked:
+            if is_chunked:
+                raise BadAnswer("a Transfer-Encoding other than chunked")
+            is_chunked = True
+        else:
+            options |= field.options
+    if is_chunked and (length is not None or is_http_1_0):
+        raise BadAnswer("Transfer-Encoding beside Content-Length, or in HTTP/1.0")
+    keeps_alive = b"close" not in options and (not is_http_1_0 or b"keep-alive" in options)
+    return Head(status, reason, fields, length, is_chunked, options, keeps_alive)
+
+
+def _parse_status_line(line: bytes) -> tuple[int, bytes, bool]:
     match = _STATUS_LINE.fullmatch(line)
     if match is None:
         raise BadAnswer("a malformed head")
     minor, status, reason = match.groups()
-    headers = _parse_fields(section)
-    head = Head(int(status), reason or b"", headers, is_http_1_0=minor == b"0")
-    for name, value in headers:
-        if name in _FRAMING:
-            _frame(head, name, value)
-    if b"close" in head.options:
-        head.keeps_alive = False
-    if head.is_chunked and (head.length is not None or minor == b"0"):
-        raise BadAnswer("Transfer-Encoding beside Content-Length, or in HTTP/1.0")
-    return head
+    return int(status), reason or b"", minor == b"0"
 
 
-def _parse_fields(section: bytes) -> HeaderList:
-    """The fields of a section that ends with its empty line, names in lower-case. Raises BadAnswer."""
-    lines = section.split(b"\r\n")
-    if section.translate(None, _TEXT_BYTES) != b"\r\n" * (len(lines) - 1):
-        raise BadAnswer("a control character, or a line that ends wrongly")
-    if len(lines) > MAX_FIELDS + 2:
+_parse_known_status_line = lru_cache(maxsize=64)(_parse_status_line)
+
+
+def _parse_fields(lines: list[bytes]) -> list[Field]:
+    """Raises BadAnswer."""
+    if len(lines) > MAX_FIELDS:
         raise BadAnswer("too many fields")
-    headers = []
-    for line in lines[:-2]:
-        name, colon, value = line.partition(b":")
-        if not colon:
-            raise BadAnswer("a line that is no field")
-        headers.append((_names.get(name) or _checked_name(name), value.strip(b" \t")))
-    return headers
+    return [_lines.get(line) or _parse_line(line) for line in lines]
 
 
-def _checked_name(name: bytes) -> bytes:
+def _parse_line(line: bytes) -> Field:
+    field = _parse_field(line)
+    if len(line) <= _REMEMBERED_LINE_BYTES:
+        if len(_lines) >= _MOST_REMEMBERED_LINES:
+            _lines.clear()
+        _lines[line] = field
+    return field
+
+
+def _parse_field(line: bytes) -> Field:
+    if line.translate(None, _TEXT_BYTES):
+        raise BadAnswer("a control character, or a line that ends wrongly")
+    name, colon, value = line.partition(b":")
+    if not colon:
+        raise BadAnswer("a line that is no field")
     if not is_token(name):
         raise BadAnswer("a field whose name is none")
-    lowered = name.lower()
-    if len(_names) < _REMEMBERED_NAMES and len(name) <= _REMEMBERED_NAME_BYTES:
-        _names[name] = lowered
-    return lowered
-
-
-@lru_cache(maxsize=64)
-def _options(value: bytes) -> frozenset[bytes]:
-    return frozenset(option.strip(b" \t") for option in value.lower().split(b","))
-
-
-def _frame(head: Head, name: bytes, value: bytes) -> None:
+    name, value = name.lower(), value.strip(b" \t")
+    pair = (name, value)
+    line = b"" if name in NOT_ANSWERED else b"%b: %b\r\n" % pair
     if name == b"connection":
-        head.options |= _options(value)
-        head.keeps_alive |= b"keep-alive" in head.options
-    elif name == b"content-length":
-        if head.length is not None or not _LENGTH.fullmatch(value):
-            raise BadAnswer("a bad or repeated Content-Length")
-        head.length = int(value)
-    else:
-        if head.is_chunked or value.lower() != b"chunked":
-            raise BadAnswer("a Transfer-Encoding other than chunked")
-        head.is_chunked = True
+        options = frozenset(option.strip(b" \t") for option in value.lower().split(b","))
+        return Field(pair, line, frames=True, options=options)
+    if name == b"content-length":
+        if _LENGTH.fullmatch(value):
+            return Field(pair, line, frames=True, length=int(value))
+        return Field(pair, line, frames=True, fault="a bad Content-Length")
+    if name == b"transfer-encoding":
+        fault = "" if value.lower() == b"chunked" else "a Transfer-Encoding other than chunked"
+        return Field(pair, line, frames=True, fault=fault, is_chunked=True)
+    return Field(pair, line)
 
 
 class AnswerParser:
@@ -298,7 +354,8 @@ class AnswerParser:
         end += 4
         if end - at > MAX_HEAD_BYTES:
             raise BadAnswer("trailers that are too long")
-        return self._finish(data, end, _parse_fields(data[at:end]))
+        lines = data[at : end - 4].split(b"\r\n")
+        return self._finish(data, end, [field.pair for field in _parse_fields(lines)])
 
     def _take(self, data: bytes, at: int) -> int:
         part = data[at : at + self._left] if at or len(data) > self._left else data

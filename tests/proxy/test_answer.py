@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatekeeper.headers import HeaderList
+from gatekeeper.proxy import answer
 from gatekeeper.proxy.answer import MAX_FIELDS, MAX_HEAD_BYTES, MAX_INFORMATIONAL, AnswerParser, BadAnswer, Head
 
 
@@ -383,3 +384,43 @@ def test_however_the_bytes_are_cut_the_result_is_the_same(data: bytes, cuts: lis
 )
 def test_no_bytes_make_it_fail_otherwise(data: bytes, start: bytes) -> None:
     read(start + data, eof=True)
+
+
+def test_what_was_read_before_is_read_alike_whatever_came_between() -> None:
+    def the_same(data: bytes) -> bool:
+        return read(data) == read(data) == read(data)
+
+    good = b"HTTP/1.1 200 OK\r\nX: 1\r\nContent-Length: 2\r\n\r\nok"
+    assert the_same(good)
+    assert the_same(good.replace(b"\r\nX", b"\r\nConnection: close\r\nX"))
+    assert the_same(good.replace(b"200", b"204").replace(b"ok", b""))
+    # Lines that are good alone, and never together.
+    for bad in (
+        good.replace(b"X: 1", b"Content-Length: 2"),
+        good.replace(b"X: 1", b"Transfer-Encoding: chunked"),
+        good.replace(b"X: 1\r\nContent-Length: 2", b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked"),
+        good.replace(b"1.1 200", b"1.0 200").replace(b"Content-Length: 2", b"Transfer-Encoding: chunked"),
+    ):
+        assert the_same(bad)
+        assert is_bad(bad)
+    assert read(good)[1:] == [b"ok", ("end", [], True)]
+
+
+def test_of_what_is_read_little_is_kept() -> None:
+    for number in range(3000):
+        filling = b"%b%d" % (b"x" * (number % 200), number)
+        read(b"HTTP/1.1 200 OK\r\nX: %b\r\nY: %b\r\nContent-Length: 2\r\n\r\nok" % (filling, b"y" * (number % 3000)))
+
+        assert len(answer._lines) <= 1024
+        assert len(answer._heads) <= 256
+    assert max(map(len, answer._lines)) <= 128
+    assert max(map(len, answer._heads)) <= 1024
+
+
+# A length in a trailer is none, and no fault: it is dropped where trailers are (RFC 9110 section 6.5.1).
+@pytest.mark.parametrize("line", [b"Content-Length: x", b"Content-Length: 5", b"Transfer-Encoding: gzip"])
+def test_trailers_frame_nothing(line: bytes) -> None:
+    name, _, value = line.partition(b": ")
+    events = read(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n" + line + b"\r\n\r\n")
+
+    assert events[1:] == [b"ok", ("end", [(name.lower(), value)], True)]
