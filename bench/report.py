@@ -41,6 +41,8 @@ and the tables show medians. There are 1,000 sessions with a token each, which t
 - **latency**: at a constant rate, timed from when a request was due, so that a stall counts for all that it delayed.
 - **interpreter**: CPython as distributions and the official images build it, with profile-guided optimisation. One
   without it, as pyenv builds by default, takes a sixth more time for a request of Gatekeeper's.
+- **heads**: a backend's heads are mostly alike within a second, and Gatekeeper reads one that it knows in no time. What
+  it costs where no head is like another stands in a table of its own.
 - **memory**: proportional set size of all processes of a peer, after each connection has had one answer.
 """
 

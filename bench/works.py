@@ -16,6 +16,7 @@ from bench.machine import all_cores
 
 IDLE_CONNECTIONS: Final = 5_000
 _MESSAGE_BYTES: Final = 64
+_POST_BYTES: Final = 300
 _WARM_UP_SHARE: Final = 3
 
 
@@ -109,6 +110,7 @@ WORKS: Final = (
     Work("varied", "Small JSON, no head like another, 32 connections", _full_load("/varied", 32)),
     Work("small512", "Small JSON, 512 connections", _full_load("/small", 512)),
     Work("download", f"Download of {LARGE_BYTES // 1000} kB, 32 connections", _full_load("/large", 32)),
+    Work("post", f"POST of {_POST_BYTES} bytes, 32 connections", _full_load("/upload", 32, _POST_BYTES)),
     Work("upload", f"Upload of {LARGE_BYTES // 1000} kB, 32 connections", _full_load("/upload", 32, LARGE_BYTES)),
     Work(
         "latency",

@@ -193,6 +193,7 @@ class Carriage:
                 plan.identity_of(means.engine.identity, self._claims, self.session_id),
                 self._record.request_id.encode(),
                 plan.after,
+                self._exchange.body,
             )
         )
         self._sent_at = time.perf_counter()
@@ -270,7 +271,8 @@ class Carriage:
 
     def on_failure(self, error: Failure, *, untouched: bool) -> None:
         self._connection = None
-        if untouched and not self._retried and self._exchange.head.method in RETRIED_METHODS:
+        head = self._exchange.head
+        if untouched and not self._retried and head.method in RETRIED_METHODS and head.length == 0:
             self._retried = True
             self._connecting = asyncio.get_running_loop().create_task(self._connect(fresh=True))
         else:

@@ -1,7 +1,7 @@
 """Plain requests, straight through: from the client's connection to the backend's and back, by callbacks alone.
 
-Most requests of most APIs have no body, a token that was found good before, and a session that lives. Such a one needs
-its verdict and the hop, and for neither a task or an ASGI message:
+Most requests of most APIs have no body or one that comes along with the head, a token that was found good before, and a
+session that lives. Such a one needs its verdict and the hop, and for neither a task or an ASGI message:
 
     front → Shortcut → Gate.recognised → SessionStore.send_for ─ touched → Connection → Carriage → front
 
@@ -33,7 +33,7 @@ _UNPLAIN_HEADERS: Final = frozenset({b"te", b"upgrade", b"expect", b"x-http-meth
 
 
 class Shortcut:
-    """Called with every request without a body: True where it is carried from here."""
+    """Called with every request that came as one: True where it is carried from here."""
 
     def __init__(
         self, engine: Engine, app: GatekeeperMiddleware, upstream: NativeUpstream, own_headers: frozenset[bytes]
@@ -77,8 +77,8 @@ class Shortcut:
 
     def _made_plan(self, exchange: Exchange) -> Plan | None:
         engine, scope = self._engine, exchange.scope
-        headers = exchange.head.headers
-        if not _UNPLAIN_HEADERS.isdisjoint([name for name, _ in headers]):
+        headers, length = exchange.head.headers, exchange.head.length
+        if length is None or not _UNPLAIN_HEADERS.isdisjoint([name for name, _ in headers]):
             return None
         token = engine.gate.token_of(headers)
         if token is None:
@@ -89,7 +89,7 @@ class Shortcut:
         kept.append((REQUEST_ID, b""))
         passed = request_headers(kept, arrival(scope, engine.trusted), self._own_headers)
         try:
-            lines = outgoing("GET", b"/", passed, authority=self._upstream.authority, has_body=False).head
+            lines = outgoing("GET", b"/", passed, authority=self._upstream.authority, has_body=length > 0).head
         except RequestNotForwardable:
             return None
         before, _, after = lines.partition(_REQUEST_ID_LINE)

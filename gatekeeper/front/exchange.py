@@ -239,6 +239,11 @@ class Exchange:
         """Has the application answer, or `app`."""
         self._connection.run(self, app)
 
+    @property
+    def body(self) -> bytes:
+        """Of a request that came as one, for whoever carries it."""
+        return b"".join(self._parts)
+
     # The client's side
 
     def feed(self, part: bytes, *, last: bool, trailers: HeaderList) -> None:

@@ -216,7 +216,7 @@ class FrontProtocol(asyncio.Protocol):
             elif not exchange.waits_for_permission:
                 self._deadline.set(self._limits.body_timeout)
             self._exchange = exchange
-        if not (length == 0 and self._shortcut(exchange)):
+        if not (self._phase is _ANSWER and self._shortcut(exchange)):
             self.run(exchange)
 
     def _read_body(self, data: bytes, exchange: Exchange | None = None) -> None:
@@ -434,7 +434,7 @@ def protocol(
     left: Left = _nothing,
 ) -> type[asyncio.Protocol]:
     """The protocol class for `uvicorn.Config(http=…)`. `overloaded` is called for each connection over the limit, which
-    is reset as it comes. `shortcut` is asked first about every request without a body: True where it answers by itself
+    is reset as it comes. `shortcut` is asked first about every request that came whole: True where it answers by itself
     (`Exchange.carry`), False where the application is to. `left` is told the task of an application whose client is
     gone."""
 

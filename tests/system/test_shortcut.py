@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import random
 import re
 import signal
 import time
@@ -211,14 +212,29 @@ def unchunked(told: bytes) -> bytes:
 _numbers = iter(range(1, 10**9))
 
 
-async def seen(gate: Gate, backend: Backend, lines: list[str], version: str = "1.1", id_lines: bool = True) -> Seen:
-    """A request of its own connection. Its id, and what tells one moment from another, are masked."""
+async def seen(
+    gate: Gate,
+    backend: Backend,
+    lines: list[str],
+    version: str = "1.1",
+    *,
+    id_lines: bool = True,
+    body: bytes = b"",
+    apart: bool = False,
+) -> Seen:
+    """A request of its own connection, its body along with the head or `apart`. Its id, and what tells one moment from
+    another, are masked."""
     number = f"id-{next(_numbers)}-{time.monotonic_ns()}"
     before = len(backend.raw)
     head = [lines[0] + f" HTTP/{version}", "Host: api.example", *lines[1:], "Connection: close"]
     head += [f"X-Request-Id: {number}"] * id_lines
     async with raw_client(gate.url) as client:
-        await client.send("\r\n".join([*head, "", ""]).encode())
+        sent = "\r\n".join([*head, "", ""]).encode()
+        if apart:
+            await client.send(sent)
+            await asyncio.sleep(0.05)
+            sent = b""
+        await client.send(sent + body)
         told = await to_the_end(client)
     if not id_lines:
         number = re.search(rb"x-request-id: (\S+)", told)[1].decode()  # type: ignore[index]
@@ -232,19 +248,27 @@ async def seen(gate: Gate, backend: Backend, lines: list[str], version: str = "1
     return Seen(unchunked(told), reached, line)
 
 
-async def alike(gates: Gates, backend: Backend, lines: list[str], *, version: str = "1.1", strict: bool = True) -> Seen:
+async def alike(
+    gates: Gates,
+    backend: Backend,
+    lines: list[str],
+    *,
+    version: str = "1.1",
+    strict: bool = True,
+    body: bytes = b"",
+) -> Seen:
     """What a request looks like, whichever way it goes. `{token}` is a token that is new to the first."""
     lines = [line.replace("{token}", token(someone(), roles=["a", "b"])) for line in lines]
     gates.native.taken.clear()
-    first = await seen(gates.native, backend, lines, version)
-    second = await seen(gates.native, backend, lines, version)
+    first = await seen(gates.native, backend, lines, version, body=body)
+    second = await seen(gates.native, backend, lines, version, body=body)
     assert gates.native.taken == [False, True]
     assert second == first
     # Their ids make all of these sections of headers new. Without, the second is one that is known already.
     for _ in range(2):
-        assert await seen(gates.native, backend, lines, version, id_lines=False) == first
+        assert await seen(gates.native, backend, lines, version, body=body, id_lines=False) == first
     assert gates.native.taken == [False, True, True, True]
-    third = await seen(gates.httpx, backend, lines, version)
+    third = await seen(gates.httpx, backend, lines, version, body=body)
     if strict:
         assert third == first
     return second
@@ -304,6 +328,61 @@ async def test_a_backend_is_told_the_same(gates: Gates, answers: Backend, lines:
         assert gates.native.taken == [False, plain]
         (request,) = second.reached
         assert len(request.get_all(b"x-request-id")) == len(request.get_all(b"x-user-id")) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "size", "version"),
+    [
+        ("POST", "/length", 1, "1.1"),
+        ("POST", "/chunked", 300, "1.1"),
+        ("PUT", "/204", 4096, "1.1"),
+        ("PATCH", "/404", 300, "1.0"),
+        ("DELETE", "/hops", 300, "1.1"),
+        ("GET", "/length", 300, "1.1"),
+        ("PROPFIND", "/close", 60_000, "1.1"),
+        ("POST", "/cut-length", 300, "1.1"),
+        ("POST", "/bad", 300, "1.1"),
+    ],
+)
+async def test_a_body_that_comes_along_goes_along(
+    gates: Gates, answers: Backend, method: str, path: str, size: int, version: str
+) -> None:
+    body = random.Random(size).randbytes(size)
+    lines = [f"{method} {path}", BEARER, f"Content-Length: {size}", "Content-Type: application/octet-stream"]
+    got = await alike(gates, answers, lines, version=version, body=body)
+    (request,) = got.reached
+    assert request.body == body
+    assert request.get_all(b"content-length") == [b"%d" % size]
+    # In pieces it goes the other way, and is the same.
+    gates.native.taken.clear()
+    mine = [line.replace("{token}", token(someone(), roles=["a", "b"])) for line in lines]
+    apart = [await seen(gates.native, answers, mine, version, body=body, apart=apart) for apart in (True, False, True)]
+    assert apart[0] == apart[1] == apart[2]
+    assert gates.native.taken == [True]
+
+
+@pytest.mark.parametrize("line", ["Transfer-Encoding: chunked", "Expect: 100-continue"])
+async def test_other_bodies_go_the_other_way(gates: Gates, answers: Backend, line: str) -> None:
+    chunked = line.startswith("Transfer")
+    lines = ["POST /length", f"Authorization: Bearer {token(someone())}", line]
+    lines += [] if chunked else ["Content-Length: 3"]
+    body = b"3\r\nabc\r\n0\r\n\r\n" if chunked else b"abc"
+    gates.native.taken.clear()
+    first, second = [await seen(gates.native, answers, lines, body=body) for _ in range(2)]
+    assert first == second
+    assert first.line["status"] == 200
+    assert not any(gates.native.taken)
+    assert [request.body for request in [*first.reached, *second.reached]] == [body, body]
+
+
+async def test_a_body_over_the_limit_is_refused_before_anybody_is_asked(answers: Backend, store: Store) -> None:
+    lines = ["POST /length", f"Authorization: Bearer {token(someone())}"]
+    with gate_before(answers.url, store, max_body="1000") as gate:
+        for size, status in ((1000, 200), (1000, 200), (1001, 413)):
+            got = await seen(gate, answers, [*lines, f"Content-Length: {size}"], body=b"x" * size)
+            assert got.line["status"] == status
+            assert [request.body for request in got.reached] == [b"x" * size] * (status == 200)
+        assert gate.taken == [False, True]
 
 
 async def test_without_an_id_one_is_made(gates: Gates, answers: Backend) -> None:
@@ -465,6 +544,15 @@ async def test_only_what_may_be_repeated_is_sent_once_more(store: Store, method:
             assert (await afetch(gate.url, method, target, [mine, *length])).status == status
             assert gate.taken[-1]
             assert len(backend.raw) - before == times
+        # With a body, it is not known to be one that may be repeated.
+        assert (await afetch(gate.url, "GET", "/", [mine])).status == 200
+        before = len(backend.raw)
+        async with raw_client(gate.url) as client:
+            head = f"{method} / HTTP/1.1\r\nHost: a\r\n{': '.join(mine)}\r\nContent-Length: 3\r\nConnection: close"
+            await client.send(f"{head}\r\n\r\nabc".encode())
+            assert (await to_the_end(client)).startswith(b"HTTP/1.1 502 ")
+        assert gate.taken[-1]
+        assert len(backend.raw) - before == 1
 
 
 @pytest.mark.parametrize("path", ["/silent", "/length"])
@@ -539,7 +627,7 @@ async def test_pipelined_requests_are_answered_in_their_order(gates: Gates, answ
         told = await to_the_end(client)
     statuses = [int(each) for each in re.findall(rb"HTTP/1.1 (\d+) ", told)]
     assert statuses == [200, 404, 200, 304, 200, 200] * 20 + [200, 200]
-    assert gates.native.taken == [True] * 121
+    assert gates.native.taken == [True] * 122
     assert told.endswith(b"to the end\r\n0\r\n\r\n")
 
 
