@@ -87,7 +87,7 @@ NOT_ADMINISTRATORS: list[tuple[str, dict[str, Any] | None, int, str]] = [
     ("an administrator of elsewhere", {"roles": ["admin"], "aud": "elsewhere"}, 401, "token_invalid"),
     ("an administrator of nowhere", {"roles": ["admin"], "aud": ...}, 401, "token_invalid"),
     ("an administrator's refresh token", {"roles": ["admin"], "typ": "refresh"}, 401, "token_invalid"),
-    ("an administrator of tomorrow", {"roles": ["admin"], "nbf": int(time.time()) + 600}, 401, "token_invalid"),
+    ("an administrator of tomorrow", {"roles": ["admin"], "nbf": int(time.time()) + 86_400}, 401, "token_invalid"),
 ]
 
 

@@ -69,7 +69,7 @@ async def native(answer: bytes | Script = OK, *, read_bodies: bool = True, **set
         finally:
             await upstream.aclose()
         assert "0 open, 0 idle, 0 waiting" in repr(upstream)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while sockets() > before or asyncio.all_tasks() - tasks:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)
 
