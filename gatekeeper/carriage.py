@@ -37,7 +37,6 @@ from gatekeeper_middleware.streams import LEFT_SECONDS, is_of_events, last_event
 _log = logging.getLogger("gatekeeper")
 
 _REQUEST_ID: Final = REQUEST_ID + b": "
-_NAMING_NOTHING: Final = frozenset({b"keep-alive"})
 
 
 class InternalError(GatekeeperError):
@@ -256,7 +255,7 @@ class Carriage:
         record.upstream_seconds = time.perf_counter() - self._sent_at
         record.status, record.bytes_out = head.status, len(body)
         if head.noted is None:
-            head.noted = _opening(head)
+            head.noted = opening(head.status, head.reason, response_headers(head.headers, head.status)) + _REQUEST_ID
         self._finish()
         exchange.send_whole(head.noted, b"%b\r\n" % record.request_id.encode(), body)
 
@@ -387,12 +386,3 @@ class Carriage:
             exchange = self._exchange
             self._finish()
             exchange.break_off()
-
-
-def _opening(head: Head) -> bytes:
-    """What a client is given of the head of a whole answer, up to the request id."""
-    if head.options <= _NAMING_NOTHING:
-        lines = [field.line for field in head.fields]
-    else:
-        lines = [b"%b: %b\r\n" % pair for pair in response_headers(head.headers, head.status)]
-    return opening(head.status, head.reason, lines) + _REQUEST_ID

@@ -33,7 +33,7 @@ _UNPLAIN_HEADERS: Final = frozenset({b"te", b"upgrade", b"expect", b"x-http-meth
 
 
 class Shortcut:
-    """Called with every request that came as one: True where it is carried from here."""
+    """Called with every request that came whole: True where it is carried from here."""
 
     def __init__(
         self, engine: Engine, app: GatekeeperMiddleware, upstream: NativeUpstream, own_headers: frozenset[bytes]

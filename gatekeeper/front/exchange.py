@@ -53,9 +53,9 @@ def _first_line(status: int, reason: bytes | None) -> bytes:
     return status_line(status, reason)
 
 
-def opening(status: int, reason: bytes, lines: Iterable[bytes]) -> bytes:
-    """The status line, and header lines of a head that was read strictly, for `Exchange.send_whole`."""
-    return b"".join((_first_line(status, reason), *lines))
+def opening(status: int, reason: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The beginning of an answer whose head was read strictly, for `Exchange.send_whole`."""
+    return b"".join((_first_line(status, reason), *[b"%b: %b\r\n" % pair for pair in headers]))
 
 
 class Carrier(Protocol):
@@ -241,7 +241,7 @@ class Exchange:
 
     @property
     def body(self) -> bytes:
-        """Of a request that came as one, for whoever carries it."""
+        """Of a request that came whole, for whoever carries it."""
         return b"".join(self._parts)
 
     # The client's side

@@ -10,12 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 
 from gatekeeper.headers import HeaderList, is_token
-from gatekeeper.proxy.headers import NOT_ANSWERED
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 """Of one head, and of the trailers."""
@@ -35,48 +34,35 @@ _NO_OPTIONS: Final[frozenset[bytes]] = frozenset()
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[\t ]*;" + _TEXT + rb")?")
 
+_FRAMING: Final = frozenset({b"connection", b"content-length", b"transfer-encoding"})
 _BODILESS: Final = frozenset({204, 304})
 
 # A backend says most lines again and again, and under load whole heads, whose date is the same for a second. What was
-# found good of these is kept, a megabyte at most; all of it goes when there is no more room, for what comes again is
-# soon there again.
-_MOST_REMEMBERED_LINES: Final = 1024
-_REMEMBERED_LINE_BYTES: Final = 128
-_MOST_REMEMBERED_HEADS: Final = 256
-_REMEMBERED_HEAD_BYTES: Final = 1024
+# found good is kept, a few megabytes at most; all of it goes when there is no more room, for what comes again is soon
+# there again.
+_MOST_REMEMBERED: Final = 512
+_REMEMBERED_BYTES: Final = 1024
+_fields: Final[dict[bytes, tuple[bytes, bytes]]] = {}
+_heads: Final[dict[bytes, Head]] = {}
+_T = TypeVar("_T")
 
 
 class BadAnswer(Exception):
     """These bytes are not an answer, or could be read in two ways. The text quotes nothing of them."""
 
 
-class Field(msgspec.Struct, frozen=True):
-    """A line of a head or of trailers. `pair` is its name, in lower-case, and its value; `line` is both as clients get
-    them, empty for what stops here. Of a head it may frame the body: by the `length`, the `options` of `Connection`, or
-    chunks; `fault` is what is wrong with that."""
-
-    pair: tuple[bytes, bytes]
-    line: bytes
-    frames: bool = False
-    fault: str = ""
-    length: int | None = None
-    options: frozenset[bytes] = _NO_OPTIONS
-    is_chunked: bool = False
-
-
 class Head(msgspec.Struct):
-    """The head of an answer. `reason` may be empty; `length` is what `Content-Length` says, None without one; `options`
-    are those of `Connection`, in lower-case; `keeps_alive` tells whether the connection may go on.
+    """The head of an answer. `headers` are as they came, names in lower-case; `reason` may be empty; `length` is what
+    `Content-Length` says, None without one; `keeps_alive` tells whether the connection may go on.
 
     One head may stand for many answers, so nothing in it is changed; `noted` is for what the one who passes it on has
     made of it."""
 
     status: int
     reason: bytes
-    fields: list[Field]
+    headers: HeaderList
     length: int | None
     is_chunked: bool
-    options: frozenset[bytes]
     keeps_alive: bool
     noted: bytes | None = None
 
@@ -84,18 +70,9 @@ class Head(msgspec.Struct):
         return f"<Head {self.status}>"
 
     @property
-    def headers(self) -> HeaderList:
-        """As they came, names in lower-case."""
-        return [field.pair for field in self.fields]
-
-    @property
     def is_bodiless(self) -> bool:
         """Whether no body follows whatever was asked and whatever the head says (RFC 9112 section 6.3)."""
         return self.status in _BODILESS
-
-
-_lines: Final[dict[bytes, Field]] = {}
-_heads: Final[dict[bytes, Head]] = {}
 
 
 class Reader(Protocol):
@@ -115,71 +92,49 @@ class Reader(Protocol):
 
 def parse_head(block: bytes) -> Head:
     """The head in `block`, which ends with its empty line. Raises BadAnswer."""
-    head = _heads.get(block)
-    if head is None:
-        head = _parse_head(block)
-        if len(block) <= _REMEMBERED_HEAD_BYTES:
-            if len(_heads) >= _MOST_REMEMBERED_HEADS:
-                _heads.clear()
-            _heads[block] = head
-    return head
+    return _heads.get(block) or _remembered(_heads, block, _parse_head(block))
 
 
 def _parse_head(block: bytes) -> Head:
     lines = block.split(b"\r\n")
-    parse = _parse_known_status_line if len(lines[0]) <= _REMEMBERED_LINE_BYTES else _parse_status_line
-    status, reason, is_http_1_0 = parse(lines[0])
-    fields = _parse_fields(lines[1:-2])
-    length, is_chunked, options = None, False, _NO_OPTIONS
-    for field in fields:
-        if not field.frames:
-            continue
-        if field.fault:
-            raise BadAnswer(field.fault)
-        if field.length is not None:
-            if length is not None:
-                raise BadAnswer("a repeated Content-Length")
-            length = field.length
-        elif field.is_chunked:
-            if is_chunked:
-                raise BadAnswer("a Transfer-Encoding other than chunked")
-            is_chunked = True
-        else:
-            options |= field.options
-    if is_chunked and (length is not None or is_http_1_0):
-        raise BadAnswer("Transfer-Encoding beside Content-Length, or in HTTP/1.0")
-    keeps_alive = b"close" not in options and (not is_http_1_0 or b"keep-alive" in options)
-    return Head(status, reason, fields, length, is_chunked, options, keeps_alive)
-
-
-def _parse_status_line(line: bytes) -> tuple[int, bytes, bool]:
-    match = _STATUS_LINE.fullmatch(line)
+    match = _STATUS_LINE.fullmatch(lines[0])
     if match is None:
         raise BadAnswer("a malformed head")
     minor, status, reason = match.groups()
-    return int(status), reason or b"", minor == b"0"
+    headers = _parse_fields(lines[1:-2])
+    length, is_chunked, options = None, False, _NO_OPTIONS
+    for name, value in headers:
+        if name not in _FRAMING:
+            continue
+        if name == b"connection":
+            options |= _options(value)
+        elif name == b"content-length":
+            if length is not None or not _LENGTH.fullmatch(value):
+                raise BadAnswer("a bad or repeated Content-Length")
+            length = int(value)
+        else:
+            if is_chunked or value.lower() != b"chunked":
+                raise BadAnswer("a Transfer-Encoding other than chunked")
+            is_chunked = True
+    if is_chunked and (length is not None or minor == b"0"):
+        raise BadAnswer("Transfer-Encoding beside Content-Length, or in HTTP/1.0")
+    keeps_alive = b"close" not in options and (minor == b"1" or b"keep-alive" in options)
+    return Head(int(status), reason or b"", headers, length, is_chunked, keeps_alive)
 
 
-_parse_known_status_line = lru_cache(maxsize=64)(_parse_status_line)
+@lru_cache(maxsize=64)
+def _options(value: bytes) -> frozenset[bytes]:
+    return frozenset(option.strip(b" \t") for option in value.lower().split(b","))
 
 
-def _parse_fields(lines: list[bytes]) -> list[Field]:
-    """Raises BadAnswer."""
+def _parse_fields(lines: list[bytes]) -> HeaderList:
+    """Names in lower-case. Raises BadAnswer."""
     if len(lines) > MAX_FIELDS:
         raise BadAnswer("too many fields")
-    return [_lines.get(line) or _parse_line(line) for line in lines]
+    return [_fields.get(line) or _remembered(_fields, line, _parse_field(line)) for line in lines]
 
 
-def _parse_line(line: bytes) -> Field:
-    field = _parse_field(line)
-    if len(line) <= _REMEMBERED_LINE_BYTES:
-        if len(_lines) >= _MOST_REMEMBERED_LINES:
-            _lines.clear()
-        _lines[line] = field
-    return field
-
-
-def _parse_field(line: bytes) -> Field:
+def _parse_field(line: bytes) -> tuple[bytes, bytes]:
     if line.translate(None, _TEXT_BYTES):
         raise BadAnswer("a control character, or a line that ends wrongly")
     name, colon, value = line.partition(b":")
@@ -187,20 +142,16 @@ def _parse_field(line: bytes) -> Field:
         raise BadAnswer("a line that is no field")
     if not is_token(name):
         raise BadAnswer("a field whose name is none")
-    name, value = name.lower(), value.strip(b" \t")
-    pair = (name, value)
-    line = b"" if name in NOT_ANSWERED else b"%b: %b\r\n" % pair
-    if name == b"connection":
-        options = frozenset(option.strip(b" \t") for option in value.lower().split(b","))
-        return Field(pair, line, frames=True, options=options)
-    if name == b"content-length":
-        if _LENGTH.fullmatch(value):
-            return Field(pair, line, frames=True, length=int(value))
-        return Field(pair, line, frames=True, fault="a bad Content-Length")
-    if name == b"transfer-encoding":
-        fault = "" if value.lower() == b"chunked" else "a Transfer-Encoding other than chunked"
-        return Field(pair, line, frames=True, fault=fault, is_chunked=True)
-    return Field(pair, line)
+    return name.lower(), value.strip(b" \t")
+
+
+def _remembered(memory: dict[bytes, _T], text: bytes, read: _T) -> _T:
+    """`read`, which `text` was found to be, kept for the next time."""
+    if len(text) <= _REMEMBERED_BYTES:
+        if len(memory) >= _MOST_REMEMBERED:
+            memory.clear()
+        memory[text] = read
+    return read
 
 
 class AnswerParser:
@@ -354,8 +305,7 @@ class AnswerParser:
         end += 4
         if end - at > MAX_HEAD_BYTES:
             raise BadAnswer("trailers that are too long")
-        lines = data[at : end - 4].split(b"\r\n")
-        return self._finish(data, end, [field.pair for field in _parse_fields(lines)])
+        return self._finish(data, end, _parse_fields(data[at : end - 4].split(b"\r\n")))
 
     def _take(self, data: bytes, at: int) -> int:
         part = data[at : at + self._left] if at or len(data) > self._left else data

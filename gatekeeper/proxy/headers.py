@@ -30,8 +30,7 @@ _HOP_BY_HOP: Final = frozenset(
     }
 )
 
-NOT_ANSWERED: Final = _HOP_BY_HOP | {REQUEST_ID}
-"""What of an answer stops here, whatever its `Connection` says."""
+_NOT_ANSWERED: Final = _HOP_BY_HOP | {REQUEST_ID}
 
 _FORWARDED_PREFIX: Final = b"x-forwarded-"
 _FORWARDED_FOR: Final = b"x-forwarded-for"
@@ -127,7 +126,7 @@ def response_headers(headers: Headers, status: int) -> HeaderList:
     `Transfer-Encoding` (RFC 9112 section 6.3), and from 204 and 304: the first must not have one (RFC 9110 section
     8.6), and with the second ASGI servers wait for a body that never comes. Interim answers have none either.
     """
-    kept = [pair for pair in headers if pair[0] not in NOT_ANSWERED]
+    kept = [pair for pair in headers if pair[0] not in _NOT_ANSWERED]
     connection, unsized = [], status < 200 or status in (204, 304)
     if len(kept) != len(headers):
         connection = get_all(headers, b"connection")
