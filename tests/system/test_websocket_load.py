@@ -101,7 +101,8 @@ class Gate:
     async def is_left_alone(self, sockets: int) -> None:
         """Returns when nothing of any WebSocket is left."""
         open_now, in_flight = "gatekeeper_websockets_open", "gatekeeper_http_requests_in_flight"
-        await asyncio.to_thread(eventually, lambda: self.sidecar.metric(open_now) == 0)
+        # What a client has sent by the million is read to its end before its leaving is seen.
+        await asyncio.to_thread(eventually, lambda: self.sidecar.metric(open_now) == 0, seconds=60)
         await asyncio.to_thread(eventually, lambda: self.sidecar.metric(in_flight) == 0)
         await asyncio.to_thread(eventually, lambda: self.sockets <= sockets)
 
