@@ -22,9 +22,9 @@ import redis
 import uvloop
 
 from gatekeeper.models import Claims, Client
-from gatekeeper.sessions.connection import Scripts
-from gatekeeper.sessions.slots import Rules, Slots
+from gatekeeper.sessions.keys import Rules, Slots
 from gatekeeper.sessions.store import SessionStore
+from gatekeeper.store.client import Scripts
 
 CALLERS: Final = 256
 PIPELINE: Final = 128

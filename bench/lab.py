@@ -16,7 +16,7 @@ import redis
 from bench import tools
 from bench.lineup import BY_NAME, Peer, Place, fill
 from bench.machine import Cores, DidNotStart, Process, free_port, other_cores, proxy_cores, running
-from gatekeeper.embedded import server_binary
+from gatekeeper.store.embedded import server_binary
 
 SESSIONS: Final = 1_000
 LARGE_BYTES: Final = 100_000

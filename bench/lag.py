@@ -18,7 +18,7 @@ from typing import Final
 import uvloop
 
 from bench.constant_rate import ticking
-from gatekeeper import server
+from gatekeeper import serve as server
 from gatekeeper.settings import Settings, load
 
 _TICK_SECONDS: Final = 0.001

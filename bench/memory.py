@@ -23,13 +23,13 @@ from typing import Any, Final
 
 import redis
 
-from gatekeeper.embedded import server_binary
 from gatekeeper.models import Claims, Client
-from gatekeeper.sessions.connection import Scripts
-from gatekeeper.sessions.slots import Rules, Slots
+from gatekeeper.sessions.keys import Rules, Slots
 from gatekeeper.sessions.store import SessionStore
+from gatekeeper.store.client import Scripts
+from gatekeeper.store.embedded import server_binary
 
-# 120 bytes. Few common ones take more in a record: a model repeats nothing (gatekeeper/sessions/agents.py).
+# 120 bytes. Few common ones take more in a record: a model repeats nothing (gatekeeper/sessions/user_agents.py).
 _AGENT: Final = (
     "Mozilla/5.0 (Linux; Android 12; moto g(50)) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 "
     "Mobile Safari/537.36"

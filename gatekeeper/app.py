@@ -16,15 +16,15 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from gatekeeper.engine import Engine
-from gatekeeper.front import Exchange, no_shortcut
-from gatekeeper.headers import REQUEST_ID
-from gatekeeper.ops import Health, Scrape
-from gatekeeper.proxy.http import Proxy
-from gatekeeper.proxy.native import NativeUpstream
-from gatekeeper.proxy.over_httpx import HttpxUpstream
+from gatekeeper.forward.http import Proxy
+from gatekeeper.forward.plan import Shortcut
+from gatekeeper.http.headers import REQUEST_ID
+from gatekeeper.runtime import Engine
+from gatekeeper.server import Exchange, no_shortcut
 from gatekeeper.settings import Settings
-from gatekeeper.shortcut import Shortcut
+from gatekeeper.telemetry.health import Health, Scrape
+from gatekeeper.upstream.http1_client import NativeUpstream
+from gatekeeper.upstream.httpx_client import HttpxUpstream
 from gatekeeper_middleware import GatekeeperMiddleware
 
 

@@ -18,7 +18,7 @@ from gatekeeper import __version__
 from gatekeeper.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gatekeeper.sessions.trail import AuditEvent, Trail
+    from gatekeeper.sessions.audit import AuditEvent, Trail
 
 app = typer.Typer(
     name="gatekeeper",
@@ -63,7 +63,7 @@ def root(
 @app.command()
 def serve() -> None:
     """Stand in front of GATEKEEPER_UPSTREAM_URL."""
-    from gatekeeper.server import run
+    from gatekeeper.serve import run
     from gatekeeper.settings import load
 
     raise typer.Exit(run(load(require_upstream=True)))
@@ -96,7 +96,7 @@ def check(
     ] = None,
 ) -> None:
     """All problems and warnings of the settings; every path that Gatekeeper claims."""
-    from gatekeeper.checks import run
+    from gatekeeper.cli_check import run
 
     raise typer.Exit(asyncio.run(run(online=online, token_file=token)))
 
@@ -222,7 +222,7 @@ def _milliseconds(option: str, text: str) -> int:
 
 def _with_trail(work: Callable[[Trail], Awaitable[None]]) -> None:
     """Does `work` with the audit trail in the configured store."""
-    from gatekeeper.compose import open_store
+    from gatekeeper.build import open_store
     from gatekeeper.settings import load
 
     async def run() -> None:
@@ -244,7 +244,7 @@ def _with_trail(work: Callable[[Trail], Awaitable[None]]) -> None:
 
 def _with_manager(work: Any) -> Any:
     """What `work` returns, given a manager over the configured store."""
-    from gatekeeper.compose import build
+    from gatekeeper.build import build
     from gatekeeper.settings import load
 
     async def run() -> Any:
@@ -260,8 +260,8 @@ def _with_manager(work: Any) -> Any:
 
 def _run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     """What `work` returns. A store that does not answer is told in one line, exit code 1."""
-    from gatekeeper.embedded import EmbeddedStoreFailed
     from gatekeeper.errors import StoreUnavailable
+    from gatekeeper.store.embedded import EmbeddedStoreFailed
 
     try:
         return asyncio.run(work())

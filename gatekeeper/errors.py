@@ -12,7 +12,7 @@ from typing import ClassVar, Final
 
 # What a call of the store fails of. `refused` is an error reply about this call alone, `protocol` an answer that is not
 # ours, `schema` says that its sessions are in another format, `open` is a call that was not made because the store is
-# known to be away (`sessions/breaker.py`).
+# known to be away (`store/breaker.py`).
 STORE_FAULTS: Final = (
     "timeout",
     "connection",
@@ -100,7 +100,7 @@ class KeysUnavailable(GatekeeperError):
 
 
 class TooManySignatures(KeysUnavailable):
-    """More tokens wait to be verified than can be in good time (`tokens/turns.py`)."""
+    """More tokens wait to be verified than can be in good time (`tokens/verify_queue.py`)."""
 
     reason = Reason.RATE_LIMITED
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from gatekeeper.errors import Reason
-from gatekeeper.headers import Headers
+from gatekeeper.http.headers import Headers
 
 
 class EndReason(StrEnum):
@@ -134,3 +134,16 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     more_tokens: bool = False
     degraded: bool = False
     why: str = ""
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """A refusal, or a fault, on its way to the client. `detail` overrides the reason's own text."""
+
+    reason: Reason
+    detail: str = ""
+    end_reason: EndReason | None = None
+    retry_after_seconds: int | None = None
+
+    @property
+    def text(self) -> str:
+        return self.detail or self.reason.detail

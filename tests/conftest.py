@@ -15,10 +15,10 @@ import pytest
 import redis
 from hypothesis import settings
 
-from gatekeeper.embedded import server_binary
-from gatekeeper.sessions.connection import Scripts
-from gatekeeper.sessions.slots import Rules, Slots
+from gatekeeper.sessions.keys import Rules, Slots
 from gatekeeper.sessions.store import SessionStore
+from gatekeeper.store.client import Scripts
+from gatekeeper.store.embedded import server_binary
 
 _START_SECONDS = 15.0
 # Where most tests start sidecars, backends or the command, try thousands of steps, or wait for time to pass.
@@ -26,7 +26,7 @@ _SLOW = frozenset(
     {
         *("system", "faults", "test_cli.py", "test_cli_audit.py", "test_differential.py"),
         *("test_store_law.py", "test_sign_in_law.py", "test_login_check_faults.py"),
-        *("test_websocket.py", "test_departures.py", "test_streams.py"),
+        *("test_websocket.py", "test_departures.py", "test_session_end.py"),
     }
 )
 # `make check` takes this one.

@@ -26,9 +26,9 @@ from urllib.parse import urlsplit
 
 import uvicorn
 
-from gatekeeper.front import Answer as RefusalAnswer
-from gatekeeper.front import Limits, Refusal, protocol
-from gatekeeper.websocket_front import WebSocketFront
+from gatekeeper.server import Answer as RefusalAnswer
+from gatekeeper.server import Limits, Refusal, protocol
+from gatekeeper.server.websocket import WebSocketFront
 
 _BACKENDS = Path(__file__).parent / "backends"
 _START_SECONDS = 30.0

@@ -141,7 +141,7 @@ def test_tail_shows_the_newest_and_follows(gate: Gate, store: Store) -> None:
 
 def test_the_lines_in_the_log_are_no_matter_of_its_level() -> None:
     code = (
-        "import logging; from gatekeeper.logs import configure; configure(as_json=True, level='critical');"
+        "import logging; from gatekeeper.telemetry.logs import configure; configure(as_json=True, level='critical');"
         "logging.getLogger('gatekeeper.audit').info('audit'); logging.getLogger('gatekeeper').error('other')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

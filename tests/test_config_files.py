@@ -23,7 +23,7 @@ from gatekeeper.dialects import DIALECTS
 from gatekeeper.settings import Settings, load
 from gatekeeper.settings.model import Settings as Model
 from gatekeeper.settings.source import settings_of
-from gatekeeper.telemetry import Metrics
+from gatekeeper.telemetry.metrics import Metrics
 
 _ROOT = Path(__file__).parent.parent
 _DOCUMENTS = ("README.md", "docs/dialects.md", "docs/operations.md", "docs/python.md", "docs/security.md")

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from gatekeeper.app import create_app
-from gatekeeper.compose import build
+from gatekeeper.build import build
 from gatekeeper.demo.backend import Backend
 from gatekeeper.dialects import DIALECTS
 from gatekeeper.settings import load

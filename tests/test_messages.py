@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatekeeper.dialects import DIALECTS, base
-from gatekeeper.dialects.base import Answer, Operation, Problem, Wording
+from gatekeeper.dialects.base import Answer, Operation, Wording
 from gatekeeper.dialects.router import Bound, Router
 from gatekeeper.errors import Reason
+from gatekeeper.http.paths import PathTable
 from gatekeeper.messages import CATALOGUES, LANGUAGES, accepted, known, translate
-from gatekeeper.models import Claims, Client, Device, EndReason, Location, Session
-from gatekeeper.paths import PathTable
+from gatekeeper.models import Claims, Client, Device, EndReason, Location, Problem, Session
 from tests.contracts.answers import TABLE
 
 ROOT = Path(__file__).parent.parent

@@ -11,7 +11,7 @@ import pytest
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from gatekeeper.compose import build
+from gatekeeper.build import build
 from gatekeeper.dialects import DIALECTS
 from gatekeeper.dialects.router import OPENAPI_PATH
 from gatekeeper.settings import load

@@ -86,8 +86,8 @@ def test_the_wheel_brings_its_licence_and_its_command(wheel: Path, names: list[s
 def test_the_middleware_loads_no_server_and_no_proxy(unpacked: Path) -> None:
     code = (
         "import sys, gatekeeper_middleware as m; "
-        "unwanted = ('uvicorn', 'uvloop', 'gatekeeper.proxy', 'gatekeeper.server', 'gatekeeper.app', 'gatekeeper.cli', "
-        "'gatekeeper.demo'); "
+        "unwanted = ('uvicorn', 'uvloop', 'gatekeeper.forward', 'gatekeeper.serve', 'gatekeeper.app', "
+        "'gatekeeper.cli', 'gatekeeper.demo'); "
         "print(m.__file__, [name for name in unwanted if name in sys.modules])"
     )
     assert _python(code, path=unpacked) == f"{unpacked / 'gatekeeper_middleware' / '__init__.py'} []"

@@ -13,9 +13,9 @@ import uvloop
 
 from gatekeeper.demo.backend import Backend
 from gatekeeper.dialects import DIALECTS
-from gatekeeper.embedded import EmbeddedStoreFailed
-from gatekeeper.server import CannotListen, address_of, bind, configure_logs, serve, serving
+from gatekeeper.serve import CannotListen, address_of, bind, configure_logs, serve, serving
 from gatekeeper.settings import ListenAddress, Settings, load
+from gatekeeper.store.embedded import EmbeddedStoreFailed
 
 _PORTS_TO_TRY: Final = 50
 

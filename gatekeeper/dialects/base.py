@@ -17,21 +17,8 @@ import msgspec
 
 from gatekeeper.errors import Reason
 from gatekeeper.messages import translate
-from gatekeeper.models import Claims, Client, EndReason
+from gatekeeper.models import Claims, Client, EndReason, Problem
 from gatekeeper.sessions.manager import Manager
-
-
-class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """A refusal, or a fault, on its way to the client. `detail` overrides the reason's own text."""
-
-    reason: Reason
-    detail: str = ""
-    end_reason: EndReason | None = None
-    retry_after_seconds: int | None = None
-
-    @property
-    def text(self) -> str:
-        return self.detail or self.reason.detail
 
 
 class Wording(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,20 +8,9 @@ from typing import Final
 
 import msgspec
 
-from gatekeeper.dialects.base import (
-    ENDS_ALL,
-    LISTS,
-    NOT_FOUND,
-    Answer,
-    Call,
-    Operation,
-    Problem,
-    Wording,
-    instant,
-    session_id,
-)
+from gatekeeper.dialects.base import ENDS_ALL, LISTS, NOT_FOUND, Answer, Call, Operation, Wording, instant, session_id
 from gatekeeper.errors import Reason
-from gatekeeper.models import Session
+from gatekeeper.models import Problem, Session
 
 name: Final = "django"
 _FAMILIES: Final = ("/api/v1/auth/users/me/sessions", "/api/v1/users/me/sessions")

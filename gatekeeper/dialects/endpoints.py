@@ -1,5 +1,5 @@
 """What Gatekeeper serves beside the session APIs, each switched on by settings: logins where it issues tokens, the
-standards of `provider.py`, and the key set. A table, as a dialect's is: paths, shapes, and how errors are worded."""
+standards of `auth/oauth.py`, and the key set. A table, as a dialect's is: paths, shapes, and how errors are worded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 from gatekeeper.dialects import fastapi, oauth
 from gatekeeper.dialects.base import Dialect
 from gatekeeper.errors import Reason
-from gatekeeper.paths import Pattern, Route, compile_pattern
+from gatekeeper.http.paths import Pattern, Route, compile_pattern
 
 
 class Serves(Enum):

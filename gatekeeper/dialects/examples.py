@@ -11,9 +11,9 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from gatekeeper.dialects.base import Answer, Call, Dialect, Operation, Problem, Wording
+from gatekeeper.dialects.base import Answer, Call, Dialect, Operation, Wording
 from gatekeeper.errors import Reason
-from gatekeeper.models import Claims, Client, Device, EndReason, Location, Session
+from gatekeeper.models import Claims, Client, Device, EndReason, Location, Problem, Session
 from gatekeeper.sessions.manager import Manager
 
 _SECOND: Final = 1_000_000

@@ -9,20 +9,9 @@ from typing import Final
 
 import msgspec
 
-from gatekeeper.dialects.base import (
-    ENDS_ALL,
-    LISTS,
-    NOT_FOUND,
-    Answer,
-    Call,
-    Operation,
-    Problem,
-    Wording,
-    instant,
-    session_id,
-)
+from gatekeeper.dialects.base import ENDS_ALL, LISTS, NOT_FOUND, Answer, Call, Operation, Wording, instant, session_id
 from gatekeeper.errors import Reason
-from gatekeeper.models import Session
+from gatekeeper.models import Problem, Session
 
 name: Final = "express"
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")

@@ -12,12 +12,11 @@ from gatekeeper.dialects.base import (
     DetailAndCode,
     Needs,
     Operation,
-    Problem,
     detail_and_code,
     instant,
     user_number,
 )
-from gatekeeper.models import Session
+from gatekeeper.models import Problem, Session
 
 name: Final = "fastapi"
 Error: Final = DetailAndCode

@@ -15,14 +15,13 @@ from gatekeeper.dialects.base import (
     DetailAndCode,
     Needs,
     Operation,
-    Problem,
     detail_and_code,
     instant,
     session_id,
     user_number,
 )
 from gatekeeper.errors import Reason
-from gatekeeper.models import Session
+from gatekeeper.models import Problem, Session
 
 name: Final = "mockstream"
 Error: Final = DetailAndCode

@@ -6,8 +6,9 @@ from typing import Final
 
 import msgspec
 
-from gatekeeper.dialects.base import Operation, Problem, Wording
+from gatekeeper.dialects.base import Operation, Wording
 from gatekeeper.errors import Reason
+from gatekeeper.models import Problem
 
 name: Final = "oauth"
 operations: Final[tuple[Operation, ...]] = ()

@@ -7,10 +7,11 @@ from typing import Any, Final
 
 import msgspec
 
-from gatekeeper.dialects.base import Problem, Wording
+from gatekeeper.dialects.base import Wording
 from gatekeeper.dialects.endpoints import UNKNOWN_CLIENT, Endpoint, Serves
 from gatekeeper.dialects.openapi import headers_of, renamed, schema_of
 from gatekeeper.errors import Reason
+from gatekeeper.models import Problem
 
 _TAG: Final = "tokens"
 _SHARED: Final = (Reason.INTERNAL_ERROR, Reason.STORE_UNAVAILABLE, Reason.KEYS_UNAVAILABLE)

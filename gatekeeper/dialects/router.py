@@ -9,13 +9,13 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 
 from gatekeeper.dialects import DIALECTS
-from gatekeeper.dialects.base import Answer, Call, Dialect, Needs, Operation, Problem, Wording
+from gatekeeper.dialects.base import Answer, Call, Dialect, Needs, Operation, Wording
 from gatekeeper.dialects.endpoints import Endpoint
 from gatekeeper.dialects.openapi import document
 from gatekeeper.dialects.openapi_endpoints import add_endpoints
 from gatekeeper.errors import Reason
-from gatekeeper.models import Claims, Client
-from gatekeeper.paths import Route
+from gatekeeper.http.paths import Route
+from gatekeeper.models import Claims, Client, Problem
 from gatekeeper.sessions.events import Acting
 from gatekeeper.sessions.manager import Manager
 

@@ -14,13 +14,12 @@ from gatekeeper.dialects.base import (
     Call,
     DetailAndCode,
     Operation,
-    Problem,
     detail_and_code,
     instant,
     session_id,
 )
 from gatekeeper.errors import Reason
-from gatekeeper.models import Location, Session
+from gatekeeper.models import Location, Problem, Session
 
 name: Final = "users_me"
 Error: Final = DetailAndCode

@@ -8,8 +8,8 @@ import msgspec
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import Claims
-from gatekeeper.sessions.breaker import AT_ONCE, Breaker
-from gatekeeper.sessions.ended import Ended, Over
+from gatekeeper.sessions.revoked_cache import Ended, Over
+from gatekeeper.store.breaker import AT_ONCE, Breaker
 
 # A call that the store refused, and an answer that is not ours, are no outage: what is wrong there could be this very
 # session.

@@ -9,10 +9,10 @@ from __future__ import annotations
 import msgspec
 
 from gatekeeper.models import Claims, Client, EndReason, Session
+from gatekeeper.sessions.audit import Action, Trail
 from gatekeeper.sessions.events import SYSTEM, Acting, Actor, Event, Events
+from gatekeeper.sessions.open_streams import ends_itself
 from gatekeeper.sessions.store import SessionStore
-from gatekeeper.sessions.streams import ends_itself
-from gatekeeper.sessions.trail import Action, Trail
 
 
 class Manager:

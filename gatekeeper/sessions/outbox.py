@@ -21,9 +21,9 @@ from typing import Any, Final
 import msgspec
 
 from gatekeeper.errors import StoreUnavailable
-from gatekeeper.sessions.connection import Scripts
+from gatekeeper.sessions.audit import AuditEvent, Trail, happened
 from gatekeeper.sessions.events import SYSTEM, Acting, Actor, Event, Events
-from gatekeeper.sessions.trail import AuditEvent, Trail, happened
+from gatekeeper.store.client import Scripts
 
 _log = logging.getLogger("gatekeeper.audit")
 

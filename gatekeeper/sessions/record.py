@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from gatekeeper.models import EndReason, Location, Session
-from gatekeeper.sessions import agents
+from gatekeeper.sessions import user_agents as agents
 from gatekeeper.sessions.device import device_of
 
 

@@ -11,14 +11,14 @@ from typing import Any, Final, Literal
 import msgspec
 
 from gatekeeper.models import Claims, Client, EndReason
-from gatekeeper.sessions.connection import load_script
 from gatekeeper.sessions.events import SYSTEM, Acting
-from gatekeeper.sessions.slots import Slots, microseconds, new_id
+from gatekeeper.sessions.keys import Slots, microseconds, new_id
+from gatekeeper.sessions.scripts import load
 
-LOGIN: Final = load_script("audit", "common", "upkeep", "opening", "arguments", "login", durable=True)
-REFRESHED: Final = load_script("audit", "common", "upkeep", "opening", "arguments", "refreshed", durable=True)
-LINK: Final = load_script("audit", "common", "upkeep", "link")
-ROTATE: Final = load_script("audit", "common", "upkeep", "opening", "rotate", durable=True)
+LOGIN: Final = load("audit", "common", "upkeep", "opening", "arguments", "login", durable=True)
+REFRESHED: Final = load("audit", "common", "upkeep", "opening", "arguments", "refreshed", durable=True)
+LINK: Final = load("audit", "common", "upkeep", "link")
+ROTATE: Final = load("audit", "common", "upkeep", "opening", "rotate", durable=True)
 
 
 class RefreshToken(msgspec.Struct, frozen=True):

@@ -14,25 +14,26 @@ import msgspec
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import Claims, Client, EndReason, Session
-from gatekeeper.sessions.connection import Prepared, load_script
+from gatekeeper.sessions.audit import Trail
 from gatekeeper.sessions.events import SYSTEM, Acting
+from gatekeeper.sessions.keys import Slots, microseconds, new_id
 from gatekeeper.sessions.record import session_of
-from gatekeeper.sessions.slots import Slots, microseconds, new_id
-from gatekeeper.sessions.trail import Trail
-from gatekeeper.sessions.wire import Reply
+from gatekeeper.sessions.scripts import load
+from gatekeeper.store.client import Prepared
+from gatekeeper.store.connection import Reply
 
-CHECK: Final = load_script("audit", "common", "check", "upkeep", "opening", "adopt")
+CHECK: Final = load("audit", "common", "check", "upkeep", "opening", "adopt")
 # The same, with what an opening needs.
 OPEN: Final = msgspec.structs.replace(CHECK, durable=True)
-LIST: Final = load_script("audit", "common", "upkeep", "list")
-END: Final = load_script("audit", "common", "upkeep", "end", durable=True)
-END_ALL: Final = load_script("audit", "common", "upkeep", "end_all", durable=True)
-LOGOUT: Final = load_script("audit", "common", "upkeep", "logout", durable=True)
-CLEAN_UP: Final = load_script("audit", "common", "upkeep", "clean_up")
-END_SID: Final = load_script("audit", "common", "upkeep", "end_sid", durable=True)
-FIND: Final = load_script("audit", "common", "upkeep", "find")
-STREAMS: Final = load_script("audit", "common", "upkeep", "streams")
-ENFORCE: Final = load_script("audit", "common", "upkeep", "opening", "enforce", durable=True)
+LIST: Final = load("audit", "common", "upkeep", "list")
+END: Final = load("audit", "common", "upkeep", "end", durable=True)
+END_ALL: Final = load("audit", "common", "upkeep", "end_all", durable=True)
+LOGOUT: Final = load("audit", "common", "upkeep", "logout", durable=True)
+CLEAN_UP: Final = load("audit", "common", "upkeep", "clean_up")
+END_SID: Final = load("audit", "common", "upkeep", "end_sid", durable=True)
+FIND: Final = load("audit", "common", "upkeep", "find")
+STREAMS: Final = load("audit", "common", "upkeep", "streams")
+ENFORCE: Final = load("audit", "common", "upkeep", "opening", "enforce", durable=True)
 
 Word = Literal["touched", "opened", "ended", "unknown", "full", "absent", "lost"]
 

@@ -21,7 +21,7 @@ import brotli
 import msgspec
 
 from gatekeeper.errors import TokenRejected
-from gatekeeper.headers import Headers
+from gatekeeper.http.headers import Headers
 from gatekeeper.tokens import jws
 
 # Contract, section 5: before and after inflating.

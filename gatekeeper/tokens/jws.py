@@ -17,7 +17,7 @@ import msgspec
 from gatekeeper.errors import TokenRejected
 from gatekeeper.tokens import strict_json
 from gatekeeper.tokens.keys import Keys
-from gatekeeper.tokens.turns import Turns
+from gatekeeper.tokens.verify_queue import Turns
 
 # nginx and Apache end a header line at 8 KiB, so no token in use is longer; all later work is bounded by this.
 MAX_TOKEN_BYTES = 8192

@@ -13,8 +13,8 @@ from gatekeeper.tokens import jws, strict_json
 from gatekeeper.tokens.claims import LOGOUT_EVENT, check_addressee, identifier, times_of, user_of
 from gatekeeper.tokens.key_material import check_algorithms
 from gatekeeper.tokens.keys import Keys
-from gatekeeper.tokens.turns import Turns
 from gatekeeper.tokens.verifier import MAX_LEEWAY_SECONDS
+from gatekeeper.tokens.verify_queue import Turns
 
 EVENT = LOGOUT_EVENT
 # Section 2.4 wants the first; providers older than its typing write the second or none. Never an access token's.

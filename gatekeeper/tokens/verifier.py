@@ -19,7 +19,7 @@ from gatekeeper.tokens import jws
 from gatekeeper.tokens.claims import ClaimRules, Times
 from gatekeeper.tokens.key_material import check_algorithms
 from gatekeeper.tokens.keys import Keys
-from gatekeeper.tokens.turns import Turns
+from gatekeeper.tokens.verify_queue import Turns
 
 # Contract, section 2.
 MAX_LEEWAY_SECONDS = 300.0

@@ -10,17 +10,17 @@ from functools import cached_property
 from typing import Any
 
 from gatekeeper import messages
-from gatekeeper.engine import Engine
+from gatekeeper.auth.gate import Facts
+from gatekeeper.auth.observed_sign_in import Visit
 from gatekeeper.errors import GatekeeperError, TokenRejected
-from gatekeeper.gate import Facts
 from gatekeeper.models import Client
-from gatekeeper.observing import Visit
+from gatekeeper.runtime import Engine
 from gatekeeper.sessions.events import Acting
 from gatekeeper.sessions.manager import Manager
 from gatekeeper.tokens.claims import user_of
 from gatekeeper.tokens.credentials import Credentials
-from gatekeeper_middleware.faults import unavailable
-from gatekeeper_middleware.scope import ENGINE, Incoming, Scope, read
+from gatekeeper.web.request import ENGINE, Incoming, Scope, read
+from gatekeeper_middleware.errors import unavailable
 
 _NOBODY = Client(ip_address="", user_agent="")
 

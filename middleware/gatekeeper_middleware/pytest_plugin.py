@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import pytest
 import pytest_asyncio
 
-from gatekeeper.compose import build
-from gatekeeper.engine import Engine
+from gatekeeper.build import build
+from gatekeeper.runtime import Engine
+from gatekeeper.web.pipeline import Settings, load
 from gatekeeper_middleware.caller import user_id
-from gatekeeper_middleware.middleware import Settings, load
 from gatekeeper_middleware.schemas import SessionInfo, User
 from gatekeeper_middleware.services import SessionService, claims_of, issuing_of
 

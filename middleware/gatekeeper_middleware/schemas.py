@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from gatekeeper.dialects.base import user_number
 from gatekeeper.models import EndReason, Session
-from gatekeeper_middleware.scope import CurrentSession
+from gatekeeper.web.request import CurrentSession
 
 # Dataclasses, not structs: FastAPI encodes and documents them.
 

@@ -15,19 +15,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from gatekeeper.dialects.base import Problem
-from gatekeeper.engine import Engine
+from gatekeeper.auth.issued_sign_in import Issuing, Pair
+from gatekeeper.auth.observed_sign_in import Who
 from gatekeeper.errors import Reason, TokenRejected
-from gatekeeper.issuing import Issuing, Pair
-from gatekeeper.models import Session, Verdict
-from gatekeeper.observing import Who
+from gatekeeper.models import Problem, Session, Verdict
+from gatekeeper.runtime import Engine
 from gatekeeper.sessions.manager import Manager
 from gatekeeper.tokens.claims import unverified_reference
 from gatekeeper.tokens.jws import unverified_payload
+from gatekeeper.web.request import CurrentSession
 from gatekeeper_middleware.caller import Caller, engine_of, known_id, roles_of, scope_of, user_id
-from gatekeeper_middleware.faults import AuthenticationError, ServiceUnavailable, refused
+from gatekeeper_middleware.errors import AuthenticationError, ServiceUnavailable, refused
 from gatekeeper_middleware.schemas import SessionInfo
-from gatekeeper_middleware.scope import CurrentSession
 
 __all__ = [
     "AuthenticationError",

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 
-from gatekeeper.compose import build
+from gatekeeper.build import build
 from gatekeeper.dialects.router import Router
-from gatekeeper.paths import PathTable
+from gatekeeper.http.paths import PathTable
 from gatekeeper.sessions.manager import Manager
 from gatekeeper.settings import load
 from gatekeeper_middleware import GatekeeperMiddleware

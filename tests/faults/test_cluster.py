@@ -11,12 +11,12 @@ import redis
 from msgspec import structs
 from redis.crc import key_slot
 
-from gatekeeper.embedded import server_binary
 from gatekeeper.errors import StoreUnavailable
-from gatekeeper.sessions.address import open_client
-from gatekeeper.sessions.connection import Scripts
-from gatekeeper.sessions.slots import Slots
+from gatekeeper.sessions.keys import Slots
 from gatekeeper.sessions.store import SessionStore
+from gatekeeper.store.address import open_client
+from gatekeeper.store.client import Scripts
+from gatekeeper.store.embedded import server_binary
 from tests.conftest import RULES
 from tests.faults.topologies import Node, Sharded, sharded, until
 from tests.faults.traffic import traffic

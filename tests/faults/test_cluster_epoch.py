@@ -11,11 +11,11 @@ from functools import partial
 import pytest
 from redis.crc import key_slot
 
-from gatekeeper.embedded import server_binary
 from gatekeeper.errors import StoreUnavailable
-from gatekeeper.sessions.breaker import Breaker
-from gatekeeper.sessions.connection import Scripts
-from gatekeeper.sessions.epoch import Epoch
+from gatekeeper.store.breaker import Breaker
+from gatekeeper.store.client import Scripts
+from gatekeeper.store.embedded import server_binary
+from gatekeeper.store.epoch import Epoch
 from tests.faults.test_cluster import move
 from tests.faults.topologies import SLOTS, Node, Sharded, sharded, until
 from tests.system.sidecar import Backend, Sidecar, World, eventually, sidecar, someone, token

@@ -8,13 +8,13 @@ from functools import partial
 
 import pytest
 
-from gatekeeper.embedded import server_binary
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
-from gatekeeper.sessions.address import open_client
-from gatekeeper.sessions.connection import Scripts
-from gatekeeper.sessions.slots import Slots
+from gatekeeper.sessions.keys import Slots
 from gatekeeper.sessions.store import SessionStore
+from gatekeeper.store.address import open_client
+from gatekeeper.store.client import Scripts
+from gatekeeper.store.embedded import server_binary
 from tests.conftest import RULES
 from tests.faults.topologies import Watched, until, watched
 from tests.faults.traffic import CLIENT, traffic

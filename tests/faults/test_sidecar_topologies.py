@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gatekeeper.embedded import server_binary
+from gatekeeper.store.embedded import server_binary
 from tests.faults.topologies import Sharded, Watched, sharded, watched
 from tests.system.sidecar import Backend, World, command, eventually, sidecar, someone, token
 

@@ -15,8 +15,8 @@ from redis.crc import key_slot
 from redis.exceptions import RedisClusterException
 
 from gatekeeper.errors import StoreUnavailable
-from gatekeeper.sessions.address import open_client
-from gatekeeper.sessions.connection import Scripts
+from gatekeeper.store.address import open_client
+from gatekeeper.store.client import Scripts
 from tests.faults.certificates import certify
 from tests.faults.topologies import Over, Sharded, Watched, sharded, until, watched
 from tests.faults.traffic import traffic

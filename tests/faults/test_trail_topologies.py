@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from gatekeeper.embedded import server_binary
 from gatekeeper.models import EndReason
-from gatekeeper.sessions.connection import Scripts
+from gatekeeper.sessions.audit import AuditEvent
+from gatekeeper.sessions.keys import Slots
 from gatekeeper.sessions.outbox import MIRROR
-from gatekeeper.sessions.slots import Slots
 from gatekeeper.sessions.store import SessionStore
-from gatekeeper.sessions.trail import AuditEvent
+from gatekeeper.store.client import Scripts
+from gatekeeper.store.embedded import server_binary
 from tests.conftest import RULES
 from tests.faults.topologies import Sharded, Watched, sharded, watched
 from tests.faults.traffic import CLIENT

@@ -11,9 +11,9 @@ from typing import Any
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import Client
-from gatekeeper.sessions.connection import Scripts
-from gatekeeper.sessions.slots import Rules, Slots
+from gatekeeper.sessions.keys import Rules, Slots
 from gatekeeper.sessions.store import SessionStore
+from gatekeeper.store.client import Scripts
 from tests.conftest import RULES
 from tests.sessions.by_hand import token
 

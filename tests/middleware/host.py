@@ -13,11 +13,11 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from gatekeeper.app import create_app
-from gatekeeper.compose import build
-from gatekeeper.front import protocol
-from gatekeeper.refusals import Refusals
-from gatekeeper.server import limits
+from gatekeeper.build import build
+from gatekeeper.serve import limits
+from gatekeeper.server import protocol
 from gatekeeper.settings import Settings, load
+from gatekeeper.web.front_errors import Refusals
 from gatekeeper_middleware import GatekeeperMiddleware
 from tests.servers import serve_asgi
 from tests.system.sidecar import Backend, Reached, Store, World, environment

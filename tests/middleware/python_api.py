@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
-from gatekeeper.compose import build
-from gatekeeper.engine import Engine
+from gatekeeper.build import build
+from gatekeeper.runtime import Engine
 from gatekeeper.settings import load
-from gatekeeper_middleware.faults import AuthenticationError
+from gatekeeper_middleware.errors import AuthenticationError
 from tests.middleware.host import environ_for
 from tests.system.sidecar import Store
 

@@ -13,9 +13,10 @@ import pytest
 from fastapi import Depends
 from starlette.responses import JSONResponse
 
-from gatekeeper.engine import Engine
 from gatekeeper.models import EndReason
+from gatekeeper.runtime import Engine
 from gatekeeper_middleware import GatekeeperMiddleware
+from gatekeeper_middleware.errors import AuthenticationError, Fault, answer_fault
 from gatekeeper_middleware.fastapi import (
     User,
     current_active_user,
@@ -32,7 +33,6 @@ from gatekeeper_middleware.fastapi import (
     token_service,
     use_users,
 )
-from gatekeeper_middleware.faults import AuthenticationError, Fault, answer_fault
 from gatekeeper_middleware.services import (
     SessionService,
     TokenService,

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from gatekeeper.engine import Engine
 from gatekeeper.errors import ConfigError
+from gatekeeper.runtime import Engine
 from gatekeeper.settings import load
-from gatekeeper_middleware.faults import AuthenticationError
+from gatekeeper_middleware.errors import AuthenticationError
 from gatekeeper_middleware.services import SessionService, TokenService, extract_jti_from_token
 from tests.middleware.python_api import ISSUES, refused, running
 from tests.system.sidecar import Store, environment, someone, token
@@ -256,7 +256,7 @@ def test_the_services_need_no_fastapi_and_nothing_needs_a_server() -> None:
     code = (
         "import sys; sys.modules['fastapi'] = None; import gatekeeper_middleware.services; del sys.modules['fastapi']; "
         "import gatekeeper_middleware.fastapi, gatekeeper_middleware.pytest_plugin; "
-        "unwanted = ('uvicorn', 'uvloop', 'gatekeeper.proxy', 'gatekeeper.server', 'gatekeeper.app'); "
+        "unwanted = ('uvicorn', 'uvloop', 'gatekeeper.forward', 'gatekeeper.serve', 'gatekeeper.app'); "
         "print([name for name in unwanted if name in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -12,11 +12,11 @@ import msgspec
 import redis
 
 from gatekeeper.models import Claims, Client, EndReason, Session
-from gatekeeper.sessions.connection import Scripts
-from gatekeeper.sessions.lane import Lane
 from gatekeeper.sessions.sign_ins import RefreshToken, Rotation, SignedIn, SignIns, Successor
 from gatekeeper.sessions.store import SessionStore
-from gatekeeper.sessions.wire import Call, Wire
+from gatekeeper.store.client import Scripts
+from gatekeeper.store.connection import Call, Wire
+from gatekeeper.store.queue import Lane
 
 CHROME = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gatekeeper.embedded import server_binary
+from gatekeeper.store.embedded import server_binary
 from tests.conftest import store_process
 from tests.machine import need
 from tests.sessions.by_hand import Hand

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from gatekeeper.models import Client, EndReason, Location
-from gatekeeper.sessions.agents import packed
-from gatekeeper.sessions.slots import Rules, Slots
+from gatekeeper.sessions.keys import Rules, Slots
 from gatekeeper.sessions.store import SessionStore
+from gatekeeper.sessions.user_agents import packed
 from tests.conftest import RULES
 from tests.sessions.by_hand import CHROME, CLIENT, Hand, Noting, token
 

@@ -12,9 +12,9 @@ import pytest
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
-from gatekeeper.sessions.connection import Scripts
+from gatekeeper.sessions.keys import Slots
 from gatekeeper.sessions.sign_ins import RefreshToken, Rotation, SignIns, Successor
-from gatekeeper.sessions.slots import Slots
+from gatekeeper.store.client import Scripts
 from gatekeeper.tokens.issuer import digest, new_refresh_token, seal, unseal
 from tests.conftest import RULES, MakeStore
 from tests.sessions.by_hand import CLIENT, DAY, HOUR, Door, Hand, Noting, token

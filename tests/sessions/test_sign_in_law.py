@@ -24,10 +24,10 @@ from hypothesis.stateful import (
 )
 
 from gatekeeper.models import Claims, EndReason
-from gatekeeper.sessions.connection import Scripts
+from gatekeeper.sessions.keys import Policy, Slots
 from gatekeeper.sessions.sign_ins import RefreshToken, SignedIn, SignIns, Successor
-from gatekeeper.sessions.slots import Policy, Slots
 from gatekeeper.sessions.store import SessionStore
+from gatekeeper.store.client import Scripts
 from tests.sessions.by_hand import CLIENT, Hand, token
 from tests.sessions.test_store_law import msgspec_replace, replace_claims
 

@@ -12,10 +12,10 @@ import pytest
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
-from gatekeeper.sessions.connection import Scripts
+from gatekeeper.sessions.keys import Policy, Rules, Slots
 from gatekeeper.sessions.sign_ins import RefreshToken, SignIns, Successor
-from gatekeeper.sessions.slots import Policy, Rules, Slots
 from gatekeeper.sessions.store import SessionStore
+from gatekeeper.store.client import Scripts
 from gatekeeper.tokens.issuer import digest
 from tests.conftest import RULES, MakeStore
 from tests.sessions.by_hand import CHROME, CLIENT, DAY, HOUR, Door, Hand, Noting, token

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
-from gatekeeper.sessions.connection import Scripts
-from gatekeeper.sessions.slots import Slots
+from gatekeeper.sessions.keys import Slots
 from gatekeeper.sessions.store import SessionStore
+from gatekeeper.store.client import Scripts
 from tests.conftest import RULES, MakeStore
 from tests.sessions.by_hand import CLIENT, HOUR, Hand, token
 

@@ -24,9 +24,9 @@ from hypothesis.stateful import (
 )
 
 from gatekeeper.models import Claims, EndReason
-from gatekeeper.sessions.connection import Scripts
-from gatekeeper.sessions.slots import Policy, Rules, Slots
+from gatekeeper.sessions.keys import Policy, Rules, Slots
 from gatekeeper.sessions.store import SessionStore
+from gatekeeper.store.client import Scripts
 from tests.conftest import RULES
 from tests.sessions.by_hand import CLIENT, Hand, token
 

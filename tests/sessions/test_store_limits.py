@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from gatekeeper.models import EndReason
-from gatekeeper.sessions.slots import Policy
+from gatekeeper.sessions.keys import Policy
 from gatekeeper.sessions.store import SessionStore
 from tests.conftest import MakeStore
 from tests.sessions.by_hand import CLIENT, DAY, HOUR, Hand, token

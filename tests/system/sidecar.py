@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Self
 
 import redis
 
-from gatekeeper.embedded import server_binary
+from gatekeeper.store.embedded import server_binary
 from tests.servers import Answer, RawConnection, RawRequest, RecordingBackend, Script, fetch
 from tests.tokens import forge
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from tests.proxy import sockets
+from tests.forward import sockets
 from tests.servers import RawConnection, RawRequest
 from tests.system.sidecar import bearer, hello
 

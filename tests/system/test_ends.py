@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import store_process
+from tests.forward.sockets import TEXT, Closed
 from tests.machine import need
-from tests.proxy.sockets import TEXT, Closed
 from tests.servers import afetch
 from tests.system.sidecar import (
     Backend,

@@ -18,15 +18,15 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from gatekeeper.app import create_app
-from gatekeeper.compose import build
-from gatekeeper.engine import Engine
-from gatekeeper.front import protocol
-from gatekeeper.refusals import Refusals
-from gatekeeper.server import limits
+from gatekeeper.build import build
+from gatekeeper.runtime import Engine
+from gatekeeper.serve import limits
+from gatekeeper.server import protocol
+from gatekeeper.server.websocket import websockets
 from gatekeeper.settings import load
-from gatekeeper.telemetry import AccessLog
-from gatekeeper.tokens.turns import Turns
-from gatekeeper.websocket_front import websockets
+from gatekeeper.telemetry.metrics import AccessLog
+from gatekeeper.tokens.verify_queue import Turns
+from gatekeeper.web.front_errors import Refusals
 from tests.servers import Answer, RawClient, afetch, fetch, raw_client, serve_asgi
 from tests.system.sidecar import (
     Backend,

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.front.house import answer
+from tests.server.house import answer
 from tests.servers import RawClient, raw_client
 from tests.system.sidecar import Backend, Sidecar, Store, bearer, eventually, sidecar, someone, token
 

@@ -9,7 +9,7 @@ import json
 
 import pytest
 
-from tests.front.house import answer
+from tests.server.house import answer
 from tests.servers import RawConnection, RawRequest, raw_client
 from tests.system.sidecar import Backend, Sidecar, Store, bearer, sidecar, someone, token
 

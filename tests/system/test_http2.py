@@ -14,9 +14,9 @@ from typing import NamedTuple
 import pytest
 
 from tests.machine import need
-from tests.proxy.test_upstream import self_signed
 from tests.servers import fetch
 from tests.system.sidecar import Backend, Sidecar, bearer, eventually, sidecar, someone, token
+from tests.upstream.test_upstream import self_signed
 
 pytestmark = pytest.mark.slow
 

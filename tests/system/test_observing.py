@@ -1,7 +1,7 @@
 """Logins, refreshes and logouts of a backend that issues its own tokens, watched by the whole sidecar: what clients get
 to the byte and when they get it, what is written down, many at once, and the store or the keys away.
 
-The rules themselves are in `tests/middleware/test_observing.py`: they need no process.
+The rules themselves are in `tests/web/test_observed_sign_in.py`: they need no process.
 """
 
 from __future__ import annotations

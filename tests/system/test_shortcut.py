@@ -20,13 +20,13 @@ import pytest
 from prometheus_client import generate_latest
 
 from gatekeeper.app import create_app
-from gatekeeper.compose import build
-from gatekeeper.engine import Engine
-from gatekeeper.front import Exchange, protocol
-from gatekeeper.refusals import Refusals
-from gatekeeper.server import limits
+from gatekeeper.build import build
+from gatekeeper.runtime import Engine
+from gatekeeper.serve import limits
+from gatekeeper.server import Exchange, protocol
 from gatekeeper.settings import load
-from gatekeeper.telemetry import AccessLog
+from gatekeeper.telemetry.metrics import AccessLog
+from gatekeeper.web.front_errors import Refusals
 from tests.servers import RawClient, RawConnection, RawRequest, afetch, raw_client, serve_asgi
 from tests.system.sidecar import (
     Backend,

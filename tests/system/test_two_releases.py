@@ -13,8 +13,8 @@ import pytest
 import redis
 
 import gatekeeper
-from gatekeeper.sessions.epoch import SCHEMA
 from gatekeeper.sessions.store import CHECK
+from gatekeeper.store.epoch import SCHEMA
 from tests.system.sidecar import (
     Backend,
     Sidecar,
@@ -31,7 +31,7 @@ from tests.system.sidecar import (
 
 _SCRIPT = "gatekeeper/sessions/scripts/audit.lua"
 _REMARK = "-- another build\n"
-_EPOCH = "gatekeeper/sessions/epoch.py"
+_EPOCH = "gatekeeper/store/epoch.py"
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.proxy.sockets import (
+from tests.forward.sockets import (
     BINARY,
     CLOSE,
     CONT,
@@ -149,7 +149,7 @@ def _texts() -> Cases:
 
 def _closes() -> Cases:
     # Without 1014, and from 5000 on: there wsproto is of another opinion than everybody else. Without 1002 and 1007:
-    # sent by a backend that is not at fault, they pass (`tests/proxy/test_websocket.py`).
+    # sent by a backend that is not at fault, they pass (`tests/forward/test_websocket.py`).
     codes = [
         0,
         1,

@@ -16,20 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from gatekeeper.proxy.websocket_backend import MAX_MESSAGE_BYTES
-from tests.proxy.sockets import (
-    BINARY,
-    CLOSE,
-    CONT,
-    DROPPED,
-    PING,
-    TEXT,
-    Peer,
-    Upgraded,
-    close_payload,
-    frame,
-    opened,
-)
+from gatekeeper.upstream.websocket import MAX_MESSAGE_BYTES
+from tests.forward.sockets import BINARY, CLOSE, CONT, DROPPED, PING, TEXT, Peer, Upgraded, close_payload, frame, opened
 from tests.servers import fetch
 from tests.system.sidecar import Sidecar, Store, bearer, eventually, sidecar, someone, token
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from gatekeeper.auth.oauth import Clients
 from gatekeeper.errors import TokenRejected
-from gatekeeper.provider import Clients
 from gatekeeper.tokens.keys import StaticKeys
 from tests.tokens import forge
 

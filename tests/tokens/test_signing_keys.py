@@ -22,7 +22,7 @@ from gatekeeper.tokens import jws
 from gatekeeper.tokens.issuer import SigningKeys
 from gatekeeper.tokens.keys import StaticKeys, parse_key_set
 from gatekeeper.tokens.signing_keys import thumbprint
-from gatekeeper.tokens.turns import Turns
+from gatekeeper.tokens.verify_queue import Turns
 from tests.tokens import forge
 
 PUBLIC = ["RS256", "ES256", "ES384", "ES512", "EdDSA"]

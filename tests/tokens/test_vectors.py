@@ -14,7 +14,7 @@ from gatekeeper.errors import KeysUnavailable, TokenRejected
 from gatekeeper.tokens import jws
 from gatekeeper.tokens.key_material import HMAC_ALGORITHMS, PUBLIC_KEY_ALGORITHMS
 from gatekeeper.tokens.keys import JwksKeys, Keys, StaticKeys, VerificationKey
-from gatekeeper.tokens.turns import Turns
+from gatekeeper.tokens.verify_queue import Turns
 from tests.tokens import forge
 
 VECTORS = Path(__file__).parents[1] / "vectors"

@@ -33,7 +33,7 @@ local sessions, index, not_before = KEYS[1], KEYS[2], KEYS[3]
 
 -- The fields of a record, by position. `TOKEN_EXPIRES_AT` is the latest of all access tokens seen, leeway included, and
 -- `REFRESH_EXPIRES_AT` of all refresh tokens, 0 without any. `REFERENCE`, `JTI` and `REFRESH` are those of the newest.
--- Five more say who opened the session, and no script asks: address, user agent (bytes: sessions/agents.py), client
+-- Five more say who opened the session, and no script asks: address, user agent (bytes: sessions/user_agents.py), client
 -- hints, city, country.
 local CREATED_AT, EXPIRES_AT, TOKEN_EXPIRES_AT, EXEMPT = 1, 2, 3, 4
 local ENDED_AT, END_REASON, HIDDEN, LAST_ACTIVITY, REFRESH_EXPIRES_AT = 5, 6, 7, 8, 9

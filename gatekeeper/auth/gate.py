@@ -1,0 +1,224 @@
+"""The gate: facts of a request → verdict. Token source, verifier, store, in this order, each asked at most once.
+
+A refusal is a value. An exception means that nothing could be found out (`StoreUnavailable`, `KeysUnavailable`); it is
+never a reason to let a request pass, and never told to a client as "not signed in".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from gatekeeper.errors import Reason, StoreUnavailable, TokenRejected
+from gatekeeper.models import Claims, Client, Verdict
+from gatekeeper.sessions.degraded import Degraded
+from gatekeeper.sessions.events import Event, Events
+from gatekeeper.sessions.store import Checked, SessionStore
+from gatekeeper.store.client import Prepared
+from gatekeeper.store.connection import Reply
+from gatekeeper.store.rate_limit import Limiter
+from gatekeeper.tokens.sources import Found, TokenSources
+from gatekeeper.tokens.verifier import Verifier
+
+# Behind one address there are several people.
+_ADDRESS_FACTOR: Final = 4
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the gate looks at: headers as received, the query (for WebSocket tokens only), and who is asking.
+    `cookie_allowed` is False where a token from a cookie would be another site's doing (`http/origins.py`); `checked`
+    is what the store has said to the token already, if it was asked."""
+
+    headers: Sequence[tuple[bytes, bytes]]
+    query: bytes
+    websocket: bool
+    client: Client
+    cookie_allowed: bool = True
+    checked: Checked | StoreUnavailable | None = None
+
+
+class Exemptions:
+    """Users, or `role:<name>`, without device limit and idle time-out."""
+
+    def __init__(self, entries: Collection[str]) -> None:
+        self._roles = frozenset(entry.removeprefix("role:") for entry in entries if entry.startswith("role:"))
+        self._users = frozenset(entry for entry in entries if not entry.startswith("role:"))
+        self._any = bool(entries)
+
+    def covers(self, claims: Claims) -> bool:
+        if not self._any:
+            return False
+        return claims.user in self._users or not self._roles.isdisjoint(claims.roles)
+
+
+class Gate:
+    """Judges requests. Holds no state of its own: what it knows of sessions, the store knows."""
+
+    def __init__(
+        self,
+        *,
+        sources: TokenSources,
+        verifier: Verifier,
+        store: SessionStore,
+        events: Events,
+        exempt: Exemptions,
+        limiter: Limiter | None = None,
+        degraded: Degraded | None = None,
+    ) -> None:
+        self._sources = sources
+        self._verifier = verifier
+        self._store = store
+        self._events = events
+        self._exempt = exempt
+        self._limiter = limiter
+        self._degraded = degraded
+
+    async def judge(self, facts: Facts) -> Verdict:
+        """One verdict, one round trip to the store. Raises `StoreUnavailable` and `KeysUnavailable`."""
+        identified = await self.identify(facts)
+        if identified.claims is None:
+            return identified
+        return await self.admit(identified, identified.claims, facts.client, facts.checked)
+
+    def token_of(self, headers: Sequence[tuple[bytes, bytes]]) -> str | None:
+        """The one token of a request that is no WebSocket; None where it has none, several, or a malformed one."""
+        try:
+            found = self._sources.find(headers)
+        except TokenRejected:
+            return None
+        return None if found is None or found.others else found.token
+
+    def recognised(self, token: str) -> tuple[Claims, Prepared] | None:
+        """The claims of a token that was found good and let pass before and is good still, and the check of its
+        session, for `send_for` and `checked`. None for any other: `judge` the request."""
+        claims = self._verifier.cached(token)
+        if claims is None:
+            return None
+        touch = self._store.touch(claims, exempt=self._exempt.covers(claims))
+        return None if touch is None else (claims, touch)
+
+    def send_for(self, reply: Reply, touch: Prepared) -> None:
+        """Asks the store: `reply` is told what to give `checked`, or a `StoreUnavailable`, which may also be raised."""
+        self._store.send_for(reply, touch)
+
+    def checked(self, claims: Claims, touch: Prepared, reply: Any) -> Checked:
+        """What the reply says; from any word but `touched` let `judge` go on. Raises `StoreUnavailable`."""
+        return self._store.checked(claims, touch, reply)
+
+    async def admit(
+        self,
+        identified: Verdict,
+        claims: Claims,
+        client: Client,
+        checked: Checked | StoreUnavailable | None = None,
+    ) -> Verdict:
+        """The verdict on whom `claims` identify: their session is found, judged and touched, or opened. Raises
+        `StoreUnavailable`."""
+        if isinstance(checked, StoreUnavailable):
+            raise checked
+        if checked is None or checked.word == "absent":
+            checked = await self._store.check(claims, client, exempt=self._exempt.covers(claims))
+        self._count(checked)
+        return _judged(identified, checked)
+
+    def without_store(self, identified: Verdict, error: StoreUnavailable) -> Verdict:
+        """The verdict on a request that is forwarded, while the store cannot be asked. Raises `error` unless the token
+        alone may do."""
+        claims = identified.claims
+        if claims is None or not self.allows_verified(error):
+            raise error
+        assert self._degraded is not None  # noqa: S101 - or it would not be allowed
+        known = self._degraded.known(claims)
+        if known.over is not None:
+            over = Checked("ended", known.session_id or 0, known.over.end_reason, 0)
+            return _judged(identified, over)
+        return msgspec.structs.replace(
+            identified, admitted=True, degraded=True, session_id=known.session_id, reason=Reason.TOKEN_MISSING
+        )
+
+    def allows_verified(self, error: StoreUnavailable) -> bool:
+        """Whether a good token is enough now, because the store cannot be asked and the operator allows that."""
+        return self._degraded is not None and self._degraded.allows(error)
+
+    async def wait_seconds(self, user: str, *, address: str | None) -> int:
+        """Counts one call of Gatekeeper's own endpoints: 0, or for how long the caller has to wait. `address` None: not
+        counted by address. Asked beside `judge`, it leaves in the same round trip. Raises `StoreUnavailable`."""
+        if self._limiter is None:
+            return 0
+        waits = [self._limiter.wait(f"user:{user}")]
+        if address is not None:
+            waits.append(self._limiter.wait(f"address:{address}", factor=_ADDRESS_FACTOR))
+        return max(await asyncio.gather(*waits))
+
+    async def identify(self, facts: Facts, *, ignore_expiry: bool = False) -> Verdict:
+        """Whose token this is, without asking for the session: never admits. `claims` is set if the token is good; with
+        `ignore_expiry` also if `exp` is its only fault. Raises `KeysUnavailable`."""
+        try:
+            found = self._sources.find(facts.headers, query=facts.query, websocket=facts.websocket)
+        except TokenRejected as rejected:
+            return Verdict(reason=rejected.reason, token_source="ambiguous", why=rejected.why)  # noqa: S106 - a source, no token
+        if found is None:
+            return Verdict(reason=Reason.TOKEN_MISSING)
+        if not facts.cookie_allowed and found.source.startswith("cookie:"):
+            return Verdict(reason=Reason.ORIGIN_NOT_ALLOWED, token_source=found.source)
+        try:
+            claims = self._verifier.cached(found.token) or await self._verifier.verify(
+                found.token, ignore_expiry=ignore_expiry
+            )
+        except TokenRejected as rejected:
+            return Verdict(reason=rejected.reason, token_source=found.source, why=rejected.why)
+        if found.others and await self._disagree(found, claims):
+            return Verdict(reason=Reason.TOKEN_INVALID, token_source=found.source, why="credentials of two users")
+        return Verdict(
+            reason=Reason.SESSION_REVOKED_OR_INVALID,
+            claims=claims,
+            user=claims.user,
+            token_source=found.source,
+            more_tokens=bool(found.others),
+        )
+
+    async def _disagree(self, found: Found, claims: Claims) -> bool:
+        """Whether a token in another source is good too, and names another user."""
+        for token in found.others:
+            try:
+                other = await self._verifier.verify(token)
+            except TokenRejected:
+                continue
+            if other.user != claims.user:
+                return True
+        return False
+
+    def _count(self, checked: Checked) -> None:
+        if checked.word == "opened":
+            self._events.count(Event.OPENED, "user")
+            if checked.evicted:
+                self._events.count(Event.EVICTED, "system", checked.evicted)
+        elif checked.word == "full":
+            self._events.count(Event.LIMIT_REFUSED, "system")
+
+
+def _judged(identified: Verdict, checked: Checked) -> Verdict:
+    user, source = identified.user, identified.token_source
+    if checked.word in {"touched", "opened"}:
+        return Verdict(
+            admitted=True,
+            claims=identified.claims,
+            user=user,
+            session_id=checked.session_id,
+            token_source=source,
+            more_tokens=identified.more_tokens,
+        )
+    if checked.word == "full":
+        return Verdict(reason=Reason.SESSION_LIMIT_EXCEEDED, user=user, token_source=source)
+    # A session that is over, or none at all.
+    reason = checked.end_reason.refusal if checked.end_reason else Reason.SESSION_REVOKED_OR_INVALID
+    return Verdict(
+        reason=reason,
+        end_reason=checked.end_reason,
+        user=user,
+        session_id=checked.session_id or None,
+        token_source=source,
+    )

@@ -1,0 +1,222 @@
+"""Sign-ins where Gatekeeper issues the tokens, for a backend that only knows passwords (contract section 5, `issue`).
+
+The backend says who somebody is (`LOGIN_CHECK_URL`); access tokens are JWTs (RFC 9068), refresh tokens are opaque and
+rotate at each use (RFC 9700 section 4.14.2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from gatekeeper.auth.observed_sign_in import Parts, Visit, Who, counted, record, record_failed_login
+from gatekeeper.errors import Reason, TokenRejected
+from gatekeeper.models import Client, Problem, Session
+from gatekeeper.sessions.audit import Action
+from gatekeeper.sessions.events import Acting, Event
+from gatekeeper.sessions.sign_ins import RefreshToken, Rotation, Successor
+from gatekeeper.tokens.issuer import AccessTokens, IssuedToken, digest, new_refresh_token, new_sid, seal, unseal
+from gatekeeper.tokens.login_check import LoginCheck
+
+# Who fails waits for the next of these moments, so that the time does not tell how far the backend has looked: a name
+# that nobody has is found out sooner than a wrong password.
+_FAILURE_SECONDS: Final = 0.5
+
+
+class Pair(msgspec.Struct, frozen=True):
+    """What a login or a refresh hands out; `expires_in` and `session_seconds` in seconds."""
+
+    access_token: str
+    refresh_token: str
+    expires_in: int
+    session_seconds: int
+
+
+class Issuing:
+    """Logs in, refreshes and logs out. Raises `StoreUnavailable`, `KeysUnavailable`, `UpstreamUnavailable` and
+    `UpstreamTimeout`. Without a `check` nobody logs in here: the application signs people in itself."""
+
+    def __init__(
+        self, parts: Parts, *, check: LoginCheck | None, access_tokens: AccessTokens, session_seconds: float
+    ) -> None:
+        self._parts = parts
+        self._check = check
+        self._access_tokens = access_tokens
+        self._session_seconds = session_seconds
+
+    @property
+    def access_seconds(self) -> int:
+        """How long an access token is good, if its session is."""
+        return self._access_tokens.ttl_seconds
+
+    def __repr__(self) -> str:
+        return f"<Issuing {self._access_tokens!r}>"
+
+    async def login(
+        self, visit: Visit, members: Mapping[str, Any], who: Who, *, headers: Sequence[tuple[str, str]]
+    ) -> Pair | Problem:
+        """A pair for who has the right password. `headers` go to the backend that is asked."""
+        if not (isinstance(members.get("username"), str) and isinstance(members.get("password"), str)):
+            return Problem(reason=Reason.BAD_REQUEST, detail="username and password must be strings")
+        attempts = self._parts.attempts
+        if attempts is None:
+            return await self._logged_in(visit, members, who, headers)
+        if wait := await attempts.wait_seconds(visit.user_names, visit.address):
+            await record(self._parts, Action.LOGIN_THROTTLED, visit, who)
+            return Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=wait)
+        with attempts.under_way(visit.user_names):
+            pair = await self._logged_in(visit, members, who, headers)
+        if isinstance(pair, Pair):
+            await attempts.succeeded(visit.user_names, visit.address)
+        return pair
+
+    async def _logged_in(
+        self, visit: Visit, members: Mapping[str, Any], who: Who, headers: Sequence[tuple[str, str]]
+    ) -> Pair | Problem:
+        began = time.monotonic()
+        assert self._check is not None  # noqa: S101 - or there is no path that leads here
+        checked = await self._check.check(members, headers=headers)
+        if checked is None:
+            if self._parts.attempts is not None:
+                await self._parts.attempts.failed(visit.user_names, visit.address)
+            await record_failed_login(self._parts, visit, who)
+            await asyncio.sleep(_FAILURE_SECONDS - (time.monotonic() - began) % _FAILURE_SECONDS)
+            return Problem(reason=Reason.INVALID_CREDENTIALS)
+        return await self.sign_in(checked.user, visit, who, claims=checked.claims)
+
+    async def sign_in(self, user: str, visit: Visit, who: Who, *, claims: Mapping[str, Any]) -> Pair | Problem:
+        """A new session and its pair, for a user who has shown who they are. `claims` are those of its access tokens.
+        The session of a token that the request brings makes way: one device, one session."""
+        who.user = user
+        sid, expires_at = new_sid(), time.time() + self._session_seconds
+        issued = self.sign(user, sid=sid, claims=claims, session_expires_at=expires_at)
+        refresh = new_refresh_token()
+        # A session may live for less than the second that a token can tell.
+        read = await self._parts.verifier.verify(issued.token, ignore_expiry=True)
+        bearer = (await self._parts.gate.identify(visit.facts, ignore_expiry=True)).claims
+        signed_in = await self._parts.sign_ins.log_in(
+            read,
+            visit.client,
+            exempt=self._parts.exempt.covers(read),
+            refresh=RefreshToken(digest(refresh)),
+            presented=bearer.reference if bearer is not None and bearer.user == read.user else None,
+            kept_claims=msgspec.json.encode(claims).decode() if claims else "",
+            user_name=visit.sent.user_name or "",
+        )
+        who.session_id = signed_in.session_id or None
+        problem = counted(self._parts.events, signed_in)
+        if problem is not None:
+            if signed_in.word != "full":
+                await record(self._parts, Action.LOGIN_REFUSED, visit, who, reason=problem.reason.code)
+            return problem
+        await self._end_the_one_before(user, visit, signed_in.session_id)
+        if issued.expires_at > signed_in.expires_at:
+            # The store's clock is behind this one's.
+            issued = self.sign(user, sid=sid, claims=claims, session_expires_at=signed_in.expires_at, jti=issued.jti)
+        return self._pair(issued.token, refresh, signed_in.expires_at)
+
+    async def _end_the_one_before(self, user: str, visit: Visit, session_id: int) -> None:
+        """The session of a refresh cookie makes way as that of an access token does, which has expired sooner."""
+        presented = digest(visit.sent.refresh_token) if visit.sent.refresh_token is not None else None
+        if presented is None or await self._parts.sign_ins.user_of(presented) != user:
+            return
+        linked = await self._parts.sign_ins.link(user, digest=presented)
+        if linked.word in {"live", "crowded"} and linked.session_id != session_id:
+            acting = Acting.of(visit.client, user)
+            await self._parts.manager.by(acting).log_out_session(user, linked.session_id)
+
+    def sign(
+        self, user: str, *, sid: str, claims: Mapping[str, Any], session_expires_at: float, jti: str | None = None
+    ) -> IssuedToken:
+        """An access token of the session that `sid` names, which is over at `session_expires_at` (seconds). The store
+        is not asked. Raises `ValueError` for claims that make no token."""
+        return self._access_tokens.issue(user, sid=sid, claims=claims, session_expires_at=session_expires_at, jti=jti)
+
+    async def access_token(self, session: Session, client: Client, *, claims: Mapping[str, Any]) -> str | Problem:
+        """One more access token of a session, which moves its activity."""
+        try:
+            issued = self.sign(
+                session.user, sid=session.reference, claims=claims, session_expires_at=session.expires_at / 1e6
+            )
+            read = await self._parts.verifier.verify(issued.token)
+        except TokenRejected as rejected:
+            # The session was opened by somebody else's token, whose reference is no `sid`.
+            return Problem(reason=rejected.reason)
+        signed_in = await self._parts.sign_ins.refreshed(
+            read, client, exempt=self._parts.exempt.covers(read), refresh=None, linked=session.id
+        )
+        return counted(self._parts.events, signed_in) or issued.token
+
+    async def refresh(self, visit: Visit, who: Who) -> Pair | Problem:
+        """A new pair for a refresh token that is current, or the same for one that was so a moment ago."""
+        presented = visit.sent.refresh_token
+        if presented is None:
+            return Problem(reason=Reason.TOKEN_MISSING)
+        digested = digest(presented)
+        user = await self._parts.sign_ins.user_of(digested)
+        if user is None:
+            return Problem(reason=Reason.REFRESH_TOKEN_INVALID)
+        bearer = (await self._parts.gate.identify(visit.facts, ignore_expiry=True)).claims
+        if bearer is not None and bearer.user != user:
+            return Problem(reason=Reason.TOKEN_INVALID)
+        who.user = user
+        wait = await self._parts.gate.wait_seconds(user, address=visit.address)
+        if wait:
+            return Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=wait)
+        acting = Acting.of(visit.client, user)
+        rotation = await self._parts.sign_ins.rotation(user, digested, acting=acting)
+        if rotation.word != "current":
+            return await self._rotated(rotation, presented, visit, who)
+        pair, successor = self._successor(user, rotation, presented)
+        rotated = await self._parts.sign_ins.rotate(user, digested, successor, acting=acting)
+        if rotated.word != "rotated":
+            return await self._rotated(rotated, presented, visit, who)
+        who.session_id = rotated.session_id
+        return pair
+
+    def _successor(self, user: str, rotation: Rotation, presented: str) -> tuple[Pair, Successor]:
+        claims = msgspec.json.decode(rotation.claims) if rotation.claims else {}
+        issued = self._access_tokens.issue(
+            user, sid=rotation.reference, claims=claims, session_expires_at=rotation.expires_at
+        )
+        refresh = new_refresh_token()
+        pair = self._pair(issued.token, refresh, rotation.expires_at)
+        sealed = seal(presented, msgspec.json.encode(pair))
+        return pair, Successor(digest(refresh), issued.jti, issued.expires_at, sealed)
+
+    def _pair(self, access_token: str, refresh_token: str, session_expires_at: float) -> Pair:
+        seconds = max(0, int(session_expires_at - time.time()))
+        return Pair(access_token, refresh_token, self._access_tokens.ttl_seconds, seconds)
+
+    async def _rotated(self, rotation: Rotation, presented: str, visit: Visit, who: Who) -> Pair | Problem:
+        """What a token that is not, or no more, the current one gets."""
+        who.session_id = rotation.session_id or None
+        if rotation.word == "again":
+            content = unseal(presented, rotation.sealed)
+            if content is not None:
+                return msgspec.json.decode(content, type=Pair)
+        if rotation.word == "reused":
+            self._parts.events.count(Event.REFRESH_REUSED, "system")
+        elif rotation.word == "ended":
+            await record(self._parts, Action.REFRESH_REFUSED, visit, who, reason=rotation.end_reason)
+        return Problem(reason=Reason.REFRESH_TOKEN_INVALID, end_reason=rotation.end_reason)
+
+    async def logout(self, visit: Visit, who: Who) -> Problem | None:
+        """Ends the sessions of the request's tokens."""
+        named = await self._parts.sign_out.named(visit.facts, visit.sent, strict=True)
+        if isinstance(named, Problem):
+            return named
+        who.user = named.user
+        wait = await self._parts.gate.wait_seconds(named.user, address=visit.address)
+        if wait:
+            return Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=wait)
+        who.session_id = await self._parts.sign_out.end(named, visit.facts)
+        return None
+
+    async def aclose(self) -> None:
+        if self._check is not None:
+            await self._check.aclose()

@@ -1,0 +1,140 @@
+"""The standards beside the dialects, over the same sessions: token revocation (RFC 7009), token introspection (RFC
+7662) and the receiver of OpenID Connect Back-Channel Logout 1.0."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gatekeeper.auth.observed_sign_in import Parts, Who
+from gatekeeper.errors import Reason, TokenRejected
+from gatekeeper.models import Claims, Client, Problem
+from gatekeeper.sessions.events import Acting
+from gatekeeper.store.replay import Once
+from gatekeeper.tokens.issuer import digest
+from gatekeeper.tokens.logout_token import LogoutToken, LogoutTokens
+
+# RFC 7662 section 2.2, as far as a token may carry it.
+_TOLD: Final = ("scope", "client_id", "username", "exp", "iat", "nbf", "sub", "aud", "iss", "jti")
+INACTIVE: Final[Mapping[str, Any]] = {"active": False}
+
+
+class Clients:
+    """Who may revoke and introspect: ids with their secrets."""
+
+    def __init__(self, secrets: Mapping[str, str]) -> None:
+        self._digests = {name: _sha256(secret) for name, secret in secrets.items()}
+
+    def __repr__(self) -> str:
+        return f"<Clients {', '.join(sorted(self._digests))}>"
+
+    def knows(self, name: str, secret: str) -> bool:
+        """Whether it is one, in a time that does not tell which part was wrong."""
+        expected = self._digests.get(name, _sha256(""))
+        return hmac.compare_digest(expected, _sha256(secret)) and name in self._digests
+
+
+def _sha256(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+class Provider:
+    """Raises `StoreUnavailable` and `KeysUnavailable`."""
+
+    def __init__(self, parts: Parts, *, adopts_unknown: bool, issues: bool) -> None:
+        """`issues`: refresh tokens are Gatekeeper's own, and good for one use."""
+        self._parts = parts
+        self._issues = issues
+        self._adopts_unknown = adopts_unknown
+
+    async def introspect(self, token: str) -> Mapping[str, Any]:
+        """What a token is worth now: `{"active": false}`, or what it says. Moves no activity and opens nothing: whoever
+        asks is not its user."""
+        try:
+            claims = await self._parts.verifier.verify(token)
+        except TokenRejected:
+            return await self._refresh_token(token)
+        linked = await self._parts.sign_ins.link(claims.user, claims=claims)
+        if linked.word == "unknown":
+            adoptable = self._adopts_unknown and (not linked.not_before or (claims.issued_at or 0) > linked.not_before)
+            return _described(claims) if adoptable else INACTIVE
+        return INACTIVE if linked.word == "ended" else _described(claims)
+
+    async def _refresh_token(self, token: str) -> Mapping[str, Any]:
+        digested = digest(token)
+        user = await self._parts.sign_ins.user_of(digested)
+        linked = await self._parts.sign_ins.link(user, digest=digested) if user is not None else None
+        if linked is None or linked.word not in {"live", "crowded"}:
+            return INACTIVE
+        if self._issues and not linked.is_newest:
+            return INACTIVE
+        return {"active": True, "token_type": "refresh_token", "sub": user, "exp": int(linked.expires_at)}
+
+    async def revoke(self, token: str, client: Client, who: Who) -> None:
+        """Ends the session that an access or refresh token names. One that names none is no fault (RFC 7009 section
+        2.2)."""
+        try:
+            claims = await self._parts.verifier.verify(token, ignore_expiry=True)
+        except TokenRejected:
+            await self._revoke_refresh_token(token, client, who)
+            return
+        who.user, who.session_id = claims.user, await self._parts.manager.log_out(claims, client)
+
+    async def _revoke_refresh_token(self, token: str, client: Client, who: Who) -> None:
+        digested = digest(token)
+        who.user = await self._parts.sign_ins.user_of(digested)
+        if who.user is None:
+            return
+        linked = await self._parts.sign_ins.link(who.user, digest=digested)
+        if linked.word in {"live", "crowded"}:
+            manager = self._parts.manager.by(Acting.of(client, who.user))
+            await manager.log_out_session(who.user, linked.session_id)
+            who.session_id = linked.session_id
+
+
+def _described(claims: Claims) -> Mapping[str, Any]:
+    said = {name: claims.claims[name] for name in _TOLD if name in claims.claims}
+    return {"active": True, "token_type": "Bearer", **said, "sub": claims.user}
+
+
+class BackChannel:
+    """Takes an identity provider's word that somebody has signed out there. Raises `StoreUnavailable` and
+    `KeysUnavailable`."""
+
+    def __init__(
+        self, parts: Parts, tokens: LogoutTokens, once: Once, *, sub_is_user: bool, session_seconds: float
+    ) -> None:
+        self._parts = parts
+        self._tokens = tokens
+        self._once = once
+        self._sub_is_user = sub_is_user
+        self._session_seconds = session_seconds
+
+    async def log_out(self, token: str, *, client: Client, who: Who) -> Problem | None:
+        """Ends what a logout token names: the sessions of its `sid`, else all of its `sub`. None: they are over."""
+        try:
+            logout = await self._tokens.verify(token)
+        except TokenRejected:
+            return Problem(reason=Reason.BAD_REQUEST, detail="The logout token is not valid")
+        if await self._once.is_known(logout.jti):
+            return Problem(reason=Reason.BAD_REQUEST, detail="The logout token has been used")
+        # Remembered when it is done: what the store did not answer, the provider may say again. Twice at once ends
+        # nothing more than once.
+        await self._end(logout, client, who)
+        await self._once.first(logout.jti, until=logout.expires_at)
+        return None
+
+    async def _end(self, logout: LogoutToken, client: Client, who: Who) -> None:
+        manager = self._parts.manager.by(Acting.of(client, None, actor="system"))
+        who.user = logout.sub if self._sub_is_user else None
+        if logout.sid is None:
+            if who.user is not None:
+                await manager.log_out_everywhere(who.user)
+            return
+        who.user = who.user or await self._parts.sign_ins.user_of_sid(logout.sid)
+        if who.user is not None:
+            until = time.time() + self._session_seconds
+            await manager.log_out_sid(who.user, logout.sid, tokens_expire_at=until)

@@ -1,0 +1,335 @@
+"""Sign-ins at a backend that issues its own tokens: what its logins, refreshes and logouts mean for sessions.
+
+One object follows one request. `before` is asked when the request is there and the backend has not seen it, `after`
+when the backend has answered and the client has not seen that: a `Problem` is answered instead, None lets it go on.
+Both raise `StoreUnavailable` and `KeysUnavailable`: what could not be found out is neither forwarded nor handed out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import Final, Protocol
+
+import msgspec
+
+from gatekeeper.auth.gate import Exemptions, Facts, Gate
+from gatekeeper.auth.sign_out import SignOut
+from gatekeeper.errors import Reason, StoreUnavailable, TokenRejected
+from gatekeeper.http.paths import Kind
+from gatekeeper.models import Claims, Client, EndReason, Problem
+from gatekeeper.sessions.audit import Action, Trail
+from gatekeeper.sessions.events import Acting, Event, Events
+from gatekeeper.sessions.login_attempts import LoginAttempts
+from gatekeeper.sessions.manager import Manager
+from gatekeeper.sessions.sign_ins import RefreshToken, SignedIn, SignIns
+from gatekeeper.tokens.credentials import Credentials, unverified_expiry
+from gatekeeper.tokens.issuer import digest
+from gatekeeper.tokens.verifier import Verifier
+
+_CROWDED_SECONDS: Final = 60
+_REFUSED_LOGIN: Final = frozenset({401, 403})
+
+
+class Visit(msgspec.Struct, frozen=True, kw_only=True):
+    """One request for a login, refresh or logout path. `sent` are the credentials in its body and cookies, `user_names`
+    all names by which its login may count, `token_like` whatever in it may be a token; `address` is the client's where
+    clients can be told apart, `language` that of the body."""
+
+    facts: Facts
+    sent: Credentials
+    address: str | None
+    request_id: str
+    user_names: Sequence[str] = ()
+    token_like: Sequence[str] = ()
+    language: str | None = None
+
+    @property
+    def client(self) -> Client:
+        return self.facts.client
+
+
+class Answered(msgspec.Struct, frozen=True):
+    """What the backend answered: its status, and the tokens in it."""
+
+    status: int
+    given: Credentials
+
+
+class Who(msgspec.Struct):
+    """Whose session it was, for the access line."""
+
+    user: str | None = None
+    session_id: int | None = None
+
+
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """What all of this is done with."""
+
+    gate: Gate
+    verifier: Verifier
+    sign_ins: SignIns
+    sign_out: SignOut
+    manager: Manager
+    exempt: Exemptions
+    events: Events
+    trail: Trail
+    attempts: LoginAttempts | None
+
+
+class Observation(Protocol):
+    """One request on its way."""
+
+    who: Who
+
+    async def before(self) -> Problem | None: ...
+
+    async def after(self, answered: Answered) -> Problem | None: ...
+
+    def under_way(self) -> AbstractContextManager[None]:
+        """Around what is between the two."""
+        ...
+
+
+def refresh_token(token: str | None) -> RefreshToken | None:
+    """A refresh token of a backend, as the store knows it. When it expires is read off it, not verified: it is the
+    backend's own word, and only tells how long to remember it."""
+    return None if token is None else RefreshToken(digest(token), unverified_expiry(token))
+
+
+def refusal(end_reason: EndReason | None) -> Problem:
+    """What a token of a session that is over, or of none, is refused with."""
+    reason = end_reason.refusal if end_reason is not None else Reason.SESSION_REVOKED_OR_INVALID
+    return Problem(reason=reason, end_reason=end_reason)
+
+
+def counted(events: Events, signed_in: SignedIn) -> Problem | None:
+    """What new tokens were refused with; None where they are live. Counts what happened."""
+    if signed_in.word == "opened":
+        events.count(Event.OPENED, "user")
+        if signed_in.evicted:
+            events.count(Event.EVICTED, "system", signed_in.evicted)
+    if signed_in.is_live:
+        return None
+    if signed_in.word == "full":
+        events.count(Event.LIMIT_REFUSED, "system")
+        return Problem(reason=Reason.SESSION_LIMIT_EXCEEDED)
+    return refusal(signed_in.end_reason)
+
+
+async def record(parts: Parts, action: Action, visit: Visit, who: Who, *, reason: str | None = None) -> None:
+    """An event that changes no session. Raises `StoreUnavailable`."""
+    acting = Acting.of(visit.client, who.user, user_name=visit.sent.user_name or "")
+    await parts.trail.record(action, acting, user=who.user, session_id=who.session_id, reason=reason)
+
+
+async def record_failed_login(parts: Parts, visit: Visit, who: Who) -> None:
+    """Where the store does not take it, the log has it: who is refused is given nothing."""
+    with suppress(StoreUnavailable):
+        await record(parts, Action.LOGIN_FAILED, visit, who)
+
+
+class _Watched:
+    """What the three have in common."""
+
+    def __init__(self, parts: Parts, visit: Visit) -> None:
+        self._parts = parts
+        self._visit = visit
+        self.who = Who()
+
+    def under_way(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    async def _claims(self, token: str | None, *, ignore_expiry: bool = False) -> Claims | None:
+        """What a token says; None for one that is not good, or none of ours: nothing follows from it."""
+        if token is None:
+            return None
+        try:
+            return await self._parts.verifier.verify(token, ignore_expiry=ignore_expiry)
+        except TokenRejected:
+            return None
+
+    async def _bearer(self) -> Claims | None:
+        """The good token that the request itself carries, expired or not."""
+        return (await self._parts.gate.identify(self._visit.facts, ignore_expiry=True)).claims
+
+    def _is(self, user: str, session_id: int) -> None:
+        self.who.user, self.who.session_id = user, session_id
+
+    async def _record(self, action: Action, *, reason: str | None = None) -> None:
+        await record(self._parts, action, self._visit, self.who, reason=reason)
+
+
+class Login(_Watched):
+    """A login: limited before, a session after."""
+
+    def under_way(self) -> AbstractContextManager[None]:
+        attempts = self._parts.attempts
+        return nullcontext() if attempts is None else attempts.under_way(self._visit.user_names)
+
+    async def before(self) -> Problem | None:
+        attempts, names = self._parts.attempts, self._visit.user_names
+        try:
+            wait = await attempts.wait_seconds(names, self._visit.address) if attempts is not None else 0
+        except StoreUnavailable as error:
+            # Uncounted, where a login may go on without the store.
+            self._or_raise(error)
+            return None
+        if not wait:
+            return None
+        await self._record(Action.LOGIN_THROTTLED)
+        return Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=wait)
+
+    async def after(self, answered: Answered) -> Problem | None:
+        try:
+            return await self._signed_in(answered)
+        except StoreUnavailable as error:
+            self._or_raise(error)
+            return None
+
+    def _or_raise(self, error: StoreUnavailable) -> None:
+        """Passes over a store that cannot be asked, where a good token is enough then."""
+        if not self._parts.gate.allows_verified(error):
+            raise error
+
+    async def _signed_in(self, answered: Answered) -> Problem | None:
+        address, attempts = self._visit.address, self._parts.attempts
+        if answered.status in _REFUSED_LOGIN:
+            if attempts is not None:
+                await attempts.failed(self._visit.user_names, address)
+            await record_failed_login(self._parts, self._visit, self.who)
+            return None
+        claims = await self._claims(answered.given.access_token)
+        if claims is None:
+            return None
+        bearer = await self._bearer()
+        signed_in = await self._parts.sign_ins.log_in(
+            claims,
+            self._visit.client,
+            exempt=self._parts.exempt.covers(claims),
+            refresh=refresh_token(answered.given.refresh_token),
+            presented=bearer.reference if bearer is not None and bearer.user == claims.user else None,
+            user_name=self._visit.sent.user_name or "",
+        )
+        self._is(claims.user, signed_in.session_id)
+        problem = counted(self._parts.events, signed_in)
+        if problem is not None:
+            if signed_in.word != "full":
+                await self._record(Action.LOGIN_REFUSED, reason=problem.reason.code)
+            return problem
+        if attempts is not None:
+            await attempts.succeeded(self._visit.user_names, address)
+        return None
+
+
+class Refresh(_Watched):
+    """A refresh: refused before if it is of a session that is over, the same session after.
+
+    Which tokens of a request the backend takes, only it knows. So whatever in it is a known refresh token, or an access
+    token of ours, is looked up: together they name one user, and none of them may carry a session past its end.
+    """
+
+    def __init__(self, parts: Parts, visit: Visit) -> None:
+        super().__init__(parts, visit)
+        self._sent = refresh_token(visit.sent.refresh_token)
+        self._is_known = False
+
+    async def before(self) -> Problem | None:
+        verdict = await self._parts.gate.identify(self._visit.facts, ignore_expiry=True)
+        if verdict.token_source == "ambiguous":  # noqa: S105 - a source, no token
+            return Problem(reason=Reason.TOKEN_INVALID)
+        holders = await self._holders()
+        others = [claims for claims in await self._access_tokens() if claims != verdict.claims]
+        bearers = [*([verdict.claims] if verdict.claims is not None else []), *others]
+        users = {*holders.values(), *(claims.user for claims in bearers)}
+        if len(users) > 1:
+            return Problem(reason=Reason.TOKEN_INVALID)
+        self._is_known = self._sent is not None and self._sent.digest in holders
+        for user in users:
+            return await self._look_up(user, list(holders), bearers, has_bearer=verdict.claims is not None)
+        return None
+
+    async def _holders(self) -> dict[str, str]:
+        """The refresh tokens of the request that are known, by digest, and whose they are; the one that stands where it
+        should comes first."""
+        digests = dict.fromkeys([*([self._sent.digest] if self._sent else []), *map(digest, self._visit.token_like)])
+        users = await asyncio.gather(*map(self._parts.sign_ins.user_of, digests))
+        return {digested: user for digested, user in zip(digests, users, strict=True) if user is not None}
+
+    async def _access_tokens(self) -> list[Claims]:
+        jwts = [token for token in self._visit.token_like if token.count(".") == 2]
+        found = [await self._claims(token, ignore_expiry=True) for token in jwts]
+        return list({claims.reference: claims for claims in found if claims is not None}.values())
+
+    async def _look_up(
+        self, user: str, digests: Sequence[str], bearers: Sequence[Claims], *, has_bearer: bool
+    ) -> Problem | None:
+        """What the sessions say that all of these name. A session that is over decides, unless only an access token
+        that the request carries beside others names it, and another one is live."""
+        link = self._parts.sign_ins.link
+        links = await asyncio.gather(
+            *(link(user, digest=digested) for digested in digests), *(link(user, claims=claims) for claims in bearers)
+        )
+        decisive = len(digests) + (1 if has_bearer else 0)
+        live = next((linked for linked in links if linked.word in {"live", "crowded"}), None)
+        ended = next((linked for linked in links[: decisive if live else None] if linked.word == "ended"), None)
+        if ended is not None:
+            self._is(user, ended.session_id)
+            await self._record(Action.REFRESH_REFUSED, reason=ended.end_reason)
+            return refusal(ended.end_reason)
+        if live is None:
+            return None
+        self._is(user, live.session_id)
+        if live.word == "crowded":
+            return Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=_CROWDED_SECONDS)
+        return None
+
+    async def after(self, answered: Answered) -> Problem | None:
+        claims = await self._claims(answered.given.access_token)
+        if claims is None:
+            return None
+        given = refresh_token(answered.given.refresh_token)
+        # A token that was not known, and that the backend took, may be taken again.
+        unknown = self._sent if not self._is_known and self._sent is not None and self._sent != given else None
+        linked = self.who.session_id if claims.user == self.who.user else None
+        for token in [*([unknown] if unknown else []), given] if given or unknown else [None]:
+            signed_in = await self._parts.sign_ins.refreshed(
+                claims, self._visit.client, exempt=self._parts.exempt.covers(claims), refresh=token, linked=linked
+            )
+            self._is(claims.user, signed_in.session_id)
+            problem = counted(self._parts.events, signed_in)
+            if problem is not None:
+                if signed_in.word != "full":
+                    await self._record(Action.REFRESH_REFUSED, reason=problem.end_reason or problem.reason.code)
+                return problem
+            linked = signed_in.session_id
+        return None
+
+
+class Logout(_Watched):
+    """A logout: the sessions of its tokens end before the backend hears of it."""
+
+    async def before(self) -> Problem | None:
+        facts = self._visit.facts
+        named = await self._parts.sign_out.named(facts, self._visit.sent, strict=False)
+        if isinstance(named, Problem):
+            # Without a usable token there is nothing to end, and the answer is the backend's.
+            return named if named.reason is Reason.TOKEN_INVALID else None
+        self.who.user, self.who.session_id = named.user, await self._parts.sign_out.end(named, facts)
+        return None
+
+    async def after(self, answered: Answered) -> Problem | None:
+        return None
+
+
+def observation(kind: Kind, parts: Parts, visit: Visit) -> Observation:
+    """What follows a request for a login, refresh or logout path."""
+    return _KINDS[kind](parts, visit)
+
+
+_KINDS: Final[Mapping[Kind, Callable[[Parts, Visit], Observation]]] = {
+    Kind.LOGIN: Login,
+    Kind.REFRESH: Refresh,
+    Kind.LOGOUT: Logout,
+}

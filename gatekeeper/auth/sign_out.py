@@ -1,0 +1,71 @@
+"""Signing out: which sessions the tokens of a request name, and their end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from gatekeeper.auth.gate import Facts, Gate
+from gatekeeper.errors import Reason, TokenRejected
+from gatekeeper.models import Claims, Problem
+from gatekeeper.sessions.events import Acting
+from gatekeeper.sessions.manager import Manager
+from gatekeeper.sessions.sign_ins import SignIns
+from gatekeeper.tokens.credentials import Credentials
+from gatekeeper.tokens.issuer import digest
+from gatekeeper.tokens.verifier import Verifier
+
+
+class Named(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom a request that signs out names, and by what: all of it is one user's."""
+
+    user: str
+    tokens: Sequence[Claims] = ()
+    digest: str | None = None
+
+
+class SignOut:
+    """Finds and ends what a request names: its own token, and those in its body. A token whose only fault is its `exp`
+    counts. Raises `StoreUnavailable` and `KeysUnavailable`."""
+
+    def __init__(self, *, gate: Gate, verifier: Verifier, sign_ins: SignIns, manager: Manager) -> None:
+        self._gate = gate
+        self._verifier = verifier
+        self._sign_ins = sign_ins
+        self._manager = manager
+
+    async def named(self, facts: Facts, sent: Credentials, *, strict: bool) -> Named | Problem:
+        """Whom the request names. `strict`: a token that is not good, and none at all, is a `Problem`; else it names
+        nobody, and `TOKEN_MISSING` says that nobody was named. Tokens of two users are a `Problem` always."""
+        verdict = await self._gate.identify(facts, ignore_expiry=True)
+        if strict and verdict.claims is None and verdict.reason is not Reason.TOKEN_MISSING:
+            return Problem(reason=verdict.reason)
+        tokens = [] if verdict.claims is None else [verdict.claims]
+        if sent.access_token is not None:
+            try:
+                tokens.append(await self._verifier.verify(sent.access_token, ignore_expiry=True))
+            except TokenRejected as rejected:
+                if strict:
+                    return Problem(reason=rejected.reason)
+        digested = digest(sent.refresh_token) if sent.refresh_token is not None else None
+        holder = await self._sign_ins.user_of(digested) if digested is not None else None
+        users = {claims.user for claims in tokens} | ({holder} if holder is not None else set())
+        if len(users) > 1:
+            return Problem(reason=Reason.TOKEN_INVALID)
+        if not users:
+            return Problem(reason=Reason.TOKEN_MISSING if digested is None else Reason.REFRESH_TOKEN_INVALID)
+        return Named(user=users.pop(), tokens=tokens, digest=digested if holder is not None else None)
+
+    async def end(self, named: Named, facts: Facts) -> int | None:
+        """Ends the sessions; the id of one that was live, if there was one."""
+        ended = None
+        manager = self._manager.by(Acting.of(facts.client, named.user))
+        for claims in {claims.reference: claims for claims in named.tokens}.values():
+            ended = await manager.log_out(claims, facts.client) or ended
+        if named.digest is not None:
+            linked = await self._sign_ins.link(named.user, digest=named.digest)
+            if linked.word in {"live", "crowded"}:
+                await manager.log_out_session(named.user, linked.session_id)
+                ended = linked.session_id
+        return ended

@@ -1,0 +1,102 @@
+"""`gatekeeper check`: what is wrong with the settings, and with what they point at."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from gatekeeper.auth.gate import Facts
+from gatekeeper.build import build
+from gatekeeper.errors import KeysUnavailable, StoreUnavailable
+from gatekeeper.models import Client
+from gatekeeper.runtime import Engine
+from gatekeeper.settings import Settings, load, warnings
+from gatekeeper.store.embedded import EmbeddedStoreFailed
+
+
+async def run(*, online: bool, token_file: Path | None) -> int:
+    """Prints every finding; 0 unless something failed. Raises `ConfigError` for settings that cannot be used."""
+    settings = load()
+    engine = build(settings, mode="sidecar")
+    for warning in warnings(settings):
+        print(f"warning: {warning}")
+    print("paths that Gatekeeper serves itself (switch a dialect off with GATEKEEPER_DIALECTS):")
+    for claimed in engine.claimed:
+        method, _, path = claimed.partition(" ")
+        print(f"  {method:6} {path}")
+    failed = False
+    try:
+        if online:
+            async for failure in _ask(settings, engine):
+                failed = True
+                print(f"failed: {failure}")
+        if token_file is not None and not await _judge(engine, token_file):
+            failed = True
+    finally:
+        await engine.aclose()
+    print("failed" if failed else "ok")
+    return 1 if failed else 0
+
+
+async def _ask(settings: Settings, engine: Engine) -> AsyncIterator[str]:
+    try:
+        await engine.start()
+    except EmbeddedStoreFailed as error:
+        yield str(error)
+        return
+    for fault in await engine.faults():
+        yield fault
+    try:
+        for warning in await engine.store_warnings():
+            print(f"warning: {warning}")
+    except StoreUnavailable:
+        pass  # among the faults already
+    if settings.upstream_url is not None and not await _reachable(settings.upstream_url):
+        yield f"GATEKEEPER_UPSTREAM_URL {settings.upstream_url}: nothing answers there"
+
+
+async def _reachable(url: str) -> bool:
+    scheme, _, rest = url.partition("://")
+    try:
+        async with asyncio.timeout(5):
+            if scheme == "http+unix":
+                _, writer = await asyncio.open_unix_connection(rest)
+            else:
+                host, _, port = rest.rpartition(":") if rest.rpartition(":")[2].isdigit() else (rest, "", "")
+                _, writer = await asyncio.open_connection(
+                    host.strip("[]"), int(port or (443 if scheme == "https" else 80))
+                )
+            writer.close()
+    except OSError:
+        return False
+    return True
+
+
+async def _judge(engine: Engine, token_file: Path) -> bool:
+    """Says what would happen to a token, without a trace in the store."""
+    try:
+        token = (await asyncio.to_thread(token_file.read_bytes)).strip()
+    except OSError as error:
+        print(f"failed: --token {token_file}: {error.strerror}", file=sys.stderr)
+        return False
+    facts = Facts(
+        headers=[(b"authorization", b"Bearer " + token)],
+        query=b"",
+        websocket=False,
+        client=Client(ip_address="", user_agent=""),
+    )
+    try:
+        verdict = await engine.gate.identify(facts)
+    except KeysUnavailable as error:
+        print(f"failed: {error}")
+        return False
+    if verdict.claims is None:
+        print(f"the token is refused: {verdict.reason.code}{f' ({verdict.why})' if verdict.why else ''}")
+        return False
+    claims = verdict.claims
+    print(
+        f"the token is good: user {claims.user}, roles {','.join(claims.roles) or 'none'}, session {claims.reference}"
+    )
+    return True

@@ -1,0 +1,388 @@
+"""One plain request on its way from the client's connection to the backend's and back (`plan.py`)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple
+
+from msgspec import structs
+
+from gatekeeper.errors import (
+    GatekeeperError,
+    Reason,
+    StoreUnavailable,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
+from gatekeeper.http.forwarding import response_headers
+from gatekeeper.http.headers import REQUEST_ID, HeaderList, IdentityHeaders, random_uuid
+from gatekeeper.http.response_parser import Head
+from gatekeeper.models import Claims, EndReason
+from gatekeeper.runtime import Engine
+from gatekeeper.server import Exchange, opening
+from gatekeeper.sessions.store import Checked
+from gatekeeper.store.client import Prepared
+from gatekeeper.store.connection import unavailable
+from gatekeeper.telemetry.metrics import Exchange as Record
+from gatekeeper.upstream.http1 import Connection, Failure
+from gatekeeper.upstream.http1_client import RETRIED_METHODS, NativeUpstream
+from gatekeeper.web.outcome import conclude
+from gatekeeper.web.request import CHECKED, read
+from gatekeeper.web.session_end import LEFT_SECONDS, is_of_events, last_event
+from gatekeeper_middleware import GatekeeperMiddleware
+
+_log = logging.getLogger("gatekeeper")
+
+_REQUEST_ID: Final = REQUEST_ID + b": "
+
+
+class InternalError(GatekeeperError):
+    """Our bug. It is in the log; nothing is told."""
+
+    reason = Reason.INTERNAL_ERROR
+
+
+class Plan:
+    """What is the same for every request with the same headers from the same address. `before` and `after` are the
+    lines for the backend around those that tell who is there; `identity` are these, for the claims and the session that
+    they were made of."""
+
+    __slots__ = ("after", "before", "claims", "client_ip", "identity", "request_id", "session_id", "token")
+
+    def __init__(self, token: str, client_ip: str, request_id: str | None, before: bytes, after: bytes) -> None:
+        self.token = token
+        self.client_ip = client_ip
+        self.request_id = request_id
+        self.before = before
+        self.after = after
+        self.claims: Claims | None = None
+        self.session_id = 0
+        self.identity = b""
+
+    def identity_of(self, headers: IdentityHeaders, claims: Claims, session_id: int) -> bytes:
+        """The lines that tell the backend who is there, and the beginning of the one with the request id."""
+        if self.claims is not claims or self.session_id != session_id:
+            values = headers.values(claims.user, session_id, claims.roles, claims.claims)
+            self.identity = b"".join([b"%b: %b\r\n" % pair for pair in values]) + _REQUEST_ID
+            self.claims, self.session_id = claims, session_id
+        return self.identity
+
+
+class Means(NamedTuple):
+    """What all of them have in common. `app` words what is answered in place of the backend."""
+
+    engine: Engine
+    app: GatekeeperMiddleware
+    upstream: NativeUpstream
+
+
+class Carriage:
+    """One request on its way: a `Carrier` to the front, a `Sink` to the backend's connection, a `Stream` to its
+    session."""
+
+    __slots__ = (
+        "_claims",
+        "_connecting",
+        "_connection",
+        "_ended",
+        "_exchange",
+        "_is_of_events",
+        "_means",
+        "_outgoing",
+        "_plan",
+        "_reason",
+        "_record",
+        "_retried",
+        "_sent_at",
+        "_touch",
+        "ends_itself",
+        "moved_at",
+        "session_id",
+    )
+
+    def __init__(self, means: Means, exchange: Exchange, plan: Plan, claims: Claims, touch: Prepared) -> None:
+        self._means = means
+        self._exchange = exchange
+        self._plan = plan
+        self._claims = claims
+        self._touch = touch
+        head = exchange.head
+        self._record = Record(
+            method=head.method,
+            path=head.target.partition(b"?")[0].decode("ascii"),
+            request_id=plan.request_id or random_uuid(),
+            client_ip=plan.client_ip,
+            started_at=time.perf_counter(),
+        )
+        self._connection: Connection | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._outgoing = b""
+        self._reason: EndReason | None = None
+        self._retried = self._is_of_events = self._ended = False
+        self._sent_at = 0.0
+        self.session_id = 0
+        self.moved_at = time.monotonic()
+        self.ends_itself = False
+
+    def begin(self) -> None:
+        engine = self._means.engine
+        engine.telemetry.began(self._record)
+        self._exchange.carry(self)
+        try:
+            engine.gate.send_for(self, self._touch)
+        except StoreUnavailable as error:
+            self._hand_over(error)
+
+    # The verdict: a `Reply` to the store
+
+    def done(self) -> bool:
+        return self._ended
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        self._hand_over(unavailable(exception))
+
+    def set_result(self, result: Any, /) -> None:
+        try:
+            self._judge(result)
+        except Exception:  # noqa: BLE001 - whoever reads from the store must not stumble over it
+            self._internal_error()
+
+    def _judge(self, reply: Any) -> None:
+        try:
+            checked = self._means.engine.gate.checked(self._claims, self._touch, reply)
+        except StoreUnavailable as error:
+            self._hand_over(error)
+            return
+        if checked.word != "touched":
+            self._hand_over(checked)
+            return
+        record = self._record
+        record.decided_seconds = time.perf_counter() - record.started_at
+        record.user_id = self._claims.user
+        record.session_id = self.session_id = checked.session_id
+        conclude(record, "allow")
+        if self._exchange.gone:
+            self._finish()
+            return
+        self._means.engine.streams.add(self._claims.user, self)
+        self._send()
+
+    def _hand_over(self, checked: Checked | StoreUnavailable) -> None:
+        """Not for this way. The application counts it as its own."""
+        self._ended = True
+        self._exchange.drop(self)
+        self._means.engine.telemetry.left(self._record)
+        self._exchange.scope[CHECKED] = checked
+        self._exchange.hand_over()
+
+    # The request
+
+    def _send(self) -> None:
+        means, plan, head = self._means, self._plan, self._exchange.head
+        self._outgoing = b"".join(
+            (
+                head.method.encode(),
+                b" ",
+                head.target,
+                b" HTTP/1.1",
+                plan.before,
+                plan.identity_of(means.engine.identity, self._claims, self.session_id),
+                self._record.request_id.encode(),
+                plan.after,
+                self._exchange.body,
+            )
+        )
+        self._sent_at = time.perf_counter()
+        connection = means.upstream.pool.take_idle()
+        if connection is not None:
+            self._start(connection)
+        else:
+            self._connecting = asyncio.get_running_loop().create_task(self._connect(fresh=False))
+
+    async def _connect(self, *, fresh: bool) -> None:
+        try:
+            connection = await self._means.upstream.pool.acquire(fresh=fresh)
+        except (UpstreamUnavailable, UpstreamTimeout) as error:
+            self._connecting = None
+            self._upstream_failed(error)
+        except Exception:  # noqa: BLE001 - nobody else would answer
+            self._connecting = None
+            self._internal_error()
+        else:
+            self._start(connection)
+
+    def _start(self, connection: Connection) -> None:
+        self._connecting = None
+        self._connection = connection
+        connection.start(self._outgoing, self, to_head_request=self._exchange.head.method == "HEAD")
+
+    # The answer
+
+    def on_informational(self, head: Head) -> None:
+        if head.status != 100:
+            self._exchange.send_informational(head.status, response_headers(head.headers, head.status))
+            self._heed_the_client()
+
+    def on_head(self, head: Head) -> None:
+        record = self._record
+        record.upstream_seconds = time.perf_counter() - self._sent_at
+        record.status = head.status
+        headers = response_headers(head.headers, head.status)
+        headers.append((REQUEST_ID, record.request_id.encode()))
+        self._is_of_events = head.length is None and is_of_events(headers)
+        self._exchange.send_head(head.status, headers, head.reason, hold=True)
+        if self._reason is not None:
+            self._cut_answer(self._reason)
+
+    def on_data(self, data: bytes) -> None:
+        self._record.bytes_out += len(data)
+        self._exchange.send_body(data, last=False)
+        self.moved_at = time.monotonic()
+        self._heed_the_client()
+
+    def _heed_the_client(self) -> None:
+        if self._exchange.is_full and self._connection is not None:
+            self._connection.pause_reading()
+
+    takes_whole = True
+
+    def on_whole(self, head: Head, body: bytes) -> None:
+        self._connection = None
+        record, exchange = self._record, self._exchange
+        record.upstream_seconds = time.perf_counter() - self._sent_at
+        record.status, record.bytes_out = head.status, len(body)
+        if head.noted is None:
+            head.noted = opening(head.status, head.reason, response_headers(head.headers, head.status)) + _REQUEST_ID
+        self._finish()
+        exchange.send_whole(head.noted, b"%b\r\n" % record.request_id.encode(), body)
+
+    def on_pause(self) -> None:
+        self._exchange.uncork()
+
+    def on_end(self, trailers: HeaderList) -> None:
+        self._connection = None
+        exchange = self._exchange
+        self._finish()
+        exchange.send_body(b"", last=True)
+
+    def on_failure(self, error: Failure, *, untouched: bool) -> None:
+        self._connection = None
+        head = self._exchange.head
+        if untouched and not self._retried and head.method in RETRIED_METHODS and head.length == 0:
+            self._retried = True
+            self._connecting = asyncio.get_running_loop().create_task(self._connect(fresh=True))
+        else:
+            self._upstream_failed(error)
+
+    def on_writable(self) -> None:
+        """There is no body to write."""
+
+    # Ends
+
+    def _upstream_failed(self, error: Failure) -> None:
+        self._means.engine.telemetry.metrics.upstream_failed(error.kind)
+        self._fail(error)
+
+    def _fail(self, error: GatekeeperError) -> None:
+        """Without an answer, one in the words of the gate; in the middle of one, its end, so that a client can tell."""
+        exchange, record = self._exchange, self._record
+        if exchange.started:
+            self._finish()
+            exchange.break_off()
+            return
+        self._leave_backend()
+        conclude(record, "error", error.reason)
+        incoming = read(exchange.scope, self._means.engine.trusted)
+        incoming = structs.replace(incoming, request_id=record.request_id)
+        answer = self._means.app.failure(incoming, record, error)
+        self._ended = True
+        self._means.engine.streams.remove(self)
+        exchange.drop(self)
+        exchange.hand_over(self._told(answer))
+
+    def _internal_error(self) -> None:
+        _log.exception("internal error", extra={"request_id": self._record.request_id})
+        if not self._ended:
+            self._fail(InternalError())
+
+    def _told(self, answer: Callable[[Any, Any], Awaitable[None]]) -> Callable[[Any, Any, Any], Awaitable[None]]:
+        async def app(scope: Any, _: Any, send: Any) -> None:
+            try:
+                await answer(scope, send)
+            finally:
+                self._means.engine.telemetry.finished(self._record)
+
+        return app
+
+    def _finish(self) -> None:
+        """It is over, whichever way."""
+        if self._ended:
+            return
+        self._ended = True
+        self._exchange.drop(self)
+        self._means.engine.streams.remove(self)
+        self._leave_backend()
+        self._means.engine.telemetry.finished(self._record)
+
+    def _leave_backend(self) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
+        if self._connection is not None:
+            self._connection.abort()
+            self._connection = None
+
+    # What the front tells
+
+    def client_left(self) -> None:
+        # Before the verdict, that is waited for: a request is counted as what it was found to be.
+        if self.session_id:
+            self._finish()
+
+    def client_writable(self) -> None:
+        if self._connection is not None:
+            self._connection.resume_reading()
+
+    def cancel(self, msg: str = "") -> None:
+        """The server ends. As that of a task, not at once."""
+        asyncio.get_running_loop().call_soon(self._cancelled)
+
+    def _cancelled(self) -> None:
+        if self._ended:
+            return
+        if self._exchange.started:
+            exchange = self._exchange
+            self._finish()
+            if not exchange.end_event_stream():
+                exchange.break_off()
+            return
+        self._fail(UpstreamTimeout("the server ends"))
+
+    # What the session's end does
+
+    def end(self, reason: EndReason) -> None:
+        if self._ended or self._reason is not None:
+            return
+        self._reason = reason
+        # An answer that has not begun is waited for: it may be that of the request whose own doing this is.
+        if self._exchange.started:
+            self._cut_answer(reason)
+
+    def _cut_answer(self, reason: EndReason) -> None:
+        if self._is_of_events:
+            exchange, event = self._exchange, last_event(reason)
+            self._record.bytes_out += len(event)
+            self._finish()
+            exchange.send_body(event, last=True)
+        else:
+            # One that is short is whole.
+            asyncio.get_running_loop().call_later(LEFT_SECONDS, self._cut)
+
+    def _cut(self) -> None:
+        if not self._ended:
+            exchange = self._exchange
+            self._finish()
+            exchange.break_off()

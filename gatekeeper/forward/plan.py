@@ -1,0 +1,104 @@
+"""Plain requests, straight through: from the client's connection to the backend's and back, by callbacks alone.
+
+Most requests of most APIs have no body or one that comes along with the head, a token that was found good before, and a
+session that lives. Such a one needs its verdict and the hop, and for neither a task or an ASGI message:
+
+    front → Shortcut → Gate.recognised → SessionStore.send_for ─ touched → Connection → Carriage → front
+
+Clients send the same headers again and again, so what they come to is found out once for each section of headers that
+the front remembers (`Plan`); the token is judged anew by its times, its keys and its session on every request.
+
+Everything else is the application's, which is given what the store has said already (`scope["gatekeeper.checked"]`), so
+that there is one verdict, and one round trip to it, whichever way a request takes.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gatekeeper.forward.direct import Carriage, Means, Plan
+from gatekeeper.forward.http import arrival
+from gatekeeper.http.forwarding import request_headers
+from gatekeeper.http.headers import REQUEST_ID, get, request_id
+from gatekeeper.http.paths import BadPath, Kind
+from gatekeeper.http.request_writer import RequestNotForwardable, outgoing
+from gatekeeper.runtime import Engine
+from gatekeeper.server import Exchange
+from gatekeeper.upstream.http1_client import NativeUpstream
+from gatekeeper_middleware import GatekeeperMiddleware
+
+_REQUEST_ID_LINE: Final = b"\r\n%b: \r\n" % REQUEST_ID
+_UNPLAIN_METHODS: Final = frozenset({"OPTIONS", "TRACE", "CONNECT"})
+_UNPLAIN_HEADERS: Final = frozenset({b"te", b"upgrade", b"expect", b"x-http-method-override"})
+
+
+class Shortcut:
+    """Called with every request that came whole: True where it is carried from here."""
+
+    def __init__(
+        self, engine: Engine, app: GatekeeperMiddleware, upstream: NativeUpstream, own_headers: frozenset[bytes]
+    ) -> None:
+        self._engine = engine
+        self._upstream = upstream
+        self._means = Means(engine, app, upstream)
+        self._own_headers = own_headers
+
+    def __repr__(self) -> str:
+        return f"<Shortcut to {self._upstream!r}>"
+
+    def __call__(self, exchange: Exchange) -> bool:
+        head, gate = exchange.head, self._engine.gate
+        if head.method in _UNPLAIN_METHODS or not self._engine.started or self._engine.cookie_transport:
+            return False
+        if exchange.is_full:
+            # Who sends request after request and reads no answer waits in the application's `send`.
+            return False
+        try:
+            if self._engine.paths.classify(head.method, head.target.partition(b"?")[0]) is not Kind.PROTECTED:
+                return False
+        except BadPath:
+            return False
+        plan = self._plan(exchange)
+        if plan is None or (recognised := gate.recognised(plan.token)) is None:
+            return False
+        claims, touch = recognised
+        Carriage(self._means, exchange, plan, claims, touch).begin()
+        return True
+
+    def _plan(self, exchange: Exchange) -> Plan | None:
+        """None for a request that is not plain. Of each section of headers one is noted: somebody who changes addresses
+        is no reason to remember them all, and another `Shortcut` of this process has rules of its own."""
+        peer, noted = exchange.scopes.client, exchange.head.fields.noted
+        address = None if peer is None else peer[0]
+        if noted.get("by") is not self or noted["address"] != address:
+            noted.update(by=self, address=address, plan=self._made_plan(exchange))
+        plan: Plan | None = noted["plan"]
+        return plan
+
+    def _made_plan(self, exchange: Exchange) -> Plan | None:
+        engine, scope = self._engine, exchange.scope
+        headers, length = exchange.head.headers, exchange.head.length
+        if length is None or not _UNPLAIN_HEADERS.isdisjoint([name for name, _ in headers]):
+            return None
+        token = engine.gate.token_of(headers)
+        if token is None:
+            return None
+        kept = [pair for pair in engine.identity.without_spoofed(headers) if pair[0] != REQUEST_ID]
+        if not engine.forward_authorization:
+            kept = engine.sources.strip(kept)
+        kept.append((REQUEST_ID, b""))
+        passed = request_headers(kept, arrival(scope, engine.trusted), self._own_headers)
+        try:
+            lines = outgoing("GET", b"/", passed, authority=self._upstream.authority, has_body=length > 0).head
+        except RequestNotForwardable:
+            return None
+        before, _, after = lines.partition(_REQUEST_ID_LINE)
+        given = get(headers, REQUEST_ID)
+        made = request_id(headers)
+        return Plan(
+            token,
+            engine.trusted.client(None if scope["client"] is None else scope["client"][0], headers),
+            made if given == made.encode() else None,
+            before[before.index(b"\r\n") :] + b"\r\n",
+            b"\r\n" + after,
+        )

@@ -1,0 +1,144 @@
+"""Whose address is it? The one function that decides it, for sessions, limits and the access line. Pure.
+
+`X-Forwarded-For` is the only source: every hop appends the address it was called from, so, read from the right, each
+entry is as good as the hop that wrote it. Reading stops at the first hop that is not trusted; what stands left of it
+is the client's own invention. `Forwarded` and `X-Real-IP` are never read.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Final, TypeAlias
+
+from gatekeeper.http.headers import Headers, get_all
+
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+UNIX_PEER: Final = "unix:"
+"""What stands for the address of a peer on a Unix socket, as in nginx; as a network it trusts such peers."""
+
+# Chains of real proxies have two to five hops; a longer list is noise or an attack on the parser.
+_MAX_HOPS = 32
+
+# Longer than any address with zone and port is nothing that a cache should keep.
+_LONGEST = 80
+
+_WITH_PORT = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<v4>[0-9.]+))(?::[0-9]{1,5})?")
+
+
+class TrustedProxies:
+    """The networks whose forwarding headers are believed. Without any, nobody's are, loopback's neither.
+
+    `networks` are `ipaddress` networks, their text (`10.0.0.0/8`, `::1`), or `unix:` for peers on a Unix socket.
+    Raises ValueError for anything else, host bits included.
+    """
+
+    def __init__(self, networks: Iterable[str | Network]) -> None:
+        given = list(networks)
+        self._unix = UNIX_PEER in given
+        self._networks: tuple[Network, ...] = tuple(
+            _unmapped_network(ipaddress.ip_network(network)) for network in given if network != UNIX_PEER
+        )
+
+    def __repr__(self) -> str:
+        return f"<TrustedProxies {[*map(str, self._networks), *[UNIX_PEER] * self._unix]}>"
+
+    def trusts(self, peer: str | None) -> bool:
+        """Whether forwarding headers from this peer are believed. None is a peer on a Unix socket, which is trusted
+        only where `unix:` is among the networks."""
+        if not self._networks:
+            return self._unix and peer is None
+        if peer is None:
+            return self._unix
+        address = _parsed(peer)
+        return address is not None and self._contains(address)
+
+    def can_tell_clients_apart(self, peer: str | None) -> bool:
+        """Whether the client's address is one client's. Not where a private, loopback or Unix-socket peer speaks and no
+        proxy is trusted: that is a proxy nobody told us of, and everybody behind it would be one address."""
+        if self._networks or self._unix:
+            return True
+        address = None if peer is None else _parsed(peer)
+        return address is not None and not address.is_private
+
+    def client(self, peer: str | None, headers: Headers) -> str:
+        """The client's address: the peer's, or behind trusted peers the right-most untrusted one of
+        `X-Forwarded-For`, all its lines joined in order.
+
+        If every hop is trusted, the left-most. An entry that is no address ends the reading at the hop that sent it.
+        IPv4-mapped IPv6 becomes IPv4, ports, brackets and zone ids go. A peer on a Unix socket is `unix:`.
+        """
+        client = UNIX_PEER if peer is None else canonical(peer)
+        if not self.trusts(peer):
+            return client
+        for hop in _hops_from_the_right(headers):
+            address = _parsed(hop)
+            if address is None:
+                break
+            client = str(address)
+            if not self._contains(address):
+                break
+        return client
+
+    def _contains(self, address: Address) -> bool:
+        return any(address in network for network in self._networks)
+
+
+def _hops_from_the_right(headers: Headers) -> list[str]:
+    joined = b",".join(get_all(headers, b"x-forwarded-for"))
+    hops = joined.rsplit(b",", _MAX_HOPS)[-_MAX_HOPS:]
+    return [hop.strip(b" \t").decode("latin-1") for hop in reversed(hops)]
+
+
+def canonical(peer: str) -> str:
+    """The address of a socket's other end as it is written everywhere: IPv4-mapped as IPv4, without zone. What is no
+    address stays as it is (test clients invent such names)."""
+    return _canonical_short(peer) if len(peer) <= _LONGEST else peer
+
+
+@lru_cache(maxsize=4096)
+def _canonical_short(peer: str) -> str:
+    address = _parsed_short(peer)
+    return peer if address is None else str(address)
+
+
+def _parsed(text: str) -> Address | None:
+    return _parsed_short(text) if len(text) <= _LONGEST else None
+
+
+@lru_cache(maxsize=4096)
+def _parsed_short(text: str) -> Address | None:
+    """The address in `1.2.3.4`, `1.2.3.4:80`, `::1`, `[::1]`, `[::1]:80`; None for anything else.
+
+    Azure's and IIS's gateways write ports. Short and hexadecimal forms (`127.1`, `0x7f.1`) and leading zeros are no
+    addresses here, for parsers disagree about them.
+    """
+    if match := _WITH_PORT.fullmatch(text):
+        text = match["v6"] or match["v4"]
+        if match["v6"] and ":" not in text:
+            return None
+    if ":" in text:
+        # A zone id names an interface of the host that wrote it and says nothing about who it is.
+        text = text.partition("%")[0]
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return _unmapped(address)
+
+
+def _unmapped(address: Address) -> Address:
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def _unmapped_network(network: Network) -> Network:
+    if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= 96:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            return ipaddress.IPv4Network((mapped, network.prefixlen - 96))
+    return network

@@ -1,0 +1,104 @@
+"""Requests for the backend, into bytes (RFC 9112). Pure.
+
+One of `Content-Length`, as plain decimal digits, and `Transfer-Encoding: chunked`, never both, is all that says how
+long a body is; chunks are ours, whatever the client's were.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+from gatekeeper.errors import GatekeeperError, Reason
+from gatekeeper.http.headers import Headers, is_token
+
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+_TARGET = re.compile(rb"[\x21-\x7e]+")
+# What may stand in a field's value: visible characters, obs-text, space and tab (RFC 9110 section 5.5).
+_VALUE_BYTES = bytes({9, *range(0x20, 0x7F), *range(0x80, 0x100)})
+_OF_NOTE: Final = frozenset({b"content-length", b"expect", b"host", b"transfer-encoding"})
+
+
+class RequestNotForwardable(GatekeeperError):
+    """The request has what HTTP does not allow, and the server in front let it through: the client's fault, not the
+    backend's. The message is for the client and quotes nothing of the request."""
+
+    reason = Reason.BAD_REQUEST
+
+    def __init__(self) -> None:
+        super().__init__("The request has a header or a body that HTTP does not allow")
+
+
+class Outgoing(NamedTuple):
+    """The head of a request, and what it says of the body: its `length`, None for chunks; 0 where there is none.
+    `expects` tells whether it waits for `100 Continue`."""
+
+    head: bytes
+    length: int | None
+    expects: bool
+
+
+def outgoing(method: str, target: bytes, headers: Headers, *, authority: bytes, has_body: bool) -> Outgoing:
+    """The head of this request. `authority` stands in for a missing `Host`, which HTTP/1.0 clients may leave out and
+    HTTP/1.1 may not (RFC 9112 section 3.2). Raises RequestNotForwardable."""
+    lines = [b"", b"", b""]
+    length: int | None = None
+    has_host = expects = False
+    for name, value in headers:
+        if name in _OF_NOTE:
+            if name == b"host":
+                has_host = True
+            elif name == b"expect":
+                expects = has_body and value.lower() == b"100-continue"
+            else:
+                length = _length(name, value, length)
+                value = b"%d" % length
+        lines += (name, b": ", value, b"\r\n")
+    if not has_host:
+        lines[2] = b"host: %b\r\n" % authority
+    if has_body and length is None:
+        lines.append(b"transfer-encoding: chunked\r\n")
+    elif not has_body and length:
+        raise RequestNotForwardable
+    _check(method, target, headers)
+    lines[0] = b"%b %b" % (method.encode("ascii"), target)
+    lines[1] = b" HTTP/1.1\r\n"
+    lines.append(b"\r\n")
+    return Outgoing(b"".join(lines), length if has_body else 0, expects)
+
+
+def chunk(data: bytes) -> bytes:
+    """One chunk; `data` is not empty."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def last_chunk(trailers: Headers) -> bytes:
+    """The end of a chunked body. Raises RequestNotForwardable."""
+    if not trailers:
+        return LAST_CHUNK
+    _check_fields(trailers)
+    return b"0\r\n" + b"".join(b"%b: %b\r\n" % pair for pair in trailers) + b"\r\n"
+
+
+def _length(name: bytes, value: bytes, before: int | None) -> int:
+    if name != b"content-length" or before is not None or not _LENGTH.fullmatch(value):
+        raise RequestNotForwardable
+    return int(value)
+
+
+def _check(method: str, target: bytes, headers: Headers) -> None:
+    # The answer to CONNECT would not be one to a request any more (RFC 9110 section 9.3.6).
+    if not method.isascii() or not is_token(method.encode()) or method == "CONNECT" or not _TARGET.fullmatch(target):
+        raise RequestNotForwardable
+    _check_fields(headers)
+
+
+def _check_fields(headers: Headers) -> None:
+    names = [name for name, _ in headers]
+    # As one text each: what no name and no value may have, none of them has.
+    if b"" in names or not is_token(b"".join(names) or b"-"):
+        raise RequestNotForwardable
+    if b"".join([value for _, value in headers]).translate(None, _VALUE_BYTES):
+        raise RequestNotForwardable

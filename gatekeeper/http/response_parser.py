@@ -1,0 +1,343 @@
+"""A backend's answers, out of bytes (RFC 9112), strictly. Pure: no socket, no clock.
+
+What follows one answer on a connection is the next one, and may be someone else's. So there is one reading of every
+byte, and whatever could have two is an error: two lengths, a length beside `Transfer-Encoding`, a line that ends in a
+bare CR or LF, folding, control characters, a space before the colon.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Final, Protocol, TypeVar
+
+import msgspec
+
+from gatekeeper.http.headers import HeaderList, is_token
+
+MAX_HEAD_BYTES: Final = 64 * 1024
+"""Of one head, and of the trailers."""
+MAX_FIELDS: Final = 200
+MAX_INFORMATIONAL: Final = 1000
+"""Interim answers (1xx) before one that is final: more is a flood, fewer may be the sign of life of an hour's work."""
+
+_MAX_SIZE_LINE_BYTES: Final = 4096
+
+_TEXT = rb"[\t\x20-\x7e\x80-\xff]*+"
+# The space after the status belongs there even without a reason (RFC 9112 section 4), and is often left out.
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: (" + _TEXT + rb"))?+")
+_HEAD_START: Final = b"HTTP/1."
+# What a line may hold (RFC 9110 section 5.5).
+_TEXT_BYTES: Final = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))
+_NO_OPTIONS: Final[frozenset[bytes]] = frozenset()
+_LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[\t ]*;" + _TEXT + rb")?")
+
+_FRAMING: Final = frozenset({b"connection", b"content-length", b"transfer-encoding"})
+_BODILESS: Final = frozenset({204, 304})
+
+# A backend says most lines again and again, and under load whole heads, whose date is the same for a second. What was
+# found good is kept, a few megabytes at most; all of it goes when there is no more room, for what comes again is soon
+# there again.
+_MOST_REMEMBERED: Final = 512
+_REMEMBERED_BYTES: Final = 1024
+_fields: Final[dict[bytes, tuple[bytes, bytes]]] = {}
+_heads: Final[dict[bytes, Head]] = {}
+_T = TypeVar("_T")
+
+
+class BadAnswer(Exception):
+    """These bytes are not an answer, or could be read in two ways. The text quotes nothing of them."""
+
+
+class Head(msgspec.Struct):
+    """The head of an answer. `headers` are as they came, names in lower-case; `reason` may be empty; `length` is what
+    `Content-Length` says, None without one; `keeps_alive` tells whether the connection may go on.
+
+    One head may stand for many answers, so nothing in it is changed; `noted` is for what the one who passes it on has
+    made of it."""
+
+    status: int
+    reason: bytes
+    headers: HeaderList
+    length: int | None
+    is_chunked: bool
+    keeps_alive: bool
+    noted: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"<Head {self.status}>"
+
+    @property
+    def is_bodiless(self) -> bool:
+        """Whether no body follows whatever was asked and whatever the head says (RFC 9112 section 6.3)."""
+        return self.status in _BODILESS
+
+
+class Reader(Protocol):
+    """Who is told what was read. Each may call `AnswerParser.stop`; the last two are the last word on an answer."""
+
+    def on_informational(self, head: Head) -> None: ...
+
+    def on_head(self, head: Head) -> None: ...
+
+    def on_data(self, data: bytes) -> None: ...
+
+    def on_end(self, trailers: HeaderList) -> None: ...
+
+    def on_whole(self, head: Head, body: bytes) -> None:
+        """In place of all others: an answer with a `Content-Length` that came in one piece, as most do."""
+
+
+def parse_head(block: bytes) -> Head:
+    """The head in `block`, which ends with its empty line. Raises BadAnswer."""
+    return _heads.get(block) or _remembered(_heads, block, _parse_head(block))
+
+
+def _parse_head(block: bytes) -> Head:
+    lines = block.split(b"\r\n")
+    match = _STATUS_LINE.fullmatch(lines[0])
+    if match is None:
+        raise BadAnswer("a malformed head")
+    minor, status, reason = match.groups()
+    headers = _parse_fields(lines[1:-2])
+    length, is_chunked, options = None, False, _NO_OPTIONS
+    for name, value in headers:
+        if name not in _FRAMING:
+            continue
+        if name == b"connection":
+            options |= _options(value)
+        elif name == b"content-length":
+            if length is not None or not _LENGTH.fullmatch(value):
+                raise BadAnswer("a bad or repeated Content-Length")
+            length = int(value)
+        else:
+            if is_chunked or value.lower() != b"chunked":
+                raise BadAnswer("a Transfer-Encoding other than chunked")
+            is_chunked = True
+    if is_chunked and (length is not None or minor == b"0"):
+        raise BadAnswer("Transfer-Encoding beside Content-Length, or in HTTP/1.0")
+    keeps_alive = b"close" not in options and (minor == b"1" or b"keep-alive" in options)
+    return Head(int(status), reason or b"", headers, length, is_chunked, keeps_alive)
+
+
+@lru_cache(maxsize=64)
+def _options(value: bytes) -> frozenset[bytes]:
+    return frozenset(option.strip(b" \t") for option in value.lower().split(b","))
+
+
+def _parse_fields(lines: list[bytes]) -> HeaderList:
+    """Names in lower-case. Raises BadAnswer."""
+    if len(lines) > MAX_FIELDS:
+        raise BadAnswer("too many fields")
+    return [_fields.get(line) or _remembered(_fields, line, _parse_field(line)) for line in lines]
+
+
+def _parse_field(line: bytes) -> tuple[bytes, bytes]:
+    if line.translate(None, _TEXT_BYTES):
+        raise BadAnswer("a control character, or a line that ends wrongly")
+    name, colon, value = line.partition(b":")
+    if not colon:
+        raise BadAnswer("a line that is no field")
+    if not is_token(name):
+        raise BadAnswer("a field whose name is none")
+    return name.lower(), value.strip(b" \t")
+
+
+def _remembered(memory: dict[bytes, _T], text: bytes, read: _T) -> _T:
+    """`read`, which `text` was found to be, kept for the next time."""
+    if len(text) <= _REMEMBERED_BYTES:
+        if len(memory) >= _MOST_REMEMBERED:
+            memory.clear()
+        memory[text] = read
+    return read
+
+
+class AnswerParser:
+    """Reads the answers of one connection one after another: `begin`, then `feed` until `on_end`.
+
+    Whatever the cuts between the bytes fed, the reader is told the same; body data in as few parts as were fed.
+    `reusable` is true when, at `on_end`, the connection may serve another request.
+    """
+
+    __slots__ = ("_count", "_held", "_is_fresh", "_left", "_parts", "_reader", "_state", "_to_head_request", "reusable")
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._state: Callable[[bytes, int], int] | None = None
+        self._held = b""
+        self._parts: list[bytes] = []
+        self._left = 0
+        self._count = 0
+        self._to_head_request = False
+        self._is_fresh = False
+        self.reusable = True
+
+    def begin(self, *, to_head_request: bool) -> None:
+        """The next bytes are an answer: one to HEAD has no body, whatever it says (RFC 9112 section 6.3)."""
+        self._to_head_request = to_head_request
+        self._count = 0
+        self._is_fresh = not to_head_request
+        self._state = self._read_head
+
+    def stop(self) -> None:
+        """Nothing more is to be told."""
+        self._state = None
+        self._parts.clear()
+
+    def feed(self, data: bytes) -> None:
+        """Raises BadAnswer, and is then of no more use."""
+        if self._held:
+            data, self._held = self._held + data, b""
+        at = 0
+        if self._is_fresh:
+            self._is_fresh = False
+            at = self._read_whole(data)
+        try:
+            while self._state is not None and at < len(data):
+                proceeded = self._state(data, at)
+                if proceeded < 0:
+                    self._held = data[at:]
+                    break
+                at = proceeded
+        finally:
+            if self._parts:
+                self._flush()
+
+    def feed_eof(self) -> bool:
+        """The connection has ended. False if an answer was broken off by that."""
+        if self._state == self._read_until_close:
+            self.reusable = False
+            self._state = None
+            self._reader.on_end([])
+            return True
+        return self._state is None
+
+    def _read_whole(self, data: bytes) -> int:
+        """Where it is more or less than one, its head, or nothing yet."""
+        end = data.find(b"\r\n\r\n") + 4
+        if not 4 <= end <= MAX_HEAD_BYTES:
+            return 0
+        head = parse_head(data[:end])
+        if not head.length or head.length != len(data) - end or head.status < 200 or head.is_bodiless:
+            return self._begin_answer(head, data, end)
+        self._state = None
+        self.reusable = head.keeps_alive
+        self._reader.on_whole(head, data[end:])
+        return len(data)
+
+    def _read_head(self, data: bytes, at: int) -> int:
+        end = data.find(b"\r\n\r\n", at)
+        if end < 0:
+            if not _HEAD_START.startswith(data[at : at + len(_HEAD_START)]):
+                raise BadAnswer("no HTTP")
+            return _more(data, at, MAX_HEAD_BYTES + 1)
+        end += 4
+        if end - at > MAX_HEAD_BYTES:
+            raise BadAnswer("a head that is too long")
+        return self._begin_answer(parse_head(data[at:end]), data, end)
+
+    def _begin_answer(self, head: Head, data: bytes, end: int) -> int:
+        if head.status < 200:
+            self._inform(head)
+            return end
+        self.reusable = head.keeps_alive
+        self._reader.on_head(head)
+        if self._state is None:
+            return end
+        if self._to_head_request or head.is_bodiless or head.length == 0:
+            return self._finish(data, end, [])
+        if head.is_chunked:
+            self._state = self._read_size
+        elif head.length is not None:
+            self._left = head.length
+            self._state = self._read_length
+        else:
+            self._state = self._read_until_close
+        return end
+
+    def _inform(self, head: Head) -> None:
+        self._count += 1
+        if head.status == 101 or self._count > MAX_INFORMATIONAL:
+            raise BadAnswer("an upgrade that nobody asked for, or endless interim answers")
+        self._reader.on_informational(head)
+
+    def _read_length(self, data: bytes, at: int) -> int:
+        end = self._take(data, at)
+        return end if self._left else self._finish(data, end, [])
+
+    def _read_until_close(self, data: bytes, at: int) -> int:
+        self._parts.append(data[at:])
+        return len(data)
+
+    def _read_size(self, data: bytes, at: int) -> int:
+        end = data.find(b"\r\n", at, at + _MAX_SIZE_LINE_BYTES)
+        if end < 0:
+            return _more(data, at, _MAX_SIZE_LINE_BYTES)
+        match = _SIZE.fullmatch(data, at, end)
+        if match is None:
+            raise BadAnswer("a bad chunk size")
+        self._left = int(match[1], 16)
+        self._state = self._read_chunk if self._left else self._read_trailers
+        return end + 2
+
+    def _read_chunk(self, data: bytes, at: int) -> int:
+        end = self._take(data, at)
+        if not self._left:
+            self._state = self._read_chunk_end
+        return end
+
+    def _read_chunk_end(self, data: bytes, at: int) -> int:
+        if not b"\r\n".startswith(data[at : at + 2]):
+            raise BadAnswer("a chunk longer than its size")
+        if len(data) - at < 2:
+            return -1
+        self._state = self._read_size
+        return at + 2
+
+    def _read_trailers(self, data: bytes, at: int) -> int:
+        if data.startswith(b"\r\n", at):
+            return self._finish(data, at + 2, [])
+        end = data.find(b"\r\n\r\n", at)
+        if end < 0:
+            return _more(data, at, MAX_HEAD_BYTES + 1)
+        end += 4
+        if end - at > MAX_HEAD_BYTES:
+            raise BadAnswer("trailers that are too long")
+        return self._finish(data, end, _parse_fields(data[at : end - 4].split(b"\r\n")))
+
+    def _take(self, data: bytes, at: int) -> int:
+        part = data[at : at + self._left] if at or len(data) > self._left else data
+        self._left -= len(part)
+        self._parts.append(part)
+        return at + len(part)
+
+    def _finish(self, data: bytes, at: int, trailers: HeaderList) -> int:
+        if at < len(data):
+            # Nobody asked for what follows, and nobody must get it (CVE-2026-71324).
+            self.reusable = False
+        if self._parts:
+            self._flush()
+            if self._state is None:
+                return len(data)
+        self._state = None
+        self._reader.on_end(trailers)
+        return len(data)
+
+    def _flush(self) -> None:
+        parts = self._parts
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        if self._state is not None:
+            self._reader.on_data(data)
+
+
+def _more(data: bytes, at: int, end_bytes: int) -> int:
+    """What begins at `at` is not complete: more is to come, unless that cannot make it good."""
+    if len(data) - at >= end_bytes:
+        raise BadAnswer("a head, trailers or a chunk size too long")
+    if data.count(b"\n", at) != data.count(b"\r\n", at):
+        # Who ends lines so would wait for us, and we for the end of the head.
+        raise BadAnswer("a bare LF")
+    return -1

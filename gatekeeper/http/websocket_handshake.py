@@ -1,0 +1,86 @@
+"""Whether a request for a WebSocket is one (RFC 6455 section 4.2.1). Pure.
+
+Judged before anything else sees it: what is refused here is an HTTP answer on a connection that then closes, and never
+the beginning of a tunnel.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from websockets.exceptions import InvalidHeader
+from websockets.headers import parse_extension
+
+from gatekeeper.http.request_head import HEADERS_TOO_LARGE, TARGET_TOO_LONG, TOO_MANY_HEADERS, Head, Refused
+
+_VERSION: Final = b"13"
+# 16 bytes in base64.
+_KEY: Final = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==")
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_TOKENS: Final = re.compile(rb"%(token)s(?:[ \t]*,[ \t]*%(token)s)*" % {b"token": _TOKEN})
+# The library that takes the connection over reads no longer lines and no more headers, and says so badly.
+_LONGEST_LINE: Final = 8190
+_MOST_HEADERS: Final = 128
+_MALFORMED: Final = "The WebSocket handshake is malformed"
+
+
+def asks_for_websocket(head: Head) -> bool:
+    """Whether `Upgrade` names WebSocket, rightly or not."""
+    return head.upgrade is not None and b"websocket" in head.upgrade.split(b",")
+
+
+def check_handshake(head: Head) -> None:
+    """Raises `Refused`: 426 for a version that is not 13 (RFC 6455 section 4.4), else 400, 414 or 431."""
+    versions = _values(head, b"sec-websocket-version")
+    if len(versions) == 1 and versions[0] != _VERSION and versions[0].isdigit():
+        raise Refused(
+            426,
+            "The WebSocket version must be 13",
+            [(b"sec-websocket-version", _VERSION), (b"upgrade", b"websocket")],
+        )
+    keys = _values(head, b"sec-websocket-key")
+    if (
+        versions != [_VERSION]
+        or head.version != "1.1"
+        or head.method != "GET"
+        or head.upgrade != b"websocket"
+        or b"upgrade" not in head.connection
+        or len(keys) != 1
+        or not _KEY.fullmatch(keys[0])
+        # uvicorn waits for the end of a body that its handshake never reads (P0-S19).
+        or head.length != 0
+        # RFC 6454 section 7.3; the library refuses it too, in words of its own.
+        or len(_values(head, b"origin")) > 1
+        or not all(map(_TOKENS.fullmatch, _values(head, b"sec-websocket-protocol")))
+        or not all(map(_is_extension_list, _values(head, b"sec-websocket-extensions")))
+    ):
+        raise Refused(400, _MALFORMED)
+    _check_sizes(head)
+
+
+def rebuilt(head: Head) -> bytes:
+    """The bytes of a handshake that was judged: nothing but what was seen in it."""
+    lines = [b"%b: %b\r\n" % header for header in head.headers]
+    return b"".join((b"GET %b HTTP/1.1\r\n" % head.target, *lines, b"\r\n"))
+
+
+def _values(head: Head, name: bytes) -> list[bytes]:
+    return [value for key, value in head.headers if key == name]
+
+
+def _is_extension_list(value: bytes) -> bool:
+    try:
+        parse_extension(value.decode("latin-1"))
+    except InvalidHeader:
+        return False
+    return True
+
+
+def _check_sizes(head: Head) -> None:
+    if len(b"GET  HTTP/1.1") + len(head.target) > _LONGEST_LINE:
+        raise Refused(414, TARGET_TOO_LONG)
+    if any(len(name) + len(value) + 2 > _LONGEST_LINE for name, value in head.headers):
+        raise Refused(431, HEADERS_TOO_LARGE)
+    if len(head.headers) > _MOST_HEADERS:
+        raise Refused(431, TOO_MANY_HEADERS)

@@ -1,0 +1,456 @@
+"""One request and its answer, between an ASGI application and a connection."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from enum import Enum
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Any, Final, Protocol, TypeAlias
+
+from gatekeeper.http.request_head import Head, HeaderList
+from gatekeeper.server.scope import Scope, Scopes
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+# What serve.py filters and operators know: the voice of the server, whichever protocol class it runs.
+_log = logging.getLogger("uvicorn.error")
+
+_START: Final = "http.response.start"
+_BODY: Final = "http.response.body"
+_TRAILERS: Final = "http.response.trailers"
+_INFORMATIONAL: Final = "gatekeeper.http.informational"
+
+_NO_BODY: Final = frozenset({204, 304})
+_ABOUT_THE_CONNECTION: Final = frozenset({b"content-length", b"transfer-encoding", b"connection"})
+_NOT_A_NAME: Final = re.compile(rb"[^!#$%&'*+\-.^_`|~0-9A-Za-z]")
+_NOT_A_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def status_line(status: int, reason: bytes | None = None) -> bytes:
+    """The first line of an answer: with `reason`, else with the registered phrase or none."""
+    if reason is None:
+        try:
+            reason = HTTPStatus(status).phrase.encode()
+        except ValueError:
+            reason = b""
+    return b"HTTP/1.1 %d %b\r\n" % (status, reason)
+
+
+@lru_cache(maxsize=128)
+def _first_line(status: int, reason: bytes | None) -> bytes:
+    """As `status_line`, of what an application has said."""
+    if not HTTPStatus.OK <= status < 600:
+        raise RuntimeError(f"No status of an ASGI response: {status}")
+    if reason is not None and _NOT_A_VALUE.search(reason):
+        raise RuntimeError("Invalid reason phrase in a response.")
+    return status_line(status, reason)
+
+
+def opening(status: int, reason: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The beginning of an answer whose head was read strictly, for `Exchange.send_whole`."""
+    return b"".join((_first_line(status, reason), *[b"%b: %b\r\n" % pair for pair in headers]))
+
+
+class Carrier(Protocol):
+    """Who answers a request without an application: by `Exchange.send_head` and `send_body`, from callbacks."""
+
+    def client_left(self) -> None:
+        """Nothing more is to be sent."""
+
+    def client_writable(self) -> None:
+        """The client takes more, after `Exchange.is_full`."""
+
+    def cancel(self, msg: str = "") -> None:
+        """The server ends and waits no longer. Called as that of a task."""
+
+
+class Connection(Protocol):
+    """What an exchange needs of the connection it runs on."""
+
+    @property
+    def writable(self) -> asyncio.Event | None:
+        """None, or what is set when the client has taken enough of what was written, or is gone."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def later(self, do: Callable[[], None]) -> None:
+        """Calls `do` at the end of this turn of the event loop."""
+
+    def want_body(self) -> None:
+        """The application waits for more of the body."""
+
+    def go_on(self) -> None:
+        """The application wants a body that its client sends only when told to."""
+
+    def answered(self) -> None:
+        """The answer is complete."""
+
+    def broke_off(self) -> None:
+        """There will be no (more) answer: the application failed."""
+
+    def run(self, exchange: Exchange, app: ASGIApp | None = None) -> None:
+        """Has the application answer, or `app`."""
+
+    @property
+    def carriers(self) -> set[Carrier]:
+        """Those of the server whose answers are under way."""
+
+
+class Framing(Enum):
+    """How the end of an answer is told."""
+
+    LENGTH = "content-length"
+    CHUNKED = "chunked"
+    CLOSE = "close"
+    NONE = "no body"
+
+
+# Looked up several times an answer, and costly as attributes of an Enum.
+_LENGTH, _CHUNKED, _CLOSE, _NONE = Framing
+
+
+class Exchange:
+    """`receive` and `send` for one request. `started` and `complete` are about the answer; after `gone` nothing more
+    is sent and the application hears of it. `task` is the application's, None while there is none."""
+
+    __slots__ = (
+        "_connection",
+        "_corked",
+        "_default_headers",
+        "_ended",
+        "_event",
+        "_expected",
+        "_expects_continue",
+        "_framing",
+        "_has_trailers",
+        "_is_event_stream",
+        "_left",
+        "_parts",
+        "_scope",
+        "_told_end",
+        "_trailers",
+        "buffered_bytes",
+        "carrier",
+        "complete",
+        "gone",
+        "head",
+        "keep_alive",
+        "scopes",
+        "started",
+        "task",
+    )
+
+    def __init__(self, connection: Connection, head: Head, scopes: Scopes, default_headers: HeaderList) -> None:
+        self._connection = connection
+        self.head = head
+        self.scopes = scopes
+        self._scope: Scope | None = None
+        self._default_headers = default_headers
+        fields = head.fields
+        self.keep_alive = fields.keep_alive
+        self._expects_continue = fields.expects_continue
+        self._corked: list[bytes] | None = None
+        self._event: asyncio.Event | None = None
+        self._parts: list[bytes] = []
+        self._trailers: HeaderList = []
+        self.buffered_bytes = 0
+        self._ended = fields.length == 0
+        self._told_end = False
+        self.gone = self.started = self.complete = False
+        self._expected = _START
+        self._framing = _NONE
+        self._left = 0
+        self._has_trailers = self._is_event_stream = False
+        self.carrier: Carrier | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def scope(self) -> Scope:
+        """For the application."""
+        if self._scope is None:
+            self._scope = self.scopes.scope_of(self.head)
+        return self._scope
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the client has yet to take what was sent."""
+        return self._connection.writable is not None
+
+    @property
+    def waits_for_permission(self) -> bool:
+        """Whether the client holds its body back until it is told to go on."""
+        return self._expects_continue
+
+    @property
+    def ends_with_connection(self) -> bool:
+        """Whether a closed connection reads as the regular end of the answer."""
+        return self._framing is _CLOSE
+
+    async def run(self, app: ASGIApp) -> None:
+        """Runs the application to its end. What it raises is logged and ends the connection."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        except asyncio.CancelledError:
+            if not self.end_event_stream():
+                self.break_off()
+            raise
+        except Exception:  # noqa: BLE001 - whatever an application raises
+            _log.exception("Exception in ASGI application")
+            self.break_off()
+        else:
+            if not self.complete and not self.gone:
+                _log.error("ASGI callable returned without completing its response.")
+                self.break_off()
+
+    def break_off(self) -> None:
+        self.uncork()
+        if not self.complete and not self.gone:
+            self._connection.broke_off()
+
+    def end_event_stream(self) -> bool:
+        """The server ends, and this answer has no end of its own: a client reads on elsewhere after a regular end, and
+        drops an event that is not whole (HTML standard, section 9.2.6)."""
+        if not self._is_event_stream or self._expected != _BODY or self.gone or self._framing is _LENGTH:
+            return False
+        self.keep_alive = self._has_trailers = False
+        self.send_body(b"", last=True)
+        return True
+
+    # Without an application
+
+    def carry(self, carrier: Carrier) -> None:
+        """From now on `carrier` answers."""
+        self.carrier = carrier
+        self._connection.carriers.add(carrier)
+
+    def drop(self, carrier: Carrier) -> None:
+        """`carrier` has answered, or never will."""
+        self.carrier = None
+        self._connection.carriers.discard(carrier)
+
+    def hand_over(self, app: ASGIApp | None = None) -> None:
+        """Has the application answer, or `app`."""
+        self._connection.run(self, app)
+
+    @property
+    def body(self) -> bytes:
+        """Of a request that came whole, for whoever carries it."""
+        return b"".join(self._parts)
+
+    # The client's side
+
+    def feed(self, part: bytes, *, last: bool, trailers: HeaderList) -> None:
+        """More of the body. After the answer nobody wants it."""
+        if self.complete or self.gone:
+            return
+        # RFC 9110 section 10.1.1: no 100 once the client has begun by itself.
+        self._expects_continue = False
+        if part:
+            self._parts.append(part)
+            self.buffered_bytes += len(part)
+        self._ended = last
+        self._trailers = trailers
+        self._wake()
+
+    def disconnect(self) -> None:
+        """The client is gone, or has no further claim to an answer."""
+        self.gone = True
+        self._wake()
+        if self.carrier is not None:
+            self.carrier.client_left()
+
+    def _wake(self) -> None:
+        if self._event is not None:
+            self._event.set()
+
+    # The application's side
+
+    async def receive(self) -> Message:
+        if self._expects_continue and not self.started and not self.gone:
+            self._expects_continue = False
+            self._connection.go_on()
+        while not self._has_news():
+            self._connection.want_body()
+            if self._event is None:
+                self._event = asyncio.Event()
+            self._event.clear()
+            await self._event.wait()
+        if self.gone or self.complete:
+            return {"type": "http.disconnect"}
+        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts.clear()
+        self.buffered_bytes = 0
+        self._told_end = self._ended
+        message: Message = {"type": "http.request", "body": body, "more_body": not self._ended}
+        if self._ended and self._trailers:
+            message["trailers"] = self._trailers
+        return message
+
+    def _has_news(self) -> bool:
+        return self.gone or self.complete or bool(self._parts) or (self._ended and not self._told_end)
+
+    async def send(self, message: Message) -> None:
+        if self._connection.writable is not None:
+            await self._connection.writable.wait()
+        if self.gone:
+            return
+        if self.complete:
+            raise RuntimeError(f"Unexpected ASGI message '{message['type']}', after the response was completed.")
+        kind = message["type"]
+        if kind == _INFORMATIONAL and not self.started:
+            self.send_informational(message["status"], message.get("headers", ()))
+        elif kind != self._expected:
+            raise RuntimeError(f"Expected ASGI message '{self._expected}', but got '{kind}'.")
+        elif kind == _BODY:
+            self.send_body(message.get("body", b""), last=not message.get("more_body", False))
+        elif kind == _START:
+            self._has_trailers = message.get("trailers", False)
+            self.send_head(message["status"], message.get("headers", ()), message.get("reason"))
+        else:
+            self._send_trailers(message.get("headers", ()), last=not message.get("more_trailers", False))
+
+    def send_informational(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """RFC 9110 section 15.2."""
+        if status == HTTPStatus.CONTINUE:
+            if self._expects_continue:
+                self._expects_continue = False
+                self._connection.go_on()
+            return
+        if not HTTPStatus.PROCESSING <= status < HTTPStatus.OK:
+            raise RuntimeError(f"No status of an interim response: {status}")
+        if self.head.version == "1.1":
+            self._write(b"".join((status_line(status), *_lines(headers), b"\r\n")))
+
+    def send_head(
+        self, status: int, headers: Iterable[tuple[bytes, bytes]], reason: bytes | None, *, hold: bool = False
+    ) -> None:
+        """With `hold` it leaves with the end of the answer, or at `uncork`."""
+        line = _first_line(status, reason)
+        if self._expects_continue:
+            # Whether a body follows is now the client's guess, so what follows could be read either way.
+            self._expects_continue = self.keep_alive = False
+        content = [line]
+        connection = self._take_headers([*self._default_headers, *headers], content)
+        self._choose_framing(status, content)
+        if not self.keep_alive:
+            if connection != b"close":
+                content.append(b"connection: close\r\n")
+        elif self.head.version == "1.0" and connection is None:
+            content.append(b"connection: keep-alive\r\n")
+        content.append(b"\r\n")
+        self.started = True
+        self._expected = _BODY
+        # Most answers are complete before this turn of the loop is over, and then leave in one piece.
+        self._corked = content
+        if not hold:
+            self._connection.later(self.uncork)
+
+    def _take_headers(self, headers: HeaderList, content: list[bytes]) -> bytes | None:
+        """Puts the headers into `content`; what `Connection` says, `close` for any that names it."""
+        connection: bytes | None = None
+        for name, value in headers:
+            key = name.lower()
+            if key in _ABOUT_THE_CONNECTION:
+                if key == b"transfer-encoding":
+                    # How an answer is framed is this connection's affair, and chunked is all there is.
+                    if value.lower() != b"chunked":
+                        raise RuntimeError("Transfer-Encoding of a response must be chunked.")
+                    continue
+                if key == b"content-length":
+                    self._set_length(value)
+                elif connection != b"close":
+                    connection = b"close" if b"close" in value.lower().replace(b" ", b"").split(b",") else value
+            elif key == b"content-type":
+                self._is_event_stream = value.lower().startswith(b"text/event-stream")
+            content += (name, b": ", value, b"\r\n")
+        if _NOT_A_NAME.search(b"".join(content[1::4])) or _NOT_A_VALUE.search(b"".join(content[3::4])):
+            raise RuntimeError("Invalid header name or value in a response.")
+        if connection == b"close":
+            self.keep_alive = False
+        return connection
+
+    def _set_length(self, value: bytes) -> None:
+        if self._framing is _LENGTH or not value.isdigit():
+            raise RuntimeError("Content-Length of a response must be one number.")
+        self._framing, self._left = _LENGTH, int(value)
+
+    def _choose_framing(self, status: int, content: list[bytes]) -> None:
+        """RFC 9112 section 6.3."""
+        if self.head.method == "HEAD" or status in _NO_BODY:
+            self._framing = _NONE
+        elif self._framing is not _LENGTH and self.head.version == "1.1":
+            self._framing = _CHUNKED
+            content.append(b"transfer-encoding: chunked\r\n")
+        elif self._framing is not _LENGTH:
+            self._framing = _CLOSE
+            self.keep_alive = False
+
+    def send_whole(self, opening: bytes, headers: bytes, body: bytes) -> None:
+        """A whole answer: what `opening` made of its head, which has a `Content-Length`, and more header lines. Not to
+        HEAD."""
+        end = b"\r\n"
+        if not self.keep_alive:
+            end = b"connection: close\r\n\r\n"
+        elif self.head.version == "1.0":
+            end = b"connection: keep-alive\r\n\r\n"
+        self.started = self.complete = True
+        self._connection.write(b"".join((opening, headers, end, body)))
+        self._connection.answered()
+
+    def send_body(self, body: bytes, *, last: bool) -> None:
+        if self._framing is _LENGTH:
+            self._left -= len(body)
+            if self._left < 0 or (last and self._left):
+                raise RuntimeError("Response content differs from its Content-Length.")
+        elif self._framing is _CHUNKED:
+            end = b"\r\n"
+            if last:
+                end = b"\r\n0\r\n" if self._has_trailers else b"\r\n0\r\n\r\n"
+            body = b"%x\r\n%b%b" % (len(body), body, end) if body else end[2:]
+        if body and self._framing is not _NONE:
+            self._write(body)
+        if last and self._has_trailers:
+            self._expected = _TRAILERS
+        elif last:
+            self._end()
+
+    def _send_trailers(self, headers: Iterable[tuple[bytes, bytes]], *, last: bool) -> None:
+        """Only chunked framing has room for them (RFC 9112 section 7.1.2); elsewhere they are forgotten."""
+        if self._framing is _CHUNKED:
+            self._write(b"".join((*_lines(headers), b"\r\n" if last else b"")))
+        if last:
+            self._end()
+
+    def _write(self, data: bytes) -> None:
+        if self._corked is None:
+            self._connection.write(data)
+        else:
+            self._corked.append(data)
+
+    def uncork(self) -> None:
+        """Sends what was held back."""
+        corked, self._corked = self._corked, None
+        if corked is not None and not self.gone:
+            self._connection.write(b"".join(corked))
+
+    def _end(self) -> None:
+        self.uncork()
+        self.complete = True
+        self._wake()
+        self._connection.answered()
+
+
+def _lines(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[bytes]:
+    """Of a section beside the head, where nothing about the connection stands."""
+    for name, value in headers:
+        if not name or _NOT_A_NAME.search(name) or _NOT_A_VALUE.search(value):
+            raise RuntimeError("Invalid header name or value in a response.")
+        if name.lower() not in _ABOUT_THE_CONNECTION:
+            yield b"%b: %b\r\n" % (name, value)

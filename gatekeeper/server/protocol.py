@@ -1,0 +1,449 @@
+"""The connection: what comes, in which order, for how long, and what is answered where no application is asked.
+
+A connection is always in one phase. Requests are taken one after the other, so that answers cannot come in another
+order than requests; what a client sends ahead waits, bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import struct
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Final, TypeAlias, cast
+
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from gatekeeper.http.request_body import BODY_TOO_LARGE, Body, ChunkedBody, SizedBody
+from gatekeeper.http.request_head import Head, HeadReader, Limits, Refused, parse_head, salvage
+from gatekeeper.http.websocket_handshake import asks_for_websocket, check_handshake, rebuilt
+from gatekeeper.server.deadline import Deadline, Stall
+from gatekeeper.server.exchange import ASGIApp, Carrier, Exchange
+from gatekeeper.server.refusal import Answer, Refusal, Refuse, serialised
+from gatekeeper.server.scope import Scope, Scopes
+
+_log = logging.getLogger("uvicorn.error")
+
+_HIGH_WATER_BYTES: Final = 64 * 1024
+# As Go's net/http: this much of a body that nobody reads is taken to keep the connection, more ends it.
+_MOST_DRAINED_BYTES: Final = 256 * 1024
+# Long enough for an answer to be read, short enough to be no hold on a connection (RFC 9112 section 9.6).
+_LINGER_SECONDS: Final = 2.0
+_NO_LINGER: Final = struct.pack("ii", 1, 0)
+
+Shortcut: TypeAlias = Callable[[Exchange], bool]
+Left: TypeAlias = "Callable[[asyncio.Task[None]], None]"
+
+TIMED_OUT: Final = "The request did not arrive in time"
+INTERNAL_ERROR: Final = "Internal error; the request id finds it in the log"
+
+
+class _Phase(Enum):
+    HEAD = "waiting for a head"
+    BODY = "inside a body"
+    ANSWER = "the request is here, its answer is not"
+    LINGER = "answered for the last time; what still comes is forgotten"
+
+
+# Looked up several times a request, and costly as attributes of an Enum.
+_HEAD, _BODY, _ANSWER, _LINGER = _Phase
+
+
+class FrontProtocol(asyncio.Protocol):
+    """HTTP/1 under uvicorn. Made by `protocol`, which fills in the class attributes."""
+
+    __slots__ = (
+        "_app_state",
+        "_body",
+        "_config",
+        "_connections",
+        "_deadline",
+        "_drained_bytes",
+        "_exchange",
+        "_head",
+        "_held",
+        "_idle",
+        "_loop",
+        "_phase",
+        "_read_paused",
+        "_reader",
+        "_scopes",
+        "_stall",
+        "_state",
+        "_transport",
+        "carriers",
+        "writable",
+    )
+
+    _limits: Limits
+    _refuse: Refuse
+    _overloaded: Callable[[], None]
+    _shortcut: Shortcut
+    _left: Left
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._config = config
+        self._state = server_state
+        # Typed as a set of uvicorn's own classes, used for their `shutdown` and their number.
+        self._connections = cast("set[asyncio.Protocol]", server_state.connections)
+        # uvicorn waits for them, and cancels them in the end, as it does its tasks.
+        self.carriers = cast("set[Carrier]", server_state.tasks)
+        self._app_state = app_state
+        self._loop = _loop or asyncio.get_running_loop()
+        self._phase = _HEAD
+        self._idle = False
+        self._reader = HeadReader(self._limits)
+        self._head: Head | None = None
+        self._body: Body | None = None
+        self._exchange: Exchange | None = None
+        self._held = b""
+        self._drained_bytes = 0
+        self._read_paused = False
+        self.writable: asyncio.Event | None = None
+        self._deadline = Deadline(self._loop, self._expired)
+        self._stall = Stall(self._loop, self._limits.write_timeout)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._phase.value}>"
+
+    # What the transport tells
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        if len(self._connections) >= self._limits.max_connections:
+            self._phase = _LINGER
+            self._transport.abort()
+            self._overloaded()
+            return
+        self._connections.add(self)
+        self._scopes = Scopes(
+            transport,
+            root_path=self._config.root_path,
+            asgi_version=self._config.asgi_version,
+            app_state=self._app_state,
+        )
+        self._deadline.set(self._limits.header_timeout)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.discard(self)
+        self._phase = _LINGER
+        self._deadline.cancel()
+        if self._exchange is not None:
+            self._exchange.disconnect()
+            if self._exchange.task is not None:
+                self._left(self._exchange.task)
+        self.resume_writing()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            if self._phase is _HEAD:
+                self._read_head(data)
+            elif self._phase is _BODY:
+                self._read_body(data)
+            elif self._phase is _ANSWER:
+                self._hold(data)
+        except Refused as refused:
+            self._answer_refused(refused)
+
+    def pause_writing(self) -> None:
+        self.writable = asyncio.Event()
+        self._stall.watch(self._transport, self._reset)
+
+    def resume_writing(self) -> None:
+        if self.writable is not None:
+            self.writable.set()
+            self.writable = None
+            if self._exchange is not None and self._exchange.carrier is not None:
+                self._exchange.carrier.client_writable()
+        self._stall.cancel()
+
+    def shutdown(self) -> None:
+        """uvicorn's word that the server ends: what is in flight is finished, the rest closes."""
+        if self._exchange is None or self._exchange.complete or self._phase is _LINGER:
+            self._finish()
+        else:
+            self._exchange.keep_alive = False
+
+    # Reading
+
+    def _read_head(self, data: bytes) -> None:
+        found = self._reader.feed(data)
+        if found is None:
+            if self._idle:
+                self._idle = False
+                self._deadline.set(self._limits.header_timeout)
+            return
+        raw, rest = found
+        self._idle = False
+        self._deadline.clear()
+        try:
+            self._head = head = parse_head(raw, self._limits)
+        except Refused:
+            # For the wording.
+            self._reader.buffer += raw
+            raise
+        if asks_for_websocket(head) and self._config.ws_protocol_class is not None:
+            self._upgrade(head, rest)
+        else:
+            self._begin(head, rest)
+
+    def _begin(self, head: Head, rest: bytes) -> None:
+        """From here on the request is the application's, unless its body is at fault from the start."""
+        limit, length = self._limits.max_body_bytes, head.length
+        if limit is not None and length is not None and length > limit:
+            raise Refused(413, BODY_TOO_LARGE)
+        exchange = Exchange(self, head, self._scopes, self._state.default_headers)
+        if length == 0:
+            self._phase = _ANSWER
+            self._exchange = exchange
+            if rest:
+                self._hold(rest)
+        else:
+            self._phase = _BODY
+            self._body = ChunkedBody(head, self._limits) if length is None else SizedBody(length)
+            self._drained_bytes = 0
+            if rest:
+                self._read_body(rest, exchange)
+            elif not exchange.waits_for_permission:
+                self._deadline.set(self._limits.body_timeout)
+            self._exchange = exchange
+        if not (self._phase is _ANSWER and self._shortcut(exchange)):
+            self.run(exchange)
+
+    def _read_body(self, data: bytes, exchange: Exchange | None = None) -> None:
+        exchange = exchange or self._exchange
+        body = self._body
+        assert exchange is not None  # noqa: S101 - of this phase
+        assert body is not None  # noqa: S101
+        part, rest = body.feed(data)
+        exchange.feed(part, last=body.complete, trailers=body.trailers)
+        if body.complete:
+            self._phase = _ANSWER
+            self._deadline.clear()
+            self._body = None
+            if rest:
+                self._hold(rest)
+            if exchange.complete:
+                self._next()
+        elif exchange.complete:
+            self._drained_bytes += len(data)
+            self._drain(body)
+        elif exchange.buffered_bytes > _HIGH_WATER_BYTES:
+            # From now on it is the application that is waited for.
+            self._pause_reading()
+            self._deadline.clear()
+        else:
+            self._deadline.set(self._limits.body_timeout)
+
+    def _drain(self, body: Body) -> None:
+        """The rest of a body whose request is answered: read over, within reason, to come to the next request."""
+        if self._drained_bytes + body.remaining_bytes > _MOST_DRAINED_BYTES:
+            self._close()
+        else:
+            self._deadline.set(self._limits.body_timeout)
+            self._resume_reading()
+
+    def _hold(self, data: bytes) -> None:
+        """What comes before its turn."""
+        self._held += data
+        if len(self._held) > _HIGH_WATER_BYTES:
+            self._pause_reading()
+
+    def _pause_reading(self) -> None:
+        if not self._read_paused:
+            self._read_paused = True
+            self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if self._read_paused:
+            self._read_paused = False
+            self._transport.resume_reading()
+
+    # What an exchange asks for
+
+    def run(self, exchange: Exchange, app: ASGIApp | None = None) -> None:
+        task = exchange.task = self._loop.create_task(exchange.run(app or self._config.loaded_app))
+        self._state.tasks.add(task)
+        task.add_done_callback(self._state.tasks.discard)
+
+    def later(self, do: Callable[[], None]) -> None:
+        self._loop.call_soon(do)
+
+    def write(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    def want_body(self) -> None:
+        if self._phase is _BODY and self._read_paused:
+            self._deadline.set(self._limits.body_timeout)
+            self._resume_reading()
+
+    def go_on(self) -> None:
+        if self._phase is _BODY:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._deadline.set(self._limits.body_timeout)
+
+    def answered(self) -> None:
+        self._state.total_requests += 1
+        exchange = self._exchange
+        if self._transport.is_closing() or self._phase is _LINGER or exchange is None:
+            return
+        if not exchange.keep_alive:
+            self._close()
+        elif self._phase is _ANSWER:
+            self._next()
+        elif self._body is not None:
+            self._drain(self._body)
+
+    def broke_off(self) -> None:
+        exchange = self._exchange
+        if exchange is None or self._transport.is_closing():
+            return
+        if exchange.started:
+            self._truncate(exchange)
+        else:
+            self._answer_refused(Refused(500, INTERNAL_ERROR))
+
+    def _next(self) -> None:
+        """On to the next request, which may be here already."""
+        self._phase = _HEAD
+        self._exchange = self._head = None
+        self._resume_reading()
+        if self._held:
+            held, self._held = self._held, b""
+            self._deadline.set(self._limits.header_timeout)
+            self.data_received(held)
+        else:
+            self._idle = True
+            self._deadline.set(self._limits.keepalive_timeout)
+
+    # The end
+
+    def _answer_refused(self, refused: Refused) -> None:
+        """Answers in place of the application, for the last time on this connection."""
+        exchange = self._exchange
+        if exchange is not None and exchange.complete:
+            # What is wrong comes after the answer.
+            self._close()
+            return
+        if exchange is not None:
+            exchange.disconnect()
+            if exchange.started:
+                self._truncate(exchange)
+                return
+        refusal = self._refusal(refused, exchange.scope if exchange is not None else None)
+        try:
+            answer = self._refuse(refusal)
+        except Exception:  # noqa: BLE001 - the connection must end all the same
+            _log.exception("a refusal could not be worded")
+            answer = Answer([], b"")
+        headers = [*answer.headers, *refused.headers]
+        self.write(serialised(refused.status, headers, answer.body, head_only=refusal.method == "HEAD"))
+        self._close(linger=True)
+
+    def _refusal(self, refused: Refused, scope: Scope | None) -> Refusal:
+        if self._head is not None:
+            method, target, headers = self._head.method, self._head.target, self._head.headers
+        else:
+            method, target, headers = salvage(bytes(self._reader.buffer), self._limits)
+        return Refusal(refused.status, refused.detail, method, target, headers, self._scopes.client, scope)
+
+    def _truncate(self, exchange: Exchange) -> None:
+        """Ends an answer in the middle, so that its client can tell (RFC 9112 section 8)."""
+        if exchange.ends_with_connection:
+            self._reset()
+        else:
+            self._finish()
+
+    def _reset(self) -> None:
+        """Ends the connection with RST: nobody can take that for a regular end."""
+        self._phase = _LINGER
+        self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self._transport.abort()
+
+    def _finish(self) -> None:
+        """Closes once all is written that a client is still taking."""
+        self._phase = _LINGER
+        self._transport.close()
+        self._stall.watch(self._transport, self._reset)
+
+    def _close(self, *, linger: bool = False) -> None:
+        """Ends the connection. While something is still coming, only this side of it at first: a socket that is closed
+        with unread bytes resets the connection, and the client may never see its answer (RFC 9112 section 9.6)."""
+        unread = linger or self._body is not None or bool(self._held)
+        self._phase = _LINGER
+        self._held = b""
+        self._reader.buffer.clear()
+        if unread and self._transport.can_write_eof():
+            self._transport.write_eof()
+            self._resume_reading()
+            self._deadline.set(_LINGER_SECONDS)
+        else:
+            self._finish()
+
+    def _upgrade(self, head: Head, rest: bytes) -> None:
+        """Hands the connection over to the WebSocket protocol, which reads the handshake again, rebuilt from what was
+        judged."""
+        check_handshake(head)
+        if rest:
+            # RFC 6455 section 4.1: the client waits for the answer; what it cannot wait with may be a request.
+            raise Refused(400, "There is data before the WebSocket handshake was answered")
+        self._deadline.cancel()
+        self._stall.cancel()
+        self._connections.discard(self)
+        assert self._config.ws_protocol_class is not None  # noqa: S101 - asked before
+        websocket: asyncio.Protocol = self._config.ws_protocol_class(  # type: ignore[call-arg]
+            config=self._config, server_state=self._state, app_state=self._app_state
+        )
+        websocket.connection_made(self._transport)
+        websocket.data_received(rebuilt(head))
+        self._transport.set_protocol(websocket)
+
+    # Time
+
+    def _expired(self) -> None:
+        if self._phase is _LINGER or self._idle:
+            self._finish()
+        else:
+            self._answer_refused(Refused(408, TIMED_OUT))
+
+
+def _nothing(*_: object) -> None:
+    """Of whoever does not want to know."""
+
+
+def no_shortcut(_: Exchange) -> bool:
+    """Every request is the application's."""
+    return False
+
+
+def protocol(
+    limits: Limits,
+    refuse: Refuse,
+    *,
+    overloaded: Callable[[], None] = _nothing,
+    shortcut: Shortcut = no_shortcut,
+    left: Left = _nothing,
+) -> type[asyncio.Protocol]:
+    """The protocol class for `uvicorn.Config(http=…)`. `overloaded` is called for each connection over the limit, which
+    is reset as it comes. `shortcut` is asked first about every request that came whole: True where it answers by itself
+    (`Exchange.carry`), False where the application is to. `left` is told the task of an application whose client is
+    gone."""
+
+    class Front(FrontProtocol):
+        __slots__ = ()
+        _limits = limits
+        _refuse = staticmethod(refuse)
+        _overloaded = staticmethod(overloaded)
+        _shortcut = staticmethod(shortcut)
+        _left = staticmethod(left)
+
+    return Front

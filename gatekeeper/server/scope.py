@@ -1,0 +1,58 @@
+"""What an ASGI application is told about a request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import MutableMapping
+from typing import Any, Final, TypeAlias
+from urllib.parse import unquote
+
+from gatekeeper.http.request_head import Head
+
+Scope: TypeAlias = MutableMapping[str, Any]
+
+EXTENSION: Final = "gatekeeper.http"
+"""What this server offers beyond ASGI. `scope["extensions"][EXTENSION]["target"]` is the request target as it was sent,
+a bare `?` kept. The last `http.request` has `trailers`, a list of headers, where there are any. `http.response.start`
+may have `reason`, the phrase of the status line in bytes. Before it, `gatekeeper.http.informational` with `status` and
+`headers` sends an interim answer: 100 where the client waits for it, others to HTTP/1.1."""
+
+
+class Scopes:
+    """Scopes for the requests of one connection. `client` is address and port of the other side, None for a Unix
+    socket, which has none."""
+
+    __slots__ = ("_app_state", "_asgi_version", "_root_path", "_server", "client", "scheme")
+
+    def __init__(
+        self, transport: asyncio.BaseTransport, *, root_path: str, asgi_version: str, app_state: dict[str, Any]
+    ) -> None:
+        peer, name = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+        self.client = (str(peer[0]), int(peer[1])) if isinstance(peer, tuple) else None
+        self._server = (str(name[0]), int(name[1])) if isinstance(name, tuple) else (name, None) if name else None
+        self.scheme = "https" if transport.get_extra_info("sslcontext") else "http"
+        self._root_path = root_path
+        self._asgi_version = asgi_version
+        self._app_state = app_state
+
+    def scope_of(self, head: Head) -> Scope:
+        raw_path, _, query = head.target.partition(b"?")
+        path = raw_path.decode("ascii")
+        root = self._root_path
+        return {
+            "type": "http",
+            "asgi": {"version": self._asgi_version, "spec_version": "2.3"},
+            "http_version": head.version,
+            "server": self._server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": root,
+            "method": head.method,
+            "path": root + (unquote(path) if "%" in path else path),
+            "raw_path": root.encode("ascii") + raw_path,
+            "query_string": query,
+            # A copy: the section is kept for the next who sends the same.
+            "headers": list(head.headers),
+            "state": self._app_state.copy(),
+            "extensions": {"http.response.trailers": {}, EXTENSION: {"target": head.target}},
+        }

@@ -1,0 +1,97 @@
+"""The client's leg of a WebSocket: uvicorn's protocol, with bounds where it has none."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+from uvicorn.config import Config
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
+
+from gatekeeper.http.websocket_frames import ServerFrames
+from gatekeeper.net import LEFT, is_broken, keep_alive
+from gatekeeper.upstream.websocket import MAX_MESSAGE_BYTES
+
+_WATCH_SECONDS: Final = 1.0
+# The largest message on its way, and thousands of pongs.
+_MAX_UNSENT_BYTES: Final = MAX_MESSAGE_BYTES + 1024 * 1024
+
+
+class WebSocketFront(WebSocketsSansIOProtocol):
+    """`told` hears of the task of an application whose client is gone."""
+
+    told: Callable[[asyncio.Task[None]], None] | None = None
+    _task: asyncio.Task[None] | None = None
+
+    def __init__(self, config: Config, *arguments: Any, **named: Any) -> None:
+        super().__init__(config, *arguments, **named)
+        self.conn = ServerFrames(max_size=config.ws_max_size, logger=logging.getLogger("uvicorn.error"))
+        self._left = asyncio.Event()
+        self._watch: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        keep_alive(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._left.set()
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._task is not None and self.told is not None:
+            self.told(self._task)
+        super().connection_lost(exc)
+
+    async def run_asgi(self) -> None:
+        extensions: Any = self.scope["extensions"]
+        extensions[LEFT] = {"left": self._left}
+        self._task = asyncio.current_task()
+        await super().run_asgi()
+
+    def send_receive_event_to_app(self) -> None:
+        super().send_receive_event_to_app()
+        if self.read_paused and self._watch is None:
+            self._watch = self.loop.call_later(_WATCH_SECONDS, self._look_after)
+
+    def _look_after(self) -> None:
+        """A transport that does not read is not told that its client is gone."""
+        self._watch = None
+        if self.read_paused and not self.disconnected:
+            if is_broken(self.transport):
+                self.transport.abort()
+            else:
+                self._watch = self.loop.call_later(_WATCH_SECONDS, self._look_after)
+
+    def data_received(self, data: bytes) -> None:
+        self.conn.receive_data(data)
+        # Also what came right before a fault.
+        self.handle_events()
+        if self.conn.parser_exc is not None:
+            self.handle_parser_exception()
+
+    def handle_cont(self, event: Frame) -> None:
+        # In one buffer: a list of empty fragments, or of short ones, has no bound that the size of a message sets.
+        frames: list[Any] = self.frames
+        if not isinstance(frames[0], bytearray):
+            frames[0] = bytearray(frames[0])
+        frames[0] += event.data
+        if event.fin:
+            frames[0] = bytes(frames[0])
+            self.send_receive_event_to_app()
+
+    def handle_ping(self) -> None:
+        super().handle_ping()
+        # Who sends pings and never reads the pongs has them kept here.
+        if self.transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:
+            self.transport.abort()
+
+
+def websockets(left: Callable[[asyncio.Task[None]], None]) -> type[WebSocketFront]:
+    """The class for `uvicorn.Config(ws=…)`. `left` is told the task of an application whose client is gone."""
+
+    class Front(WebSocketFront):
+        told = staticmethod(left)
+
+    return Front

@@ -1,0 +1,113 @@
+"""Connections to the backend: where it is, and how it is reached."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar, cast
+from urllib.parse import urlsplit
+
+import httpx
+
+from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
+from gatekeeper.net import keep_alive
+
+_P = TypeVar("_P", bound=asyncio.BaseProtocol)
+
+
+class Origin(NamedTuple):
+    """Where the backend is. `authority` stands in for a missing `Host`; `socket_path` is that of a Unix socket, None
+    over TCP."""
+
+    is_tls: bool
+    host: str
+    port: int
+    authority: bytes
+    socket_path: str | None
+
+
+class Line(NamedTuple):
+    """A connection to the backend, nothing sent yet. `authority` stands in for a missing `Host`; `timeout_seconds` is
+    how long the backend may be silent where it owes an answer."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    authority: bytes
+    timeout_seconds: float
+
+
+class Connector:
+    """Opens connections to the backend at `url` (`http://host:port`, `https://…`, `http+unix:///path.sock`).
+
+    A name is looked up for every connection. `timeout_seconds` bounds all of it, TLS included; `ca_file` is a PEM
+    bundle that replaces the usual certificate authorities; `alpn` are the protocols offered over TLS (RFC 7301), none
+    for no offer. Raises ValueError for a URL of another form.
+    """
+
+    def __init__(
+        self, url: str, *, timeout_seconds: float, ca_file: str | None = None, alpn: Sequence[str] = ()
+    ) -> None:
+        self.origin = parse_origin(url)
+        self.ssl_context = _ssl_context(ca_file) if self.origin.is_tls else None
+        if self.ssl_context is not None and alpn:
+            self.ssl_context.set_alpn_protocols(list(alpn))
+        self._timeout_seconds = timeout_seconds
+
+    async def connect(self, factory: Callable[[], _P]) -> _P:
+        """A connection that `factory`'s protocol serves. Raises UpstreamUnavailable or UpstreamTimeout."""
+        loop = asyncio.get_running_loop()
+        origin = self.origin
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                if origin.socket_path is not None:
+                    _, protocol = await loop.create_unix_connection(factory, origin.socket_path)
+                else:
+                    _, protocol = await loop.create_connection(factory, origin.host, origin.port, ssl=self.ssl_context)
+        except TimeoutError as error:
+            raise UpstreamTimeout("the backend was silent for too long (connect)") from error
+        except OSError as error:
+            raise UpstreamUnavailable(f"the backend cannot be reached: {error}", kind="connect") from error
+        return protocol
+
+    async def dial(self, silence_seconds: float) -> Line:
+        """A connection as a pair of streams."""
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(loop=loop)
+        protocol = await self.connect(lambda: _Streams(reader, loop))
+        writer = asyncio.StreamWriter(protocol.transport, protocol, reader, loop)
+        return Line(reader, writer, self.origin.authority, silence_seconds)
+
+
+class _Streams(asyncio.StreamReaderProtocol):
+    transport: asyncio.Transport
+
+    def __init__(self, reader: asyncio.StreamReader, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(reader, loop=loop)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are no subclass of it.
+        self.transport = cast("asyncio.Transport", transport)
+        # A WebSocket may be silent for as long as both sides want.
+        keep_alive(transport)
+        super().connection_made(transport)
+
+
+def parse_origin(url: str) -> Origin:
+    """Raises ValueError."""
+    parts = urlsplit(url)
+    if parts.scheme == "http+unix" and parts.path.startswith("/") and not parts.netloc:
+        return Origin(is_tls=False, host="localhost", port=80, authority=b"localhost", socket_path=parts.path)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/") or parts.username:
+        # Not quoted: people put passwords into URLs.
+        raise ValueError("the URL of a backend is http://host:port, https://host:port or http+unix:///path.sock")
+    is_tls = parts.scheme == "https"
+    host = parts.hostname if parts.hostname.isascii() else parts.hostname.encode("idna").decode("ascii")
+    port = parts.port or (443 if is_tls else 80)
+    return Origin(is_tls, host, port, parts.netloc.encode(), socket_path=None)
+
+
+def _ssl_context(ca_file: str | None) -> ssl.SSLContext:
+    if ca_file is not None:
+        return ssl.create_default_context(cafile=ca_file)
+    return httpx.create_ssl_context(trust_env=False)

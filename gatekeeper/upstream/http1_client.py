@@ -1,0 +1,316 @@
+"""The backend over our own HTTP/1.1 client: what can be awaited, upon the callbacks of `connection.py`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Final
+
+from gatekeeper.errors import UpstreamUnavailable
+from gatekeeper.http.headers import HeaderList
+from gatekeeper.http.request_writer import Outgoing, RequestNotForwardable, chunk, last_chunk, outgoing
+from gatekeeper.http.response_parser import Head
+from gatekeeper.upstream.connector import Connector, Line
+from gatekeeper.upstream.http1 import Connection, Failure
+from gatekeeper.upstream.pool import Pool
+from gatekeeper.upstream.upstream import RequestBody, UpstreamRequest, UpstreamResponse
+
+RETRIED_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+"""What may be sent twice where the first time may not have arrived (RFC 9110 section 9.2.2)."""
+
+# What is held of a body that is read more slowly than it comes, beside one read of the socket.
+_MAX_HELD_BYTES: Final = 64 * 1024
+_MAX_HELD_HEADS: Final = 8
+# RFC 9110 section 10.1.1: a client that expects 100 must not wait forever, for servers may not know of it.
+_EXPECT_SECONDS: Final = 1.0
+
+
+class NativeUpstream:
+    """The backend at `url` (`http://host:port`, `https://…`, `http+unix:///path.sock`), over HTTP/1.1.
+
+    `connect_timeout_seconds` bounds getting a connection, TLS included, and the wait for one that is free;
+    `timeout_seconds` every silence after it, never the whole answer. `ca_file` is a PEM bundle that replaces the usual
+    certificate authorities. `max_connections` must be no less than the clients that may wait at once, or slow routes
+    starve the others. Raises ValueError for a URL of another form.
+
+    `pool` is for who does without coroutines.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        connect_timeout_seconds: float = 5.0,
+        timeout_seconds: float = 60.0,
+        ca_file: str | None = None,
+        max_connections: int = 10_000,
+    ) -> None:
+        self._url = url
+        self._timeout_seconds = timeout_seconds
+        self._connector = Connector(url, timeout_seconds=connect_timeout_seconds, ca_file=ca_file)
+        self.authority: Final = self._connector.origin.authority
+        self.pool: Final = Pool(
+            self._connector,
+            timeout_seconds=timeout_seconds,
+            wait_seconds=connect_timeout_seconds,
+            max_connections=max_connections,
+        )
+
+    def __repr__(self) -> str:
+        return f"<NativeUpstream {self._url} {self.pool!r}>"
+
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+        method, target, headers, body, _ = request
+        out = outgoing(method, target, headers, authority=self.authority, has_body=body is not None)
+        connection = await self.pool.acquire()
+        exchange = Exchange(connection, request, out)
+        try:
+            head = await exchange.head()
+        except UpstreamUnavailable:
+            if not exchange.untouched or body is not None or method not in RETRIED_METHODS:
+                raise
+            exchange = Exchange(await self.pool.acquire(fresh=True), request, out)
+            head = await exchange.head()
+        return NativeResponse(head, exchange)
+
+    async def dial(self) -> Line:
+        return await self._connector.dial(self._timeout_seconds)
+
+    async def aclose(self) -> None:
+        await self.pool.aclose()
+
+
+class NativeResponse:
+    """The answer, read from its exchange."""
+
+    __slots__ = ("_exchange", "headers", "may_have_trailers", "reason", "status")
+
+    def __init__(self, head: Head, exchange: Exchange) -> None:
+        self.status = head.status
+        self.reason = head.reason
+        self.headers = head.headers
+        self.may_have_trailers = head.is_chunked and exchange.has_body
+        self._exchange = exchange
+
+    @property
+    def body(self) -> AsyncIterator[bytes]:
+        return self._exchange
+
+    @property
+    def trailers(self) -> HeaderList:
+        return self._exchange.trailers
+
+    async def aclose(self) -> None:
+        await self._exchange.aclose()
+
+
+class Exchange:
+    """One request on its way, and its answer: begun when it is made. A `Sink`, and the iterator of the answer's body.
+
+    One task may wait at a time, for `head` or for a part of the body; the upload, if there is one, is a task of its
+    own.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_error",
+        "_going_on",
+        "_heads",
+        "_held_bytes",
+        "_is_over",
+        "_parts",
+        "_request",
+        "_upload",
+        "_waiter",
+        "_writable",
+        "has_body",
+        "trailers",
+        "untouched",
+    )
+
+    def __init__(self, connection: Connection, request: UpstreamRequest, out: Outgoing) -> None:
+        self._connection: Connection | None = connection
+        self._request = request
+        self._heads: deque[Head] = deque()
+        self._parts: list[bytes] = []
+        self._held_bytes = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._error: BaseException | None = None
+        self._is_over = False
+        self._upload: asyncio.Task[None] | None = None
+        self.has_body = False
+        self.trailers: HeaderList = []
+        self.untouched = False
+        body = request.body
+        connection.start(out.head, self, to_head_request=request.method == "HEAD", uploading=body is not None)
+        if body is not None:
+            self._writable = asyncio.Event()
+            self._going_on = asyncio.Event()
+            self._upload = asyncio.create_task(self._send_body(connection, body, out))
+
+    # What is awaited
+
+    async def head(self) -> Head:
+        """The head of the final answer. Where it wants no more of the body, the upload has ended. Cancelled or failed,
+        all of it is over."""
+        try:
+            while True:
+                head = await self._next_head()
+                if head.status >= 200:
+                    break
+                if self._request.informed is not None:
+                    await self._request.informed(head.status, head.headers)
+                if self._connection is not None:
+                    self._connection.resume_reading()
+            if self._upload is not None and (self._connection is None or not self._connection.uploading):
+                await self._end_upload()
+        except BaseException:
+            await self.aclose()
+            raise
+        return head
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._parts:
+            if self._error is not None:
+                raise self._error
+            if self._is_over:
+                raise StopAsyncIteration
+            await self._wait()
+        parts, self._parts, self._held_bytes = self._parts, [], 0
+        if self._connection is not None:
+            self._connection.resume_reading()
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def aclose(self) -> None:
+        """Ends what has not ended by itself."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+        self._is_over = True
+        if self._upload is not None:
+            await self._end_upload()
+
+    async def _next_head(self) -> Head:
+        while not self._heads:
+            if self._error is not None:
+                raise self._error
+            await self._wait()
+        return self._heads.popleft()
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # What the connection tells
+
+    def on_informational(self, head: Head) -> None:
+        if head.status == 100:
+            if self._upload is not None:
+                self._going_on.set()
+        elif self._request.informed is not None:
+            self._heads.append(head)
+            if len(self._heads) > _MAX_HELD_HEADS and self._connection is not None:
+                self._connection.pause_reading()
+            self._wake()
+
+    def on_head(self, head: Head) -> None:
+        if self._connection is not None and self._connection.uploading:
+            self._going_on.set()
+        self.has_body = not head.is_bodiless and self._request.method != "HEAD"
+        self._heads.append(head)
+        self._wake()
+
+    def on_data(self, data: bytes) -> None:
+        self._parts.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes > _MAX_HELD_BYTES and self._connection is not None:
+            self._connection.pause_reading()
+        self._wake()
+
+    def on_end(self, trailers: HeaderList) -> None:
+        self._connection = None
+        self.trailers = trailers
+        self._is_over = True
+        self._wake()
+
+    def on_failure(self, error: Failure, *, untouched: bool) -> None:
+        self._connection = None
+        self.untouched = untouched
+        self._error = error
+        self._wake()
+
+    takes_whole = False
+
+    def on_whole(self, head: Head, body: bytes) -> None:
+        """Never: it is taken part by part."""
+
+    def on_pause(self) -> None:
+        """What has come is taken as it is asked for."""
+
+    def on_writable(self) -> None:
+        # A head alone can fill a connection, too.
+        if self._upload is not None:
+            self._writable.set()
+
+    # The body
+
+    async def _send_body(self, connection: Connection, body: RequestBody, out: Outgoing) -> None:
+        try:
+            if out.expects:
+                await self._told_to_go_on()
+            await self._send_parts(connection, body, out.length)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is for who waits for the answer
+            # The backend must not take for whole what was only begun.
+            if self._connection is not None:
+                self._connection = None
+                connection.abort()
+                self._error = error
+                self._wake()
+
+    async def _send_parts(self, connection: Connection, body: RequestBody, length: int | None) -> None:
+        left = length
+        while left is None or left > 0:
+            try:
+                part = await anext(body)
+            except StopAsyncIteration:
+                break
+            if left is not None:
+                left -= len(part)
+                if left < 0:
+                    raise RequestNotForwardable
+            connection.write(part if length is not None else chunk(part))
+            if connection.is_full and left != 0:
+                self._writable.clear()
+                await self._writable.wait()
+        if left:
+            raise RequestNotForwardable
+        if length is None:
+            connection.write(last_chunk(body.trailers))
+        connection.finish()
+        await body.aclose()
+
+    async def _told_to_go_on(self) -> None:
+        try:
+            async with asyncio.timeout(_EXPECT_SECONDS):
+                await self._going_on.wait()
+        except TimeoutError:
+            pass
+
+    async def _end_upload(self) -> None:
+        upload, self._upload = self._upload, None
+        body = self._request.body
+        assert upload is not None and body is not None  # noqa: S101, PT018 - one does not come without the other
+        upload.cancel()
+        await asyncio.wait({upload})
+        await body.aclose()

@@ -1,0 +1,318 @@
+"""The backend over HTTP/2: its connections, and requests and answers upon them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator
+from http import HTTPStatus
+from typing import Final
+
+from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
+from gatekeeper.http.headers import HeaderList, get, is_token
+from gatekeeper.http.request_writer import RequestNotForwardable
+from gatekeeper.upstream.connector import Connector
+from gatekeeper.upstream.http1_client import RETRIED_METHODS
+from gatekeeper.upstream.http2 import Http2Connection
+from gatekeeper.upstream.http2_stream import Head, Stream
+from gatekeeper.upstream.upstream import RequestBody, UpstreamRequest, UpstreamResponse
+
+ALPN: Final = ("h2", "http/1.1")
+
+# RFC 9113 section 8.2.2; of `te`, `trailers` may stay.
+_LEFT_OUT: Final = frozenset(
+    {b"connection", b"host", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade"}
+)
+_BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]|^[ \t]|[ \t]\Z")
+_TARGET = re.compile(rb"[\x21-\x7e]+")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+# As over HTTP/1.1 (RFC 9110 section 10.1.1).
+_EXPECT_SECONDS: Final = 1.0
+_CLOSING_TURNS: Final = 3
+_MAX_KEPT_BYTES: Final = 64 * 1024
+
+
+class Http2:
+    """HTTP/2 to the backend that `connector`, whose ALPN is `ALPN`, leads to.
+
+    As many requests share a connection as the backend allows, up to a hundred; then another is opened. What the backend
+    chose at the latest handshake holds: one that chose HTTP/1.1 is not asked again.
+    """
+
+    def __init__(
+        self, connector: Connector, *, connect_timeout_seconds: float, timeout_seconds: float, max_connections: int
+    ) -> None:
+        self._connector = connector
+        self._connect_timeout_seconds = connect_timeout_seconds
+        self._timeout_seconds = timeout_seconds
+        self._max_connections = max_connections
+        self._connections: set[Http2Connection] = set()
+        self._opening: asyncio.Task[None] | None = None
+        self._is_offered = True
+
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse | None:
+        """As `Upstream.send`; None, with nothing sent, if the backend speaks HTTP/1.1."""
+        headers = self._fields(request)
+        body = None if request.body is None else Kept(request.body)
+        for is_last in (False, True):
+            connection = await self._acquire()
+            if connection is None:
+                return None
+            exchange = Exchange(connection.open(headers, has_body=body is not None), request, body, is_last=is_last)
+            try:
+                return Http2Response(await exchange.head(), exchange)
+            except UpstreamUnavailable:
+                if not exchange.may_be_sent_again:
+                    raise
+        raise AssertionError("the second attempt returns or raises")
+
+    async def aclose(self) -> None:
+        if self._opening is not None:
+            self._opening.cancel()
+        for connection in list(self._connections):
+            connection.abort()
+        # A transport closes in the turns of the loop that follow, and this may be all that the loop still waits for.
+        for _ in range(_CLOSING_TURNS):
+            await asyncio.sleep(0)
+
+    async def _acquire(self) -> Http2Connection | None:
+        while self._is_offered:
+            for connection in self._connections:
+                if connection.has_room:
+                    return connection
+            if self._opening is None:
+                self._opening = asyncio.create_task(self._open())
+                self._opening.add_done_callback(self._opened)
+            # One handshake for all who wait; who leaves does not take it along.
+            await asyncio.shield(self._opening)
+        return None
+
+    async def _open(self) -> None:
+        if len(self._connections) >= self._max_connections:
+            raise UpstreamTimeout("no connection to the backend is free")
+        connection = await self._connector.connect(
+            lambda: Http2Connection(timeout_seconds=self._timeout_seconds, on_lost=self._connections.discard)
+        )
+        if not connection.offered:
+            connection.abort()
+            self._is_offered = False
+            return
+        try:
+            async with asyncio.timeout(self._connect_timeout_seconds):
+                await connection.ready
+        except BaseException as error:
+            connection.abort()
+            if isinstance(error, TimeoutError):
+                raise UpstreamTimeout("the backend was silent for too long (connect)") from error
+            raise
+        if not connection.has_room:
+            connection.abort()
+            raise UpstreamUnavailable("the backend takes no requests on a new connection", kind="connect")
+        self._connections.add(connection)
+
+    def _opened(self, opening: asyncio.Task[None]) -> None:
+        self._opening = None
+        if not opening.cancelled():
+            opening.exception()
+
+    def _fields(self, request: UpstreamRequest) -> HeaderList:
+        """The fields of the request, pseudo-header fields first. Raises RequestNotForwardable."""
+        method, target, headers, _, _ = request
+        fields = [
+            (b":method", method.encode("ascii")),
+            (b":scheme", b"https"),
+            (b":authority", get(headers, b"host") or self._connector.origin.authority),
+            (b":path", target),
+        ]
+        if not is_token(fields[0][1]) or not _TARGET.fullmatch(target):
+            raise RequestNotForwardable
+        for name, value in headers:
+            if not is_token(name) or name != name.lower() or _BAD_VALUE.search(value):
+                raise RequestNotForwardable
+            if name not in _LEFT_OUT:
+                fields.append((name, value))
+            elif name == b"te" and value.lower() == b"trailers":
+                fields.append((b"te", b"trailers"))
+        return fields
+
+
+class Http2Response:
+    """The answer, read from its exchange. HTTP/2 has no reason phrases: it is the usual one."""
+
+    def __init__(self, head: Head, exchange: Exchange) -> None:
+        self.status = head.status
+        self.reason = _reason(head.status)
+        self.headers = head.headers
+        # Where a length is given, what goes to an HTTP/1.1 client has no place for them.
+        self.may_have_trailers = not head.is_all and get(head.headers, b"content-length") is None
+        self.body: AsyncGenerator[bytes, None] = exchange.parts()
+        self._exchange = exchange
+
+    @property
+    def trailers(self) -> HeaderList:
+        return self._exchange.stream.trailers
+
+    async def aclose(self) -> None:
+        await self.body.aclose()
+        await self._exchange.aclose()
+
+
+class Exchange:
+    """One request on its way, and its answer. The body goes up in a task of its own, also when the answer has begun."""
+
+    def __init__(self, stream: Stream, request: UpstreamRequest, body: Kept | None, *, is_last: bool) -> None:
+        self.stream = stream
+        self._request = request
+        self._body = body
+        self._is_last = is_last
+        self._upload: asyncio.Task[None] | None = None
+        self._upload_error: BaseException | None = None
+        if body is not None:
+            body.rewind()
+            self._upload = asyncio.create_task(self._send_body(body))
+
+    @property
+    def may_be_sent_again(self) -> bool:
+        """Whether the backend has not begun with it, or doing it twice would do no harm (RFC 9110 section 9.2.2)."""
+        if self._is_last:
+            return False
+        if self.stream.refused:
+            return self._body is None or self._body.is_whole
+        return self.stream.untouched and self._body is None and self._request.method in RETRIED_METHODS
+
+    async def head(self) -> Head:
+        """The head of the final answer. Cancelled or failed, all of it is over."""
+        try:
+            while True:
+                head = await self._or_failed_upload()
+                if head.status >= 300:
+                    await self._drop_body()
+                if head.status >= 200:
+                    return head
+                if self._request.informed is not None and head.status != HTTPStatus.CONTINUE:
+                    await self._request.informed(head.status, head.headers)
+        except BaseException as error:
+            if isinstance(error, UpstreamUnavailable) and self.may_be_sent_again:
+                # The rest of the body is for the next attempt.
+                await self._end_upload()
+            else:
+                await self.aclose()
+            raise
+
+    async def parts(self) -> AsyncGenerator[bytes, None]:
+        while (part := await self.stream.part()) is not None:
+            if part:
+                yield part
+
+    async def aclose(self) -> None:
+        """Ends what has not ended by itself."""
+        self.stream.close()
+        await self._drop_body()
+
+    async def _drop_body(self) -> None:
+        await self._end_upload()
+        if self._body is not None:
+            await self._body.aclose()
+
+    async def _end_upload(self) -> None:
+        if self._upload is not None:
+            upload, self._upload = self._upload, None
+            self.stream.send_no_more()
+            upload.cancel()
+            await asyncio.wait({upload})
+
+    async def _or_failed_upload(self) -> Head:
+        try:
+            return await self.stream.head()
+        except UpstreamUnavailable:
+            if self._upload_error is not None:
+                raise self._upload_error from None
+            raise
+
+    async def _send_body(self, body: Kept) -> None:
+        try:
+            expect = get(self._request.headers, b"expect")
+            if expect is not None and expect.lower() == b"100-continue":
+                await self._told_to_go_on()
+            await self._send_parts(body)
+            await body.aclose()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is for who waits for the answer
+            self._upload_error = error
+            self.stream.give_up()
+
+    async def _send_parts(self, body: Kept) -> None:
+        length = get(self._request.headers, b"content-length")
+        if length is not None and not _LENGTH.fullmatch(length):
+            raise RequestNotForwardable
+        left = None if length is None else int(length)
+        async for part in body:
+            if left is not None:
+                left -= len(part)
+                if left < 0:
+                    raise RequestNotForwardable
+            await self.stream.send(part)
+            if self.stream.is_over:
+                return
+        if left:
+            raise RequestNotForwardable
+        if left is None and body.trailers:
+            self.stream.send_trailers(body.trailers)
+        else:
+            await self.stream.send(b"", end=True)
+
+    async def _told_to_go_on(self) -> None:
+        try:
+            async with asyncio.timeout(_EXPECT_SECONDS):
+                await self.stream.going_on.wait()
+        except TimeoutError:
+            pass
+
+
+class Kept:
+    """A request body whose beginning is kept, to be sent again if the backend says that it has not begun with it.
+
+    `is_whole`: nothing that was read of it has been let go.
+    """
+
+    def __init__(self, body: RequestBody) -> None:
+        self._body = body
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._at = 0
+        self.is_whole = True
+
+    @property
+    def trailers(self) -> HeaderList:
+        return self._body.trailers
+
+    def rewind(self) -> None:
+        self._at = 0
+
+    def __aiter__(self) -> Kept:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._at < len(self._parts):
+            part = self._parts[self._at]
+            self._at += 1
+            return part
+        part = await anext(self._body)
+        self._size += len(part)
+        if self._size > _MAX_KEPT_BYTES:
+            self.is_whole = False
+            self._parts.clear()
+            self._at = 0
+        else:
+            self._parts.append(part)
+            self._at += 1
+        return part
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
+
+
+def _reason(status: int) -> bytes:
+    try:
+        return HTTPStatus(status).phrase.encode("ascii")
+    except ValueError:
+        return b""

@@ -1,0 +1,248 @@
+"""One request and its answer on an HTTP/2 connection: what can be awaited, upon the events of h2."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from typing import Any, Final, NamedTuple, Protocol
+
+from h2.errors import ErrorCodes
+from h2.events import (
+    DataReceived,
+    Event,
+    InformationalResponseReceived,
+    ResponseReceived,
+    StreamEnded,
+    StreamReset,
+    TrailersReceived,
+    WindowUpdated,
+)
+
+from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
+from gatekeeper.http.headers import HeaderList, is_token
+from gatekeeper.http.response_parser import MAX_FIELDS, MAX_INFORMATIONAL
+
+_MAX_HELD_HEADS: Final = 64
+_WHOLE_NUMBER = re.compile(rb"[0-9]{1,18}")
+_STATUS = re.compile(rb"[1-5][0-9][0-9]")
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_OF_A_CONNECTION: Final = frozenset(
+    {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
+)
+
+
+class Carrier(Protocol):
+    """What a stream needs of its connection."""
+
+    @property
+    def timeout_seconds(self) -> float: ...
+
+    def room(self, number: int) -> int:
+        """How many bytes may be sent on this stream now."""
+
+    def send(self, number: int, data: bytes, *, end: bool) -> None: ...
+
+    def send_trailers(self, number: int, trailers: HeaderList) -> None: ...
+
+    def taken(self, number: int, size: int) -> None:
+        """So many bytes have been read, and as many more may come."""
+
+    def leave(self, number: int, *, whole: bool) -> None:
+        """The stream is done with: `whole`, or given up and reset."""
+
+    def doubt(self) -> None:
+        """A stream has waited for too long."""
+
+
+class Head(NamedTuple):
+    """The head of an answer, final or interim; `is_all` if nothing follows."""
+
+    status: int
+    headers: HeaderList
+    is_all: bool
+
+
+class Stream:
+    """One request on a connection, and its answer. One task may wait for the answer, and one send the body.
+
+    `untouched`: it failed, and nothing of an answer had come on a connection that had served before; `refused`: it
+    failed, and the backend says that it has not begun to work on it (RFC 9113 section 8.7); `is_over`: the answer is
+    complete.
+    """
+
+    def __init__(self, connection: Carrier, number: int, *, has_body: bool) -> None:
+        self._connection = connection
+        self._number = number
+        self._heads: deque[Head] = deque()
+        self._parts: deque[tuple[bytes, int]] = deque()
+        self._news = asyncio.Event()
+        self._error: UpstreamUnavailable | None = None
+        self._is_sent = not has_body
+        self._is_cut_short = False
+        self._head_count = 0
+        self.has_room = asyncio.Event()
+        self.going_on = asyncio.Event()
+        self.heard = False
+        self.refused = False
+        self.untouched = False
+        self.is_over = False
+        self.trailers: HeaderList = []
+
+    # What is awaited
+
+    async def head(self) -> Head:
+        """The next head, interim or final."""
+        while not self._heads:
+            await self._next_news()
+        return self._heads.popleft()
+
+    async def part(self) -> bytes | None:
+        """The next part of the body; None at its end."""
+        while not self._parts:
+            if self.is_over:
+                return None
+            await self._next_news()
+        data, size = self._parts.popleft()
+        self._connection.taken(self._number, size)
+        return data
+
+    async def send(self, data: bytes, *, end: bool = False) -> None:
+        """Returns when all of it is with the transport. Raises what the stream failed with, and UpstreamTimeout where
+        the backend takes none of it for too long."""
+        while True:
+            if self._error is not None:
+                raise self._error
+            if self.is_over:
+                return
+            room = self._connection.room(self._number)
+            if room >= len(data):
+                self._connection.send(self._number, data, end=end)
+                self._is_sent |= end
+                return
+            if room > 0:
+                self._connection.send(self._number, data[:room], end=False)
+                data = data[room:]
+                continue
+            self.has_room.clear()
+            try:
+                await self._in_time(self.has_room)
+            except UpstreamTimeout:
+                self._connection.doubt()
+                raise
+
+    def send_trailers(self, trailers: HeaderList) -> None:
+        if self._error is None and not self.is_over:
+            self._connection.send_trailers(self._number, trailers)
+            self._is_sent = True
+
+    def close(self) -> None:
+        """Ends the stream, and no other, at whatever point it is."""
+        for _, size in self._parts:
+            self._connection.taken(self._number, size)
+        self._parts.clear()
+        self._connection.leave(self._number, whole=self.is_over and self._is_sent)
+
+    def send_no_more(self) -> None:
+        """The backend answers without the rest of the request: now it is the one who owes."""
+        self._is_cut_short = True
+        self._news.set()
+
+    def give_up(self) -> None:
+        """The request will never be complete: the backend must not take for whole what was only begun."""
+        if not self.is_over:
+            self._connection.leave(self._number, whole=False)
+            self.fail(UpstreamUnavailable("the request broke off", kind="reset"))
+
+    async def _next_news(self) -> None:
+        if self._error is not None:
+            raise self._error
+        self._news.clear()
+        while True:
+            # Until the request is complete, the backend may be waiting for the client.
+            was_owed = self._is_sent or self._is_cut_short
+            try:
+                await self._in_time(self._news)
+                return
+            except UpstreamTimeout:
+                if was_owed:
+                    self._connection.doubt()
+                    raise
+
+    async def _in_time(self, event: asyncio.Event) -> None:
+        try:
+            async with asyncio.timeout(self._connection.timeout_seconds):
+                await event.wait()
+        except TimeoutError as error:
+            raise UpstreamTimeout("the backend was silent for too long") from error
+
+    # What the connection tells
+
+    def take(self, event: Event) -> None:
+        self.heard = True
+        if isinstance(event, (ResponseReceived, InformationalResponseReceived)):
+            self._take_head(event.headers or [], is_all=getattr(event, "stream_ended", None) is not None)
+        elif isinstance(event, DataReceived):
+            self._parts.append((event.data or b"", event.flow_controlled_length or 0))
+        elif isinstance(event, TrailersReceived):
+            self.trailers = [(bytes(name), bytes(value)) for name, value in event.headers or []]
+            if not _is_clean(self.trailers):
+                self._broken()
+        elif isinstance(event, StreamEnded):
+            self.is_over = True
+            self.going_on.set()
+            self.has_room.set()
+        elif isinstance(event, StreamReset):
+            self._take_reset(event)
+        elif isinstance(event, WindowUpdated):
+            self.has_room.set()
+        self._news.set()
+
+    def _take_head(self, headers: list[Any], *, is_all: bool) -> None:
+        (name, status), *rest = [(bytes(name), bytes(value)) for name, value in headers] or [(b"", b"")]
+        lengths = [value for field, value in rest if field == b"content-length"]
+        is_sound = (
+            name == b":status"
+            and _STATUS.fullmatch(status) is not None
+            and status != b"101"
+            and _is_clean(rest)
+            and len(lengths) <= 1
+            and all(_WHOLE_NUMBER.fullmatch(length) for length in lengths)
+        )
+        self._head_count += 1
+        if not is_sound or self._head_count > MAX_INFORMATIONAL or len(self._heads) >= _MAX_HELD_HEADS:
+            self._broken()
+            return
+        self.going_on.set()
+        self._heads.append(Head(int(status), rest, is_all))
+
+    def _take_reset(self, event: StreamReset) -> None:
+        if self.is_over and event.error_code == ErrorCodes.NO_ERROR:
+            # The answer is complete, and no more of the body is wanted (RFC 9113 section 8.1).
+            self._is_sent = True
+            return
+        refused = event.error_code == ErrorCodes.REFUSED_STREAM
+        if refused:
+            self.heard = False
+        self.fail(UpstreamUnavailable("the backend reset the stream", kind="reset"), refused=refused)
+
+    def _broken(self) -> None:
+        self._connection.leave(self._number, whole=False)
+        self.fail(UpstreamUnavailable("the backend sent a header that HTTP/2 does not allow", kind="protocol"))
+
+    def fail(self, error: UpstreamUnavailable, *, refused: bool = False) -> None:
+        if self._error is None and not self.is_over:
+            self._error = error
+            self.refused = refused
+            self.untouched = not self.heard and self._number > 1
+        self._connection.leave(self._number, whole=True)
+        for event in (self._news, self.has_room, self.going_on):
+            event.set()
+
+
+def _is_clean(headers: HeaderList) -> bool:
+    """Whether HTTP/2 allows these fields in an answer (RFC 9113 section 8.2), and they are not too many."""
+    return len(headers) <= MAX_FIELDS and all(
+        is_token(name) and name == name.lower() and name not in _OF_A_CONNECTION and not _CONTROL.search(value)
+        for name, value in headers
+    )

@@ -1,0 +1,204 @@
+"""The backend over httpx's engine, httpcore, without the client around it: a client keeps cookies of one user for the
+next, follows redirects, inflates bodies, adds headers, resolves dot segments and reads proxies from the environment.
+
+It costs thirty times what the native transport costs. Over HTTP/1.1 it passes no trailers and no interim answers. A
+backend that chooses HTTP/2 is spoken to by `over_http2`, without httpcore.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import h11
+import httpcore
+
+from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
+from gatekeeper.http.headers import HeaderList, get, is_token
+from gatekeeper.http.request_writer import RequestNotForwardable
+from gatekeeper.upstream.connector import Connector, Line
+from gatekeeper.upstream.http2_client import ALPN, Http2
+from gatekeeper.upstream.httpx_duplex import DuplexBackend, Exchange, current_exchange
+from gatekeeper.upstream.pool import IDLE_SECONDS, MAX_IDLE
+from gatekeeper.upstream.upstream import RequestBody, UpstreamRequest, UpstreamResponse
+
+_RETRIED_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class HttpxUpstream:
+    """The backend at `url` (`http://host:port`, `https://…`, `http+unix:///path.sock`): over HTTP/2 if it is `https://…`
+    and chooses that, else over HTTP/1.1.
+
+    `connect_timeout_seconds` bounds getting a connection, TLS included; `timeout_seconds` every silence after it, never
+    the whole answer. `ca_file` is a PEM bundle that replaces the usual certificate authorities. `max_connections` must
+    be no less than the clients that may wait at once, or slow routes starve the others. Raises ValueError for a URL of
+    another form.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        connect_timeout_seconds: float = 5.0,
+        timeout_seconds: float = 60.0,
+        ca_file: str | None = None,
+        max_connections: int = 10_000,
+    ) -> None:
+        self._url = url
+        self._connector = Connector(url, timeout_seconds=connect_timeout_seconds, ca_file=ca_file, alpn=["http/1.1"])
+        where = self._connector.origin
+        self._origin = httpcore.URL(scheme="https" if where.is_tls else "http", host=where.host, port=where.port)
+        self._timeouts = {
+            "connect": connect_timeout_seconds,
+            "pool": connect_timeout_seconds,
+            "read": timeout_seconds,
+            "write": timeout_seconds,
+        }
+        self._http2: Http2 | None = None
+        if where.is_tls:
+            self._http2 = Http2(
+                Connector(url, timeout_seconds=connect_timeout_seconds, ca_file=ca_file, alpn=ALPN),
+                connect_timeout_seconds=connect_timeout_seconds,
+                timeout_seconds=timeout_seconds,
+                max_connections=max_connections,
+            )
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=self._connector.ssl_context,
+            max_connections=max_connections,
+            max_keepalive_connections=MAX_IDLE,
+            keepalive_expiry=IDLE_SECONDS,
+            uds=where.socket_path,
+            network_backend=DuplexBackend(),
+        )
+
+    def __repr__(self) -> str:
+        return f"<HttpxUpstream {self._url}>"
+
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+        if self._http2 is not None and (response := await self._http2.send(request)) is not None:
+            return response
+        exchange = Exchange(uploading=request.body is not None)
+        try:
+            return await self._send_once(request, exchange)
+        except UpstreamUnavailable:
+            if not _may_be_sent_again(request, exchange):
+                raise
+        return await self._send_once(request, Exchange(uploading=False))
+
+    async def dial(self) -> Line:
+        return await self._connector.dial(self._timeouts["read"])
+
+    async def aclose(self) -> None:
+        if self._http2 is not None:
+            await self._http2.aclose()
+        await self._pool.aclose()
+
+    async def _send_once(self, request: UpstreamRequest, exchange: Exchange) -> UpstreamResponse:
+        outgoing = httpcore.Request(
+            request.method,
+            self._origin,
+            headers=self._framed(request),
+            content=None if request.body is None else _Upload(request.body, exchange),
+            extensions={"target": request.target, "timeout": self._timeouts},
+        )
+        token = current_exchange.set(exchange)
+        try:
+            with _named_failures(exchange):
+                response = await self._pool.handle_async_request(outgoing)
+                if request.body is not None:
+                    await request.body.aclose()
+                if not exchange.heard:
+                    # Surplus bytes of the answer before: someone else's (CVE-2026-71324).
+                    await response.aclose()
+                    raise httpcore.RemoteProtocolError("an answer that nobody asked for")
+                if not 200 <= response.status <= 599:
+                    # 101 was not asked for, and beyond 599 there are no statuses (RFC 9110 section 15).
+                    await response.aclose()
+                    raise httpcore.RemoteProtocolError(f"an answer with status {response.status}")
+                if any(_CONTROL.search(value) or not is_token(name) for name, value in response.headers):
+                    # Not every parser looks, and a client's may split the answer there.
+                    await response.aclose()
+                    raise httpcore.RemoteProtocolError("a control byte in a header")
+        finally:
+            current_exchange.reset(token)
+        return _HttpxResponse(response, exchange)
+
+    def _framed(self, request: UpstreamRequest) -> HeaderList:
+        headers = request.headers
+        if get(headers, b"host") is None:
+            # HTTP/1.0 clients may leave it out, HTTP/1.1 may not (RFC 9112 section 3.2).
+            headers = [(b"host", self._connector.origin.authority), *headers]
+        if request.body is not None and get(headers, b"content-length") is None:
+            headers = [*headers, (b"transfer-encoding", b"chunked")]
+        return headers
+
+
+class _HttpxResponse:
+    def __init__(self, response: httpcore.Response, exchange: Exchange) -> None:
+        self.status: int = response.status
+        self.reason: bytes = response.extensions.get("reason_phrase", b"")
+        self.headers: HeaderList = [(name.lower(), value) for name, value in response.headers]
+        self.may_have_trailers = False
+        self.trailers: HeaderList = []
+        self.body: AsyncGenerator[bytes, None] = self._parts(exchange)
+        self._response = response
+
+    async def _parts(self, exchange: Exchange) -> AsyncGenerator[bytes, None]:
+        with _named_failures(exchange):
+            async for part in self._response.aiter_stream():
+                yield part
+
+    async def aclose(self) -> None:
+        await self.body.aclose()
+        await self._response.aclose()
+
+
+class _Upload:
+    """A request body that ends early when the backend answers early."""
+
+    def __init__(self, body: RequestBody, exchange: Exchange) -> None:
+        self._body = body
+        self._exchange = exchange
+
+    def __aiter__(self) -> _Upload:
+        return self
+
+    async def __anext__(self) -> bytes:
+        stream = self._exchange.stream
+        assert stream is not None, "httpcore asks for the body after it has written the head"  # noqa: S101
+        part = await stream.unless_answered(self._next())
+        if part is None:
+            raise StopAsyncIteration
+        return part
+
+    async def _next(self) -> bytes | None:
+        async for part in self._body:
+            return part
+        return None
+
+
+def _may_be_sent_again(request: UpstreamRequest, exchange: Exchange) -> bool:
+    """Whether the backend closed a kept connection just when this was sent on it (RFC 9112 section 9.3.1), and doing it
+    twice would do no harm if it did not (RFC 9110 section 9.2.2)."""
+    return exchange.reused and not exchange.heard and request.body is None and request.method in _RETRIED_METHODS
+
+
+@contextmanager
+def _named_failures(exchange: Exchange) -> Iterator[None]:
+    """The one place where httpcore's exceptions become ours."""
+    try:
+        yield
+    except httpcore.TimeoutException as error:
+        raise UpstreamTimeout(f"the backend was silent for too long ({type(error).__name__})") from error
+    except httpcore.ConnectError as error:
+        raise UpstreamUnavailable(f"the backend cannot be reached: {error}", kind="connect") from error
+    except httpcore.NetworkError as error:
+        raise UpstreamUnavailable("the backend closed the connection", kind="reset") from error
+    except httpcore.RemoteProtocolError as error:
+        kind = "reset" if exchange.ended else "protocol"
+        raise UpstreamUnavailable(f"the backend broke off or broke HTTP: {error}", kind=kind) from error
+    except (httpcore.LocalProtocolError, h11.LocalProtocolError) as error:
+        raise RequestNotForwardable from error

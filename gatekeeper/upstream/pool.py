@@ -1,0 +1,164 @@
+"""The connections to one backend: kept, bounded, and shared in fair order."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import Final
+
+from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
+from gatekeeper.upstream.connector import Connector
+from gatekeeper.upstream.http1 import Connection
+
+# Below the 2 s after which gunicorn closes idle connections, the shortest among common servers (node and uvicorn: 5 s):
+# a request must not meet the close on its way (RFC 9112 section 9.3.1).
+IDLE_SECONDS: Final = 1.5
+MAX_IDLE: Final = 100
+_CLOSING_TURNS: Final = 4
+_now = time.monotonic
+
+
+class Pool:
+    """At most `max_connections`, of which at most `MAX_IDLE` are kept idle, for `IDLE_SECONDS` each.
+
+    The connection that was used last serves next, so that a pool shrinks to what is needed. Who finds none waits, for
+    `wait_seconds` at most, and gets one in the order of coming. Used from one event loop.
+    """
+
+    def __init__(
+        self, connector: Connector, *, timeout_seconds: float, wait_seconds: float, max_connections: int
+    ) -> None:
+        self._connector = connector
+        self._timeout_seconds = timeout_seconds
+        self._wait_seconds = wait_seconds
+        self._max_connections = max_connections
+        self._idle: deque[Connection] = deque()
+        self._all: set[Connection] = set()
+        # A waiter is given a connection, or None: the room to open one.
+        self._waiting: deque[asyncio.Future[Connection | None]] = deque()
+        self._opened = 0
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        return f"<Pool [{self._opened} open, {len(self._idle)} idle, {len(self._waiting)} waiting]>"
+
+    def take_idle(self) -> Connection | None:
+        """An idle connection, if there is one, at once. Nobody can be waiting then."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_usable() and connection.idle_since + IDLE_SECONDS > _now():
+                return connection
+            connection.abort()
+        return None
+
+    async def acquire(self, *, fresh: bool = False) -> Connection:
+        """A connection, idle or new; with `fresh` a new one while there is room. Raises UpstreamUnavailable or
+        UpstreamTimeout."""
+        while True:
+            connection = None if fresh else self.take_idle()
+            if connection is not None:
+                return connection
+            if self._opened < self._max_connections:
+                self._opened += 1
+            else:
+                connection = await self._turn()
+            if connection is None:
+                return await self._open()
+            if connection.is_usable():
+                return connection
+            connection.abort()
+
+    async def aclose(self) -> None:
+        """Closes everything, busy connections too."""
+        self._is_closed = True
+        for connection in list(self._all):
+            connection.abort()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        # A transport closes in the turns of the loop that follow, and this may be all that the loop still waits for.
+        for _ in range(_CLOSING_TURNS):
+            await asyncio.sleep(0)
+
+    async def _open(self) -> Connection:
+        """A new connection, in the room that was made for it."""
+        try:
+            connection = await self._connector.connect(self._made)
+        except BaseException:
+            self._make_room()
+            raise
+        self._all.add(connection)
+        if self._is_closed or connection.is_lost:
+            self._forget(connection)
+            connection.abort()
+            raise UpstreamUnavailable("the backend closed the connection", kind="connect")
+        return connection
+
+    def _made(self) -> Connection:
+        return Connection(timeout_seconds=self._timeout_seconds, on_idle=self._keep, on_lost=self._forget)
+
+    async def _turn(self) -> Connection | None:
+        """Waits for a connection, or for the room to open one."""
+        waiter: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                return await waiter
+        except (TimeoutError, asyncio.CancelledError) as error:
+            if not waiter.cancelled():
+                # It came in the same moment, and is the next one's.
+                self._give_back(waiter.result())
+            if isinstance(error, TimeoutError):
+                raise UpstreamTimeout("no connection to the backend came free for too long") from error
+            raise
+
+    def _give_back(self, connection: Connection | None) -> None:
+        if connection is None:
+            self._make_room()
+        elif not connection.is_lost:
+            self._keep(connection)
+
+    def _next_waiter(self) -> asyncio.Future[Connection | None] | None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                return waiter
+        return None
+
+    def _make_room(self) -> None:
+        waiter = self._next_waiter()
+        if waiter is not None:
+            waiter.set_result(None)
+        else:
+            self._opened -= 1
+
+    def _keep(self, connection: Connection) -> None:
+        if self._waiting and (waiter := self._next_waiter()) is not None:
+            waiter.set_result(connection)
+            return
+        connection.idle_since = _now()
+        self._idle.append(connection)
+        if len(self._idle) > MAX_IDLE:
+            self._idle.popleft().abort()
+        if self._sweeper is None:
+            self._sweeper = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        """Closes what was idle for too long."""
+        now = _now()
+        while self._idle and self._idle[0].idle_since + IDLE_SECONDS <= now:
+            self._idle.popleft().abort()
+        self._sweeper = None
+        if self._idle:
+            due_at = self._idle[0].idle_since + IDLE_SECONDS
+            self._sweeper = asyncio.get_running_loop().call_later(max(0.0, due_at - _now()), self._sweep)
+
+    def _forget(self, connection: Connection) -> None:
+        if connection not in self._all:
+            # It was never given to anybody: who opened it knows.
+            return
+        self._all.remove(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+        self._make_room()

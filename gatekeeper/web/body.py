@@ -1,0 +1,70 @@
+"""The body of a request for one of Gatekeeper's own operations: nothing, or a small JSON object or form."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+import msgspec
+
+from gatekeeper.errors import Reason
+from gatekeeper.http.headers import Headers, get
+from gatekeeper.models import Problem
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+_MOST_BYTES: Final = 64 * 1024
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+async def read_object(receive: Receive, headers: Headers) -> dict[str, Any] | Problem:
+    """The members of the body; empty where there is none. Bounded before it is read, never inflated."""
+    content = await _read(receive, headers, kind=b"application/json")
+    if isinstance(content, Problem) or not content:
+        return content or {}
+    try:
+        return _decode(content)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return Problem(reason=Reason.BAD_REQUEST, detail=_NOT_JSON)
+
+
+async def read_form(receive: Receive, headers: Headers) -> dict[str, list[str]] | Problem:
+    """The fields of a form, each with all its values (RFC 6749 appendix B); empty where there is no body."""
+    content = await _read(receive, headers, kind=b"application/x-www-form-urlencoded")
+    if isinstance(content, Problem):
+        return content if content.reason is not Reason.UNSUPPORTED_MEDIA_TYPE else _NOT_A_FORM
+    try:
+        return parse_qs(content.decode("ascii"), keep_blank_values=True, max_num_fields=100)
+    except ValueError:
+        return Problem(reason=Reason.BAD_REQUEST, detail=_NOT_A_FORM.detail)
+
+
+async def _read(receive: Receive, headers: Headers, *, kind: bytes) -> bytes | Problem:
+    length = get(headers, b"content-length")
+    if get(headers, b"transfer-encoding") is None and length in {None, b"0"}:
+        return b""
+    if length is not None and length.isdigit() and int(length[:20]) > _MOST_BYTES:
+        return Problem(reason=Reason.BODY_TOO_LARGE)
+    content = bytearray()
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return Problem(reason=Reason.BAD_REQUEST, detail=_NOT_JSON)
+        content += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(content) > _MOST_BYTES:
+            return Problem(reason=Reason.BODY_TOO_LARGE)
+    if not content:
+        return b""
+    told = (get(headers, b"content-type") or b"").partition(b";")[0].strip().lower()
+    if told != kind or get(headers, b"content-encoding") not in {None, b"identity"}:
+        return Problem(reason=Reason.UNSUPPORTED_MEDIA_TYPE)
+    return bytes(content)
+
+
+_NOT_JSON: Final = "The body must be a JSON object"
+_NOT_A_FORM: Final = Problem(
+    reason=Reason.UNSUPPORTED_MEDIA_TYPE, detail="The body must be application/x-www-form-urlencoded, not compressed"
+)

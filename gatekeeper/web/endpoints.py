@@ -1,0 +1,183 @@
+"""Serves `dialects/endpoints.py`: from a matched endpoint to an answer."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import unquote_plus
+
+from gatekeeper import messages
+from gatekeeper.auth.issued_sign_in import Pair
+from gatekeeper.auth.observed_sign_in import Visit, Who
+from gatekeeper.dialects.base import Answer, Wording
+from gatekeeper.dialects.endpoints import UNKNOWN_CLIENT, Endpoint, LoggedOut, Nothing, Serves, TokenPair
+from gatekeeper.errors import Reason, TokenRejected
+from gatekeeper.http.headers import HeaderList, Headers, get_all
+from gatekeeper.models import Problem
+from gatekeeper.runtime import Engine
+from gatekeeper.telemetry.metrics import Exchange
+from gatekeeper.tokens.credentials import Credentials, user_name
+from gatekeeper.web import cookies
+from gatekeeper.web.body import Receive, read_form, read_object
+from gatekeeper.web.outcome import Refused, Served, conclude
+from gatekeeper.web.request import Incoming
+
+_BASIC: Final[HeaderList] = [(b"www-authenticate", b'Basic realm="gatekeeper", charset="UTF-8"')]
+
+
+class Endpoints:
+    """Raises `StoreUnavailable`, `KeysUnavailable`, `UpstreamUnavailable` and `UpstreamTimeout`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def serve(
+        self, endpoint: Endpoint, incoming: Incoming, exchange: Exchange, receive: Receive, language: str
+    ) -> Refused | Served:
+        """`language` is that of the headers."""
+        members: Mapping[str, Any] | Problem = {}
+        if endpoint.serves is not Serves.KEYS:
+            members = await (read_form if endpoint.form else read_object)(receive, incoming.headers)
+        if isinstance(members, Problem):
+            return self._refused(endpoint, exchange, members, language)
+        asked = members.get("language")
+        language = (messages.known(asked) if isinstance(asked, str) else None) or language
+        who = Who()
+        if endpoint.form:
+            outcome = await self._form(endpoint, incoming, members, who)
+        else:
+            outcome = await self._tokens(endpoint, incoming, members, who, language)
+        exchange.user_id, exchange.session_id = who.user, who.session_id
+        if isinstance(outcome, Problem):
+            # A user name and a password are no token (RFC 6750 section 3).
+            return self._refused(endpoint, exchange, outcome, language, token_sent=endpoint.serves is not Serves.LOGIN)
+        if outcome.answer is not None and outcome.answer.status >= 400:
+            conclude(exchange, "deny", Reason.INVALID_CREDENTIALS)
+        else:
+            conclude(exchange, "allow")
+        return outcome
+
+    @staticmethod
+    def _refused(
+        endpoint: Endpoint, exchange: Exchange, problem: Problem, language: str, *, token_sent: bool = False
+    ) -> Refused:
+        conclude(exchange, "error" if problem.reason.status >= 500 else "deny", problem.reason)
+        token_sent = token_sent and problem.reason is not Reason.TOKEN_MISSING
+        return Refused(problem, endpoint.dialect, None, token_sent, language)
+
+    # Tokens of Gatekeeper's own
+
+    async def _tokens(
+        self, endpoint: Endpoint, incoming: Incoming, members: Mapping[str, Any], who: Who, language: str
+    ) -> Served | Problem:
+        issuing = self._engine.issuing
+        if issuing is None or endpoint.serves is Serves.KEYS:
+            return Served(Answer(body=self._engine.key_set))
+        visit = self._visit(endpoint, incoming, members)
+        if isinstance(visit, Problem):
+            return visit
+        if endpoint.serves is Serves.LOGIN:
+            return self._handed_out(await issuing.login(visit, members, who, headers=self._told(incoming)))
+        if endpoint.serves is Serves.REFRESH:
+            return self._handed_out(await issuing.refresh(visit, who))
+        problem = await issuing.logout(visit, who)
+        if problem is not None:
+            return problem
+        body = LoggedOut(messages.translate("Logged out successfully", language))
+        return Served(Answer(body=body), cookies.clearing() if self._engine.cookie_transport else ())
+
+    def _visit(self, endpoint: Endpoint, incoming: Incoming, members: Mapping[str, Any]) -> Visit | Problem:
+        """What the request brings. A member that is there is a string."""
+        for name in ("access_token", "refresh_token"):
+            if not isinstance(members.get(name, ""), str):
+                return Problem(reason=Reason.BAD_REQUEST, detail=f"{name} must be a string")
+        facts = incoming.facts(self._engine.origins, own=True)
+        refresh = members.get("refresh_token")
+        if refresh is None and self._engine.cookie_transport:
+            try:
+                refresh = cookies.refresh_token(incoming.headers)
+            except TokenRejected:
+                return Problem(reason=Reason.REFRESH_TOKEN_INVALID)
+            if refresh is not None and not facts.cookie_allowed and endpoint.serves is not Serves.LOGIN:
+                return Problem(reason=Reason.ORIGIN_NOT_ALLOWED)
+        elif refresh is None and endpoint.serves is Serves.REFRESH:
+            return Problem(reason=Reason.BAD_REQUEST, detail="refresh_token must be a string")
+        access = members.get("access_token") if endpoint.serves is Serves.LOGOUT else None
+        who = user_name(members)
+        return Visit(
+            facts=facts,
+            sent=Credentials(access_token=access, refresh_token=refresh, user_name=who),
+            user_names=(who,) if who is not None else (),
+            address=self._engine.address_of(incoming.client.ip_address, incoming.peer),
+            request_id=incoming.request_id,
+        )
+
+    def _handed_out(self, pair: Pair | Problem) -> Served | Problem:
+        if isinstance(pair, Problem):
+            return pair
+        if self._engine.cookie_transport:
+            body = TokenPair(token_type="bearer", expires_in=pair.expires_in)  # noqa: S106 - a kind, no token
+            return Served(Answer(body=body), cookies.setting(pair))
+        return Served(
+            Answer(
+                body=TokenPair(
+                    access_token=pair.access_token,
+                    refresh_token=pair.refresh_token,
+                    token_type="bearer",  # noqa: S106 - a kind, no token
+                    expires_in=pair.expires_in,
+                )
+            )
+        )
+
+    @staticmethod
+    def _told(incoming: Incoming) -> list[tuple[str, str]]:
+        """What the backend that checks a password is told of who asks."""
+        told = [("x-request-id", incoming.request_id), ("x-forwarded-for", incoming.client.ip_address)]
+        return [*told, ("user-agent", incoming.client.user_agent or "gatekeeper")]
+
+    # Standards
+
+    async def _form(
+        self, endpoint: Endpoint, incoming: Incoming, fields: Mapping[str, Any], who: Who
+    ) -> Served | Problem:
+        name = "logout_token" if endpoint.serves is Serves.BACKCHANNEL else "token"
+        if endpoint.serves is not Serves.BACKCHANNEL and not self._is_client(incoming.headers, fields):
+            problem = Problem(reason=Reason.INVALID_CREDENTIALS, detail=UNKNOWN_CLIENT)
+            wording = Wording(request_id=incoming.request_id, now=0, language="en")
+            return Served(Answer(status=401, body=endpoint.dialect.word(problem, wording)), _BASIC)
+        values = fields.get(name, ())
+        if len(values) != 1 or not values[0]:
+            return Problem(reason=Reason.BAD_REQUEST, detail=f"{name} must be given once")
+        (token,) = values
+        if endpoint.serves is Serves.BACKCHANNEL:
+            assert self._engine.backchannel is not None  # noqa: S101 - or there is no such route
+            problem_or_none = await self._engine.backchannel.log_out(token, client=incoming.client, who=who)
+            return problem_or_none or Served(Answer(body=Nothing()))
+        if endpoint.serves is Serves.INTROSPECT:
+            return Served(Answer(body=await self._engine.provider.introspect(token)))
+        await self._engine.provider.revoke(token, incoming.client, who)
+        return Served(Answer(body=Nothing()))
+
+    def _is_client(self, headers: Headers, fields: Mapping[str, Any]) -> bool:
+        """RFC 6749 section 2.3.1: by Basic, or in the body; not both."""
+        authorization = get_all(headers, b"authorization")
+        ids, secrets = fields.get("client_id", ()), fields.get("client_secret", ())
+        if authorization:
+            pair = _basic(authorization[0]) if len(authorization) == 1 and not secrets else None
+        else:
+            pair = (ids[0], secrets[0]) if len(ids) == len(secrets) == 1 else None
+        return pair is not None and self._engine.clients.knows(*pair)
+
+
+def _basic(authorization: bytes) -> tuple[str, str] | None:
+    scheme, _, encoded = authorization.partition(b" ")
+    if scheme.lower() != b"basic":
+        return None
+    try:
+        name, colon, secret = base64.b64decode(encoded.strip(), validate=True).decode("utf-8").partition(":")
+    except (binascii.Error, ValueError):
+        return None
+    # RFC 6749 section 2.3.1: both are form-encoded before.
+    return (unquote_plus(name), unquote_plus(secret)) if colon else None

@@ -1,0 +1,97 @@
+"""What the front door answers itself, in the words of the middleware, counted and logged as every other request."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+import msgspec
+
+from gatekeeper.errors import Reason
+from gatekeeper.http.headers import REQUEST_ID
+from gatekeeper.http.paths import BadPath, Kind, Matched
+from gatekeeper.models import Problem
+from gatekeeper.runtime import Engine
+from gatekeeper.server import EXTENSION, Answer, Refusal
+from gatekeeper.telemetry.metrics import Exchange
+from gatekeeper.web.operations import Operations
+from gatekeeper.web.outcome import Refused, conclude, failed
+from gatekeeper.web.request import Incoming, read
+from gatekeeper.web.respond import JSON, OWN_HEADERS, encode
+
+_REASONS: Final = {
+    400: Reason.BAD_REQUEST,
+    405: Reason.METHOD_NOT_ALLOWED,
+    408: Reason.REQUEST_TIMEOUT,
+    413: Reason.BODY_TOO_LARGE,
+    414: Reason.URI_TOO_LONG,
+    426: Reason.UPGRADE_REQUIRED,
+    431: Reason.HEADERS_TOO_LARGE,
+    500: Reason.INTERNAL_ERROR,
+}
+
+
+class Refusals:
+    """Words refusals for `front.protocol`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._operations = Operations(engine)
+
+    def __repr__(self) -> str:
+        return f"<Refusals of {self._engine!r}>"
+
+    def __call__(self, refusal: Refusal) -> Answer:
+        reason = _REASONS[refusal.status]
+        incoming = self._incoming(refusal)
+        kind = self._kind(incoming)
+        refused = failed(Problem(reason=reason, detail="" if reason.detail else refusal.detail), kind)
+        under_way: Exchange | None = ((refusal.scope or {}).get("extensions") or {}).get(EXTENSION, {}).get("exchange")
+        exchange = under_way or self._begun(incoming, kind)
+        body = self._body(refused, msgspec.structs.replace(incoming, request_id=exchange.request_id))
+        exchange.status = refusal.status
+        conclude(exchange, "error" if refusal.status >= 500 else "deny", reason)
+        if refusal.method != "HEAD":
+            exchange.bytes_out += len(body)
+        if under_way is None:
+            self._engine.telemetry.finished(exchange)
+        headers = [*OWN_HEADERS, *self._engine.origins.answer_headers(refusal.headers), JSON]
+        return Answer([*headers, (REQUEST_ID, exchange.request_id.encode())], body)
+
+    def _incoming(self, refusal: Refusal) -> Incoming:
+        path, _, query = refusal.target.partition(b"?")
+        scope = {
+            "type": "http",
+            "method": refusal.method,
+            "raw_path": path,
+            "query_string": query,
+            "headers": refusal.headers,
+            "client": refusal.client,
+        }
+        return read(scope, self._engine.trusted)
+
+    def _kind(self, incoming: Incoming) -> Matched | Kind:
+        """What was asked, as far as that can be told. Nothing but the shape of the answer hangs on it."""
+        try:
+            return self._engine.paths.classify(incoming.method, incoming.path)
+        except BadPath:
+            return Kind.PROTECTED
+
+    def _begun(self, incoming: Incoming, kind: Matched | Kind) -> Exchange:
+        exchange = Exchange(
+            method=incoming.method,
+            path=incoming.path.decode("latin-1"),
+            request_id=incoming.request_id,
+            client_ip=incoming.client.ip_address,
+            started_at=time.perf_counter(),
+        )
+        if isinstance(kind, Matched):
+            exchange.route = kind.route.template
+        elif kind is Kind.RESERVED:
+            exchange.route = "/_gatekeeper/{path}"
+        self._engine.telemetry.began(exchange)
+        return exchange
+
+    def _body(self, refused: Refused, incoming: Incoming) -> bytes:
+        wording = self._operations.wording(incoming, refused.operation, {})
+        return encode(self._engine.router.word(refused.problem, refused.dialect, wording))

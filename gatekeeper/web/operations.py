@@ -1,0 +1,165 @@
+"""Gatekeeper's own operations: from a matched path to an answer, with all that such a request may carry."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from gatekeeper import messages
+from gatekeeper.dialects.base import Answer, Needs, Operation, Wording
+from gatekeeper.dialects.router import Bound
+from gatekeeper.errors import Reason
+from gatekeeper.http.origins import SAFE_METHODS
+from gatekeeper.http.paths import BadPath, Kind, Matched
+from gatekeeper.models import Claims, Problem, Verdict
+from gatekeeper.runtime import Engine
+from gatekeeper.telemetry.metrics import Exchange
+from gatekeeper.tokens.credentials import Credentials
+from gatekeeper.web.body import Receive, read_object
+from gatekeeper.web.outcome import Refused, Served, conclude, identify, problem_of, refuse
+from gatekeeper.web.request import Incoming
+
+_NO_STRING = Problem(reason=Reason.BAD_REQUEST, detail="access_token must be a string")
+
+
+class Operations:
+    """Serves what the router knows. Raises `StoreUnavailable` and `KeysUnavailable`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def serve(
+        self, matched: Matched, incoming: Incoming, exchange: Exchange, receive: Receive
+    ) -> Refused | Served:
+        """One of Gatekeeper's own operations."""
+        exchange.route = matched.route.template
+        if isinstance(matched.route.target, Answer):
+            conclude(exchange, "bypass")
+            return Served(matched.route.target)
+        bound = bound_of(matched)
+        assert bound is not None  # noqa: S101 - a route has no other targets
+        if bound.operation.needs is Needs.TOKEN:
+            return await self._sign_out(bound, matched, incoming, exchange, receive)
+        verdict, wait_seconds = await self._admit(incoming)
+        identify(exchange, verdict)
+        if verdict.claims is None:
+            return refuse(exchange, problem_of(verdict), bound, verdict)
+        if wait_seconds:
+            return refuse(exchange, Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=wait_seconds), bound)
+        conclude(exchange, "allow")
+        members = {} if incoming.method in SAFE_METHODS else await read_object(receive, incoming.headers)
+        if isinstance(members, Problem):
+            return Refused(members, bound.dialect, bound.operation)
+        return await self._operate(bound, verdict.claims, verdict.session_id, matched, incoming, exchange, members)
+
+    async def _sign_out(
+        self, bound: Bound, matched: Matched, incoming: Incoming, exchange: Exchange, receive: Receive
+    ) -> Refused | Served:
+        """An operation of whoever holds a token: in the request, in its body, or both if they are one user's."""
+        engine = self._engine
+        facts = incoming.facts(engine.origins, own=True)
+        bearer = await engine.gate.identify(facts, ignore_expiry=True)
+        if bearer.claims is None and bearer.reason is not Reason.TOKEN_MISSING:
+            return refuse(exchange, problem_of(bearer), bound, bearer)
+        members = await read_object(receive, incoming.headers)
+        sent = members.get("access_token") if not isinstance(members, Problem) else None
+        if bearer.claims is None and sent is None:
+            return refuse(exchange, problem_of(bearer), bound, bearer)
+        if isinstance(members, Problem) or not isinstance(sent, str | None):
+            problem = members if isinstance(members, Problem) else _NO_STRING
+            return refuse(exchange, problem, bound)
+        named = await engine.parts.sign_out.named(facts, Credentials(access_token=sent), strict=True)
+        if isinstance(named, Problem):
+            return refuse(exchange, named, bound, token_sent=True)
+        exchange.user_id = named.user
+        address = engine.address_of(incoming.client.ip_address, incoming.peer)
+        if wait_seconds := await engine.gate.wait_seconds(named.user, address=address):
+            return refuse(exchange, Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=wait_seconds), bound)
+        conclude(exchange, "allow")
+        first, *others = named.tokens
+        for claims in others:
+            await engine.manager.log_out(claims, incoming.client)
+        return await self._operate(bound, first, None, matched, incoming, exchange, members)
+
+    async def _admit(self, incoming: Incoming) -> tuple[Verdict, int]:
+        """The verdict, and for how long a caller that asks too often has to wait. One round trip for both."""
+        engine = self._engine
+        facts = incoming.facts(engine.origins, own=True)
+        identified = await engine.gate.identify(facts)
+        if identified.user is None:
+            return identified, 0
+        address = engine.address_of(incoming.client.ip_address, incoming.peer)
+        wait = engine.gate.wait_seconds(identified.user, address=address)
+        return await asyncio.gather(engine.gate.judge(facts), wait)
+
+    async def _operate(
+        self,
+        bound: Bound,
+        claims: Claims,
+        session_id: int | None,
+        matched: Matched,
+        incoming: Incoming,
+        exchange: Exchange,
+        members: Mapping[str, Any],
+    ) -> Refused | Served:
+        """What the operation answers. "No such session" is an answer too, and no verdict on the caller."""
+        wording = self.wording(incoming, bound.operation, members)
+        answer = await self._engine.router.serve(
+            bound,
+            claims=claims,
+            session_id=session_id,
+            client=incoming.client,
+            parameters=matched.parameters,
+            query=incoming.query,
+            wording=wording,
+        )
+        if isinstance(answer, Answer):
+            return Served(answer)
+        if answer.reason is Reason.FORBIDDEN:
+            conclude(exchange, "deny", answer.reason)
+        return Refused(answer, bound.dialect, bound.operation, language=wording.language)
+
+    def wording(
+        self, incoming: Incoming, operation: Operation | None, members: Mapping[str, Any], language: str | None = None
+    ) -> Wording:
+        """What an answer is worded with: the language that the body asks for, else the header."""
+        asked = members.get("language")
+        if language is None and isinstance(asked, str):
+            language = messages.known(asked)
+        return Wording(
+            request_id=incoming.request_id,
+            now=time.time_ns() // 1000,
+            language=language or self.language(incoming),
+            operation=operation,
+        )
+
+    def language(self, incoming: Incoming) -> str:
+        """The one that the headers ask for, else the configured one."""
+        return messages.accepted(incoming.language_header, self._engine.language)
+
+    def preflight(self, incoming: Incoming, exchange: Exchange) -> Refused | Served | None:
+        """The answer to a preflight for one of Gatekeeper's own operations; None for what is the application's."""
+        origins = self._engine.origins
+        if not origins:
+            return None
+        paths = self._engine.paths
+        try:
+            matched = paths.classify(incoming.preflight_method, incoming.path)
+        except BadPath:
+            # The request itself will be told so.
+            return None
+        if not isinstance(matched, Matched):
+            return None
+        exchange.route = matched.route.template
+        if not origins.allows(incoming.headers):
+            return refuse(exchange, Problem(reason=Reason.ORIGIN_NOT_ALLOWED), bound_of(matched))
+        conclude(exchange, "bypass")
+        return Served(None, origins.preflight_headers(incoming.headers, methods=paths.own_methods(incoming.path)))
+
+
+def bound_of(kind: Matched | Kind) -> Bound | None:
+    """The operation behind a path, if it is one."""
+    target = kind.route.target if isinstance(kind, Matched) else None
+    return target if isinstance(target, Bound) else None

@@ -1,0 +1,425 @@
+"""The gate as ASGI middleware: pure ASGI, the same in the sidecar (around its proxy) and in an application.
+
+A request goes one way: read → what is its path → verdict → answered here, or passed to the application behind with a
+new scope: the client's identity headers gone, Gatekeeper's own in their place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+
+from gatekeeper.build import build
+from gatekeeper.dialects import fastapi
+from gatekeeper.dialects.endpoints import Endpoint
+from gatekeeper.errors import (
+    GatekeeperError,
+    KeysUnavailable,
+    Reason,
+    StoreUnavailable,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
+from gatekeeper.http.headers import DEGRADED, REQUEST_ID, HeaderList
+from gatekeeper.http.paths import BadPath, Kind, Matched
+from gatekeeper.models import Problem, Verdict
+from gatekeeper.runtime import Engine
+from gatekeeper.sessions.open_streams import under_way
+from gatekeeper.settings import Settings as Settings
+from gatekeeper.settings import load as load
+from gatekeeper.store.embedded import EmbeddedStoreFailed
+from gatekeeper.telemetry.metrics import Exchange
+from gatekeeper.tokens.sources import TokenSources
+from gatekeeper.web import cookies
+from gatekeeper.web.endpoints import Endpoints
+from gatekeeper.web.observe import Watch, observe, run
+from gatekeeper.web.operations import Operations
+from gatekeeper.web.outcome import (
+    Passed,
+    Refused,
+    Served,
+    conclude,
+    conclude_failed,
+    failed,
+    identify,
+    identify_as,
+    problem_of,
+    refuse,
+)
+from gatekeeper.web.request import ENGINE, SERVER, CurrentSession, Incoming, Scope, read, without_credentials
+from gatekeeper.web.respond import Message, Reply, Send, problem_headers, send_answer
+from gatekeeper.web.session_end import SESSION_ENDED, Passage
+
+Receive = Callable[[], Awaitable[Message]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_log = logging.getLogger("gatekeeper")
+_BYPASSES: Final = frozenset({Kind.LOGIN, Kind.REFRESH, Kind.LOGOUT})
+_LIKE: Final = {
+    Kind.LOGIN: Kind.LIKE_LOGIN,
+    Kind.REFRESH: Kind.LIKE_REFRESH,
+    Kind.LIKE_LOGIN: Kind.LIKE_LOGIN,
+    Kind.LIKE_REFRESH: Kind.LIKE_REFRESH,
+}
+# Protected paths that a backend may read as one where people sign in: judged, and then read as that.
+_LOOKALIKES: Final = {Kind.LIKE_LOGIN: Kind.LOGIN, Kind.LIKE_REFRESH: Kind.REFRESH}
+# RFC 6455 section 7.4.1
+_GOING_AWAY: Final = 1001
+_UNTUNNELLED: Final = frozenset({"TRACE", "CONNECT"})
+
+
+class GatekeeperMiddleware:
+    """Sessions in front of any ASGI 3 application.
+
+    `settings` default to the environment (`ConfigError` lists every problem). The sidecar gives a ready `engine`.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings | None = None, *, engine: Engine | None = None) -> None:
+        self._app = app
+        self._engine = engine or build(settings or load(), mode="middleware", application=app)
+        self._operations = Operations(self._engine)
+        self._endpoints = Endpoints(self._engine)
+
+    def __repr__(self) -> str:
+        return f"<GatekeeperMiddleware {self._engine!r}>"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+            return
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        incoming = read(scope, self._engine.trusted)
+        exchange = Exchange(
+            method=incoming.method,
+            path=incoming.path.decode("latin-1"),
+            request_id=incoming.request_id,
+            client_ip=incoming.client.ip_address,
+            started_at=time.perf_counter(),
+            websocket=incoming.websocket,
+        )
+        telemetry = self._engine.telemetry
+        telemetry.began(exchange)
+        if (server := (scope.get("extensions") or {}).get(SERVER)) is not None:
+            # A server that answers by itself what is wrong with the rest of a request says so here.
+            server["exchange"] = exchange
+        try:
+            await self._handle(scope, receive, Reply(send, exchange), incoming, exchange)
+        finally:
+            telemetry.finished(exchange)
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Starts and ends the engine with the application. A server without lifespan starts it at the first request."""
+
+        async def receiving() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self._engine.start()
+            return message
+
+        async def sending(message: Message) -> None:
+            if message["type"] in {"lifespan.shutdown.complete", "lifespan.shutdown.failed"}:
+                await self._engine.aclose()
+            await send(message)
+
+        await self._app(scope, receiving, sending)
+
+    async def _handle(
+        self, scope: Scope, receive: Receive, reply: Reply, incoming: Incoming, exchange: Exchange
+    ) -> None:
+        """The one door: whatever happens, a request is answered once."""
+        try:
+            outcome = await self._decide(incoming, exchange, receive)
+            exchange.decided_seconds = time.perf_counter() - exchange.started_at
+            if not isinstance(outcome, Passed):
+                await self._answer(scope, reply, incoming, outcome)
+                return
+        except Exception:
+            _log.exception("internal error", extra={"request_id": incoming.request_id})
+            conclude(exchange, "error", Reason.INTERNAL_ERROR)
+            if reply.started:
+                raise
+            await self._answer(scope, reply, incoming, self._internal_error(incoming))
+            return
+        await self._pass(scope, receive, reply, incoming, exchange, outcome)
+
+    def _internal_error(self, incoming: Incoming) -> Refused:
+        """Our bug, in the shape of whatever was asked."""
+        problem = Problem(reason=Reason.INTERNAL_ERROR)
+        try:
+            kind = self._engine.paths.classify(incoming.method, incoming.path)
+        except BadPath:
+            return Refused(problem)
+        return failed(problem, kind)
+
+    async def _decide(self, incoming: Incoming, exchange: Exchange, receive: Receive) -> Refused | Served | Passed:
+        if not self._engine.started:
+            try:
+                await self._engine.start()
+            except EmbeddedStoreFailed as error:
+                # A store that is away, like any other: what needs it is 503, and the next request tries again.
+                _log.error("%s", error)
+        if incoming.method in _UNTUNNELLED:
+            return refuse(exchange, Problem(reason=Reason.METHOD_NOT_ALLOWED, detail="This method is not allowed"))
+        try:
+            kind = self._engine.paths.classify(incoming.method, incoming.path)
+        except BadPath as error:
+            return refuse(exchange, Problem(reason=Reason.BAD_REQUEST, detail=str(error)))
+        endpoint = kind.route.target if isinstance(kind, Matched) else None
+        try:
+            if isinstance(endpoint, Endpoint):
+                exchange.route = endpoint.path
+                language = self._operations.language(incoming)
+                return await self._endpoints.serve(endpoint, incoming, exchange, receive, language)
+            if isinstance(kind, Matched):
+                return await self._operations.serve(kind, incoming, exchange, receive)
+            if incoming.is_preflight:
+                answered = self._operations.preflight(incoming, exchange)
+                if answered is not None:
+                    return answered
+            if kind is Kind.RESERVED:
+                exchange.route = "/_gatekeeper/{path}"
+                return refuse(exchange, Problem(reason=Reason.NOT_FOUND), fastapi)
+            return await self._forward(kind, incoming, exchange, receive)
+        except (StoreUnavailable, KeysUnavailable, UpstreamUnavailable, UpstreamTimeout) as error:
+            # Could not find out: neither let through nor "not signed in".
+            self._engine.telemetry.failed(error)
+            conclude_failed(exchange, error)
+            return failed(Problem(reason=error.reason), kind)
+
+    async def _forward(self, kind: Kind, incoming: Incoming, exchange: Exchange, receive: Receive) -> Refused | Passed:
+        """Whatever is the application's."""
+        clean = self._engine.identity.without_spoofed(incoming.headers)
+        if incoming.overrides_method:
+            # The backend may take it for another method than the rule named.
+            named = self._engine.paths.classify("POST", incoming.path)
+            kind = _LIKE.get(named, Kind.PROTECTED) if isinstance(named, Kind) else Kind.PROTECTED
+        elif kind in _BYPASSES and incoming.websocket:
+            # Nobody signs in by a WebSocket.
+            kind = Kind.PROTECTED
+        if self._engine.cookie_transport:
+            clean = cookies.without_refresh_token(clean)
+        if kind in _BYPASSES:
+            conclude(exchange, "bypass")
+            return await self._observe(kind, Passed(clean), incoming, exchange, receive)
+        if kind is not Kind.PUBLIC and incoming.is_preflight:
+            conclude(exchange, "bypass")
+            return Passed(without_credentials(clean), body=False)
+        try:
+            verdict = await self._judge(incoming)
+        except (StoreUnavailable, KeysUnavailable) as error:
+            if kind is not Kind.PUBLIC:
+                raise
+            self._engine.telemetry.failed(error)
+            verdict = Verdict(token_source="unjudged")  # noqa: S106 - a source, no token
+        identify(exchange, verdict)
+        if verdict.admitted:
+            conclude(exchange, "allow")
+            passed = self._admitted(clean, verdict)
+            if kind in _LOOKALIKES and not incoming.websocket:
+                return await self._observe(_LOOKALIKES[kind], passed, incoming, exchange, receive)
+            return passed
+        if kind is Kind.PUBLIC:
+            conclude(exchange, "bypass")
+            return Passed(clean if verdict.token_source is None else self._engine.sources.strip(clean))
+        return refuse(exchange, problem_of(verdict), None, verdict)
+
+    async def _judge(self, incoming: Incoming) -> Verdict:
+        """The verdict on what is forwarded; where the operator allows it, without the store while that is away. Raises
+        `StoreUnavailable` and `KeysUnavailable`."""
+        gate, telemetry = self._engine.gate, self._engine.telemetry
+        facts = incoming.facts(self._engine.origins, own=False)
+        identified = await gate.identify(facts)
+        if identified.claims is None:
+            return identified
+        try:
+            return await gate.admit(identified, identified.claims, facts.client, facts.checked)
+        except StoreUnavailable as error:
+            verdict = gate.without_store(identified, error)
+            telemetry.failed(error)
+            if verdict.admitted:
+                telemetry.metrics.passed_degraded()
+            return verdict
+
+    async def _observe(
+        self, kind: Kind, passed: Passed, incoming: Incoming, exchange: Exchange, receive: Receive
+    ) -> Refused | Passed:
+        """A login, refresh or logout of the application's own, on its way: what it says is read."""
+        observed = await observe(self._engine, kind, incoming, receive)
+        if isinstance(observed, Problem):
+            return refuse(exchange, observed)
+        observation, visit, again = observed
+        problem = await observation.before()
+        identify_as(exchange, observation.who)
+        if problem is not None:
+            return refuse(exchange, problem, token_sent=True, language=visit.language)
+        watched = observation if kind is not Kind.LOGOUT else None
+        return msgspec.structs.replace(passed, receive=again, observation=watched, language=visit.language)
+
+    def _admitted(self, headers: HeaderList, verdict: Verdict) -> Passed:
+        claims, session_id = verdict.claims, verdict.session_id
+        assert claims is not None  # noqa: S101 - an admitted verdict has them
+        if not self._engine.forward_authorization:
+            headers = self._engine.sources.strip(headers)
+        elif verdict.more_tokens:
+            # A backend that looks elsewhere first, and less closely, must not find a token that nobody judged.
+            headers = self._engine.sources.strip(headers, keep=verdict.token_source)
+        headers.extend(self._engine.identity.values(claims.user, session_id, claims.roles, claims.claims))
+        if verdict.degraded:
+            headers.append((DEGRADED, b"1"))
+        session = CurrentSession(
+            user=claims.user,
+            session_id=session_id or 0,
+            roles=claims.roles,
+            is_admin=claims.is_admin,
+            claims=claims,
+            degraded=verdict.degraded,
+        )
+        return Passed(headers, session)
+
+    def failure(self, incoming: Incoming, exchange: Exchange, error: GatekeeperError) -> Callable[..., Awaitable[None]]:
+        """What answers (`scope`, `send`) a request that was admitted and could not be forwarded."""
+
+        async def answer(scope: Scope, send: Send) -> None:
+            await self._answer(scope, Reply(send, exchange), incoming, _unforwarded(error))
+
+        return answer
+
+    async def _answer(self, scope: Scope, reply: Reply, incoming: Incoming, outcome: Refused | Served) -> None:
+        body: Any = None
+        if isinstance(outcome, Refused):
+            status = outcome.problem.reason.status
+            wording = self._operations.wording(incoming, outcome.operation, {}, outcome.language)
+            body = self._engine.router.word(outcome.problem, outcome.dialect, wording)
+            headers = problem_headers(outcome.problem, token_sent=outcome.token_sent)
+        elif outcome.answer is None:
+            status, headers = 204, list(outcome.headers)
+        else:
+            status, body, headers = outcome.answer.status, outcome.answer.body, list(outcome.headers)
+        if not isinstance(outcome, Served) or outcome.answer is not None:
+            headers += self._engine.origins.answer_headers(incoming.headers)
+        await send_answer(
+            reply,
+            status=status,
+            body=body,
+            headers=headers,
+            head=incoming.method == "HEAD",
+            websocket=incoming.websocket,
+            extension="websocket.http.response" in scope.get("extensions", {}),
+        )
+
+    async def _pass(
+        self,
+        scope: Scope,
+        receive: Receive,
+        reply: Reply,
+        incoming: Incoming,
+        exchange: Exchange,
+        passed: Passed,
+    ) -> None:
+        headers = [pair for pair in passed.headers if pair[0] != REQUEST_ID]
+        headers.append((REQUEST_ID, incoming.request_id.encode()))
+        inner: dict[str, Any] = {**scope, "headers": headers, "gatekeeper": passed.session, ENGINE: self._engine}
+        inner["state"] = state = dict(scope.get("state") or {})
+        try:
+            if incoming.websocket:
+                _hide_websocket_token(inner, self._engine.sources)
+            await self._run(inner, passed.receive or receive, reply, scope, incoming, exchange, passed)
+        except GatekeeperError as error:
+            if reply.started:
+                raise
+            conclude(exchange, "error", error.reason)
+            await self._answer(scope, reply, incoming, _unforwarded(error))
+        except Exception:
+            # Mounted, the application's exceptions are the application's; in the sidecar they are our bugs.
+            if reply.started or self._engine.telemetry.metrics.mode == "middleware":
+                raise
+            _log.exception("internal error", extra={"request_id": incoming.request_id})
+            conclude(exchange, "error", Reason.INTERNAL_ERROR)
+            await self._answer(scope, reply, incoming, Refused(Problem(reason=Reason.INTERNAL_ERROR)))
+        except asyncio.CancelledError:
+            # The server ends and waits no longer. Left to itself, it would answer 500 in words of its own.
+            if not reply.started:
+                conclude(exchange, "error", Reason.UPSTREAM_TIMEOUT)
+                await self._answer(scope, reply, incoming, Refused(Problem(reason=Reason.UPSTREAM_TIMEOUT)))
+            raise
+        finally:
+            exchange.upstream_seconds = state.get("upstream_seconds")
+
+    async def _run(
+        self,
+        inner: dict[str, Any],
+        receive: Receive,
+        reply: Reply,
+        scope: Scope,
+        incoming: Incoming,
+        exchange: Exchange,
+        passed: Passed,
+    ) -> None:
+        """The application behind; an answer that may hold tokens is looked at before it is passed on."""
+        if passed.observation is None:
+            if passed.session is None or not passed.session.session_id:
+                await self._app(inner, receive if passed.body else _without_body(receive), reply)
+            else:
+                await self._run_held(inner, receive, reply, passed.session)
+            return
+
+        async def answer(problem: Problem) -> None:
+            refused = Refused(problem, token_sent=True, language=passed.language)
+            await self._answer(scope, reply, incoming, refused)
+
+        watch = Watch(reply, passed.observation, engine=self._engine, exchange=exchange, answer=answer)
+        await run(self._app, inner, receive, watch)
+
+    async def _run_held(self, inner: dict[str, Any], receive: Receive, reply: Reply, session: CurrentSession) -> None:
+        """The application behind, for as long as the session lasts."""
+        mounted = self._engine.telemetry.metrics.mode == "middleware"
+        websocket = inner["type"] == "websocket"
+        # A backend behind a proxy has another connection than the client's: that goes away.
+        told_code = SESSION_ENDED if mounted else _GOING_AWAY
+        passage = Passage(session.session_id, receive, reply, websocket=websocket, told_code=told_code)
+        self._engine.streams.add(session.user, passage)
+        try:
+            if mounted:
+                with under_way(session.user, passage):
+                    await passage.run(self._app, inner)
+            else:
+                await passage.run(self._app, inner)
+        finally:
+            self._engine.streams.remove(passage)
+
+
+def _unforwarded(error: GatekeeperError) -> Refused:
+    # A request that cannot be forwarded says what is wrong with it; of a backend's fault nothing is told.
+    detail = str(error) if error.reason is Reason.BAD_REQUEST else ""
+    return Refused(Problem(reason=error.reason, detail=detail))
+
+
+def _without_body(receive: Receive) -> Receive:
+    """An empty body, then the end of the client; what the client sends is dropped."""
+    ended = False
+
+    async def receiving() -> Message:
+        nonlocal ended
+        if not ended:
+            ended = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        while (message := await receive())["type"] != "http.disconnect":
+            pass
+        return message
+
+    return receiving
+
+
+def _hide_websocket_token(inner: dict[str, Any], sources: TokenSources) -> None:
+    """A token in the query or among the subprotocols is for the gate, not for logs and applications behind it."""
+    inner["query_string"] = sources.strip_query(inner.get("query_string", b""))
+    inner["headers"] = sources.strip_subprotocols(inner["headers"])
+    offered = [value for name, value in inner["headers"] if name == b"sec-websocket-protocol"]
+    inner["subprotocols"] = [item.strip() for value in offered for item in value.decode("latin-1").split(",")]

@@ -1,0 +1,136 @@
+"""Between ASGI scopes and the engine's terms: what a request is, and what the application behind is given."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from typing import Any, Final
+from urllib.parse import quote
+
+import msgspec
+
+from gatekeeper.auth.gate import Facts
+from gatekeeper.errors import StoreUnavailable
+from gatekeeper.http.client_address import TrustedProxies
+from gatekeeper.http.headers import HeaderList, Headers, get, get_all, request_id
+from gatekeeper.http.origins import Origins
+from gatekeeper.models import Claims, Client
+from gatekeeper.sessions.store import Checked
+
+Scope = MutableMapping[str, Any]
+
+# Where the application behind finds the engine, for its services.
+ENGINE: Final = "gatekeeper.runtime"
+# The extension by which the sidecar's own server is told from others.
+SERVER: Final = "gatekeeper.http"
+# What the store has said to the token of this request already: `Checked`, or the `StoreUnavailable` instead.
+CHECKED: Final = "gatekeeper.checked"
+
+_SAFE_IN_PATH: Final = "/:@!$&'()*+,;=~-._"
+_BODY_HEADERS: Final = frozenset({b"content-length", b"transfer-encoding", b"content-type", b"expect"})
+# Traefik, for one, says `wss` of a WebSocket.
+_SCHEMES: Final = frozenset({b"http", b"https", b"ws", b"wss"})
+_CREDENTIALS: Final = frozenset({b"authorization", b"cookie"})
+
+
+class Incoming(msgspec.Struct, frozen=True, kw_only=True):
+    """One request as it came. `headers` is a copy: uvicorn's httptools protocol appends trailer fields to the scope's
+    own list while the application runs."""
+
+    method: str
+    path: bytes
+    query: bytes
+    headers: Headers
+    websocket: bool
+    scheme: str
+    request_id: str
+    client: Client
+    peer: str | None
+    checked: Checked | StoreUnavailable | None = None
+
+    def facts(self, origins: Origins, *, own: bool) -> Facts:
+        """For the gate. `own`: one of Gatekeeper's own operations, which a cookie alone must not trigger."""
+        if self.websocket:
+            cookie_allowed = origins.may_connect(self.headers, scheme=self.scheme)
+        else:
+            cookie_allowed = not own or origins.may_change(self.headers, method=self.method, scheme=self.scheme)
+        return Facts(
+            headers=self.headers,
+            query=self.query,
+            websocket=self.websocket,
+            client=self.client,
+            cookie_allowed=cookie_allowed,
+            checked=self.checked,
+        )
+
+    @property
+    def is_preflight(self) -> bool:
+        """A CORS preflight (Fetch standard): it never carries credentials, so it cannot be judged."""
+        if self.method != "OPTIONS":
+            return False
+        names = {name for name, _ in self.headers}
+        return b"origin" in names and b"access-control-request-method" in names
+
+    @property
+    def preflight_method(self) -> str:
+        """The method that a preflight asks for."""
+        return (get(self.headers, b"access-control-request-method") or b"").decode("latin-1")
+
+    @property
+    def language_header(self) -> str:
+        return ",".join(value.decode("latin-1") for value in get_all(self.headers, b"accept-language"))
+
+    @property
+    def overrides_method(self) -> bool:
+        return get(self.headers, b"x-http-method-override") is not None
+
+
+def read(scope: Scope, trusted: TrustedProxies) -> Incoming:
+    """The request of an `http` or `websocket` scope."""
+    headers = tuple((name.lower(), value) for name, value in scope["headers"])
+    websocket = scope["type"] == "websocket"
+    peer = scope["client"][0] if scope.get("client") else None
+    request = request_id(headers)
+    raw_path = scope.get("raw_path")
+    if raw_path is None:
+        # ASGI makes `raw_path` optional.
+        raw_path = quote(scope["path"], safe=_SAFE_IN_PATH).encode("ascii")
+    return Incoming(
+        method="GET" if websocket else scope["method"],
+        path=raw_path.partition(b"?")[0],
+        query=scope.get("query_string", b""),
+        headers=headers,
+        websocket=websocket,
+        scheme=_scheme(scope, headers, trusted=trusted.trusts(peer)),
+        request_id=request,
+        peer=peer,
+        checked=scope.get(CHECKED),
+        client=Client(
+            ip_address=trusted.client(peer, headers),
+            user_agent=(get(headers, b"user-agent") or b"").decode("latin-1"),
+            headers=headers,
+            request_id=request,
+        ),
+    )
+
+
+def _scheme(scope: Scope, headers: Headers, *, trusted: bool) -> str:
+    """What the browser used: behind a trusted proxy that ends TLS, what that proxy says."""
+    told = get(headers, b"x-forwarded-proto") if trusted else None
+    return told.decode() if told in _SCHEMES else scope.get("scheme", "http")
+
+
+def without_credentials(headers: Headers) -> HeaderList:
+    """For a preflight: no identity, no credentials, no body."""
+    return [(name, value) for name, value in headers if name not in _CREDENTIALS and name not in _BODY_HEADERS]
+
+
+class CurrentSession(msgspec.Struct, frozen=True, kw_only=True):
+    """The session of an admitted request, as the application behind sees it. `degraded`: the store could not be asked,
+    and `session_id` is 0 unless it was known before."""
+
+    user: str
+    session_id: int
+    roles: tuple[str, ...]
+    is_admin: bool
+    claims: Claims
+    degraded: bool = False

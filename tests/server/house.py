@@ -1,0 +1,159 @@
+"""A front door with an application behind it that keeps what it is asked, on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from gatekeeper.http.headers import request_id
+from gatekeeper.server import Answer, Limits, Refusal, protocol
+from tests.servers import RawClient, serve_asgi
+
+CODES = {
+    400: "bad_request",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    413: "body_too_large",
+    414: "uri_too_long",
+    426: "upgrade_required",
+    431: "headers_too_large",
+    500: "internal_error",
+}
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+class House:
+    """The application: it reads every body whole and answers with what it got. `requests` are the scopes, `bodies`
+    what was read, `left` how many clients left before they were answered, `refusals` what the front told.
+
+    `/early` answers before it reads, `/slow` waits a little first, `/begin` begins an answer and then reads,
+    `/stream` sends as much as anybody takes, `/fail` fails, `/half` fails in the middle.
+    """
+
+    url: str
+
+    def __init__(self) -> None:
+        self.requests: list[dict[str, Any]] = []
+        self.bodies: list[bytes] = []
+        self.refusals: list[Refusal] = []
+        self.left = 0
+        self.running = 0
+
+    def refuse(self, refusal: Refusal) -> Answer:
+        self.refusals.append(refusal)
+        body = json.dumps({"detail": refusal.detail, "code": CODES[refusal.status]}).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"cache-control", b"no-store"),
+            (b"x-content-type-options", b"nosniff"),
+            (b"x-request-id", request_id(refusal.headers).encode()),
+        ]
+        return Answer(headers, body)
+
+    @property
+    def paths(self) -> list[str]:
+        return [scope["path"] for scope in self.requests]
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            while (await receive())["type"] != "lifespan.shutdown":
+                await send({"type": "lifespan.startup.complete"})
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        self.requests.append(scope)
+        self.running += 1
+        try:
+            if scope["type"] == "websocket":
+                await self._talk(receive, send)
+            else:
+                await self._answer(scope, receive, send)
+        finally:
+            self.running -= 1
+
+    async def _talk(self, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        with suppress(OSError):
+            while (message := await receive())["type"] == "websocket.receive":
+                await send({"type": "websocket.send", "text": message["text"]})
+
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
+        path = scope["path"]
+        if path == "/fail":
+            raise ZeroDivisionError
+        if path == "/early":
+            await _reply(send, b"early")
+            return
+        if path in {"/begin", "/half"}:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+        if path == "/half":
+            raise ZeroDivisionError
+        if path == "/slow":
+            await asyncio.sleep(0.3)
+        if path == "/stream":
+            await self._stream(send)
+            return
+        body = b""
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                self.left += 1
+                return
+            body += message["body"]
+            more = message["more_body"]
+        self.bodies.append(body)
+        if path == "/begin":
+            await send({"type": "http.response.body", "body": b"ended"})
+        elif path == "/unknown-length":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"ok"})
+        else:
+            await _reply(send, b"%s:%s" % (path.encode(), body))
+
+    async def _stream(self, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        with suppress(OSError):
+            for _ in range(1000):
+                await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _reply(send: Callable[[Any], Awaitable[None]], body: bytes) -> None:
+    headers = [(b"content-length", b"%d" % len(body)), (b"x-request-id", b"app")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+@contextmanager
+def open_house(limits: Limits | None = None, **settings: Any) -> Iterator[House]:
+    house = House()
+    with serve_asgi(house, http=protocol(limits or Limits(), house.refuse), **settings) as url:
+        house.url = url
+        yield house
+
+
+async def answer(client: RawClient) -> tuple[int, dict[str, list[str]], bytes]:
+    """The next answer with `Content-Length`: status, headers by name, body."""
+    head = (await client.until(b"\r\n\r\n")).decode("latin-1")
+    lines = head.split("\r\n")[:-2]
+    headers: dict[str, list[str]] = {}
+    for line in lines[1:]:
+        name, _, value = line.partition(": ")
+        headers.setdefault(name.lower(), []).append(value)
+    size = int(headers["content-length"][0])
+    async with asyncio.timeout(10):
+        return int(lines[0].split()[1]), headers, await client.reader.readexactly(size)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Returns when `condition` holds."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - what is waited for is in another thread
+            await asyncio.sleep(0.01)

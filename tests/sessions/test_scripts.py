@@ -1,0 +1,27 @@
+"""The scripts as the store gets them."""
+
+from __future__ import annotations
+
+from hashlib import sha1
+
+from gatekeeper.sessions import login_attempts, sign_ins, store
+from gatekeeper.sessions.scripts import SCRIPTS, load
+from gatekeeper.store.client import Script
+
+
+def test_every_script_of_sessions_begins_with_the_law() -> None:
+    """And every file of Lua is part of a script: what is loaded nowhere would be a law that nobody keeps."""
+    law = "".join((SCRIPTS / f"{name}.lua").read_text() for name in ("audit", "common"))
+    of_sessions = [
+        loaded for module in (store, sign_ins) for loaded in vars(module).values() if isinstance(loaded, Script)
+    ]
+    assert len(of_sessions) == 15
+    assert all(loaded.source.startswith(law) for loaded in of_sessions)
+    sources = [loaded.source for loaded in (*of_sessions, login_attempts.ATTEMPTS)]
+    for path in SCRIPTS.glob("*.lua"):
+        assert any(path.read_text() in source for source in sources), path.name
+
+
+def test_a_script_is_known_by_the_hash_of_its_text() -> None:
+    loaded = load("common", "list")
+    assert loaded.sha == sha1(loaded.source.encode(), usedforsecurity=False).hexdigest()

@@ -1,0 +1,645 @@
+"""The hop to the store: batches, lost and swapped replies, and a store that is frozen, gone, or of another mind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import ssl
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
+from hashlib import sha1
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from hiredis import ReplyError
+
+from gatekeeper.errors import StoreUnavailable
+from gatekeeper.sessions.keys import Slots
+from gatekeeper.store.client import Script, Scripts
+from gatekeeper.store.connection import IN_FLIGHT, WAITING, Call, Wire, unavailable
+from gatekeeper.store.embedded import server_binary
+from gatekeeper.store.queue import Lane
+from tests.conftest import RULES, store_process, wait_for_store
+from tests.machine import need
+
+KEY = [b"gk:{74}:sessions"]
+
+
+def script(source: str) -> Script:
+    return Script(source, sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+ECHO = script("return {KEYS[1], ARGV[1]}")
+PUSH = script("return redis.call('RPUSH', KEYS[1], ARGV[1])")
+COUNT = script("return redis.call('INCR', KEYS[1])")
+BROKEN = script("return redis.call('INCR')")
+
+
+class CountingLane(Lane):
+    def __init__(self, counting: Counting, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._counting = counting
+
+    def _write(self, wire: Wire, batch: list[Call]) -> None:
+        super()._write(wire, batch)
+        self._counting.batches.append(len(batch))
+        self._counting.most_in_flight = max(self._counting.most_in_flight, len(wire.pending))
+        if len(wire.pending) == IN_FLIGHT:
+            self._counting.full.set()
+
+
+class Counting(Scripts):
+    """Notes the size of every batch, and how many calls were on their way at once."""
+
+    def __init__(self, url: str, *, timeout_seconds: float = 5.0) -> None:
+        self.batches: list[int] = []
+        self.most_in_flight = 0
+        self.full = asyncio.Event()
+        self.lane_class = partial(CountingLane, self)
+        super().__init__(url, timeout_seconds=timeout_seconds)
+
+
+@pytest.fixture
+async def scripts(store_url: str) -> AsyncIterator[Counting]:
+    made = Counting(store_url)
+    await made.run(ECHO, KEY, ["loaded"])
+    made.batches.clear()
+    yield made
+    await made.aclose()
+
+
+@asynccontextmanager
+async def opened(url: str, *, timeout_seconds: float = 5.0) -> AsyncIterator[Scripts]:
+    scripts = Scripts(url, timeout_seconds=timeout_seconds)
+    try:
+        yield scripts
+    finally:
+        await scripts.aclose()
+
+
+async def failure(call: Awaitable[Any]) -> StoreUnavailable:
+    with pytest.raises(StoreUnavailable) as caught:
+        await call
+    return caught.value
+
+
+# Batches
+
+
+async def test_calls_of_one_turn_of_the_loop_leave_in_portions(scripts: Counting) -> None:
+    replies = await asyncio.gather(*(scripts.run(ECHO, KEY, [number]) for number in range(100)))
+    assert replies == [[KEY[0], str(number).encode()] for number in range(100)]
+    # Together, and so that the store has something to do meanwhile.
+    assert scripts.batches == [8] * 12 + [4]
+
+
+async def test_a_call_alone_leaves_at_once(scripts: Counting) -> None:
+    for number in range(3):
+        assert await scripts.run(ECHO, KEY, [number]) == [KEY[0], str(number).encode()]
+    assert scripts.batches == [1, 1, 1]
+
+
+async def test_batches_are_bounded_and_so_is_their_number(scripts: Counting) -> None:
+    # P0-S14: thousands at once, and nobody is turned away
+    replies = await asyncio.gather(*(scripts.run(ECHO, KEY, [number]) for number in range(3_000)))
+    assert [int(reply[1]) for reply in replies] == list(range(3_000))
+    assert max(scripts.batches) == scripts.most_in_flight == IN_FLIGHT
+    assert sum(scripts.batches) == 3_000
+
+
+@pytest.mark.slow
+async def test_more_calls_than_may_wait_are_turned_away_at_once(scripts: Counting) -> None:
+    # R4: a queue without bounds would only fail later, and take the process with it
+    answers = await asyncio.gather(
+        *(scripts.run(ECHO, KEY, [number]) for number in range(IN_FLIGHT + WAITING + 100)), return_exceptions=True
+    )
+    assert [isinstance(answer, StoreUnavailable) for answer in answers].count(True) == 100
+    assert await scripts.run(ECHO, KEY, ["later"]) == [KEY[0], b"later"]
+
+
+async def test_calls_of_one_turn_run_in_the_order_in_which_they_were_made(scripts: Counting) -> None:
+    replies = await asyncio.gather(*(scripts.run(PUSH, KEY, [number]) for number in range(IN_FLIGHT)))
+    assert replies == list(range(1, IN_FLIGHT + 1))
+
+
+async def test_one_that_fails_in_a_batch_fails_alone(scripts: Counting) -> None:
+    calls = [scripts.run(BROKEN if number % 3 == 0 else ECHO, KEY, [number]) for number in range(60)]
+    replies = await asyncio.gather(*calls, return_exceptions=True)
+    for number, reply in enumerate(replies):
+        if number % 3 == 0:
+            assert isinstance(reply, StoreUnavailable)
+            assert reply.kind == "refused"
+        else:
+            assert reply == [KEY[0], str(number).encode()]
+
+
+@pytest.mark.parametrize("argument", [None, "\ud800", object()])
+async def test_an_argument_that_cannot_be_sent_is_its_callers_fault_alone(scripts: Counting, argument: Any) -> None:
+    calls = (scripts.run(ECHO, KEY, [argument]), scripts.run(ECHO, KEY, ["good"]))
+    answers = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 3)
+    assert isinstance(answers[0], StoreUnavailable)
+    assert answers[1] == [KEY[0], b"good"]
+    assert await scripts.run(ECHO, KEY, ["later"]) == [KEY[0], b"later"]
+
+
+# Scripts that the store forgets
+
+
+async def test_a_script_that_the_store_forgot_runs_all_the_same_and_once(scripts: Counting, store_url: str) -> None:
+    # R9
+    with redis.Redis.from_url(store_url) as client:
+        for expected in range(1, 11):
+            client.script_flush()
+            assert await scripts.run(COUNT, KEY, []) == expected
+
+
+async def test_a_store_that_forgets_all_the_time_is_no_error_to_anybody(scripts: Counting, store_url: str) -> None:
+    # R9: flushed as often as it answers, far more than each 10 ms
+    done = threading.Event()
+
+    def flush() -> None:
+        with redis.Redis.from_url(store_url) as client:
+            while not done.is_set():
+                client.script_flush()
+
+    thread = threading.Thread(target=flush)
+    thread.start()
+    try:
+        for _ in range(20):
+            await asyncio.gather(*(scripts.run(COUNT, KEY, []) for _ in range(50)))
+    finally:
+        done.set()
+        thread.join()
+    assert await scripts.run(COUNT, KEY, []) == 1_001
+
+
+# Callers that leave
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.005])
+async def test_cancelling_half_of_500_callers_never_shifts_a_reply(store_url: str, delay: float) -> None:
+    # R20, P0-S15: the class of CVE-2023-28858 and CVE-2023-28859
+    async with relay(store_url, delay=delay) as url, opened(url) as scripts:
+        for round_number in range(6):
+            tasks = [asyncio.create_task(scripts.run(ECHO, KEY, [f"{round_number}-{n}"])) for n in range(500)]
+            await asyncio.sleep(0.001 * round_number)
+            for task in tasks[::2]:
+                task.cancel()
+            answers = await asyncio.gather(*tasks, return_exceptions=True)
+            for number, answer in enumerate(answers):
+                if number % 2 == 0 and isinstance(answer, asyncio.CancelledError):
+                    continue
+                assert answer == [KEY[0], f"{round_number}-{number}".encode()]
+        assert "[0 waiting, 0 in flight]" in repr(scripts)
+
+
+async def test_who_left_before_the_batch_did_is_not_sent(scripts: Counting) -> None:
+    counted = await scripts.run(COUNT, KEY, [])
+    scripts.batches.clear()
+    tasks = [asyncio.create_task(scripts.run(COUNT, KEY, [])) for _ in range(10)]
+    await asyncio.sleep(0)
+    for task in tasks[:9]:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    # Eight are a portion, which leaves at once. Of the two that wait, one has left.
+    assert scripts.batches == [8, 1]
+    assert await tasks[9] == counted + 9
+
+
+async def test_whoever_still_waits_at_the_close_gets_an_error_and_nothing_runs_on(store_url: str) -> None:
+    cut = Cut()
+    async with relay(store_url, cut=cut) as url:
+        scripts = Counting(url, timeout_seconds=60)
+        await scripts.run(ECHO, KEY, ["warm"])
+        cut.delay = 20
+        scripts.batches.clear()
+        tasks = [asyncio.create_task(scripts.run(ECHO, KEY, [number])) for number in range(IN_FLIGHT + 50)]
+        await asyncio.wait_for(scripts.full.wait(), 5)
+        begun = time.monotonic()
+        await scripts.aclose()
+        assert time.monotonic() - begun < 5
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(answer) for answer in answers} == {StoreUnavailable}
+        assert repr(scripts) == "<Scripts [0 waiting, 0 in flight]>"
+        assert sum(scripts.batches) == IN_FLIGHT
+
+
+# A store that is in trouble
+
+
+@contextmanager
+def store_of_its_own(*options: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    with store_process(server_binary(), *options) as made:
+        yield made
+
+
+async def test_a_frozen_store_is_an_error_in_time_and_no_trouble_afterwards() -> None:
+    # R2, P0-S12; contract: STORE_TIMEOUT bounds one call
+    with store_of_its_own() as (url, process):
+        async with opened(url, timeout_seconds=0.4) as scripts:
+            await scripts.run(ECHO, KEY, ["warm"])
+            os.kill(process.pid, signal.SIGSTOP)
+            begun = time.monotonic()
+            calls = [scripts.run(ECHO, KEY, [number]) for number in range(1_000)]
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+            assert time.monotonic() - begun < 0.4 + 2
+            assert {getattr(answer, "kind", answer) for answer in answers} == {"timeout"}
+            assert (await failure(scripts.time())).kind == "timeout"
+            os.kill(process.pid, signal.SIGCONT)
+            begun = time.monotonic()
+            assert await first_success(scripts) - begun < 1 + 2
+            replies = await asyncio.gather(*(scripts.run(ECHO, KEY, [number]) for number in range(500)))
+            assert [int(reply[1]) for reply in replies] == list(range(500)), "no reply of before is left"
+
+
+async def first_success(scripts: Scripts) -> float:
+    deadline = time.monotonic() + 15
+    while True:
+        try:
+            await scripts.run(ECHO, KEY, ["there?"])
+        except StoreUnavailable:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+        else:
+            return time.monotonic()
+
+
+async def test_a_store_that_is_down_is_an_error_at_once() -> None:
+    # R1: no retries, whatever the time-out
+    with tempfile.TemporaryDirectory() as folder:
+        for url in (f"unix://{folder}/nowhere", "redis://127.0.0.1:1"):
+            async with opened(url, timeout_seconds=60) as scripts:
+                begun = time.monotonic()
+                assert (await failure(scripts.run(ECHO, KEY, []))).kind == "connection"
+                assert (await failure(scripts.time())).kind == "connection"
+                assert time.monotonic() - begun < 10
+
+
+async def test_a_store_that_comes_back_is_used_at_once_by_the_same_client() -> None:
+    # R1, K11: the very first call, on each connection of the pool
+    with store_of_its_own() as (url, process):
+        path = url.removeprefix("unix://")
+        async with opened(url) as scripts:
+            await asyncio.gather(*(scripts.run(ECHO, KEY, [number]) for number in range(IN_FLIGHT)))
+            process.kill()
+            process.wait()
+            assert (await failure(scripts.run(ECHO, KEY, []))).kind == "connection"
+            again = subprocess.Popen(
+                [server_binary(), "--port", "0", "--unixsocket", path, "--save", "", "--dir", str(Path(path).parent)],
+                stdout=subprocess.DEVNULL,
+            )
+            try:
+                wait_for_store(url)
+                calls = [scripts.run(ECHO, KEY, [number]) for number in range(IN_FLIGHT)]
+                replies = await asyncio.gather(*calls)
+                assert [int(reply[1]) for reply in replies] == list(range(IN_FLIGHT))
+            finally:
+                again.kill()
+                again.wait()
+
+
+async def test_a_restart_between_two_calls_is_not_seen() -> None:
+    # R1, R18: stale connections of the pool are noticed before they are used
+    with store_of_its_own() as (url, _), redis.Redis.from_url(url) as client:
+        async with opened(url) as scripts:
+            for _ in range(5):
+                await asyncio.gather(*(scripts.run(ECHO, KEY, [n]) for n in range(IN_FLIGHT)))
+                client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                await asyncio.sleep(0.02)
+
+
+async def test_a_lost_reply_is_an_error_and_the_script_is_not_sent_again(store_url: str) -> None:
+    # R1, P0-S13: cut after every number of bytes of the reply ":1\r\n"; redis-py would have sent it again
+    with redis.Redis.from_url(store_url) as client:
+        client.script_load(COUNT.source)
+        for number in range(4):
+            client.delete(KEY[0])
+            cut = Cut()
+            async with relay(store_url, cut=cut) as url, opened(url) as scripts:
+                await scripts.run(ECHO, KEY, ["warm"])
+                cut.after = number
+                assert (await failure(scripts.run(COUNT, KEY, []))).kind == "connection"
+                assert client.get(KEY[0]) == b"1"
+                assert await scripts.run(COUNT, KEY, []) == 2
+
+
+@pytest.mark.parametrize("garbage", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00\xff\r\n", b"*3\r\n:1\r\n", b""])
+async def test_a_peer_that_is_no_store_is_an_error(garbage: bytes) -> None:
+    # R19
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(65_536)
+        writer.write(garbage)
+        writer.close()
+
+    async with listening(answer) as url, opened(url) as scripts:
+        assert (await failure(scripts.run(ECHO, KEY, []))).kind in {"protocol", "connection"}
+
+
+@pytest.mark.slow
+async def test_what_a_store_refuses_has_a_kind_and_no_secret() -> None:
+    # R5, R7, R8; contract: gatekeeper_store_errors_total{kind}
+    with store_of_its_own() as (url, _), redis.Redis.from_url(url) as client:
+        async with opened(url, timeout_seconds=1) as scripts:
+            call: Callable[[], Awaitable[Any]] = lambda: scripts.run(COUNT, KEY, ["secret"])  # noqa: E731
+            await call()
+            client.config_set("maxmemory", "1")
+            assert (await failure(call())).kind == "out_of_memory"
+            client.config_set("maxmemory", "0")
+            await call()
+            client.replicaof("127.0.0.1", "1")
+            error = await failure(call())
+            assert (error.kind, "READONLY" in str(error)) == ("read_only", True)
+            client.replicaof("NO", "ONE")
+            await call()
+            client.config_set("min-replicas-to-write", "1")
+            assert (await failure(call())).kind == "no_replicas"
+            client.config_set("min-replicas-to-write", "0")
+            await call()
+            client.execute_command("CLIENT", "PAUSE", "60000", "WRITE")
+            assert (await failure(call())).kind == "timeout"
+            client.execute_command("CLIENT", "UNPAUSE")
+            await call()
+
+
+async def test_what_may_pass_is_waited_for_and_has_had_no_effect_before() -> None:
+    # R7, R8: READONLY, MASTERDOWN
+    with store_of_its_own() as (url, _), redis.Redis.from_url(url) as client:
+        async with opened(url, timeout_seconds=10) as scripts:
+            for number, stale in enumerate(("yes", "no"), 1):
+                client.config_set("replica-serve-stale-data", stale)
+                client.replicaof("127.0.0.1", "1")
+                calls = asyncio.gather(*(scripts.run(COUNT, KEY, []) for _ in range(20)))
+                await asyncio.sleep(0.3)
+                assert not calls.done()
+                client.replicaof("NO", "ONE")
+                assert max(await calls) == 20 * number
+
+
+async def test_no_more_than_ten_connections_a_second_are_tried() -> None:
+    # R8, R21: whatever calls come
+    tried = 0
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal tried
+        tried += 1
+        writer.write(b"-ERR max number of clients reached\r\n")
+        writer.close()
+
+    async with listening(refuse) as url, opened(url) as scripts:
+        begun = time.monotonic()
+        while time.monotonic() - begun < 1:
+            await asyncio.gather(*(failure(scripts.run(ECHO, KEY, [])) for _ in range(10)))
+        assert 2 <= tried <= (time.monotonic() - begun) * 10 + 2
+
+
+async def test_a_full_store_is_used_again_once_there_is_room() -> None:
+    # R21
+    with store_of_its_own() as (url, _), redis.Redis.from_url(url) as client:
+        client.config_set("maxclients", "1")
+        async with opened(url) as scripts:
+            assert (await failure(scripts.run(ECHO, KEY, []))).kind in {"connection", "refused"}
+            client.config_set("maxclients", "100")
+            assert await scripts.run(ECHO, KEY, ["x"]) == [KEY[0], b"x"]
+
+
+@pytest.mark.parametrize("surplus", [b">2\r\n$10\r\ninvalidate\r\n$1\r\nx\r\n", b"\x00\r\n"])
+async def test_what_is_no_reply_ends_the_connection_and_shifts_no_other(surplus: bytes) -> None:
+    # R19, P0-S15: from then on every reply would be in doubt
+    cut = Cut()
+    with store_of_its_own() as (url, _):
+        async with relay(url, cut=cut) as through, opened(through) as scripts:
+            await scripts.run(ECHO, KEY, ["warm"])
+            cut.surplus = surplus
+            answers = await asyncio.gather(
+                *(scripts.run(ECHO, KEY, [number]) for number in range(50)), return_exceptions=True
+            )
+            assert {getattr(answer, "kind", answer) for answer in answers} == {"protocol"}
+            assert await scripts.run(ECHO, KEY, ["later"]) == [KEY[0], b"later"]
+
+
+@pytest.mark.parametrize("surplus", [b":1\r\n", b"*2\r\n$3\r\nxyz\r\n$1\r\nx\r\n"])
+async def test_a_reply_too_many_is_told_by_its_key_and_ends_the_connection(surplus: bytes) -> None:
+    # R19, P0-S15
+    cut = Cut()
+    with store_of_its_own() as (url, _):
+        async with relay(url, cut=cut) as through, opened(through) as scripts:
+            slots = Slots(scripts, key_prefix="gk:", rules=RULES)
+            users = [str(number) for number in range(50)]
+            await slots.run(ECHO, "warm", str, "x")
+            cut.surplus = surplus
+            answers = await asyncio.gather(
+                *(slots.run(ECHO, user, str, user) for user in users), return_exceptions=True
+            )
+            assert {getattr(answer, "kind", answer) for answer in answers} == {"protocol"}
+            later = await asyncio.gather(*(slots.run(ECHO, user, lambda reply: reply[1], user) for user in users))
+            assert later == [user.encode() for user in users]
+
+
+class Told:
+    """A guard that lets calls through, or not, and notes what it is told."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.heard: list[str] = []
+        self.began_at = 0.0
+        self.closed = False
+
+    def check(self) -> None:
+        self.asked += 1
+        if self.closed:
+            raise StoreUnavailable("closed", kind="connection")
+
+    def succeeded(self, *, probing: bool = False) -> None:
+        self.heard.append("probed" if probing else "answered")
+
+    def failed(self, error: StoreUnavailable, *, began_at: float) -> None:
+        self.heard.append(error.kind)
+        self.began_at = began_at
+
+
+async def test_a_guard_is_asked_before_calls_and_told_after_them() -> None:
+    guard = Told()
+    with store_of_its_own() as (url, process):
+        scripts = Scripts(url, timeout_seconds=2, guard=guard)
+        assert await scripts.run(ECHO, KEY, ["x"]) == [KEY[0], b"x"]
+        assert await scripts.command("GET", b"x") is None
+        assert guard.asked == 2
+        assert set(guard.heard) == {"answered"}
+        guard.closed = True
+        assert str(await failure(scripts.run(ECHO, KEY, ["x"]))) == "closed"
+        assert str(await failure(scripts.time())) == "closed"
+        assert await scripts.probe(ECHO, KEY, ["x"]) == [KEY[0], b"x"]
+        assert guard.heard[-1] == "probed"
+        process.kill()
+        process.wait()
+        before = asyncio.get_running_loop().time()
+        await failure(scripts.probe(ECHO, KEY, ["x"]))
+        assert guard.heard[-1] == "connection"
+        assert before <= guard.began_at <= asyncio.get_running_loop().time()
+        await scripts.aclose()
+
+
+async def test_a_wrong_password_is_an_error_that_does_not_show_it() -> None:
+    # R8, U10
+    with store_of_its_own() as (url, _), redis.Redis.from_url(url) as client:
+        client.config_set("requirepass", "the-right-one")
+        path = url.removeprefix("unix://")
+        for given in ("", ":a-secret@"):
+            async with opened(f"unix://{given}{path}") as scripts:
+                error = await failure(scripts.run(ECHO, KEY, []))
+                assert error.kind in {"connection", "unauthenticated"}
+                assert "a-secret" not in f"{error} {error!r} {scripts!r} {error.__cause__!r}"
+        async with opened(f"unix://:the-right-one@{path}") as scripts:
+            assert await scripts.run(ECHO, KEY, ["x"]) == [KEY[0], b"x"]
+            assert "right-one" not in repr(scripts)
+        client.execute_command("AUTH", "the-right-one")
+
+
+def test_a_fault_is_told_by_its_kind_alone() -> None:
+    assert str(unavailable(TimeoutError("secret"))) == "the session store failed: timeout (TimeoutError)"
+    assert str(unavailable(OSError("secret"))) == "the session store failed: connection (OSError)"
+    assert str(unavailable(ReplyError("NOPERM secret"))) == "the session store failed: denied (NOPERM)"
+    assert unavailable(ValueError("secret")).kind == "protocol"
+
+
+# What is asked of the server itself
+
+
+async def test_the_clock_is_the_store_s(scripts: Counting) -> None:
+    assert abs(await scripts.time() - time.time()) < 5
+
+
+async def test_a_parameter_of_the_server_or_none(scripts: Counting, store_url: str) -> None:
+    assert await scripts.configuration("maxmemory-policy") == "noeviction"
+    assert await scripts.configuration("no-such-parameter") is None
+    with redis.Redis.from_url(store_url) as client:
+        client.execute_command("ACL", "SETUSER", "managed", "on", ">pw", "~*", "+@all", "-config")
+        async with opened(store_url.replace("unix://", "unix://managed:pw@")) as managed:
+            assert await managed.configuration("maxmemory-policy") is None
+            assert await managed.run(ECHO, KEY, ["x"]) == [KEY[0], b"x"]
+        client.execute_command("ACL", "DELUSER", "managed")
+
+
+async def test_its_status_line_tells_what_waits(scripts: Counting) -> None:
+    assert repr(scripts) == "<Scripts [0 waiting, 0 in flight]>"
+    tasks = [asyncio.create_task(scripts.run(ECHO, KEY, [number])) for number in range(3)]
+    await asyncio.sleep(0)
+    assert repr(scripts) in {"<Scripts [3 waiting, 0 in flight]>", "<Scripts [0 waiting, 3 in flight]>"}
+    await asyncio.gather(*tasks)
+
+
+async def test_redis_over_tcp_with_a_ca_is_asked_over_tls(tmp_path: Path) -> None:
+    # REDIS_URL rediss://, STORE_CA_FILE
+    openssl = need("openssl")
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    async with AsyncExitStack() as stack:
+        port = await stack.enter_async_context(tls_store(key, certificate))
+        url = f"rediss://127.0.0.1:{port}"
+        for ca_file, works in ((str(certificate), True), (None, False)):
+            scripts = Scripts(url, ca_file=ca_file, timeout_seconds=5)
+            stack.push_async_callback(scripts.aclose)
+            if works:
+                assert await scripts.run(ECHO, KEY, ["x"]) == [KEY[0], b"x"]
+            else:
+                assert (await failure(scripts.run(ECHO, KEY, []))).kind == "connection"
+
+
+# Peers made for a test
+
+
+@asynccontextmanager
+async def listening(
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[str]:
+    with tempfile.TemporaryDirectory(prefix="gk-") as folder:
+        server = await asyncio.start_unix_server(serve, f"{folder}/relay.sock")
+        async with server:
+            yield f"unix://{folder}/relay.sock"
+
+
+class Cut:
+    """Once `after` is set, the next answer ends, with its connection, after so many bytes; `delay` holds all up."""
+
+    after: int | None = None
+    delay = 0.0
+    # Once set, stands before the next answer.
+    surplus = b""
+
+
+@asynccontextmanager
+async def relay(store_url: str, *, delay: float = 0.0, cut: Cut | None = None) -> AsyncIterator[str]:
+    """A way to the store that is slow, or that can be cut."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool) -> None:
+        try:
+            while data := await reader.read(65_536):
+                if answers:
+                    await asyncio.sleep(delay + (cut.delay if cut is not None else 0.0))
+                    if cut is not None and cut.after is not None:
+                        writer.write(data[: cut.after])
+                        cut.after = None
+                        break
+                    if cut is not None:
+                        data, cut.surplus = cut.surplus + data, b""
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass
+        finally:
+            writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_store, to_store = await asyncio.open_unix_connection(store_url.removeprefix("unix://"))
+        for task in (
+            asyncio.create_task(pump(reader, to_store, answers=False)),
+            asyncio.create_task(pump(from_store, writer, answers=True)),
+        ):
+            tasks.add(task)
+
+    async with listening(serve) as url:
+        yield url
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def tls_store(key: Path, certificate: Path) -> AsyncIterator[int]:
+    """TLS before a store: a relay, as neither server here is built with TLS for certain."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with store_of_its_own() as (url, _):
+        tasks: set[asyncio.Task[None]] = set()
+
+        async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                while data := await reader.read(65_536):
+                    writer.write(data)
+                    await writer.drain()
+            except OSError:
+                pass
+            finally:
+                writer.close()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            from_store, to_store = await asyncio.open_unix_connection(url.removeprefix("unix://"))
+            tasks.update((asyncio.create_task(pump(reader, to_store)), asyncio.create_task(pump(from_store, writer))))
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+        async with server:
+            yield server.sockets[0].getsockname()[1]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

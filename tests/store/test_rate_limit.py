@@ -1,0 +1,234 @@
+"""How often somebody may ask (A-24): the generic cell rate algorithm, to the call."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import redis
+
+from gatekeeper.auth.gate import Exemptions, Facts, Gate
+from gatekeeper.errors import StoreUnavailable
+from gatekeeper.sessions.events import Actor, Event
+from gatekeeper.sessions.keys import Slots
+from gatekeeper.sessions.store import SessionStore
+from gatekeeper.store.client import Scripts
+from gatekeeper.store.rate_limit import Limiter, Rate
+from gatekeeper.tokens.keys import StaticKeys
+from gatekeeper.tokens.sources import TokenSources
+from tests.conftest import RULES
+from tests.sessions.by_hand import CLIENT, Noting
+from tests.system.sidecar import token
+from tests.tokens import forge
+
+# One call in ten minutes and four at once: what a test takes is nothing beside it.
+SLOW = Rate(6, 3600)
+INTERVAL = 600.0
+BURST = 4 * INTERVAL
+
+
+@pytest.fixture
+async def scripts(store_url: str) -> AsyncIterator[Noting]:
+    made = Noting(store_url)
+    yield made
+    await made.aclose()
+
+
+@pytest.fixture
+def limiter(scripts: Noting) -> Limiter:
+    return Limiter(scripts, key_prefix="gk:", rate=SLOW, burst_seconds=BURST)
+
+
+def let_pass(store_url: str, seconds: float, who: str) -> None:
+    """The past of `who` becomes that much older."""
+    with redis.Redis.from_url(store_url) as client:
+        due: Any = client.get(f"gk:rate:{who}")
+        if due is not None:
+            client.set(f"gk:rate:{who}", int(due) - round(seconds * 1e6), keepttl=True)
+
+
+def value(store_url: str, who: str) -> Any:
+    with redis.Redis.from_url(store_url) as client:
+        return client.get(f"gk:rate:{who}")
+
+
+async def asked(limiter: Limiter, times: int, who: str = "user:74", **options: float) -> list[int]:
+    return [await limiter.wait(who, **options) for _ in range(times)]
+
+
+async def test_four_seconds_worth_may_come_at_once_and_no_call_more(scripts: Noting) -> None:
+    # A-24, RATE_LIMIT: in one batch, so within far less than the fifth of a second that one more call takes
+    limiter = Limiter(scripts, key_prefix="gk:", rate=Rate(5, 1))
+    waits = await asyncio.gather(*(limiter.wait("user:74") for _ in range(22)))
+    assert waits == [0] * 20 + [1, 1]
+
+
+async def test_a_refused_call_is_told_the_whole_seconds_until_it_would_pass(limiter: Limiter) -> None:
+    # A-24: `Retry-After`
+    assert await asked(limiter, 4) == [0] * 4
+    (wait,) = await asked(limiter, 1)
+    assert INTERVAL - 30 < wait <= INTERVAL
+
+
+async def test_a_wait_is_never_zero_seconds(scripts: Noting, store_url: str) -> None:
+    limiter = Limiter(scripts, key_prefix="gk:", rate=SLOW, burst_seconds=BURST)
+    await asked(limiter, 5)
+    # All but a moment of it is over.
+    let_pass(store_url, INTERVAL - 30, "user:74")
+    (wait,) = await asked(limiter, 1)
+    assert 1 <= wait <= 30
+
+
+async def test_refused_calls_use_nothing_up(limiter: Limiter, store_url: str) -> None:
+    await asked(limiter, 4)
+    before = value(store_url, "user:74")
+    assert all(await asked(limiter, 50))
+    assert value(store_url, "user:74") == before
+    let_pass(store_url, INTERVAL, "user:74")
+    first, second = await asked(limiter, 2)
+    assert (first, second > 0) == (0, True)
+
+
+async def test_what_was_not_used_comes_back_up_to_the_burst_and_not_beyond(limiter: Limiter, store_url: str) -> None:
+    for passed, allowed in ((0.0, 4), (2 * INTERVAL, 2), (3 * INTERVAL, 3), (1000 * INTERVAL, 4)):
+        let_pass(store_url, passed, "user:74")
+        waits = await asked(limiter, 6)
+        assert [wait == 0 for wait in waits] == [True] * allowed + [False] * (6 - allowed), passed
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_any_history_is_that_of_the_algorithm(limiter: Limiter, store_url: str, seed: int) -> None:
+    """Against the textbook in Python; the clock is the sum of the jumps, a test's own time being nothing beside."""
+    draw, clock, due = random.Random(seed), 0.0, 0.0
+    for _ in range(120):
+        jump = draw.choice([0.0, 0.0, 0.3, 1.0, 1.7, 5.0]) * INTERVAL
+        clock += jump
+        let_pass(store_url, jump, "user:74")
+        wait = await limiter.wait("user:74")
+        expected = max(clock, due) + INTERVAL - clock - BURST
+        # Within half a minute of the edge it is the test's own time that decides: not asserted.
+        if expected > 30:
+            assert expected - 30 < wait <= expected + 1
+        elif expected < -30:
+            assert wait == 0
+        if wait == 0:
+            due = max(clock, due) + INTERVAL
+
+
+async def test_users_and_addresses_are_counted_apart(limiter: Limiter) -> None:
+    for who in ("user:74", "user:75", "user:203.0.113.9", "address:203.0.113.9", "address:74", "user:{74}", "user:*"):
+        assert await asked(limiter, 4, who) == [0] * 4
+        assert await limiter.wait(who) > 0
+
+
+async def test_an_address_has_four_times_the_rate(scripts: Noting) -> None:
+    limiter = Limiter(scripts, key_prefix="gk:", rate=Rate(5, 1))
+    waits = await asyncio.gather(*(limiter.wait("address:203.0.113.9", factor=4) for _ in range(82)))
+    assert waits == [0] * 80 + [1, 1]
+
+
+async def test_a_rate_below_one_call_a_burst_still_lets_one_through(scripts: Noting) -> None:
+    limiter = Limiter(scripts, key_prefix="gk:", rate=Rate(1, 86_400))
+    first, second = await asked(limiter, 2)
+    assert (first, 86_340 < second <= 86_400) == (0, True)
+    # Four people behind one address have one each.
+    waits = await asked(limiter, 5, "address:203.0.113.9", factor=4)
+    assert [wait == 0 for wait in waits] == [True] * 4 + [False]
+
+
+async def test_two_gatekeepers_share_one_limit(store_url: str) -> None:
+    # A-24: however many processes there are
+    both = [Noting(store_url) for _ in range(2)]
+    limiters = [Limiter(scripts, key_prefix="gk:", rate=SLOW, burst_seconds=BURST) for scripts in both]
+    waits = await asyncio.gather(*(limiters[number % 2].wait("user:74") for number in range(40)))
+    assert sum(wait == 0 for wait in waits) == 4
+    for scripts in both:
+        await scripts.aclose()
+
+
+async def test_a_count_leaves_by_itself(limiter: Limiter, store_url: str) -> None:
+    await asked(limiter, 3)
+    with redis.Redis.from_url(store_url) as client:
+        remaining: Any = client.pttl("gk:rate:user:74")
+    assert 0 < remaining <= 3 * INTERVAL * 1000 + 2
+
+
+@pytest.mark.parametrize("garbage", ["x", "", "nan nan"])
+async def test_a_count_that_is_not_ours_is_a_fault_and_lets_nobody_through(
+    limiter: Limiter, store_url: str, garbage: str
+) -> None:
+    # C07
+    with redis.Redis.from_url(store_url) as client:
+        client.set("gk:rate:user:74", garbage)
+    with pytest.raises(StoreUnavailable):
+        await limiter.wait("user:74")
+
+
+@pytest.mark.parametrize("reply", [None, [], [b"gk:rate:user:75", 0], 7, b"OK", [b"gk:rate:user:74"]])
+async def test_an_answer_about_somebody_else_is_a_fault(reply: Any) -> None:
+    # R19
+    class Odd(Scripts):
+        async def run(self, *_: Any) -> Any:
+            return reply
+
+    limiter = Limiter(Odd("unix:///nowhere", timeout_seconds=1), key_prefix="gk:", rate=SLOW)
+    with pytest.raises(StoreUnavailable):
+        await limiter.wait("user:74")
+
+
+# Beside the verdict
+
+
+class Silent:
+    def count(self, event: Event, actor: Actor, number: int = 1) -> None: ...
+
+
+def gate(scripts: Scripts, rate: Rate | None = SLOW) -> Gate:
+    return Gate(
+        sources=TokenSources(["header"]),
+        verifier=forge.verifier(StaticKeys([forge.SECRET], [], ["HS256"]), now=time.time),
+        store=SessionStore(Slots(scripts, key_prefix="gk:", rules=RULES)),
+        events=Silent(),
+        exempt=Exemptions(()),
+        limiter=None if rate is None else Limiter(scripts, key_prefix="gk:", rate=rate, burst_seconds=BURST),
+    )
+
+
+def facts(user: str, jti: str) -> Facts:
+    headers = [(b"authorization", f"Bearer {token(user, jti=jti)}".encode())]
+    return Facts(headers=headers, query=b"", websocket=False, client=CLIENT)
+
+
+async def test_a_check_and_its_limits_are_one_round_trip(scripts: Noting) -> None:
+    # Contract, section 3: one round trip. Also the opening, with the hint that goes before it.
+    judge = gate(scripts)
+    asking = facts("74", "a")
+    for _ in range(2):
+        await asyncio.gather(judge.judge(asking), judge.wait_seconds("74", address="203.0.113.9"))
+    opening, touching = scripts.firsts
+    limits = ["gk:rate:user:74", "gk:rate:address:203.0.113.9"]
+    assert sorted(opening) == sorted(["ZADD", "ZADD", "gk:{74}:sessions", *limits])
+    assert "ZADD" not in opening[opening.index("gk:{74}:sessions") :]
+    assert sorted(touching) == sorted(["gk:{74}:sessions", *limits])
+
+
+async def test_the_longer_wait_counts_and_an_address_only_where_it_is_one_clients(scripts: Noting) -> None:
+    judge = gate(scripts)
+    # Sixteen calls of different users from one address, of which none comes near its own limit.
+    for number in range(16):
+        assert await judge.wait_seconds(str(number), address="203.0.113.9") == 0
+    assert await judge.wait_seconds("16", address="203.0.113.9") > 0
+    assert await judge.wait_seconds("17", address=None) == 0
+    assert await judge.wait_seconds("18", address="203.0.113.10") == 0
+
+
+async def test_without_a_limit_nothing_is_counted(scripts: Noting) -> None:
+    # RATE_LIMIT=off
+    judge = gate(scripts, None)
+    for _ in range(300):
+        assert await judge.wait_seconds("74", address="203.0.113.9") == 0
+    assert scripts.batches == []

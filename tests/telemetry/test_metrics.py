@@ -1,0 +1,97 @@
+"""What is counted of requests, against the collectors of prometheus_client fed one by one."""
+
+from __future__ import annotations
+
+import io
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+
+from gatekeeper.telemetry.metrics import AccessLog, Durations, Exchange, Metrics
+
+BUCKETS = (0.001, 0.01, 0.1, 1.0)
+# Those of a bucket's own bound belong to it.
+SECONDS = st.one_of(st.floats(0, 5), st.sampled_from([*BUCKETS, 0.0]))
+
+
+def exchange(*, method: str = "GET", websocket: bool = False, seconds: float = 0.25, status: int = 200) -> Exchange:
+    return Exchange(
+        method=method,
+        path="/a",
+        request_id="1",
+        client_ip="192.0.2.1",
+        started_at=0.0,
+        websocket=websocket,
+        decision="allow",
+        status=status,
+        seconds=seconds,
+    )
+
+
+@given(st.lists(SECONDS | st.none(), max_size=30))
+def test_many_durations_at_once_count_as_one_after_another(amounts: list[float | None]) -> None:
+    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    Durations("d", "d", buckets=BUCKETS, registry=ours).observe_all(amounts)
+    one_by_one = Histogram("d", "d", buckets=BUCKETS, registry=theirs)
+    for amount in sorted(amount for amount in amounts if amount is not None):
+        one_by_one.observe(amount)
+
+    for name in ("d_bucket", "d_count", "d_sum"):
+        for bound in [*map(str, BUCKETS), "+Inf"] if name == "d_bucket" else [None]:
+            labels = {"le": bound} if bound is not None else {}
+            assert ours.get_sample_value(name, labels) == theirs.get_sample_value(name, labels)
+
+
+def test_numbers_are_those_of_the_moment_in_which_they_are_read() -> None:
+    metrics = Metrics("sidecar")
+
+    def value(name: str, **labels: str) -> float | None:
+        return metrics.registry.get_sample_value(f"gatekeeper_{name}", labels)
+
+    under_way = [exchange(), exchange(method="BREW", status=418), exchange(websocket=True)]
+    for each in under_way:
+        metrics.began(each)
+    generate_latest(metrics.registry)
+    assert (value("http_requests_in_flight"), value("websockets_open")) == (2, 1)
+
+    for each in under_way:
+        metrics.finished(each)
+    metrics.began(exchange())
+    metrics.began(moved := exchange())
+    metrics.left(moved)
+    generate_latest(metrics.registry)
+    assert (value("http_requests_in_flight"), value("websockets_open")) == (1, 0)
+    assert value("http_requests_total", route="upstream", method="GET", code="200") == 2
+    assert value("http_requests_total", route="upstream", method="other", code="418") == 1
+    assert value("decisions_total", result="allow", reason="none", mode="sidecar") == 3
+    assert value("http_request_duration_seconds_count") == 3
+    assert value("http_request_duration_seconds_sum") == 0.75
+    assert value("upstream_request_duration_seconds_count") == 0
+
+    for _ in range(1000):
+        metrics.began(exchange())
+        metrics.finished(exchange())
+    assert len(metrics._over) < 100
+    generate_latest(metrics.registry)
+    assert value("http_requests_in_flight") == 1
+    assert value("http_request_duration_seconds_count") == 1003
+
+
+def test_lines_wait_for_their_write_and_come_once() -> None:
+    written = io.BytesIO()
+    log = AccessLog(written)
+    for status in (200, 500):
+        log.add(exchange(status=status))
+    assert not written.getvalue()
+
+    log.flush()
+    log.flush()
+
+    lines = [json.loads(line) for line in written.getvalue().splitlines()]
+    assert [(line["status"], line["level"], line["duration_ms"]) for line in lines] == [
+        (200, "info", 250.0),
+        (500, "error", 250.0),
+    ]
+    assert written.getvalue().endswith(b"\n")
