@@ -34,8 +34,7 @@ from gatekeeper.app import create_app, create_ops
 from gatekeeper.build import build
 from gatekeeper.forward.http import ResponseTruncated
 from gatekeeper.runtime import Engine
-from gatekeeper.server import Answer as FrontAnswer
-from gatekeeper.server import Limits, Refusal, protocol
+from gatekeeper.server import ErrorResponse, Limits, Refusal, protocol
 from gatekeeper.server.websocket import WebSocketFront, websockets
 from gatekeeper.settings import ListenAddress, Settings, load
 from gatekeeper.store.embedded import EmbeddedStoreFailed
@@ -44,7 +43,7 @@ from gatekeeper.telemetry.health import Health, of_registry, of_workers
 from gatekeeper.telemetry.metrics import AccessLog
 from gatekeeper.upstream.websocket import MAX_MESSAGE_BYTES
 from gatekeeper.web.front_errors import Refusals
-from gatekeeper.web.session_end import AnswerCut
+from gatekeeper.web.session_end import ResponseCut
 
 _log = logging.getLogger("gatekeeper")
 
@@ -155,7 +154,7 @@ class _NoBugOfOurs(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        return not isinstance(error, ResponseTruncated | AnswerCut | asyncio.CancelledError)
+        return not isinstance(error, ResponseTruncated | ResponseCut | asyncio.CancelledError)
 
 
 def configure_logs(settings: Settings) -> None:
@@ -250,9 +249,9 @@ async def serving(app: Any, settings: Settings, where: socket.socket | None) -> 
         await task
 
 
-def _plain(refusal: Refusal) -> FrontAnswer:
+def _plain(refusal: Refusal) -> ErrorResponse:
     """An answer on the ops port."""
-    return FrontAnswer([(b"content-type", b"text/plain; charset=utf-8")], f"{refusal.detail}\n".encode())
+    return ErrorResponse([(b"content-type", b"text/plain; charset=utf-8")], f"{refusal.detail}\n".encode())
 
 
 class Drain:

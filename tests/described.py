@@ -8,7 +8,7 @@ from typing import Any
 
 from openapi_schema_validator import OAS31Validator
 
-from tests.servers import Answer
+from tests.servers import ClientResponse
 
 
 class Described:
@@ -43,7 +43,7 @@ class Described:
         """A schema that stands for itself, and allows no member that it does not name."""
         return {"components": _strict(self.document["components"]), **_strict(reference)}
 
-    def validate(self, operation: dict[str, Any], answer: Answer) -> None:
+    def validate(self, operation: dict[str, Any], answer: ClientResponse) -> None:
         """Raises where the document does not describe `answer` to the last member."""
         response = operation["responses"][str(answer.status)]
         for name in response.get("headers", {}):

@@ -26,8 +26,7 @@ from urllib.parse import urlsplit
 
 import uvicorn
 
-from gatekeeper.server import Answer as RefusalAnswer
-from gatekeeper.server import Limits, Refusal, protocol
+from gatekeeper.server import ErrorResponse, Limits, Refusal, protocol
 from gatekeeper.server.websocket import WebSocketFront
 
 _BACKENDS = Path(__file__).parent / "backends"
@@ -185,8 +184,8 @@ def serve_asgi(app: Any, **settings: Any) -> Iterator[str]:
         assert not thread.is_alive(), "the application did not stop"
 
 
-def _plain(refusal: Refusal) -> RefusalAnswer:
-    return RefusalAnswer([(b"content-type", b"text/plain")], refusal.detail.encode())
+def _plain(refusal: Refusal) -> ErrorResponse:
+    return ErrorResponse([(b"content-type", b"text/plain")], refusal.detail.encode())
 
 
 # A backend that keeps what it is sent
@@ -352,7 +351,7 @@ class RecordingBackend:
 # Clients
 
 
-class Answer(NamedTuple):
+class ClientResponse(NamedTuple):
     """An answer with nothing changed but the framing of its body."""
 
     status: int
@@ -372,7 +371,7 @@ def fetch(
     body: bytes | Iterable[bytes] | None = None,
     *,
     timeout: float = 30.0,
-) -> Answer:
+) -> ClientResponse:
     """One request with exactly these headers and, unless it is among them, a `Host`; blocking.
 
     `body` as bytes goes with `Content-Length`, an iterable chunked. Raises `http.client.IncompleteRead` for an answer
@@ -392,12 +391,12 @@ def fetch(
             connection.putheader("Transfer-Encoding", "chunked")
         connection.endheaders(body, encode_chunked=not isinstance(body, bytes))
         response = connection.getresponse()
-        return Answer(response.status, response.reason, response.getheaders(), response.read())
+        return ClientResponse(response.status, response.reason, response.getheaders(), response.read())
     finally:
         connection.close()
 
 
-async def afetch(*arguments: Any, **settings: Any) -> Answer:
+async def afetch(*arguments: Any, **settings: Any) -> ClientResponse:
     """`fetch` beside a running loop."""
     return await asyncio.to_thread(fetch, *arguments, **settings)
 

@@ -27,7 +27,7 @@ from gatekeeper.settings import load
 from gatekeeper_middleware import GatekeeperMiddleware
 from tests.contracts.dialect import CHROME_ON_WINDOWS
 from tests.described import Described
-from tests.servers import Answer, fetch, serve_asgi
+from tests.servers import ClientResponse, fetch, serve_asgi
 from tests.system.sidecar import Store, environment, external_store, masked
 from tests.test_demands import ids
 from tests.tokens import forge
@@ -99,7 +99,7 @@ class Golden:
         self.path.write_text(self.preamble + "\n".join(parts), encoding="utf-8")
 
 
-def worded(answer: Answer) -> str:
+def worded(answer: ClientResponse) -> str:
     """An answer as it stands in a file."""
     if answer.body:
         assert answer.get_all("content-length") == [str(len(answer.body))]
@@ -147,7 +147,7 @@ class Stage:
             self._urls[key] = self._stack.enter_context(self._way(environ))
         return self._urls[key]
 
-    def run(self, golden: Golden) -> Iterator[tuple[Exchange, Answer, Described]]:
+    def run(self, golden: Golden) -> Iterator[tuple[Exchange, ClientResponse, Described]]:
         for user, *_ in CALLERS.values():
             for name in list(self._store.client.scan_iter(f"{_PREFIX}{{{user}}}:*")):
                 self._store.client.delete(name)

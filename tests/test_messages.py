@@ -20,7 +20,7 @@ from gatekeeper.errors import Reason
 from gatekeeper.http.paths import PathTable
 from gatekeeper.messages import CATALOGUES, LANGUAGES, accepted, known, translate
 from gatekeeper.models import Claims, Client, Device, EndReason, Location, Problem, Session
-from tests.contracts.answers import TABLE
+from tests.contracts.responses import TABLE
 
 ROOT = Path(__file__).parent.parent
 FRENCH = CATALOGUES["fr"]

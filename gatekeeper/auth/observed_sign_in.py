@@ -50,7 +50,7 @@ class Visit(msgspec.Struct, frozen=True, kw_only=True):
         return self.facts.client
 
 
-class Answered(msgspec.Struct, frozen=True):
+class ObservedResponse(msgspec.Struct, frozen=True):
     """What the backend answered: its status, and the tokens in it."""
 
     status: int
@@ -85,7 +85,7 @@ class Observation(Protocol):
 
     async def before(self) -> Problem | None: ...
 
-    async def after(self, answered: Answered) -> Problem | None: ...
+    async def after(self, answered: ObservedResponse) -> Problem | None: ...
 
     def under_way(self) -> AbstractContextManager[None]:
         """Around what is between the two."""
@@ -181,7 +181,7 @@ class Login(_Watched):
         await self._record(Action.LOGIN_THROTTLED)
         return Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=wait)
 
-    async def after(self, answered: Answered) -> Problem | None:
+    async def after(self, answered: ObservedResponse) -> Problem | None:
         try:
             return await self._signed_in(answered)
         except StoreUnavailable as error:
@@ -193,7 +193,7 @@ class Login(_Watched):
         if not self._parts.gate.allows_verified(error):
             raise error
 
-    async def _signed_in(self, answered: Answered) -> Problem | None:
+    async def _signed_in(self, answered: ObservedResponse) -> Problem | None:
         address, attempts = self._visit.address, self._parts.attempts
         if answered.status in _REFUSED_LOGIN:
             if attempts is not None:
@@ -285,7 +285,7 @@ class Refresh(_Watched):
             return Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=_CROWDED_SECONDS)
         return None
 
-    async def after(self, answered: Answered) -> Problem | None:
+    async def after(self, answered: ObservedResponse) -> Problem | None:
         claims = await self._claims(answered.given.access_token)
         if claims is None:
             return None
@@ -319,7 +319,7 @@ class Logout(_Watched):
         self.who.user, self.who.session_id = named.user, await self._parts.sign_out.end(named, facts)
         return None
 
-    async def after(self, answered: Answered) -> Problem | None:
+    async def after(self, answered: ObservedResponse) -> Problem | None:
         return None
 
 

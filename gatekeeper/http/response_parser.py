@@ -47,7 +47,7 @@ _heads: Final[dict[bytes, Head]] = {}
 _T = TypeVar("_T")
 
 
-class BadAnswer(Exception):
+class BadResponse(Exception):
     """These bytes are not an answer, or could be read in two ways. The text quotes nothing of them."""
 
 
@@ -76,7 +76,7 @@ class Head(msgspec.Struct):
 
 
 class Reader(Protocol):
-    """Who is told what was read. Each may call `AnswerParser.stop`; the last two are the last word on an answer."""
+    """Who is told what was read. Each may call `ResponseParser.stop`; the last two are the last word on an answer."""
 
     def on_informational(self, head: Head) -> None: ...
 
@@ -91,7 +91,7 @@ class Reader(Protocol):
 
 
 def parse_head(block: bytes) -> Head:
-    """The head in `block`, which ends with its empty line. Raises BadAnswer."""
+    """The head in `block`, which ends with its empty line. Raises BadResponse."""
     return _heads.get(block) or _remembered(_heads, block, _parse_head(block))
 
 
@@ -99,7 +99,7 @@ def _parse_head(block: bytes) -> Head:
     lines = block.split(b"\r\n")
     match = _STATUS_LINE.fullmatch(lines[0])
     if match is None:
-        raise BadAnswer("a malformed head")
+        raise BadResponse("a malformed head")
     minor, status, reason = match.groups()
     headers = _parse_fields(lines[1:-2])
     length, is_chunked, options = None, False, _NO_OPTIONS
@@ -110,14 +110,14 @@ def _parse_head(block: bytes) -> Head:
             options |= _options(value)
         elif name == b"content-length":
             if length is not None or not _LENGTH.fullmatch(value):
-                raise BadAnswer("a bad or repeated Content-Length")
+                raise BadResponse("a bad or repeated Content-Length")
             length = int(value)
         else:
             if is_chunked or value.lower() != b"chunked":
-                raise BadAnswer("a Transfer-Encoding other than chunked")
+                raise BadResponse("a Transfer-Encoding other than chunked")
             is_chunked = True
     if is_chunked and (length is not None or minor == b"0"):
-        raise BadAnswer("Transfer-Encoding beside Content-Length, or in HTTP/1.0")
+        raise BadResponse("Transfer-Encoding beside Content-Length, or in HTTP/1.0")
     keeps_alive = b"close" not in options and (minor == b"1" or b"keep-alive" in options)
     return Head(int(status), reason or b"", headers, length, is_chunked, keeps_alive)
 
@@ -128,20 +128,20 @@ def _options(value: bytes) -> frozenset[bytes]:
 
 
 def _parse_fields(lines: list[bytes]) -> HeaderList:
-    """Names in lower-case. Raises BadAnswer."""
+    """Names in lower-case. Raises BadResponse."""
     if len(lines) > MAX_FIELDS:
-        raise BadAnswer("too many fields")
+        raise BadResponse("too many fields")
     return [_fields.get(line) or _remembered(_fields, line, _parse_field(line)) for line in lines]
 
 
 def _parse_field(line: bytes) -> tuple[bytes, bytes]:
     if line.translate(None, _TEXT_BYTES):
-        raise BadAnswer("a control character, or a line that ends wrongly")
+        raise BadResponse("a control character, or a line that ends wrongly")
     name, colon, value = line.partition(b":")
     if not colon:
-        raise BadAnswer("a line that is no field")
+        raise BadResponse("a line that is no field")
     if not is_token(name):
-        raise BadAnswer("a field whose name is none")
+        raise BadResponse("a field whose name is none")
     return name.lower(), value.strip(b" \t")
 
 
@@ -154,7 +154,7 @@ def _remembered(memory: dict[bytes, _T], text: bytes, read: _T) -> _T:
     return read
 
 
-class AnswerParser:
+class ResponseParser:
     """Reads the answers of one connection one after another: `begin`, then `feed` until `on_end`.
 
     Whatever the cuts between the bytes fed, the reader is told the same; body data in as few parts as were fed.
@@ -187,7 +187,7 @@ class AnswerParser:
         self._parts.clear()
 
     def feed(self, data: bytes) -> None:
-        """Raises BadAnswer, and is then of no more use."""
+        """Raises BadResponse, and is then of no more use."""
         if self._held:
             data, self._held = self._held + data, b""
         at = 0
@@ -231,11 +231,11 @@ class AnswerParser:
         end = data.find(b"\r\n\r\n", at)
         if end < 0:
             if not _HEAD_START.startswith(data[at : at + len(_HEAD_START)]):
-                raise BadAnswer("no HTTP")
+                raise BadResponse("no HTTP")
             return _more(data, at, MAX_HEAD_BYTES + 1)
         end += 4
         if end - at > MAX_HEAD_BYTES:
-            raise BadAnswer("a head that is too long")
+            raise BadResponse("a head that is too long")
         return self._begin_answer(parse_head(data[at:end]), data, end)
 
     def _begin_answer(self, head: Head, data: bytes, end: int) -> int:
@@ -260,7 +260,7 @@ class AnswerParser:
     def _inform(self, head: Head) -> None:
         self._count += 1
         if head.status == 101 or self._count > MAX_INFORMATIONAL:
-            raise BadAnswer("an upgrade that nobody asked for, or endless interim answers")
+            raise BadResponse("an upgrade that nobody asked for, or endless interim answers")
         self._reader.on_informational(head)
 
     def _read_length(self, data: bytes, at: int) -> int:
@@ -277,7 +277,7 @@ class AnswerParser:
             return _more(data, at, _MAX_SIZE_LINE_BYTES)
         match = _SIZE.fullmatch(data, at, end)
         if match is None:
-            raise BadAnswer("a bad chunk size")
+            raise BadResponse("a bad chunk size")
         self._left = int(match[1], 16)
         self._state = self._read_chunk if self._left else self._read_trailers
         return end + 2
@@ -290,7 +290,7 @@ class AnswerParser:
 
     def _read_chunk_end(self, data: bytes, at: int) -> int:
         if not b"\r\n".startswith(data[at : at + 2]):
-            raise BadAnswer("a chunk longer than its size")
+            raise BadResponse("a chunk longer than its size")
         if len(data) - at < 2:
             return -1
         self._state = self._read_size
@@ -304,7 +304,7 @@ class AnswerParser:
             return _more(data, at, MAX_HEAD_BYTES + 1)
         end += 4
         if end - at > MAX_HEAD_BYTES:
-            raise BadAnswer("trailers that are too long")
+            raise BadResponse("trailers that are too long")
         return self._finish(data, end, _parse_fields(data[at : end - 4].split(b"\r\n")))
 
     def _take(self, data: bytes, at: int) -> int:
@@ -336,8 +336,8 @@ class AnswerParser:
 def _more(data: bytes, at: int, end_bytes: int) -> int:
     """What begins at `at` is not complete: more is to come, unless that cannot make it good."""
     if len(data) - at >= end_bytes:
-        raise BadAnswer("a head, trailers or a chunk size too long")
+        raise BadResponse("a head, trailers or a chunk size too long")
     if data.count(b"\n", at) != data.count(b"\r\n", at):
         # Who ends lines so would wait for us, and we for the end of the head.
-        raise BadAnswer("a bare LF")
+        raise BadResponse("a bare LF")
     return -1

@@ -13,7 +13,17 @@ what is answered without the application.
 from gatekeeper.http.request_head import Limits
 from gatekeeper.server.exchange import Exchange, opening
 from gatekeeper.server.protocol import no_shortcut, protocol
-from gatekeeper.server.refusal import Answer, Refusal, Refuse
+from gatekeeper.server.refusal import ErrorResponse, Refusal, Refuse
 from gatekeeper.server.scope import EXTENSION
 
-__all__ = ["EXTENSION", "Answer", "Exchange", "Limits", "Refusal", "Refuse", "no_shortcut", "opening", "protocol"]
+__all__ = [
+    "EXTENSION",
+    "ErrorResponse",
+    "Exchange",
+    "Limits",
+    "Refusal",
+    "Refuse",
+    "no_shortcut",
+    "opening",
+    "protocol",
+]

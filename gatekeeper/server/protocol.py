@@ -22,7 +22,7 @@ from gatekeeper.http.request_head import Head, HeadReader, Limits, Refused, pars
 from gatekeeper.http.websocket_handshake import asks_for_websocket, check_handshake, rebuilt
 from gatekeeper.server.deadline import Deadline, Stall
 from gatekeeper.server.exchange import ASGIApp, Carrier, Exchange
-from gatekeeper.server.refusal import Answer, Refusal, Refuse, serialised
+from gatekeeper.server.refusal import ErrorResponse, Refusal, Refuse, serialised
 from gatekeeper.server.scope import Scope, Scopes
 
 _log = logging.getLogger("uvicorn.error")
@@ -344,7 +344,7 @@ class FrontProtocol(asyncio.Protocol):
             answer = self._refuse(refusal)
         except Exception:  # noqa: BLE001 - the connection must end all the same
             _log.exception("a refusal could not be worded")
-            answer = Answer([], b"")
+            answer = ErrorResponse([], b"")
         headers = [*answer.headers, *refused.headers]
         self.write(serialised(refused.status, headers, answer.body, head_only=refusal.method == "HEAD"))
         self._close(linger=True)

@@ -31,7 +31,7 @@ class Refusal(msgspec.Struct, frozen=True):
     scope: Scope | None
 
 
-class Answer(msgspec.Struct, frozen=True):
+class ErrorResponse(msgspec.Struct, frozen=True):
     """The words of an answer: what is not framing. `Content-Length`, `Connection`, a missing `Date` and the headers
     that a status needs (`Allow`, `Sec-WebSocket-Version`) are added to it."""
 
@@ -39,7 +39,7 @@ class Answer(msgspec.Struct, frozen=True):
     body: bytes
 
 
-Refuse: TypeAlias = Callable[[Refusal], Answer]
+Refuse: TypeAlias = Callable[[Refusal], ErrorResponse]
 """Words a refusal. Called once for each, so it may count and log; it must not block."""
 
 

@@ -15,7 +15,7 @@ from typing import Final, Protocol, TypeAlias, cast
 
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.http.headers import HeaderList
-from gatekeeper.http.response_parser import AnswerParser, BadAnswer, Head
+from gatekeeper.http.response_parser import BadResponse, Head, ResponseParser
 
 Failure: TypeAlias = UpstreamUnavailable | UpstreamTimeout
 
@@ -98,7 +98,7 @@ class Connection(asyncio.Protocol):
         self._timeout_seconds = timeout_seconds
         self._on_idle = on_idle
         self._on_lost = on_lost
-        self._parser = AnswerParser(self)
+        self._parser = ResponseParser(self)
         self._poll = select.poll()
         self._sink: Sink | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -183,7 +183,7 @@ class Connection(asyncio.Protocol):
             self._deadline = self._loop.time() + self._timeout_seconds
         try:
             self._parser.feed(data)
-        except BadAnswer as error:
+        except BadResponse as error:
             self._fail(UpstreamUnavailable(f"the backend broke HTTP: {error}", kind="protocol"))
         else:
             if self._sink is not None:

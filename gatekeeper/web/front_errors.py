@@ -12,7 +12,7 @@ from gatekeeper.http.headers import REQUEST_ID
 from gatekeeper.http.paths import BadPath, Kind, Matched
 from gatekeeper.models import Problem
 from gatekeeper.runtime import Engine
-from gatekeeper.server import EXTENSION, Answer, Refusal
+from gatekeeper.server import EXTENSION, ErrorResponse, Refusal
 from gatekeeper.telemetry.metrics import Exchange
 from gatekeeper.web.operations import Operations
 from gatekeeper.web.outcome import Refused, conclude, failed
@@ -41,7 +41,7 @@ class Refusals:
     def __repr__(self) -> str:
         return f"<Refusals of {self._engine!r}>"
 
-    def __call__(self, refusal: Refusal) -> Answer:
+    def __call__(self, refusal: Refusal) -> ErrorResponse:
         reason = _REASONS[refusal.status]
         incoming = self._incoming(refusal)
         kind = self._kind(incoming)
@@ -56,7 +56,7 @@ class Refusals:
         if under_way is None:
             self._engine.telemetry.finished(exchange)
         headers = [*OWN_HEADERS, *self._engine.origins.answer_headers(refusal.headers), JSON]
-        return Answer([*headers, (REQUEST_ID, exchange.request_id.encode())], body)
+        return ErrorResponse([*headers, (REQUEST_ID, exchange.request_id.encode())], body)
 
     def _incoming(self, refusal: Refusal) -> Incoming:
         path, _, query = refusal.target.partition(b"?")

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from gatekeeper import messages
-from gatekeeper.auth.observed_sign_in import Answered, Observation, Visit, observation
+from gatekeeper.auth.observed_sign_in import Observation, ObservedResponse, Visit, observation
 from gatekeeper.errors import KeysUnavailable, Reason, StoreUnavailable, TokenRejected
 from gatekeeper.http.headers import Headers, get
 from gatekeeper.http.paths import Kind
@@ -171,7 +171,7 @@ class Watch:
     async def _settle(self, content: bytes) -> None:
         """Everything that will be known of the answer is known."""
         start = self._held[0]
-        problem = await self._judged(Answered(start["status"], self._given(start, content)))
+        problem = await self._judged(ObservedResponse(start["status"], self._given(start, content)))
         if problem is not None:
             self.withheld = True
             await self._answer(problem)
@@ -181,7 +181,7 @@ class Watch:
             await self._send(message)
         self._held.clear()
 
-    async def _judged(self, answered: Answered) -> Problem | None:
+    async def _judged(self, answered: ObservedResponse) -> Problem | None:
         try:
             problem = await self.observation.after(answered)
             if problem is not None:

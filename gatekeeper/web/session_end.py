@@ -3,7 +3,7 @@
 - A WebSocket gets a close frame, 4401 with the end reason; the application behind gets `websocket.disconnect`.
 - An answer of server-sent events gets one last event, `session-ended` with the end reason as data, and its end.
 - Any other answer is left some time to end by itself: one that is short is whole. Then the application is cancelled and
-  `AnswerCut` leaves the middleware, so that the server closes the connection without the end of the message, and the
+  `ResponseCut` leaves the middleware, so that the server closes the connection without the end of the message, and the
   client can tell a part from the whole (RFC 9112 section 8). An answer that has not begun is waited for: it may be that
   of the request whose own doing ended the session, however far that went round.
 """
@@ -36,7 +36,7 @@ _WITHOUT_BODY: Final = frozenset({"GET", "HEAD"})
 _clock = time.monotonic
 
 
-class AnswerCut(Exception):
+class ResponseCut(Exception):
     """The session of an answer under way has ended; the rest of it is not sent."""
 
 
@@ -73,7 +73,7 @@ class Passage:
         self._told_code = told_code
 
     async def run(self, app: ASGIApp, scope: Any) -> None:
-        """The application, until it ends or is cut off. Raises `AnswerCut` where an answer must not seem whole."""
+        """The application, until it ends or is cut off. Raises `ResponseCut` where an answer must not seem whole."""
         self._task = asyncio.current_task()
         counted = self._websocket or scope["method"] not in _WITHOUT_BODY
         try:
@@ -90,7 +90,7 @@ class Passage:
         if self._last_word is not None:
             await self._last_word
         if self._cut and not (self._websocket or self._complete):
-            raise AnswerCut(f"the session has ended: {self.reason}")
+            raise ResponseCut(f"the session has ended: {self.reason}")
 
     def _is_our_doing(self, error: BaseException) -> bool:
         if isinstance(error, asyncio.CancelledError):

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tests.servers import Answer
+from tests.servers import ClientResponse
 from tests.system.sidecar import World, bearer, masked, someone, token
 
 CHROME_ON_WINDOWS = (
@@ -86,7 +86,7 @@ class DialectContract:
     def names(self, method: str, path: str) -> bool:
         return (method, path) in self.operations()
 
-    def fails(self, answer: Answer, status: int, code: str) -> None:
+    def fails(self, answer: ClientResponse, status: int, code: str) -> None:
         """An error of this dialect: its status, its code, one `X-Request-Id`."""
         assert (answer.status, self.error(answer.body)[0].lower()) == (status, code)
         assert len(answer.get_all("x-request-id")) == 1
@@ -206,7 +206,7 @@ class SessionsContract(DialectContract):
 
     # How its answers read
 
-    def sessions(self, answer: Answer) -> list[dict[str, Any]]:
+    def sessions(self, answer: ClientResponse) -> list[dict[str, Any]]:
         """The rows of a list; fails for a list of another shape."""
         raise NotImplementedError
 
@@ -225,7 +225,7 @@ class SessionsContract(DialectContract):
     def path_of(self, session: int | str) -> str:
         return self.one_path.replace("{id}", str(session))
 
-    def end(self, world: World, bearing: str, session: int | str) -> Answer:
+    def end(self, world: World, bearing: str, session: int | str) -> ClientResponse:
         return world.fetch(self.path_of(session), bearing, method="DELETE")
 
     def operations(self, session: int | str = 1) -> list[tuple[str, str]]:
@@ -513,7 +513,7 @@ class SessionsContract(DialectContract):
                     self.sessions(world.fetch(path, bearing))
 
 
-def _undated(answer: Answer) -> list[tuple[str, str]]:
+def _undated(answer: ClientResponse) -> list[tuple[str, str]]:
     return [pair for pair in answer.headers if pair[0].lower() != "date"]
 
 

@@ -10,8 +10,8 @@ import uuid
 
 import pytest
 
-from tests.contracts.answers import NO_TOKEN, assert_own_answer, error_body
-from tests.servers import Answer
+from tests.contracts.responses import NO_TOKEN, assert_own_response, error_body
+from tests.servers import ClientResponse
 from tests.system.sidecar import World, bearer, masked, someone, token
 from tests.tokens import forge
 
@@ -32,20 +32,20 @@ class GateContract:
     def test_a_request_without_a_token_is_refused(self, world: World) -> None:  # H08, H09
         for headers in ([], [("X-Original-URL", "/public/x")], [("User-Agent", "kube-probe/1")]):
             answer = world.refused("/protected", headers=headers)
-            assert_own_answer(answer, 401, NO_TOKEN)
+            assert_own_response(answer, 401, NO_TOKEN)
             assert answer.get_all("www-authenticate") == ["Bearer"]
 
     def test_a_bad_token_is_refused(self, world: World) -> None:
         for bad in ("x", "a.b.c", forge.token(forge.OTHER_SECRET), token(someone(), exp=...)):
             answer = world.refused("/protected", bad)
-            assert_own_answer(answer, 401, error_body("token_invalid"))
+            assert_own_response(answer, 401, error_body("token_invalid"))
             assert answer.get_all("www-authenticate") == [
                 'Bearer error="invalid_token", error_description="Invalid authentication token"'
             ]
 
     def test_an_expired_token_is_told_apart(self, world: World) -> None:
         answer = world.refused("/protected", token(someone(), exp=int(time.time()) - 60))
-        assert_own_answer(answer, 401, error_body("token_expired"))
+        assert_own_response(answer, 401, error_body("token_expired"))
         assert answer.get_all("www-authenticate") == [
             'Bearer error="invalid_token", error_description="Access token has expired"'
         ]
@@ -167,7 +167,7 @@ class GateContract:
         assert world.fetch(f"/api/sessions/session_{session}", bearing, method="DELETE").status == 200
         for _ in range(2):
             answer = world.refused("/protected", bearing)
-            assert_own_answer(answer, 401, error_body("session_revoked_or_invalid", "revoked_by_user"))
+            assert_own_response(answer, 401, error_body("session_revoked_or_invalid", "revoked_by_user"))
             assert answer.get_all("www-authenticate") == [
                 'Bearer error="invalid_token", error_description="Session has been revoked or is invalid"'
             ]
@@ -180,7 +180,7 @@ class GateContract:
         admin = token(someone(), roles=["admin"])
         assert world.fetch(f"/sessions/user/{user}/{session}", admin, method="DELETE").status == 200
         answer = world.refused("/protected", bearing)
-        assert_own_answer(answer, 401, error_body("session_revoked_or_invalid", "revoked_by_admin"))
+        assert_own_response(answer, 401, error_body("session_revoked_or_invalid", "revoked_by_admin"))
 
     def test_a_logged_out_session_is_refused_as_such_for_every_token_of_it(self, world: World) -> None:  # C-23, D-03
         user, sid = someone(), uuid.uuid4().hex
@@ -189,7 +189,7 @@ class GateContract:
         assert world.fetch("/sessions/logout", first, method="DELETE").status == 200
         for bearing in (first, second):
             answer = world.refused("/", bearing)
-            assert_own_answer(answer, 401, error_body("access_token_blacklisted", "logged_out"))
+            assert_own_response(answer, 401, error_body("access_token_blacklisted", "logged_out"))
 
     def test_a_deactivated_session_never_lives_again(self, world: World) -> None:  # B-04, B-13
         bearing = token(someone())
@@ -197,7 +197,7 @@ class GateContract:
         assert world.fetch(f"/api/sessions/{session}/deactivate", bearing, method="PATCH").status == 200
         for _ in range(3):
             answer = world.refused("/protected", bearing)
-            assert_own_answer(answer, 401, error_body("session_revoked_or_invalid", "deactivated"))
+            assert_own_response(answer, 401, error_body("session_revoked_or_invalid", "deactivated"))
 
     def test_the_fourth_device_puts_the_least_active_one_out(self, world: World) -> None:  # C-12, D-05, D-07
         user = someone()
@@ -205,7 +205,7 @@ class GateContract:
         for bearing in (first, second, third, first, fourth):
             world.passed("/", bearing)
         answer = world.refused("/", second)
-        assert_own_answer(answer, 401, error_body("session_revoked_or_invalid", "evicted"))
+        assert_own_response(answer, 401, error_body("session_revoked_or_invalid", "evicted"))
         for bearing in (first, third, fourth):
             world.passed("/", bearing)
         assert world.store.live(user) == 3
@@ -243,7 +243,7 @@ class GateContract:
             world.refused("/", headers=[cookie(one), cookie(other)]),
         ]
         for answer in answers:
-            assert_own_answer(answer, 401, error_body("token_invalid"))
+            assert_own_response(answer, 401, error_body("token_invalid"))
 
     def test_cookies_are_read_in_one_way_only(self, world: World) -> None:  # T24
         user = someone()
@@ -251,13 +251,13 @@ class GateContract:
         assert world.passed("/", headers=[("Cookie", f'access_token="{good}"')]).get_all("x-user-id") == [user]
         # A cookie without a name, or of another case, is none of ours.
         for nobodys in (f"=access_token={good}", f"=__Host-x={good}", f"Access_Token={good}", f"x{good}"):
-            assert_own_answer(world.refused("/", headers=[("Cookie", nobodys)]), 401, NO_TOKEN)
+            assert_own_response(world.refused("/", headers=[("Cookie", nobodys)]), 401, NO_TOKEN)
         for bad in (f"{good}%3B", f'"{good}', "x" * 8300, "é"):
             answer = world.refused("/", headers=[("Cookie", f"access_token={bad}")])
-            assert_own_answer(answer, 401, error_body("token_invalid"))
+            assert_own_response(answer, 401, error_body("token_invalid"))
 
     def test_a_token_in_the_query_of_a_request_is_no_token(self, world: World) -> None:  # T22
-        assert_own_answer(world.refused(f"/?access_token={token(someone())}"), 401, NO_TOKEN)
+        assert_own_response(world.refused(f"/?access_token={token(someone())}"), 401, NO_TOKEN)
 
     @pytest.mark.parametrize(
         ("scheme", "admitted"),
@@ -303,7 +303,7 @@ class GateContract:
             if allowed:
                 assert answer.status in (200, 401, 404)
             elif target == "/sessions/1":
-                assert_own_answer(answer, 403, error_body("origin_not_allowed"))
+                assert_own_response(answer, 403, error_body("origin_not_allowed"))
             else:
                 assert answer.status == 403
                 assert b"This origin is not allowed" in answer.body
@@ -400,7 +400,7 @@ class GateContract:
         assert len(world.reached) == before
 
     def test_an_answer_of_gatekeepers_own_is_not_kept_by_caches(self, world: World) -> None:
-        answer: Answer = world.fetch("/sessions/me", token(someone()))
+        answer: ClientResponse = world.fetch("/sessions/me", token(someone()))
         assert answer.get_all("cache-control") == ["no-store"]
         assert answer.get_all("x-content-type-options") == ["nosniff"]
         assert answer.get_all("content-type") == ["application/json; charset=utf-8"]

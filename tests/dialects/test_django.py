@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tests.contracts.answers import assert_own_answer
 from tests.contracts.dialect import CHROME_ON_WINDOWS, NO_IDS, SessionsContract
-from tests.servers import Answer
+from tests.contracts.responses import assert_own_response
+from tests.servers import ClientResponse
 from tests.system.sidecar import World, masked, someone, token
 
 FAMILIES = ["/api/v1/auth/users/me/sessions", "/api/v1/users/me/sessions"]
@@ -51,7 +51,7 @@ class DjangoContract(SessionsContract):
     no_token: ClassVar = ("UNAUTHORIZED", "Authentication credentials were not provided")
     not_found: ClassVar = ("SESSION_NOT_FOUND", "Session not found or already terminated")
 
-    def sessions(self, answer: Answer) -> list[dict[str, Any]]:
+    def sessions(self, answer: ClientResponse) -> list[dict[str, Any]]:
         body = json.loads(answer.body)
         assert (list(body), list(body["data"])) == (["success", "data"], ["sessions", "total_count"])
         rows = body["data"]["sessions"]
@@ -73,7 +73,7 @@ class DjangoContract(SessionsContract):
         answer = world.fetch(self.list_path, token(someone()), headers=[("User-Agent", CHROME_ON_WINDOWS)])
         body = masked(answer.body)
         key = json.loads(answer.body)["data"]["sessions"][0]["session_key"].encode()
-        assert_own_answer(answer, 200, answer.body)
+        assert_own_response(answer, 200, answer.body)
         assert body == (
             b'{"success":true,"data":{"sessions":[{"id":<id>,"session_key":"' + key + b'","ip_address":"127.0.0.1",'
             b'"user_agent":"' + CHROME_ON_WINDOWS.encode() + b'","device_info":{"browser":"Chrome","os":"Windows",'
@@ -93,7 +93,7 @@ class DjangoContract(SessionsContract):
         (row,) = json.loads(world.fetch(self.list_path, bearing, headers=[("User-Agent", CHROME_ON_WINDOWS)]).body)[
             "data"
         ]["sessions"]
-        assert_own_answer(
+        assert_own_response(
             self.end(world, bearing, row["id"]),
             200,
             b'{"success":true,"message":"Session terminated successfully","data":{"session_id":%d,'
@@ -108,13 +108,13 @@ class DjangoContract(SessionsContract):
             world.passed("/", bearing)
         path = self.list_path.removesuffix("/") + rest
         spared = world.fetch(f"{path}?exclude_current=true", bearers[0], method="DELETE")
-        assert_own_answer(spared, 200, all_terminated(2))
-        assert_own_answer(world.fetch(path, bearers[0], method="DELETE"), 200, all_terminated(1))
+        assert_own_response(spared, 200, all_terminated(2))
+        assert_own_response(world.fetch(path, bearers[0], method="DELETE"), 200, all_terminated(1))
         assert world.store.live(user) == 0
 
     def test_all_is_never_an_id(self, world: World) -> None:
         bearing = token(someone())
-        assert_own_answer(world.fetch(self.path_of("all"), bearing, method="DELETE"), 200, all_terminated(1))
+        assert_own_response(world.fetch(self.path_of("all"), bearing, method="DELETE"), 200, all_terminated(1))
 
     @pytest.mark.parametrize("no_id", [*NO_IDS, "session_1", "ALL"])
     def test_404_to_the_letter(self, world: World, no_id: str) -> None:
@@ -123,7 +123,7 @@ class DjangoContract(SessionsContract):
             assert world.refused(self.path_of(no_id), token(someone()), method="DELETE").status in {400, 404}
             return
         answer = world.refused(self.path_of(no_id), token(someone()), method="DELETE")
-        assert_own_answer(answer, 404, NOT_FOUND)
+        assert_own_response(answer, 404, NOT_FOUND)
 
     def test_401_to_the_letter(self, world: World) -> None:
         revoked, gone = token(someone()), token(someone())
@@ -138,11 +138,11 @@ class DjangoContract(SessionsContract):
         ]:
             for method, path in self.operations():
                 answer = world.refused(path, bearing, method=method)
-                assert_own_answer(answer, 401, fault("UNAUTHORIZED", message))
+                assert_own_response(answer, 401, fault("UNAUTHORIZED", message))
 
     def test_400_in_its_envelope(self, world: World) -> None:
         answer = world.fetch(f"{self.all_path}?exclude_current=2", token(someone()), method="DELETE")
-        assert_own_answer(answer, 400, fault("BAD_REQUEST", "exclude_current must be given once, as true or false"))
+        assert_own_response(answer, 400, fault("BAD_REQUEST", "exclude_current must be given once, as true or false"))
 
 
 class TestDjango(DjangoContract):

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pytest
 
 from tests.contracts.dialect import CHROME_ON_WINDOWS, SessionsContract
-from tests.servers import Answer
+from tests.servers import ClientResponse
 from tests.system.sidecar import World, masked, someone, token
 
 UNAUTHORIZED = (
@@ -43,7 +43,7 @@ class TestExpress(SessionsContract):
         "The requested session does not exist or you don't have permission to delete it",
     )
 
-    def sessions(self, answer: Answer) -> list[dict[str, Any]]:
+    def sessions(self, answer: ClientResponse) -> list[dict[str, Any]]:
         body = json.loads(answer.body)
         assert list(body) == ["success", "message", "data", "timestamp", "requestId"]
         assert all(list(row) == self.session_keys for row in body["data"])

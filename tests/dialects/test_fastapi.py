@@ -10,8 +10,8 @@ from typing import ClassVar
 
 import pytest
 
-from tests.contracts.answers import TABLE, assert_own_answer, error_body
 from tests.contracts.dialect import DialectContract, admin, detail_and_code, toggled
+from tests.contracts.responses import TABLE, assert_own_response, error_body
 from tests.middleware.host import mounted
 from tests.system.sidecar import Store, World, eventually, masked, someone, token
 
@@ -40,7 +40,7 @@ class TestFastapi(DialectContract):
         bearing = token(me, roles=["admin"], jti="j-one")
         for path in (ACTIVE, toggled(ACTIVE)):
             answer = world.fetch(path, bearing)
-            assert_own_answer(answer, 200, answer.body)
+            assert_own_response(answer, 200, answer.body)
             expected = b'{"user_id":%s,"active_sessions":1,"sessions":[%s]}' % (me.encode(), SESSION % b"j-one")
             assert masked(answer.body) == expected
 
@@ -52,9 +52,9 @@ class TestFastapi(DialectContract):
         sessions = b",".join(SESSION % jti for jti in (b"j-two", b"j-one"))
         assert masked(answer.body) == b'{"user_id":%s,"active_sessions":2,"sessions":[%s]}' % (user.encode(), sessions)
         nobody = world.fetch(f"{ACTIVE}?user_id=nobody", admin())
-        assert_own_answer(nobody, 200, b'{"user_id":"nobody","active_sessions":0,"sessions":[]}')
+        assert_own_response(nobody, 200, b'{"user_id":"nobody","active_sessions":0,"sessions":[]}')
         twice = world.fetch(f"{ACTIVE}?user_id=1&user_id=2", admin())
-        assert_own_answer(twice, 400, b'{"detail":"user_id must be given once","code":"bad_request"}')
+        assert_own_response(twice, 400, b'{"detail":"user_id must be given once","code":"bad_request"}')
 
     def test_the_jti_is_the_newest_tokens_else_the_reference(self, world: World) -> None:  # C-07, C-09, C-17
         me, now = someone(), int(time.time())
@@ -80,15 +80,15 @@ class TestFastapi(DialectContract):
             for path in (INFO, toggled(INFO)):
                 answer = world_.fetch(path, bearing)
                 expected = b'{"user_id":%s,"jti":"j-one","session_valid":true,"active_sessions":1}' % me.encode()
-                assert_own_answer(answer, 200, expected)
+                assert_own_response(answer, 200, expected)
 
     def test_nobody_else_gets_through(self, world: World, open_to_all: World) -> None:  # C-07, C-08, C-09, D-10
         for roles in ([], ["user"], ["Admin"], ["administrator"], "user,admin", {"admin": True}, [["admin"]]):
             bearing = token(someone(), roles=roles)
             for method, path in self.operations():
-                assert_own_answer(world.refused(path, bearing, method=method), 403, error_body("forbidden"))
+                assert_own_response(world.refused(path, bearing, method=method), 403, error_body("forbidden"))
             for method, path in self.operations()[:2]:
-                assert_own_answer(open_to_all.refused(path, bearing, method=method), 403, error_body("forbidden"))
+                assert_own_response(open_to_all.refused(path, bearing, method=method), 403, error_body("forbidden"))
 
     def test_head_answers_as_get_without_the_body(self, world: World) -> None:
         for path in (ACTIVE, INFO):
@@ -106,7 +106,7 @@ class TestFastapi(DialectContract):
             (revoked, "session_revoked_or_invalid", "revoked_by_user"),  # C-22
         ]:
             for path in (INFO, "/protected"):
-                assert_own_answer(world.refused(path, bearing), 401, error_body(code, reason))
+                assert_own_response(world.refused(path, bearing), 401, error_body(code, reason))
         assert TABLE["access_token_blacklisted"] == (401, "Access token has been revoked")
 
 
@@ -120,7 +120,7 @@ class TestTimeAndRoom:
             world.passed("/", bearing)
             eventually(lambda: _silent(world, user))
             refused = error_body("session_inactivity_timeout", "idle")
-            assert_own_answer(world.refused(INFO, bearing), 401, refused)
+            assert_own_response(world.refused(INFO, bearing), 401, refused)
 
     def test_a_full_account_is_told_so(self, store: Store) -> None:  # C-12, C-21, C-24
         with mounted(store, device_limit="1", device_limit_policy="reject") as world:
@@ -128,7 +128,7 @@ class TestTimeAndRoom:
             world.passed("/", token(user))
             for path in (INFO, "/protected"):
                 answer = world.refused(path, token(user, roles=["admin"]))
-                assert_own_answer(answer, 403, error_body("session_limit_exceeded"))
+                assert_own_response(answer, 403, error_body("session_limit_exceeded"))
 
     def test_cleanup_counts_what_it_removed(self, store: Store) -> None:  # C-08
         with mounted(store, idle_timeout="0.3s", key_prefix="cleanup:", exempt_users="role:admin") as world:
@@ -145,7 +145,7 @@ class TestTimeAndRoom:
                 return sum(found) == len(users)
 
             eventually(cleaned)
-            assert_own_answer(world.fetch(CLEAN_UP, bearing, method="POST"), 200, b'{"cleaned_sessions":0}')
+            assert_own_response(world.fetch(CLEAN_UP, bearing, method="POST"), 200, b'{"cleaned_sessions":0}')
 
 
 def _silent(world: World, user: str) -> bool:

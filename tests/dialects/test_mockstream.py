@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tests.contracts.answers import assert_own_answer, error_body
 from tests.contracts.dialect import (
     CHROME_ON_WINDOWS,
     NO_IDS,
@@ -17,7 +16,8 @@ from tests.contracts.dialect import (
     admin,
     detail_and_code,
 )
-from tests.servers import Answer
+from tests.contracts.responses import assert_own_response, error_body
+from tests.servers import ClientResponse
 from tests.system.sidecar import World, masked, someone, token
 
 CLOSED = b'{"success":true,"message":"Session closed successfully"}'
@@ -49,7 +49,7 @@ class TestMockstream(SessionsContract):
     no_token: ClassVar = ("token_missing", "Authentication credentials were not provided")
     not_found: ClassVar = ("session_not_found", "Session not found or already terminated")
 
-    def sessions(self, answer: Answer) -> list[dict[str, Any]]:
+    def sessions(self, answer: ClientResponse) -> list[dict[str, Any]]:
         body = json.loads(answer.body)
         assert isinstance(body, list)
         assert all(list(row) == self.session_keys for row in body)
@@ -125,7 +125,7 @@ class TestMockstream(SessionsContract):
                 ("DELETE", f"/sessions/user/{user}/{session}"),
             ]:
                 answer = world.refused(path, bearing, method=method)
-                assert_own_answer(answer, 403, error_body("forbidden")) if method != "HEAD" else None
+                assert_own_response(answer, 403, error_body("forbidden")) if method != "HEAD" else None
                 assert answer.status == 403
         # Not even to one's own.
         assert world.refused(f"/sessions/user/{user}", theirs).status == 403
@@ -136,7 +136,7 @@ class TestMockstream(SessionsContract):
         assert world.fetch(f"/sessions/user/{someone()}", bearing).body == b"[]"
         assert world.fetch(f"/sessions/user/{someone()}", bearing, method="DELETE").body == all_closed(0)
         answer = world.fetch(f"/sessions/user/{someone()}/1", bearing, method="DELETE")
-        assert_own_answer(answer, 404, error_body("session_not_found"))
+        assert_own_response(answer, 404, error_body("session_not_found"))
 
     def test_a_user_is_named_in_the_path_percent_encoded(self, world: World) -> None:
         world.passed("/", token("zoë/1 *"))
@@ -150,7 +150,7 @@ class TestMockstream(SessionsContract):
         (second, _) = self.ids(world, phone)
         bearing = admin()
         answer = world.fetch(f"/sessions/user/{user}/{second}", bearing, method="DELETE")
-        assert_own_answer(answer, 200, CLOSED)
+        assert_own_response(answer, 200, CLOSED)
         refused = world.refused("/", phone)
         assert refused.body == error_body("session_revoked_or_invalid", "revoked_by_admin")
         assert self.ids(world, laptop) == [first]
@@ -159,7 +159,7 @@ class TestMockstream(SessionsContract):
         world.passed("/", token(other))
         for no_id in (first, *NO_IDS):
             answer = world.fetch(f"/sessions/user/{other}/{no_id}", bearing, method="DELETE")
-            assert_own_answer(answer, 404, error_body("session_not_found"))
+            assert_own_response(answer, 404, error_body("session_not_found"))
         assert world.store.live(other) == 1
 
     def test_an_administrator_ends_all_sessions_of_a_user(self, world: World) -> None:  # D-09
@@ -168,7 +168,7 @@ class TestMockstream(SessionsContract):
         for each in tokens:
             world.passed("/", each)
         answer = world.fetch(f"/sessions/user/{user}", bearing, method="DELETE")
-        assert_own_answer(answer, 200, all_closed(3))
+        assert_own_response(answer, 200, all_closed(3))
         for each in tokens:
             assert world.refused("/", each).body == error_body("session_revoked_or_invalid", "revoked_by_admin")
         world.passed("/", bearing)
@@ -179,14 +179,14 @@ class TestMockstream(SessionsContract):
         for bearing in (also_mine, theirs, mine):
             world.passed("/", bearing)
         answer = world.fetch(f"/sessions/user/{user}?exclude_current=true", mine, method="DELETE")
-        assert_own_answer(answer, 200, all_closed(1))
+        assert_own_response(answer, 200, all_closed(1))
         answer = world.fetch(f"/sessions/user/{me}?exclude_current=true", mine, method="DELETE")
-        assert_own_answer(answer, 200, all_closed(1))
+        assert_own_response(answer, 200, all_closed(1))
         world.passed("/", mine)
         # The admin's own id too is an end by an administrator.
         assert world.refused("/", also_mine).body == error_body("session_revoked_or_invalid", "revoked_by_admin")
         answer = world.fetch(f"/sessions/user/{me}", mine, method="DELETE")
-        assert_own_answer(answer, 200, all_closed(1))
+        assert_own_response(answer, 200, all_closed(1))
         assert world.refused("/", mine).status == 401
 
     def test_an_administrator_sees_inactive_sessions_when_asked_for(self, world: World) -> None:
@@ -202,14 +202,14 @@ class TestMockstream(SessionsContract):
     def test_the_end_of_one(self, world: World) -> None:  # D-05, D-09
         bearing = token(someone())
         (session,) = self.ids(world, bearing)
-        assert_own_answer(self.end(world, bearing, session), 200, CLOSED)
+        assert_own_response(self.end(world, bearing, session), 200, CLOSED)
 
     def test_the_end_of_all_tells_how_many(self, world: World) -> None:  # D-09
         user = someone()
         first, second = token(user), token(user)
         for bearing in (first, second):
             world.passed("/", bearing)
-        assert_own_answer(world.fetch("/sessions/all", first, method="DELETE"), 200, all_closed(2))
+        assert_own_response(world.fetch("/sessions/all", first, method="DELETE"), 200, all_closed(2))
 
     @pytest.mark.parametrize("path", ["/sessions/logout", "/sessions/logout/"])
     def test_a_logout_closes_the_current_session_alone(self, world: World, path: str) -> None:  # D-03, D-08, D-11
@@ -217,7 +217,7 @@ class TestMockstream(SessionsContract):
         laptop, phone = token(user), token(user)
         world.passed("/", phone)
         world.passed("/", laptop)
-        assert_own_answer(world.fetch(path, laptop, method="DELETE"), 200, LOGGED_OUT)
+        assert_own_response(world.fetch(path, laptop, method="DELETE"), 200, LOGGED_OUT)
         assert world.refused("/", laptop).body == error_body("access_token_blacklisted", "logged_out")
         world.passed("/", phone)
 
@@ -230,17 +230,17 @@ class TestMockstream(SessionsContract):
         (mine, *_) = self.ids(world, revoked)
         self.end(world, revoked, mine)
         for bearing in (seen, seen, unseen, revoked, expired, expired):
-            assert_own_answer(world.fetch("/sessions/logout", bearing, method="DELETE"), 200, LOGGED_OUT)
+            assert_own_response(world.fetch("/sessions/logout", bearing, method="DELETE"), 200, LOGGED_OUT)
         # A token that logged out before it was ever used opens nothing afterwards.
         assert world.refused("/", unseen).body == error_body("access_token_blacklisted", "logged_out")
         assert world.refused("/", revoked).body == error_body("session_revoked_or_invalid", "revoked_by_user")
         assert world.refused("/", expired).body == error_body("token_expired")
 
     def test_a_logout_with_no_good_token_is_refused(self, world: World) -> None:  # D-13: by status and text
-        assert_own_answer(world.refused("/sessions/logout", method="DELETE"), 401, error_body("token_missing"))
+        assert_own_response(world.refused("/sessions/logout", method="DELETE"), 401, error_body("token_missing"))
         for bearing in ("x", token(someone(), exp=...), token(someone(), exp=1, nbf=int(time.time()) + 99)):
             answer = world.refused("/sessions/logout", bearing, method="DELETE")
-            assert_own_answer(answer, 401, error_body("token_invalid"))
+            assert_own_response(answer, 401, error_body("token_invalid"))
 
     def test_a_literal_segment_is_asked_before_a_parameter(self, world: World) -> None:
         """`logout`, `all`, `user` and `me` are never ids."""
@@ -253,7 +253,7 @@ class TestMockstream(SessionsContract):
     def test_the_public_id_of_another_dialect_is_no_id_here(self, world: World) -> None:
         bearing = token(someone())
         (session,) = self.ids(world, bearing)
-        assert_own_answer(self.end(world, bearing, f"session_{session}"), 404, error_body("session_not_found"))
+        assert_own_response(self.end(world, bearing, f"session_{session}"), 404, error_body("session_not_found"))
 
     @pytest.mark.parametrize(
         ("user_agent", "device_name", "device_type", "browser"),

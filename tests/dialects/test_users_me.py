@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tests.contracts.answers import assert_own_answer, error_body
 from tests.contracts.dialect import CHROME_ON_WINDOWS, NO_IDS, SessionsContract, detail_and_code
+from tests.contracts.responses import assert_own_response, error_body
 from tests.middleware.host import mounted
-from tests.servers import Answer
+from tests.servers import ClientResponse
 from tests.system.sidecar import Store, World, masked, someone, token
 
 
@@ -43,7 +43,7 @@ class TestUsersMe(SessionsContract):
     no_token: ClassVar = ("token_missing", "Authentication credentials were not provided")
     not_found: ClassVar = ("session_not_found", "Session not found or already terminated")
 
-    def sessions(self, answer: Answer) -> list[dict[str, Any]]:
+    def sessions(self, answer: ClientResponse) -> list[dict[str, Any]]:
         body = json.loads(answer.body)
         assert isinstance(body, list)
         assert all(list(row) == self.session_keys for row in body)
@@ -54,7 +54,7 @@ class TestUsersMe(SessionsContract):
 
     def test_the_list(self, world: World) -> None:  # E-01, E-04, E-08: the address alone
         answer = world.fetch(self.list_path, token(someone()), headers=[("User-Agent", CHROME_ON_WINDOWS)])
-        assert_own_answer(answer, 200, answer.body)
+        assert_own_response(answer, 200, answer.body)
         assert masked(answer.body) == (
             b'[{"id":<id>,"device_info":{"browser":"Chrome","os":"Windows","device":"Desktop"},'
             b'"device_name":"Chrome on Windows","ip_address":"127.0.0.1","location_data":null,'
@@ -71,32 +71,32 @@ class TestUsersMe(SessionsContract):
         bearing = token(someone())
         (session,) = self.ids(world, bearing)
         expected = b'{"success":true,"message":"Session revoked","session_id":%d}' % session
-        assert_own_answer(self.end(world, bearing, session), 200, expected)
+        assert_own_response(self.end(world, bearing, session), 200, expected)
 
     def test_the_end_of_all_others_tells_how_many(self, world: World) -> None:  # E-03
         user = someone()
         bearers = [token(user) for _ in range(3)]
         for bearing in bearers:
             world.passed("/", bearing)
-        assert_own_answer(world.fetch(self.all_path, bearers[0], method="DELETE"), 200, all_revoked(2))
-        assert_own_answer(world.fetch(self.all_path, bearers[0], method="DELETE"), 200, all_revoked(0))
+        assert_own_response(world.fetch(self.all_path, bearers[0], method="DELETE"), 200, all_revoked(2))
+        assert_own_response(world.fetch(self.all_path, bearers[0], method="DELETE"), 200, all_revoked(0))
         world.passed("/", bearers[0])
         everything = world.fetch(f"{self.all_path}?exclude_current=false", bearers[0], method="DELETE")
-        assert_own_answer(everything, 200, all_revoked(1))
+        assert_own_response(everything, 200, all_revoked(1))
         assert world.refused("/", bearers[0]).status == 401
 
     @pytest.mark.parametrize("no_id", [*NO_IDS, "session_1", "all"])
     def test_404_to_the_letter(self, world: World, no_id: str) -> None:
         answer = self.end(world, token(someone()), no_id)
-        assert_own_answer(answer, 404, error_body("session_not_found"))
+        assert_own_response(answer, 404, error_body("session_not_found"))
 
     def test_401_to_the_letter(self, world: World) -> None:
         gone = token(someone())
         world.fetch("/sessions/logout", gone, method="DELETE")
         for method, path in self.operations():
-            assert_own_answer(world.refused(path, method=method), 401, error_body("token_missing"))
+            assert_own_response(world.refused(path, method=method), 401, error_body("token_missing"))
             answer = world.refused(path, gone, method=method)
-            assert_own_answer(answer, 401, error_body("access_token_blacklisted", "logged_out"))
+            assert_own_response(answer, 401, error_body("access_token_blacklisted", "logged_out"))
 
 
 @pytest.fixture(scope="class")

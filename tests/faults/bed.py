@@ -24,7 +24,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from tests.contracts.answers import error_body
+from tests.contracts.responses import error_body
 from tests.faults.proxy import FaultProxy
 from tests.servers import fetch
 from tests.system.sidecar import (

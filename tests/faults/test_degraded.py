@@ -13,7 +13,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from tests.contracts.answers import assert_own_answer, error_body
+from tests.contracts.responses import assert_own_response, error_body
 from tests.servers import RawConnection, RawRequest
 from tests.system.sidecar import (
     Backend,
@@ -131,7 +131,7 @@ def test_its_own_endpoints_stay_503(down: tuple[World, Sidecar, dict[str, str], 
     world, _, tokens, _ = down
     unavailable = error_body("store_unavailable")
     for method, target in (("GET", "/sessions/me"), ("DELETE", "/sessions/1"), ("DELETE", "/sessions/logout")):
-        assert_own_answer(world.refused(target, tokens["live"], method=method), 503, unavailable)
+        assert_own_response(world.refused(target, tokens["live"], method=method), 503, unavailable)
     # Nor is a refresh or logout passed on without a word of the sessions that they name.
     for target in ("/refresh", "/logout"):
         assert world.refused(target, tokens["live"], method="POST").status == 503

@@ -17,7 +17,7 @@ import time_machine
 
 from gatekeeper.settings import Settings
 from gatekeeper_middleware import GatekeeperMiddleware, current_session
-from tests.contracts.answers import error_body
+from tests.contracts.responses import error_body
 from tests.faults.bed import Bed, subject_of
 from tests.servers import fetch, raw_client
 from tests.system.sidecar import (

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.forward.conftest import Pair
-from tests.servers import Answer, fetch
+from tests.servers import ClientResponse, fetch
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +20,7 @@ HOST = ("Host", "data.example")
 _TIMING = re.compile(rb'Queries took [0-9.]+ms|"query_ms": [0-9.]+')
 
 
-def comparable(answer: Answer) -> tuple[int, list[tuple[str, str]], bytes]:
+def comparable(answer: ClientResponse) -> tuple[int, list[tuple[str, str]], bytes]:
     skipped = {"date", "connection", "transfer-encoding", "x-request-id"}
     if _TIMING.search(answer.body):
         skipped.add("content-length")

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.forward.conftest import Pair
-from tests.servers import Answer, fetch
+from tests.servers import ClientResponse, fetch
 
 pytestmark = pytest.mark.slow
 
@@ -25,12 +25,14 @@ _OF_THE_MOMENT = {"date", "connection", "keep-alive", "transfer-encoding", "x-re
 HOST = ("Host", "bin.example")
 
 
-def comparable(answer: Answer) -> tuple[int, list[tuple[str, str]], bytes]:
+def comparable(answer: ClientResponse) -> tuple[int, list[tuple[str, str]], bytes]:
     headers = [(name.lower(), value) for name, value in answer.headers if name.lower() not in _OF_THE_MOMENT]
     return answer.status, headers, answer.body
 
 
-def same(pair: Pair, method: str, target: str, headers: tuple[tuple[str, str], ...] = (), body: Any = None) -> Answer:
+def same(
+    pair: Pair, method: str, target: str, headers: tuple[tuple[str, str], ...] = (), body: Any = None
+) -> ClientResponse:
     """Asks twice, compares, and gives the answer that came through the proxy."""
     direct = fetch(pair.direct, method, target, (HOST, *headers), body)
     proxied = fetch(pair.proxied, method, target, (HOST, *headers), body)

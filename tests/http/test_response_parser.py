@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from gatekeeper.http import response_parser as answer
 from gatekeeper.http.headers import HeaderList
-from gatekeeper.http.response_parser import MAX_FIELDS, MAX_HEAD_BYTES, MAX_INFORMATIONAL, AnswerParser, BadAnswer, Head
+from gatekeeper.http.response_parser import (
+    MAX_FIELDS,
+    MAX_HEAD_BYTES,
+    MAX_INFORMATIONAL,
+    BadResponse,
+    Head,
+    ResponseParser,
+)
 
 
 class Told:
@@ -18,7 +25,7 @@ class Told:
 
     def __init__(self, *, to_head_request: bool = False) -> None:
         self.events: list[Any] = []
-        self.parser = AnswerParser(self)
+        self.parser = ResponseParser(self)
         self.parser.begin(to_head_request=to_head_request)
 
     def on_informational(self, head: Head) -> None:
@@ -46,7 +53,7 @@ class Told:
         try:
             for part in parts:
                 self.parser.feed(part)
-        except BadAnswer:
+        except BadResponse:
             self.events.append("bad")
         else:
             if eof and not self.parser.feed_eof():

@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from gatekeeper.settings import load
 from gatekeeper_middleware import CurrentSession, GatekeeperMiddleware, current_session
-from tests.contracts.answers import NO_TOKEN
+from tests.contracts.responses import NO_TOKEN
 from tests.middleware.host import around, environ_for, mounted
 from tests.servers import fetch, serve_asgi
 from tests.system.sidecar import Store, bearer, embedded_pid, eventually, samples, someone, token

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from gatekeeper.http.headers import request_id
-from gatekeeper.server import Answer, Limits, Refusal, protocol
+from gatekeeper.server import ErrorResponse, Limits, Refusal, protocol
 from tests.servers import RawClient, serve_asgi
 
 CODES = {
@@ -44,7 +44,7 @@ class House:
         self.left = 0
         self.running = 0
 
-    def refuse(self, refusal: Refusal) -> Answer:
+    def refuse(self, refusal: Refusal) -> ErrorResponse:
         self.refusals.append(refusal)
         body = json.dumps({"detail": refusal.detail, "code": CODES[refusal.status]}).encode()
         headers = [
@@ -53,7 +53,7 @@ class House:
             (b"x-content-type-options", b"nosniff"),
             (b"x-request-id", request_id(refusal.headers).encode()),
         ]
-        return Answer(headers, body)
+        return ErrorResponse(headers, body)
 
     @property
     def paths(self) -> list[str]:

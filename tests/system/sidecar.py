@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, Self
 import redis
 
 from gatekeeper.store.embedded import server_binary
-from tests.servers import Answer, RawConnection, RawRequest, RecordingBackend, Script, fetch
+from tests.servers import ClientResponse, RawConnection, RawRequest, RecordingBackend, Script, fetch
 from tests.tokens import forge
 
 START_SECONDS = 30.0
@@ -268,7 +268,7 @@ class World:
         method: str = "GET",
         headers: Iterable[tuple[str, str]] = (),
         body: bytes | None = None,
-    ) -> Answer:
+    ) -> ClientResponse:
         credentials = [] if token is None else [bearer(token)]
         return fetch(self.url, method, target, [*credentials, *headers], body)
 
@@ -280,7 +280,7 @@ class World:
         (request,) = self.reached[before:]
         return request
 
-    def refused(self, *arguments: Any, **options: Any) -> Answer:
+    def refused(self, *arguments: Any, **options: Any) -> ClientResponse:
         """The answer to a request that must not reach the application."""
         before = len(self.reached)
         answer = self.fetch(*arguments, **options)
@@ -349,7 +349,7 @@ class Sidecar:
         """A value of `/metrics`, with exactly these labels in any order; 0 if it is not there."""
         return metrics(self.ops).get((name, frozenset(labels.items())), 0.0)
 
-    def ready(self) -> Answer:
+    def ready(self) -> ClientResponse:
         return fetch(self.ops, "GET", "/readyz")
 
     def terminate(self) -> None:

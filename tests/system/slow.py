@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
-from tests.servers import Answer, RawConnection, RawRequest, fetch
+from tests.servers import ClientResponse, RawConnection, RawRequest, fetch
 from tests.system.sidecar import Backend, Sidecar, bearer, eventually, hello, someone, token
 
 
@@ -27,7 +27,7 @@ class SlowBackend(Backend):
 
 
 @contextmanager
-def slow_request(backend: SlowBackend, gate: Sidecar) -> Iterator[Future[Answer]]:
+def slow_request(backend: SlowBackend, gate: Sidecar) -> Iterator[Future[ClientResponse]]:
     """A request that is under way at the backend."""
     with ThreadPoolExecutor(1) as pool:
         under_way = pool.submit(fetch, gate.url, "GET", "/slow", [bearer(token(someone()))])

@@ -10,10 +10,10 @@ from http import HTTPStatus
 
 import pytest
 
-from tests.contracts.answers import TABLE, assert_own_answer, error_body
 from tests.contracts.gate import cookie
+from tests.contracts.responses import TABLE, assert_own_response, error_body
 from tests.middleware.host import sidecar_app
-from tests.servers import Answer, RawConnection, RawRequest
+from tests.servers import ClientResponse, RawConnection, RawRequest
 from tests.system.sidecar import Backend, Store, World, eventually, masked, someone, token
 
 DIALECTS = ["express", "fastapi", "mockstream"]
@@ -31,7 +31,7 @@ def strict(store: Store, backend: Backend, dialect: str) -> Iterator[World]:
         yield made
 
 
-def assert_error(answer: Answer, dialect: str, code: str, reason: str | None = None, detail: str = "") -> None:
+def assert_error(answer: ClientResponse, dialect: str, code: str, reason: str | None = None, detail: str = "") -> None:
     """The answer in the shape of `dialect`, byte for byte but for its times and ids."""
     status = answer.status if code not in TABLE else TABLE[code][0]
     detail = detail or TABLE[code][1]
@@ -46,12 +46,12 @@ def assert_error(answer: Answer, dialect: str, code: str, reason: str | None = N
             "requestId": "<uuid>",
         }
         assert masked(answer.body) == json.dumps(expected, separators=(",", ":")).encode()
-        assert_own_answer(answer, status, answer.body)
+        assert_own_response(answer, status, answer.body)
     elif code in TABLE:
-        assert_own_answer(answer, status, error_body(code, reason))
+        assert_own_response(answer, status, error_body(code, reason))
     else:
         expected = {"detail": detail, "code": code}
-        assert_own_answer(answer, status, json.dumps(expected, separators=(",", ":")).encode())
+        assert_own_response(answer, status, json.dumps(expected, separators=(",", ":")).encode())
     if status == 401:
         challenge = f'Bearer error="invalid_token", error_description="{detail}"'
         assert answer.get_all("www-authenticate") == ["Bearer" if code == "token_missing" else challenge]

@@ -27,7 +27,7 @@ from gatekeeper.settings import load
 from gatekeeper.telemetry.metrics import AccessLog
 from gatekeeper.tokens.verify_queue import Turns
 from gatekeeper.web.front_errors import Refusals
-from tests.servers import Answer, RawClient, afetch, fetch, raw_client, serve_asgi
+from tests.servers import ClientResponse, RawClient, afetch, fetch, raw_client, serve_asgi
 from tests.system.sidecar import (
     Backend,
     Sidecar,
@@ -173,7 +173,7 @@ class Counted(Turns):
         await super().take()
 
 
-def assert_too_many(answer: Answer) -> None:
+def assert_too_many(answer: ClientResponse) -> None:
     assert (answer.status, json.loads(answer.body)["code"]) == (429, "rate_limited")
     assert answer.get_all("retry-after") == ["1"]
 

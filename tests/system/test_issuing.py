@@ -30,11 +30,11 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from gatekeeper.settings import load
 from gatekeeper.tokens.issuer import new_refresh_token, new_sid
-from tests.contracts.answers import assert_own_answer, error_body
 from tests.contracts.dialect import CHROME_ON_WINDOWS, JSON, SAFARI_ON_IPHONE
+from tests.contracts.responses import assert_own_response, error_body
 from tests.described import Described
 from tests.middleware.host import environ_for, serve_sidecar, sidecar_app
-from tests.servers import Answer, RawConnection, RawRequest
+from tests.servers import ClientResponse, RawConnection, RawRequest
 from tests.system.sidecar import (
     Backend,
     Reached,
@@ -186,24 +186,24 @@ def post(
     *,
     bearing: str | None = None,
     headers: Iterable[tuple[str, str]] = (),
-) -> Answer:
+) -> ClientResponse:
     if members is None:
         return world.fetch(path, bearing, method="POST", headers=headers)
     body = json.dumps(members).encode()
     return world.fetch(path, bearing, method="POST", headers=[JSON, *headers], body=body)
 
 
-def pair(answer: Answer, expires_in: int = 900) -> Pair:
+def pair(answer: ClientResponse, expires_in: int = 900) -> Pair:
     """The tokens in the answer to a login or a refresh, which is this to the byte."""
     match = _PAIR.fullmatch(answer.body)
     assert match is not None, answer
-    assert_own_answer(answer, 200, answer.body)
+    assert_own_response(answer, 200, answer.body)
     assert answer.get_all("set-cookie") == []
     assert int(match[3]) == expires_in
     return Pair(match[1].decode(), match[2].decode())
 
 
-def login(world: World, user: str, *, password: str = PASSWORD, **options: Any) -> Answer:
+def login(world: World, user: str, *, password: str = PASSWORD, **options: Any) -> ClientResponse:
     return post(world, "/auth/login", {"username": user, "password": password}, **options)
 
 
@@ -211,7 +211,7 @@ def sign_in(world: World, user: str | None = None, **options: Any) -> Pair:
     return pair(login(world, user or someone(), **options))
 
 
-def renew(world: World, refresh: str, **options: Any) -> Answer:
+def renew(world: World, refresh: str, **options: Any) -> ClientResponse:
     return post(world, "/auth/refresh", {"refresh_token": refresh}, **options)
 
 
@@ -253,7 +253,7 @@ def in_parallel(*calls: Callable[[], T]) -> list[T]:
         return [each.result() for each in [pool.submit(call) for call in calls]]
 
 
-def at_once(count: int, path: str, members: Any, *worlds: World) -> list[Answer]:
+def at_once(count: int, path: str, members: Any, *worlds: World) -> list[ClientResponse]:
     """The answers to so many requests at once, to each of these Gatekeepers in turn."""
     turn = itertools.cycle(worlds)
     return in_parallel(*(partial(post, next(turn), path, members) for _ in range(count)))
@@ -295,17 +295,17 @@ def any_mode(request: pytest.FixtureRequest) -> World:
 @pytest.mark.parametrize("prefix", ["/auth", "/api/v1/auth", ""], ids=["auth", "api", "bare"])
 def test_the_flow_of_the_specification(any_mode: World, prefix: str, slash: str) -> None:
     # C-01, C-02, C-03, C-13, C-23, C-38
-    def call(action: str, **members: str) -> Answer:
+    def call(action: str, **members: str) -> ClientResponse:
         return post(any_mode, f"{prefix}/{action}{slash}", members)
 
-    def tokens_of(answer: Answer) -> Pair:
+    def tokens_of(answer: ClientResponse) -> Pair:
         assert answer.status == 200, answer
         found = json.loads(answer.body)
         assert list(found) == ["access_token", "refresh_token", "token_type", "expires_in"]
         assert (found["token_type"], found["expires_in"]) == ("bearer", 900)
         return Pair(found["access_token"], found["refresh_token"])
 
-    def protected(tokens: Pair) -> Answer:
+    def protected(tokens: Pair) -> ClientResponse:
         return any_mode.fetch("/api/v1/protected", tokens.access)
 
     first = tokens_of(call("login", username=someone(), password=PASSWORD))
@@ -316,8 +316,8 @@ def test_the_flow_of_the_specification(any_mode: World, prefix: str, slash: str)
     # With the token of before the refresh, in the body only.
     answer = call("logout", access_token=first.access)
     assert (answer.status, answer.body) == (200, LOGGED_OUT)
-    assert_own_answer(protected(first), 401, BLACKLISTED)
-    assert_own_answer(protected(second), 401, BLACKLISTED)
+    assert_own_response(protected(first), 401, BLACKLISTED)
+    assert_own_response(protected(second), 401, BLACKLISTED)
     assert call("refresh", refresh_token=second.refresh).status == 401
 
 
@@ -343,7 +343,7 @@ def test_another_reading_of_a_path_is_refused_and_another_method_is_the_backends
     tokens = sign_in(world, user)
     for path in ("/auth/login", "/api/v1/auth/refresh", "/logout/"):
         for method in ("GET", "PUT", "DELETE"):
-            assert_own_answer(world.refused(path, method=method), 401, error_body("token_missing"))
+            assert_own_response(world.refused(path, method=method), 401, error_body("token_missing"))
             request = world.passed(path, tokens.access, method=method)
             assert (request.method, request.target, request.get_all("x-user-id")) == (method, path, [user])
 
@@ -361,7 +361,7 @@ def test_paths_of_ones_own(store: Store, backend: Backend) -> None:
         tokens = pair(world.fetch("/session", method="PUT", headers=[JSON], body=body))
         tokens = pair(post(world, "/session/renew", {"refresh_token": tokens.refresh}))
         assert world.passed("/auth/login", tokens.access, method="POST").target == "/auth/login"
-        assert_own_answer(world.fetch("/session", tokens.access, method="DELETE"), 200, LOGGED_OUT)
+        assert_own_response(world.fetch("/session", tokens.access, method="DELETE"), 200, LOGGED_OUT)
 
 
 # Access tokens
@@ -454,7 +454,7 @@ def test_a_private_key_alone_suffices_and_its_public_half_is_published(store: St
             tokens = sign_in(world)
             answer = world.fetch("/.well-known/jwks.json")
             (published,) = json.loads(answer.body)["keys"]
-            assert_own_answer(answer, 200, answer.body)
+            assert_own_response(answer, 200, answer.body)
             assert list(json.loads(answer.body)) == ["keys"]
             kid = part(tokens.access, 0)["kid"]
             assert published == forge.jwk(key, use="sig", alg=algorithm, kid=kid)
@@ -473,7 +473,7 @@ def test_a_private_key_alone_suffices_and_its_public_half_is_published(store: St
 
 
 def test_with_a_secret_there_is_nothing_to_publish(world: World) -> None:
-    assert_own_answer(world.refused("/.well-known/jwks.json"), 401, error_body("token_missing"))
+    assert_own_response(world.refused("/.well-known/jwks.json"), 401, error_body("token_missing"))
     request = world.passed("/.well-known/jwks.json", sign_in(world).access)
     assert request.target == "/.well-known/jwks.json"
 
@@ -489,7 +489,7 @@ def test_a_secret_of_its_own_alone_suffices_and_the_first_one_signs(
         assert admitted(rotated, tokens)
         assert admitted(rotated, before)
     # Where the new one is not known yet, it is as if anybody had signed.
-    assert_own_answer(world.refused("/", tokens.access), 401, error_body("token_invalid"))
+    assert_own_response(world.refused("/", tokens.access), 401, error_body("token_invalid"))
 
 
 def test_after_a_rotation_the_new_key_signs_and_the_old_one_still_counts(store: Store, backend: Backend) -> None:
@@ -505,14 +505,14 @@ def test_after_a_rotation_the_new_key_signs_and_the_old_one_still_counts(store: 
         assert part(before.access, 0)["kid"] == published[1]["kid"]
         assert admitted(world, after)
     with issuing(store, backend, signing_key=new) as world:
-        assert_own_answer(world.refused("/", before.access), 401, error_body("token_invalid"))
+        assert_own_response(world.refused("/", before.access), 401, error_body("token_invalid"))
         assert admitted(world, after)
 
 
 def test_a_token_of_our_key_without_a_session_is_refused(world: World) -> None:  # C-11
     user = someone()
     for sent in (token(user), token(user, sid=new_sid()), token(user, jti=...)):
-        assert_own_answer(world.refused("/", sent), 401, error_body("session_revoked_or_invalid"))
+        assert_own_response(world.refused("/", sent), 401, error_body("session_revoked_or_invalid"))
     assert world.store.live(user) == 0
 
 
@@ -521,14 +521,14 @@ def test_what_a_good_token_is_made_of(world: World) -> None:  # C-11, C-13, C-22
     tokens, second = sign_in(world, user), sign_in(world, user)
     assert admitted(world, tokens)
     bad_signature = tokens.access[:-2] + ("AA" if tokens.access[-2:] != "AA" else "BB")
-    assert_own_answer(world.refused("/", bad_signature), 401, error_body("token_invalid"))
+    assert_own_response(world.refused("/", bad_signature), 401, error_body("token_invalid"))
     (mine,) = [
         row["id"] for row in json.loads(world.fetch("/api/users/me/sessions", tokens.access).body) if row["is_current"]
     ]
     assert world.fetch(f"/sessions/{mine}", second.access, method="DELETE").status == 200
     revoked = error_body("session_revoked_or_invalid", "revoked_by_user")
-    assert_own_answer(world.refused("/", tokens.access), 401, revoked)
-    assert_own_answer(renew(world, tokens.refresh), 401, refresh_invalid("revoked_by_user"))
+    assert_own_response(world.refused("/", tokens.access), 401, revoked)
+    assert_own_response(renew(world, tokens.refresh), 401, refresh_invalid("revoked_by_user"))
     assert admitted(world, second)
 
 
@@ -554,7 +554,7 @@ def test_a_wrong_password_is_said_in_these_words(world: World, backend: Backend)
         lambda: post(world, "/auth/login", members, headers=[("Accept-Language", "fr")]),
     )
     for answer in (wrong, forbidden):
-        assert_own_answer(answer, 401, WRONG)
+        assert_own_response(answer, 401, WRONG)
         # No token was sent, so none was bad (RFC 6750 section 3).
         assert answer.get_all("www-authenticate") == ["Bearer"]
     assert (len(asked(backend, user)), world.store.live(user)) == (2, 0)
@@ -646,12 +646,12 @@ def test_a_check_that_is_down_is_a_bad_gateway(store: Store, backend: Backend) -
 def test_nobody_learns_whether_a_name_exists(world: World) -> None:  # S23
     """The check finds out at once that a name is unknown; for a wrong password it takes its time."""
 
-    def attempt(password: str) -> tuple[float, Answer]:
+    def attempt(password: str) -> tuple[float, ClientResponse]:
         began = time.monotonic()
         answer = login(world, someone(), password=password)
         return time.monotonic() - began, answer
 
-    def shown(answer: Answer) -> Any:
+    def shown(answer: ClientResponse) -> Any:
         passing = {"date", "x-request-id"}
         return answer.status, answer.reason, answer.body, [pair for pair in answer.headers if pair[0] not in passing]
 
@@ -668,7 +668,7 @@ def test_nobody_learns_whether_a_name_exists(world: World) -> None:  # S23
 def test_who_fails_too_often_has_to_wait_whoever_it_is(world: World, backend: Backend) -> None:  # S22, S23
     body = b'{"detail":"Too many requests, try again later","code":"rate_limited"}'
 
-    def attempts(*spellings: str, password: str = "wrong") -> list[Answer]:
+    def attempts(*spellings: str, password: str = "wrong") -> list[ClientResponse]:
         told = [("X-Forwarded-For", f"198.51.100.{number}") for number in range(len(spellings))]
         calls = zip(spellings, told, strict=True)
         return in_parallel(*(partial(login, world, name, password=password, headers=[each]) for name, each in calls))
@@ -778,13 +778,13 @@ def test_a_refresh_token_used_again_after_its_successor_ends_the_session(world: 
     third = pair(renew(world, second.refresh))
     request_id = uuid.uuid4().hex
     answer = renew(world, first.refresh, headers=[("X-Request-Id", request_id)])
-    assert_own_answer(answer, 401, refresh_invalid("refresh_reused"))
+    assert_own_response(answer, 401, refresh_invalid("refresh_reused"))
     assert answer.get_all("www-authenticate") == [
         'Bearer error="invalid_token", error_description="Refresh token is invalid or expired"'
     ]
     for each in (first, second, third):
-        assert_own_answer(world.refused("/", each.access), 401, REUSED)
-        assert_own_answer(renew(world, each.refresh), 401, refresh_invalid("refresh_reused"))
+        assert_own_response(world.refused("/", each.access), 401, REUSED)
+        assert_own_response(renew(world, each.refresh), 401, refresh_invalid("refresh_reused"))
     assert world.store.live(user) == 0
     (line,) = audited(gate, user, "session_ended")
     assert (line["reason"], line["request_id"], line["client_ip"]) == ("refresh_reused", request_id, "127.0.0.1")
@@ -800,7 +800,7 @@ def test_the_window_is_for_the_immediate_predecessor_only(world: World) -> None:
     third = pair(renew(world, second.refresh))
     # Within the window of the second, which is not the first's.
     assert pair(renew(world, second.refresh)) == third
-    assert_own_answer(renew(world, first.refresh), 401, refresh_invalid("refresh_reused"))
+    assert_own_response(renew(world, first.refresh), 401, refresh_invalid("refresh_reused"))
     assert not admitted(world, third)
 
 
@@ -814,7 +814,7 @@ def test_after_the_window_a_used_token_ends_the_session(
         assert pair(renew(world, first.refresh)) == second
         time.sleep(1.05)
         with caplog.at_level(logging.INFO, "gatekeeper.audit"):
-            assert_own_answer(renew(world, first.refresh), 401, refresh_invalid("refresh_reused"))
+            assert_own_response(renew(world, first.refresh), 401, refresh_invalid("refresh_reused"))
 
             def said() -> list[Any]:
                 found = [vars(record) for record in caplog.records if vars(record).get("user_id") == user]
@@ -822,8 +822,8 @@ def test_after_the_window_a_used_token_ends_the_session(
 
             assert eventually(said) == ["refresh_reused"]
         for each in (first, second):
-            assert_own_answer(world.refused("/", each.access), 401, REUSED)
-            assert_own_answer(renew(world, each.refresh), 401, refresh_invalid("refresh_reused"))
+            assert_own_response(world.refused("/", each.access), 401, REUSED)
+            assert_own_response(renew(world, each.refresh), 401, refresh_invalid("refresh_reused"))
 
 
 def test_without_a_window_nothing_is_given_twice(store: Store, backend: Backend) -> None:
@@ -832,7 +832,7 @@ def test_without_a_window_nothing_is_given_twice(store: Store, backend: Backend)
         first = sign_in(world, user)
         second = pair(renew(world, first.refresh))
         assert store.client.exists(f"gk:{{{user}}}:pairs") == 0
-        assert_own_answer(renew(world, first.refresh), 401, refresh_invalid("refresh_reused"))
+        assert_own_response(renew(world, first.refresh), 401, refresh_invalid("refresh_reused"))
         assert not admitted(world, second)
 
 
@@ -862,7 +862,7 @@ def test_a_refresh_token_beside_somebody_elses_access_token_is_refused(world: Wo
     mine, theirs = sign_in(world, user), sign_in(world)
     activity = world.store.last_activity(user)
     for bearing in (theirs.access, expired(theirs)):
-        assert_own_answer(renew(world, mine.refresh, bearing=bearing), 401, error_body("token_invalid"))
+        assert_own_response(renew(world, mine.refresh, bearing=bearing), 401, error_body("token_invalid"))
     assert world.store.last_activity(user) == activity
     # One's own is no matter, an expired one too.
     second = pair(renew(world, mine.refresh, bearing=expired(mine)))
@@ -882,26 +882,26 @@ def test_a_refresh_after_the_end_is_refused_and_is_no_activity(store: Store, bac
         tokens = sign_in(world, user)
         session = session_of(world, tokens)
         time.sleep(0.65)
-        assert_own_answer(renew(world, tokens.refresh), 401, refresh_invalid("idle"))
-        assert_own_answer(world.refused("/", tokens.access), 401, error_body("session_inactivity_timeout", "idle"))
+        assert_own_response(renew(world, tokens.refresh), 401, refresh_invalid("idle"))
+        assert_own_response(world.refused("/", tokens.access), 401, error_body("session_inactivity_timeout", "idle"))
         assert last_seen(world, sign_in(world, user), session["id"]) == session["last_activity"]
     with issuing(store, backend, session_ttl="500ms") as world:
         user = someone()
         tokens = sign_in(world, user)
         time.sleep(0.55)
-        assert_own_answer(renew(world, tokens.refresh), 401, refresh_invalid("expired"))
-        assert_own_answer(world.refused("/", tokens.access), 401, error_body("session_expired", "expired"))
+        assert_own_response(renew(world, tokens.refresh), 401, refresh_invalid("expired"))
+        assert_own_response(world.refused("/", tokens.access), 401, error_body("session_expired", "expired"))
     with issuing(store, backend, device_limit="1") as world:
         user = someone()
         tokens, second = sign_in(world, user), sign_in(world, user)
-        assert_own_answer(renew(world, tokens.refresh), 401, refresh_invalid("evicted"))
+        assert_own_response(renew(world, tokens.refresh), 401, refresh_invalid("evicted"))
         session = session_of(world, second)
         assert post(world, "/auth/logout", bearing=second.access).status == 200
-        assert_own_answer(renew(world, second.refresh), 401, refresh_invalid("logged_out"))
+        assert_own_response(renew(world, second.refresh), 401, refresh_invalid("logged_out"))
         last = sign_in(world, user)
         assert last_seen(world, last, session["id"]) >= session["last_activity"]
         assert world.fetch("/sessions/all", last.access, method="DELETE").status == 200
-        assert_own_answer(renew(world, last.refresh), 401, refresh_invalid("revoked_by_user"))
+        assert_own_response(renew(world, last.refresh), 401, refresh_invalid("revoked_by_user"))
         # A sign-in of the same second is a new one.
         assert admitted(world, sign_in(world, user))
 
@@ -909,14 +909,14 @@ def test_a_refresh_after_the_end_is_refused_and_is_no_activity(store: Store, bac
 def test_what_is_no_refresh_token_of_ours_is_refused(world: World) -> None:  # C-02, C-39
     tokens = sign_in(world)
     for sent in (new_refresh_token(), tokens.refresh[:-1], tokens.refresh + "=", tokens.access, "", "é", "x" * 9000):
-        assert_own_answer(renew(world, sent), 401, refresh_invalid())
+        assert_own_response(renew(world, sent), 401, refresh_invalid())
     answer = post(world, "/auth/refresh", {"refresh_token": "x", "language": "fr"})
     assert json.loads(answer.body)["detail"] == "Le jeton de rafraîchissement est invalide ou a expiré"
     for members in ({}, {"refresh_token": None}, {"refresh_token": 1}, {"refresh_token": [tokens.refresh]}, ["x"]):
         answer = post(world, "/auth/refresh", members)
         assert (answer.status, json.loads(answer.body)["code"]) == (400, "bad_request"), members
     # An access token is none, and a refresh token opens nothing.
-    assert_own_answer(world.refused("/", tokens.refresh), 401, error_body("token_invalid"))
+    assert_own_response(world.refused("/", tokens.refresh), 401, error_body("token_invalid"))
     assert admitted(world, pair(renew(world, tokens.refresh)))
 
 
@@ -929,7 +929,7 @@ def test_refreshes_and_logouts_are_limited_for_each_user(store: Store, backend: 
             assert 3590 < int(answer.get_all("retry-after")[0]) <= 3600
         # Nothing was done, and nobody else is concerned.
         assert admitted(world, second)
-        assert_own_answer(post(world, "/auth/logout", bearing=other.access), 200, LOGGED_OUT)
+        assert_own_response(post(world, "/auth/logout", bearing=other.access), 200, LOGGED_OUT)
 
 
 @pytest.mark.parametrize(("policy", "most"), [("evict_idle", 100), ("evict_oldest", 100), ("reject", 3)])
@@ -942,7 +942,7 @@ def test_100_logins_at_once_leave_three_sessions(store: Store, backend: Backend,
         assert len(tokens) == len({each.access for each in tokens}) == len({each.refresh for each in tokens}) == most
         for answer in answers:
             if answer.status != 200:
-                assert_own_answer(answer, 403, error_body("session_limit_exceeded"))
+                assert_own_response(answer, 403, error_body("session_limit_exceeded"))
         assert store.live(user) == 3
         judged = in_parallel(*(partial(world.fetch, "/", each.access) for each in tokens))
         evicted = error_body("session_revoked_or_invalid", "evicted")
@@ -1031,15 +1031,15 @@ def way_out(request: pytest.FixtureRequest) -> str:  # C-03, D-03
 
 def sign_out(
     world: World, way: str, bearing: str | None = None, headers: Iterable[tuple[str, str]] = (), **members: Any
-) -> Answer:
+) -> ClientResponse:
     method, path = way.split(" ")
     if not members:
         return world.fetch(path, bearing, method=method, headers=headers)
     return world.fetch(path, bearing, method=method, headers=[JSON, *headers], body=json.dumps(members).encode())
 
 
-def assert_signed_out(answer: Answer, way: str) -> None:
-    assert_own_answer(answer, 200, LOGGED_OUT if way.startswith("POST") else CLOSED)
+def assert_signed_out(answer: ClientResponse, way: str) -> None:
+    assert_own_response(answer, 200, LOGGED_OUT if way.startswith("POST") else CLOSED)
 
 
 def test_a_logout_takes_the_token_wherever_it_is(world: World, way_out: str) -> None:  # C-03, C-13, D-03
@@ -1050,8 +1050,8 @@ def test_a_logout_takes_the_token_wherever_it_is(world: World, way_out: str) -> 
         for _ in range(2):
             # The second time it is over already.
             assert_signed_out(sign_out(world, way_out, bearing, **members), way_out)
-            assert_own_answer(world.refused("/", tokens.access), 401, BLACKLISTED)
-        assert_own_answer(renew(world, tokens.refresh), 401, refresh_invalid("logged_out"))
+            assert_own_response(world.refused("/", tokens.access), 401, BLACKLISTED)
+        assert_own_response(renew(world, tokens.refresh), 401, refresh_invalid("logged_out"))
 
 
 def test_two_tokens_of_one_user_end_both_sessions(world: World, way_out: str) -> None:  # C-03, D-03, S27
@@ -1059,14 +1059,14 @@ def test_two_tokens_of_one_user_end_both_sessions(world: World, way_out: str) ->
     first, second, third = (sign_in(world, user) for _ in range(3))
     assert_signed_out(sign_out(world, way_out, first.access, access_token=second.access), way_out)
     for each in (first, second):
-        assert_own_answer(world.refused("/", each.access), 401, BLACKLISTED)
+        assert_own_response(world.refused("/", each.access), 401, BLACKLISTED)
     assert admitted(world, third)
 
 
 def test_tokens_of_two_users_end_nothing(world: World, way_out: str) -> None:  # S27
     mine, theirs = sign_in(world), sign_in(world)
     for bearing, body in ((mine.access, theirs.access), (expired(mine), theirs.access), (mine.access, expired(theirs))):
-        assert_own_answer(sign_out(world, way_out, bearing, access_token=body), 401, error_body("token_invalid"))
+        assert_own_response(sign_out(world, way_out, bearing, access_token=body), 401, error_body("token_invalid"))
     assert admitted(world, mine)
     assert admitted(world, theirs)
 
@@ -1075,16 +1075,16 @@ def test_a_token_whose_only_fault_is_its_exp_counts(world: World, way_out: str) 
     for where in ("bearer", "body"):
         tokens = sign_in(world)
         late = expired(tokens)
-        assert_own_answer(world.refused("/", late), 401, error_body("token_expired"))
+        assert_own_response(world.refused("/", late), 401, error_body("token_expired"))
         answer = sign_out(world, way_out, late) if where == "bearer" else sign_out(world, way_out, access_token=late)
         assert_signed_out(answer, way_out)
-        assert_own_answer(world.refused("/", tokens.access), 401, BLACKLISTED)
+        assert_own_response(world.refused("/", tokens.access), 401, BLACKLISTED)
 
 
 def test_a_logout_without_a_good_token_ends_nothing(world: World, way_out: str) -> None:  # C-03, D-03
     tokens = sign_in(world)
     for answer in (sign_out(world, way_out), sign_out(world, way_out, language="en")):
-        assert_own_answer(answer, 401, error_body("token_missing"))
+        assert_own_response(answer, 401, error_body("token_missing"))
         assert answer.get_all("www-authenticate") == ["Bearer"]
     forged = forge.hs({"alg": "HS256", "typ": "at+jwt"}, part(tokens.access, 1), forge.OTHER_SECRET)
     challenge = ['Bearer error="invalid_token", error_description="Invalid authentication token"']
@@ -1095,7 +1095,7 @@ def test_a_logout_without_a_good_token_ends_nothing(world: World, way_out: str) 
             sign_out(world, way_out, tokens.access, access_token=bad),
             sign_out(world, way_out, bad, access_token=tokens.access),
         ):
-            assert_own_answer(answer, 401, error_body("token_invalid"))
+            assert_own_response(answer, 401, error_body("token_invalid"))
             assert answer.get_all("www-authenticate") == challenge
     for odd in (1, [tokens.access], {"a": 1}):
         answer = sign_out(world, way_out, access_token=odd)
@@ -1141,10 +1141,10 @@ def test_a_login_ends_the_session_that_it_comes_from(world: World) -> None:  # S
     user = someone()
     first = sign_in(world, user)
     second = sign_in(world, user, bearing=first.access)
-    assert_own_answer(world.refused("/", first.access), 401, BLACKLISTED)
-    assert_own_answer(renew(world, first.refresh), 401, refresh_invalid("logged_out"))
+    assert_own_response(world.refused("/", first.access), 401, BLACKLISTED)
+    assert_own_response(renew(world, first.refresh), 401, refresh_invalid("logged_out"))
     third = sign_in(world, user, bearing=expired(second))
-    assert_own_answer(world.refused("/", second.access), 401, BLACKLISTED)
+    assert_own_response(world.refused("/", second.access), 401, BLACKLISTED)
     assert part(first.access, 1)["sid"] != part(second.access, 1)["sid"] != part(third.access, 1)["sid"]
     assert world.store.live(user) == 1
     # One that fails ends nothing, and neither does somebody else's.
@@ -1157,7 +1157,7 @@ def test_a_login_makes_room_for_itself(store: Store, backend: Backend) -> None: 
     with issuing(store, backend, device_limit="1", device_limit_policy="reject") as world:
         user = someone()
         first = sign_in(world, user)
-        assert_own_answer(login(world, user), 403, error_body("session_limit_exceeded"))
+        assert_own_response(login(world, user), 403, error_body("session_limit_exceeded"))
         assert admitted(world, first)
         assert admitted(world, sign_in(world, user, bearing=first.access))
 

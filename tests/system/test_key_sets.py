@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.contracts.answers import assert_own_answer, error_body
+from tests.contracts.responses import assert_own_response, error_body
 from tests.middleware.host import sidecar_app
 from tests.system.sidecar import Backend, Store, World, eventually, sidecar, someone
 from tests.tokens import forge
@@ -94,7 +94,7 @@ def test_a_key_set_verifies_tokens_and_is_asked_once(
         # A flood of unknown ids is at most one more fetch.
         asked = source.asked
         for number in range(30):
-            assert_own_answer(world.refused("/", signed(key, f"x{number}")), 401, error_body("token_invalid"))
+            assert_own_response(world.refused("/", signed(key, f"x{number}")), 401, error_body("token_invalid"))
         assert source.asked <= asked + 1
         # The issuer goes away: what is known stays.
         source.status, source.body = 500, b""
@@ -109,7 +109,7 @@ def test_a_sidecar_starts_before_the_issuer(
     with sidecar(backend.url, redis_url=store.url, jwks_url=source.url) as gate:
         world = World(gate.url, lambda: backend.reached, store)
         answer = world.refused("/", signed(key))
-        assert_own_answer(answer, 503, UNAVAILABLE)
+        assert_own_response(answer, 503, UNAVAILABLE)
         assert gate.ready().status == 503
         # What asks for no signature is refused as ever.
         assert world.refused("/").status == world.refused("/", "x").status == 401
@@ -127,7 +127,7 @@ def test_nonsense_is_no_key_set(store: Store, backend: Backend, source: KeySourc
     source.body = body
     with sidecar_app(store, backend, jwks_url=source.url) as world:
         answer = world.refused("/", signed(rsa.generate_private_key(65537, 2048)))
-        assert_own_answer(answer, 503, UNAVAILABLE)
+        assert_own_response(answer, 503, UNAVAILABLE)
 
 
 def test_a_redirect_of_the_issuer_is_not_followed(
@@ -137,7 +137,7 @@ def test_a_redirect_of_the_issuer_is_not_followed(
         canary.publish(forge.jwk(key, kid="a"))
         source.status, source.headers = 302, [("Location", canary.url)]
         with sidecar_app(store, backend, jwks_url=source.url) as world:
-            assert_own_answer(world.refused("/", signed(key)), 503, UNAVAILABLE)
+            assert_own_response(world.refused("/", signed(key)), 503, UNAVAILABLE)
         assert source.asked > 0
         assert canary.asked == 0
 
@@ -159,7 +159,7 @@ def test_only_usable_public_keys_of_a_set_count(
         world.passed("/", signed(key))
         symmetric = forge.hs({"alg": "HS256", "kid": "s"}, {"sub": "1", "exp": int(time.time()) + 60})
         for bad in (symmetric, signed(weak, "w"), signed(meant_for_else, "e"), signed(key, "w"), signed(key, "A")):
-            assert_own_answer(world.refused("/", bad), 401, error_body("token_invalid"))
+            assert_own_response(world.refused("/", bad), 401, error_body("token_invalid"))
 
 
 def test_a_slow_issuer_holds_up_nobody_whose_key_is_known(

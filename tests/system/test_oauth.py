@@ -16,10 +16,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from tests.contracts.answers import assert_own_answer, error_body
 from tests.contracts.dialect import JSON
+from tests.contracts.responses import assert_own_response, error_body
 from tests.middleware.host import sidecar_app
-from tests.servers import Answer, RawConnection, RawRequest
+from tests.servers import ClientResponse, RawConnection, RawRequest
 from tests.system.sidecar import Backend, Store, World, eventually, external_store, someone, token
 from tests.system.test_issuing import (
     BLACKLISTED,
@@ -108,16 +108,16 @@ AS_CLIENT = basic(CLIENT, quote(SECRET, safe=""))
 
 def form(
     world: World, path: str, fields: Any, headers: Iterable[tuple[str, str]] = (AS_CLIENT,), method: str = "POST"
-) -> Answer:
+) -> ClientResponse:
     return world.fetch(path, method=method, headers=[FORM, *headers], body=urlencode(fields).encode())
 
 
-def introspect(world: World, token: str, **more: str) -> Answer:
+def introspect(world: World, token: str, **more: str) -> ClientResponse:
     return form(world, INTROSPECT, {"token": token, **more})
 
 
 def revoke(world: World, token: str, **more: str) -> None:
-    assert_own_answer(form(world, REVOKE, {"token": token, **more}), 200, b"{}")
+    assert_own_response(form(world, REVOKE, {"token": token, **more}), 200, b"{}")
 
 
 def sign_in(world: World, user: str | None = None) -> Pair:
@@ -128,7 +128,7 @@ def sign_in(world: World, user: str | None = None) -> Pair:
 
 def is_active(world: World, token: str) -> bool:
     answer = introspect(world, token)
-    assert_own_answer(answer, 200, answer.body)
+    assert_own_response(answer, 200, answer.body)
     found: bool = json.loads(answer.body)["active"]
     assert found or answer.body == INACTIVE
     return found
@@ -148,10 +148,10 @@ def test_none_of_it_is_there_by_default(store: Store, backend: Backend) -> None:
     with sidecar_app(store, backend) as plain:
         bearing = token(someone())
         for path in (REVOKE, INTROSPECT):
-            assert_own_answer(plain.refused(path, method="POST"), 401, error_body("token_missing"))
+            assert_own_response(plain.refused(path, method="POST"), 401, error_body("token_missing"))
             assert plain.passed(path, bearing, method="POST").target == path
         answer = plain.refused(LOGOUT, bearing, method="POST")
-        assert_own_answer(answer, 404, b'{"detail":"Not found","code":"not_found"}')
+        assert_own_response(answer, 404, b'{"detail":"Not found","code":"not_found"}')
 
 
 @pytest.mark.parametrize("path", [REVOKE, INTROSPECT])
@@ -189,11 +189,11 @@ def test_a_client_says_who_it_is_by_basic_or_in_the_form(observing: World, path:
         ([("Cookie", f"access_token={tokens.access}")], {}),
     ):
         answer = form(observing, path, fields | more, headers)
-        assert_own_answer(answer, 401, NO_CLIENT)
+        assert_own_response(answer, 401, NO_CLIENT)
         assert answer.get_all("www-authenticate") == ['Basic realm="gatekeeper", charset="UTF-8"']
     twice = [*fields.items(), *good.items(), ("client_id", CLIENT)]
-    assert_own_answer(form(observing, path, twice, []), 401, NO_CLIENT)
-    assert_own_answer(form(observing, path, {"token": tokens.access}, []), 401, NO_CLIENT)
+    assert_own_response(form(observing, path, twice, []), 401, NO_CLIENT)
+    assert_own_response(form(observing, path, {"token": tokens.access}, []), 401, NO_CLIENT)
     # Nothing ended, and what is nobody's secret is in no token's place.
     assert is_active(observing, tokens.access)
     assert observing.fetch("/", tokens.access).status == 200
@@ -204,7 +204,7 @@ def test_what_is_not_one_token_in_a_form_is_refused(observing: World, path: str)
     tokens = sign_in(observing)
     for fields in ({}, {"token": ""}, [("token", tokens.access), ("token", tokens.access)], {"Token": tokens.access}):
         answer = form(observing, path, fields)
-        assert_own_answer(answer, 400, oauth_error("invalid_request", "token must be given once"))
+        assert_own_response(answer, 400, oauth_error("invalid_request", "token must be given once"))
     body = urlencode({"token": tokens.access}).encode()
     for headers, content, status in [
         ([JSON], json.dumps({"token": tokens.access}).encode(), 415),
@@ -217,7 +217,7 @@ def test_what_is_not_one_token_in_a_form_is_refused(observing: World, path: str)
         assert (answer.status, json.loads(answer.body)["error"]) == (status, "invalid_request")
         assert list(json.loads(answer.body)) == ["error", "error_description"]
     # By another method it is not ours.
-    assert_own_answer(observing.refused(path), 401, error_body("token_missing"))
+    assert_own_response(observing.refused(path), 401, error_body("token_missing"))
     assert observing.passed(f"{path}?token=1", tokens.access).target == f"{path}?token=1"
 
 
@@ -233,7 +233,7 @@ def test_a_token_of_a_live_session_is_active_and_says_whose_it_is(world: World) 
     for hint in ({}, {"token_type_hint": "access_token"}, {"token_type_hint": "refresh_token"}):
         answer = introspect(world, tokens.access, **hint)
         assert json.loads(answer.body) == {"active": True, "token_type": "Bearer"} | told
-        assert_own_answer(answer, 200, answer.body)
+        assert_own_response(answer, 200, answer.body)
     refresh = json.loads(introspect(world, tokens.refresh).body)
     assert refresh.keys() == {"active", "token_type", "sub", "exp"}
     assert (refresh["active"], refresh["token_type"], refresh["sub"]) == (True, "refresh_token", user)
@@ -256,11 +256,11 @@ def test_what_is_no_good_token_is_inactive_and_nothing_more(world: World) -> Non
         forge.token(forge.OTHER_SECRET, claims={"sub": user, "iat": now, "exp": now + 60}),
         logout_token(sub=user),
     ):
-        assert_own_answer(introspect(world, bad), 200, INACTIVE)
+        assert_own_response(introspect(world, bad), 200, INACTIVE)
     assert world.store.live(user) == 0
 
 
-ENDS: dict[str, Callable[[World, Pair], Answer]] = {
+ENDS: dict[str, Callable[[World, Pair], ClientResponse]] = {
     "a logout": lambda world, tokens: world.fetch("/sessions/logout", tokens.access, method="DELETE"),
     "a revocation": lambda world, tokens: world.fetch(
         f"/sessions/{world.session_ids(tokens.access)[0]}", tokens.access, method="DELETE"
@@ -326,7 +326,7 @@ def test_a_revoked_token_ends_its_session(world: World) -> None:  # contract 4.1
             tokens, other = sign_in(world, user), sign_in(world, user)
             for _ in range(2):
                 revoke(world, getattr(tokens, name), **hint)
-            assert_own_answer(world.refused("/", tokens.access), 401, BLACKLISTED)
+            assert_own_response(world.refused("/", tokens.access), 401, BLACKLISTED)
             refused = renew(world, tokens.refresh)
             assert (refused.status, json.loads(refused.body)["reason"]) == (401, "logged_out")
             assert not is_active(world, tokens.access)
@@ -338,8 +338,8 @@ def test_an_expired_token_can_be_revoked_too(issuing: World) -> None:
     now = int(time.time())
     late = part(tokens.access, 1) | {"iat": now - 600, "exp": now - 60}
     revoke(issuing, forge.hs({"alg": "HS256", "typ": "at+jwt"}, late))
-    assert_own_answer(issuing.refused("/", tokens.access), 401, BLACKLISTED)
-    assert_own_answer(renew(issuing, tokens.refresh), 401, refresh_invalid("logged_out"))
+    assert_own_response(issuing.refused("/", tokens.access), 401, BLACKLISTED)
+    assert_own_response(renew(issuing, tokens.refresh), 401, refresh_invalid("logged_out"))
 
 
 def test_a_token_that_names_nothing_is_no_fault(world: World) -> None:  # RFC 7009 section 2.2
@@ -354,7 +354,7 @@ def test_a_token_revoked_before_its_first_use_never_opens_a_session(observing: W
     user = someone()
     unseen = token(user)
     revoke(observing, unseen)
-    assert_own_answer(observing.refused("/", unseen), 401, BLACKLISTED)
+    assert_own_response(observing.refused("/", unseen), 401, BLACKLISTED)
     assert observing.store.live(user) == 0
 
 
@@ -365,12 +365,12 @@ def test_without_the_store_nothing_is_known_and_nothing_revoked(backend: Backend
         try:
             for path, sent in ((REVOKE, tokens.refresh), (INTROSPECT, tokens.access)):
                 answer = form(world, path, {"token": sent})
-                assert_own_answer(answer, 503, oauth_error("temporarily_unavailable", UNAVAILABLE))
+                assert_own_response(answer, 503, oauth_error("temporarily_unavailable", UNAVAILABLE))
         finally:
             store.signal(signal.SIGCONT)
         eventually(lambda: world.fetch("/", token(someone())).status == 200)
         revoke(world, tokens.refresh)
-        assert_own_answer(world.refused("/", tokens.access), 401, BLACKLISTED)
+        assert_own_response(world.refused("/", tokens.access), 401, BLACKLISTED)
 
 
 # Back-channel logout
@@ -386,7 +386,7 @@ def logout_token(*, key: Any = None, header: dict[str, Any] | None = None, **cla
     return forge.hs(header or {"alg": "HS256", "typ": "logout+jwt"}, payload)
 
 
-def told(world: World, token: str) -> Answer:
+def told(world: World, token: str) -> ClientResponse:
     """The answer to the provider, which identifies itself by the token alone."""
     return form(world, LOGOUT, {"logout_token": token}, ())
 
@@ -410,10 +410,10 @@ def test_a_sid_ends_its_sessions_and_no_others(observing: World, auth_time: int 
     for bearing in (seen, elsewhere):
         observing.passed("/", bearing)
     claims: dict[str, Any] = {"sid": sid} | ({"sub": user} if names_the_user else {})
-    assert_own_answer(told(observing, logout_token(**claims)), 200, b"{}")
+    assert_own_response(told(observing, logout_token(**claims)), 200, b"{}")
     # Of that sign-in nothing counts any more, what was never seen neither; another one of the user is not concerned.
     for bearing in (seen, same, by_provider(user, sid, auth_time)):
-        assert_own_answer(observing.refused("/", bearing), 401, BLACKLISTED)
+        assert_own_response(observing.refused("/", bearing), 401, BLACKLISTED)
         assert not is_active(observing, bearing)
     observing.passed("/", elsewhere)
     assert observing.store.live(user) == 1
@@ -428,7 +428,7 @@ def test_a_sid_ends_every_moment_of_a_sign_in_and_not_the_next(observing: World)
     assert observing.store.live(user) == 2
     assert told(observing, logout_token(sid=sid)).status == 200
     for bearing in (first, second, unseen):
-        assert_own_answer(observing.refused("/", bearing), 401, BLACKLISTED)
+        assert_own_response(observing.refused("/", bearing), 401, BLACKLISTED)
     assert observing.store.live(user) == 0
     # Signed in again, as the provider's clock shows: under the same `sid`, at a later moment.
     again = by_provider(user, sid, -2, issued_ago=-2)
@@ -442,7 +442,7 @@ def test_what_introspection_says_of_a_sign_in_that_is_over_is_what_the_gate_says
     observing.passed("/", seen)
     assert told(observing, logout_token(sid=sid)).status == 200
     assert not is_active(observing, unseen)
-    assert_own_answer(observing.refused("/", unseen), 401, BLACKLISTED)
+    assert_own_response(observing.refused("/", unseen), 401, BLACKLISTED)
 
 
 def test_a_second_word_on_the_same_sid_counts_as_the_first(observing: World) -> None:
@@ -456,7 +456,7 @@ def test_a_second_word_on_the_same_sid_counts_as_the_first(observing: World) -> 
     observing.passed("/", seen)
     assert told(observing, logout_token(sid=sid)).status == 200
     for bearing in (seen, unseen):
-        assert_own_answer(observing.refused("/", bearing), 401, BLACKLISTED)
+        assert_own_response(observing.refused("/", bearing), 401, BLACKLISTED)
 
 
 def test_a_session_is_of_the_sign_in_that_one_of_its_tokens_names(observing: World) -> None:
@@ -466,9 +466,9 @@ def test_a_session_is_of_the_sign_in_that_one_of_its_tokens_names(observing: Wor
     first = json.loads(answer.body)
     second = json.loads(renew(observing, first["refresh_token"]).body)
     assert (observing.store.live(user), "sid" in part(second["access_token"], 1)) == (1, False)
-    assert_own_answer(told(observing, logout_token(sid=sid)), 200, b"{}")
+    assert_own_response(told(observing, logout_token(sid=sid)), 200, b"{}")
     for each in (first, second):
-        assert_own_answer(observing.refused("/", each["access_token"]), 401, BLACKLISTED)
+        assert_own_response(observing.refused("/", each["access_token"]), 401, BLACKLISTED)
     assert observing.store.live(user) == 0
 
 
@@ -476,15 +476,15 @@ def test_a_user_who_is_named_signs_out_of_a_sign_in_that_was_never_seen(observin
     user, sid = someone(), uuid.uuid4().hex
     assert told(observing, logout_token(sub=user, sid=sid)).status == 200
     for auth_time in (None, 100):
-        assert_own_answer(observing.refused("/", by_provider(user, sid, auth_time)), 401, BLACKLISTED)
+        assert_own_response(observing.refused("/", by_provider(user, sid, auth_time)), 401, BLACKLISTED)
 
 
 def test_a_sub_ends_every_session_of_the_user(world: World) -> None:
     user = someone()
     tokens, other = [sign_in(world, user) for _ in range(2)], sign_in(world)
-    assert_own_answer(told(world, logout_token(sub=user)), 200, b"{}")
+    assert_own_response(told(world, logout_token(sub=user)), 200, b"{}")
     for each in tokens:
-        assert_own_answer(world.refused("/", each.access), 401, BLACKLISTED)
+        assert_own_response(world.refused("/", each.access), 401, BLACKLISTED)
         refused = renew(world, each.refresh)
         assert (refused.status, json.loads(refused.body)["reason"]) == (401, "logged_out")
     assert world.store.live(user) == 0
@@ -497,7 +497,7 @@ def test_a_token_of_before_the_end_of_all_opens_nothing(observing: World) -> Non
     user = someone()
     unseen = token(user)
     assert told(observing, logout_token(sub=user)).status == 200
-    assert_own_answer(observing.refused("/", unseen), 401, error_body("session_revoked_or_invalid"))
+    assert_own_response(observing.refused("/", unseen), 401, error_body("session_revoked_or_invalid"))
     observing.passed("/", token(user, iat=int(time.time()) + 2))
 
 
@@ -516,10 +516,10 @@ def test_the_keys_may_be_the_providers_key_set(store: Store, backend: Backend) -
             logout_token(key=PROVIDER, sid=sid, header={"alg": "EdDSA", "typ": "logout+jwt", "kid": "b"}),
             logout_token(sid=sid),
         ):
-            assert_own_answer(told(world, bad), 400, NOT_VALID)
+            assert_own_response(told(world, bad), 400, NOT_VALID)
         world.passed("/", access)
-        assert_own_answer(told(world, logout_token(key=PROVIDER, sid=sid, aud=["app", "x"])), 200, b"{}")
-        assert_own_answer(world.refused("/", access), 401, BLACKLISTED)
+        assert_own_response(told(world, logout_token(key=PROVIDER, sid=sid, aud=["app", "x"])), 200, b"{}")
+        assert_own_response(world.refused("/", access), 401, BLACKLISTED)
 
 
 def test_a_logout_token_counts_once(observing: World) -> None:
@@ -529,7 +529,7 @@ def test_a_logout_token_counts_once(observing: World) -> None:
     next_second()
     later = token(user)
     observing.passed("/", later)
-    assert_own_answer(told(observing, word), 400, USED)
+    assert_own_response(told(observing, word), 400, USED)
     observing.passed("/", later)
 
 
@@ -566,7 +566,7 @@ def test_a_logout_token_that_is_not_as_it_must_be_ends_nothing(observing: World,
     user = someone()
     bearing = token(user)
     observing.passed("/", bearing)
-    assert_own_answer(told(observing, bad_logout_tokens(user)[fault]), 400, NOT_VALID)
+    assert_own_response(told(observing, bad_logout_tokens(user)[fault]), 400, NOT_VALID)
     observing.passed("/", bearing)
 
 
@@ -576,7 +576,7 @@ def test_what_is_not_one_logout_token_in_a_form_is_refused(observing: World) -> 
     observing.passed("/", bearing)
     once = b'{"detail":"logout_token must be given once","code":"bad_request"}'
     for fields in ({}, {"logout_token": ""}, {"token": word}, [("logout_token", word), ("logout_token", word)]):
-        assert_own_answer(form(observing, LOGOUT, fields, ()), 400, once)
+        assert_own_response(form(observing, LOGOUT, fields, ()), 400, once)
     for headers, body, status, code in [
         ([JSON], json.dumps({"logout_token": word}).encode(), 415, "unsupported_media_type"),
         ([], urlencode({"logout_token": word}).encode(), 415, "unsupported_media_type"),
@@ -596,7 +596,7 @@ def test_a_logout_token_is_no_access_token(world: World) -> None:
     user = someone()
     for header in ({"alg": "HS256", "typ": "logout+jwt"}, {"alg": "HS256", "typ": "JWT"}, {"alg": "HS256"}):
         sent = logout_token(sub=user, sid=uuid.uuid4().hex, header=header)
-        assert_own_answer(world.refused("/", sent), 401, error_body("token_invalid"))
+        assert_own_response(world.refused("/", sent), 401, error_body("token_invalid"))
     assert world.store.live(user) == 0
 
 
@@ -614,25 +614,25 @@ def test_a_word_that_could_not_be_heard_may_be_said_again(backend: Backend) -> N
         # A store that takes commands and answers none: what it does with them later, nobody has been told.
         store.signal(signal.SIGSTOP)
         try:
-            assert_own_answer(told(world, word), 503, error_body("store_unavailable"))
+            assert_own_response(told(world, word), 503, error_body("store_unavailable"))
         finally:
             store.signal(signal.SIGCONT)
         eventually(lambda: world.fetch("/", token(someone())).status == 200)
-        assert_own_answer(told(world, word), 200, b"{}")
-        assert_own_answer(world.refused("/", bearing), 401, BLACKLISTED)
+        assert_own_response(told(world, word), 200, b"{}")
+        assert_own_response(world.refused("/", bearing), 401, BLACKLISTED)
         # One that takes some commands only.
         user = someone()
         bearing, word = token(user), logout_token(sub=user)
         world.passed("/", bearing)
         allow(store, "-evalsha", "-eval", "-del")
-        assert_own_answer(told(world, word), 503, error_body("store_unavailable"))
+        assert_own_response(told(world, word), 503, error_body("store_unavailable"))
         allow(store, "+evalsha", "+eval", "+del")
-        assert_own_answer(told(world, word), 200, b"{}")
-        assert_own_answer(world.refused("/", bearing), 401, BLACKLISTED)
+        assert_own_response(told(world, word), 200, b"{}")
+        assert_own_response(world.refused("/", bearing), 401, BLACKLISTED)
         # One that is gone, and comes back empty.
         word = logout_token(sub=user)
         store.kill()
-        assert_own_answer(told(world, word), 503, error_body("store_unavailable"))
+        assert_own_response(told(world, word), 503, error_body("store_unavailable"))
         store.start()
         eventually(lambda: told(world, word).status == 200)
 
@@ -646,7 +646,7 @@ def test_the_document_describes_these_endpoints_and_their_answers(world: World) 
     assert {("POST", REVOKE), ("POST", INTROSPECT), ("POST", LOGOUT)} <= document.operations.keys()
     access, refresh = sign_in(world)
 
-    def without_a_form(path: str) -> Answer:
+    def without_a_form(path: str) -> ClientResponse:
         return world.fetch(path, method="POST", headers=[JSON, AS_CLIENT], body=b"{}")
 
     for path, answer, status in [

@@ -26,11 +26,11 @@ import pytest
 import redis
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.contracts.answers import assert_own_answer, error_body
 from tests.contracts.dialect import CHROME_ON_WINDOWS, JSON
 from tests.contracts.gate import cookie
+from tests.contracts.responses import assert_own_response, error_body
 from tests.middleware.host import sidecar_app
-from tests.servers import Answer, RawClient, RawConnection, RawRequest, Script, fetch, raw_client
+from tests.servers import ClientResponse, RawClient, RawConnection, RawRequest, Script, fetch, raw_client
 from tests.system.sidecar import (
     Backend,
     Sidecar,
@@ -147,7 +147,7 @@ def handed(access: str, refresh: str = "") -> bytes:
 
 def post(
     world: World, path: str, plan: tuple[str, str], body: bytes = b"{}", headers: Headers = (JSON,), **options: Any
-) -> Answer:
+) -> ClientResponse:
     return world.fetch(path, options.get("token"), method="POST", headers=[plan, *headers], body=body)
 
 
@@ -260,7 +260,7 @@ UNREAD: dict[str, Made] = {
 }
 
 
-def told(answer: Answer) -> tuple[Any, ...]:
+def told(answer: ClientResponse) -> tuple[Any, ...]:
     headers = [(name.lower(), value) for name, value in answer.headers if name.lower() != "x-request-id"]
     return answer.status, answer.body, headers
 
@@ -716,7 +716,7 @@ def test_without_room_nothing_of_the_token_is_told(strict: World, issuer: Issuer
     assert post(strict, LOGIN, issuer.plan(handed(access_of(user)))).status == 200
     access = access_of(user)
     answer = post(strict, LOGIN, issuer.plan(make(access)))
-    assert_own_answer(answer, 403, FULL)
+    assert_own_response(answer, 403, FULL)
     assert answer.get_all("set-cookie") == answer.get_all("location") == answer.get_all("content-encoding") == []
     assert access not in str(answer)
     assert live(strict.store, user) == 1
@@ -810,7 +810,7 @@ def test_a_hundred_logins_at_once_leave_three_sessions(issuer: Issuer, store: St
             if access in got:
                 assert json.loads(answer.body)["access_token"] == access
             else:
-                assert_own_answer(answer, 403, FULL)
+                assert_own_response(answer, 403, FULL)
                 assert access not in str(answer)
         assert len(got) == (3 if policy == "reject" else 100)
         # Whoever has a token has a session, or learns that it had to go.
@@ -818,7 +818,7 @@ def test_a_hundred_logins_at_once_leave_three_sessions(issuer: Issuer, store: St
         gone = [answer for answer in outcomes if answer.status != 200]
         assert len(outcomes) - len(gone) == 3
         for answer in gone:
-            assert_own_answer(answer, 401, error_body("session_revoked_or_invalid", "evicted"))
+            assert_own_response(answer, 401, error_body("session_revoked_or_invalid", "evicted"))
         (alive, *_) = [access for access, answer in zip(got, outcomes, strict=True) if answer.status == 200]
         rows = json.loads(two.fetch("/api/users/me/sessions?include_inactive=true", alive).body)
         assert sorted(row["is_active"] for row in rows) == [False] * len(gone) + [True] * 3
@@ -905,7 +905,7 @@ def test_tokens_are_withheld_while_the_store_is_away(issuer: Issuer, fragile: St
             barrier.open.set()
             answers = [each.result(20) for each in pending]
         for answer, access in zip(answers, tokens, strict=True):
-            assert_own_answer(answer, 503, UNAVAILABLE)
+            assert_own_response(answer, 503, UNAVAILABLE)
             assert answer.get_all("set-cookie") == answer.get_all("content-encoding") == []
             assert access not in str(answer)
         # What can be asked before, is.
@@ -921,7 +921,7 @@ def test_tokens_are_withheld_while_the_store_is_away(issuer: Issuer, fragile: St
             (LOGOUT, of(refresh_token=refresh), [JSON]),
         ]
         for path, body, headers in asked:
-            assert_own_answer(post(world, path, never, body, headers), 503, UNAVAILABLE)
+            assert_own_response(post(world, path, never, body, headers), 503, UNAVAILABLE)
         assert issuer.asked(never) == 0
         # What needs no store goes on.
         other = issuer.plan(whole(b"{}", status="401 Unauthorized"))
@@ -942,7 +942,7 @@ def test_without_keys_no_token_is_handed_out(issuer: Issuer, store: Store) -> No
     with sidecar_app(store, issuer, jwks_url="http://127.0.0.1:9/keys", key_prefix=PREFIX) as world:
         for form in (handed, page):
             answer = post(world, LOGIN, issuer.plan(form(access)), credentials(user))
-            assert_own_answer(answer, 503, unavailable)
+            assert_own_response(answer, 503, unavailable)
             assert answer.get_all("set-cookie") == []
             assert access not in str(answer)
         never = issuer.plan(handed(access))
@@ -953,10 +953,10 @@ def test_without_keys_no_token_is_handed_out(issuer: Issuer, store: Store) -> No
             (LOGOUT, of(access_token=access), [JSON]),
         ]
         for path, body, headers in asked:
-            assert_own_answer(post(world, path, never, body, headers), 503, unavailable)
+            assert_own_response(post(world, path, never, body, headers), 503, unavailable)
         assert issuer.asked(never) == 0
         # A refresh by a token that nobody knows is the backend's to judge, but its answer is ours.
-        assert_own_answer(post(world, REFRESH, issuer.plan(handed(access)), of(refresh=opaque())), 503, unavailable)
+        assert_own_response(post(world, REFRESH, issuer.plan(handed(access)), of(refresh=opaque())), 503, unavailable)
         failed = issuer.plan(whole(b"{}", status="401 Unauthorized"))
         assert post(world, LOGIN, failed, credentials(user)).status == 401
         assert live(store, user) == 0

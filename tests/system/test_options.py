@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.contracts.answers import assert_own_answer, error_body
 from tests.contracts.gate import SPOOFED, cookie
+from tests.contracts.responses import assert_own_response, error_body
 from tests.middleware.host import sidecar_app
 from tests.servers import RecordingBackend, afetch, fetch
 from tests.system.sidecar import Backend, Store, World, bearer, eventually, sidecar, someone, token
@@ -82,7 +82,7 @@ def test_a_token_of_nobodys_session_can_be_refused(store: Store, backend: Backen
     with sidecar_app(store, backend, unknown_session="reject") as world:
         user = someone()
         answer = world.refused("/", token(user))
-        assert_own_answer(answer, 401, error_body("session_revoked_or_invalid"))
+        assert_own_response(answer, 401, error_body("session_revoked_or_invalid"))
         # A session of another user's is no session of this one.
         with sidecar_app(store, backend) as adopting:
             sid = "shared-" + user
@@ -121,8 +121,8 @@ def test_an_audience_holds_for_every_request(store: Store, backend: Backend) -> 
         for _ in range(2):
             one.passed("/", for_a)
             other.passed("/", for_b)
-            assert_own_answer(other.refused("/", for_a), 401, error_body("token_invalid"))
-            assert_own_answer(one.refused("/", for_b), 401, error_body("token_invalid"))
+            assert_own_response(other.refused("/", for_a), 401, error_body("token_invalid"))
+            assert_own_response(one.refused("/", for_b), 401, error_body("token_invalid"))
 
 
 def test_the_leeway_is_the_one_configured(store: Store, backend: Backend) -> None:  # T15
@@ -136,7 +136,7 @@ def test_two_secrets_overlap_in_a_rotation(store: Store, backend: Backend) -> No
     with sidecar_app(store, backend, jwt_secret=f"{forge.OTHER_SECRET}\n{forge.SECRET}") as world:
         world.passed("/", token(someone()))
     with sidecar_app(store, backend, jwt_secret=forge.OTHER_SECRET) as world:
-        assert_own_answer(world.refused("/", token(someone())), 401, error_body("token_invalid"))
+        assert_own_response(world.refused("/", token(someone())), 401, error_body("token_invalid"))
 
 
 def test_login_paths_can_be_others(store: Store, backend: Backend) -> None:

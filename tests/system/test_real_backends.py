@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.servers import Answer, datasette_process, fetch, httpbin_process
+from tests.servers import ClientResponse, datasette_process, fetch, httpbin_process
 from tests.system.sidecar import Sidecar, Store, bearer, sidecar, someone, token
 
 pytestmark = pytest.mark.slow
@@ -52,11 +52,11 @@ def bearing() -> str:
     return token(someone())
 
 
-def lasting(answer: Answer) -> list[tuple[str, str]]:
+def lasting(answer: ClientResponse) -> list[tuple[str, str]]:
     return [(name.lower(), value) for name, value in answer.headers if name.lower() not in _PASSING]
 
 
-def assert_same(direct: Answer, through: Answer) -> None:
+def assert_same(direct: ClientResponse, through: ClientResponse) -> None:
     # ASGI has no reason phrases: uvicorn's own takes the place of the backend's.
     assert through.status == direct.status
     assert through.body == direct.body
@@ -219,7 +219,7 @@ def test_datasette_is_the_same_with_and_without(
     assert_same(direct._replace(headers=unmeasured(direct)), through._replace(headers=unmeasured(through)))
 
 
-def unmeasured(answer: Answer) -> list[tuple[str, str]]:
+def unmeasured(answer: ClientResponse) -> list[tuple[str, str]]:
     """Without the length of a body that says how long it took."""
     return [(name, value) for name, value in answer.headers if name.lower() != "content-length"]
 

@@ -15,9 +15,9 @@ from urllib.parse import urlencode
 
 import pytest
 
-from tests.contracts.answers import assert_own_answer, error_body
 from tests.contracts.dialect import CHROME_ON_WINDOWS, JSON, SAFARI_ON_IPHONE
-from tests.servers import Answer, django_process, fastapi_users_process, fetch
+from tests.contracts.responses import assert_own_response, error_body
+from tests.servers import ClientResponse, django_process, fastapi_users_process, fetch
 from tests.system.sidecar import Sidecar, Store, bearer, sidecar
 from tests.tokens import forge
 
@@ -48,14 +48,14 @@ class Site(NamedTuple):
         *,
         user_agent: str = CHROME_ON_WINDOWS,
         direct: bool = False,
-    ) -> Answer:
+    ) -> ClientResponse:
         url = self.backend if direct else self.gate.url
         return fetch(url, "POST", path, [("User-Agent", user_agent), *headers], body)
 
-    def get(self, path: str, token: str) -> Answer:
+    def get(self, path: str, token: str) -> ClientResponse:
         return fetch(self.gate.url, "GET", path, [bearer(token), ("User-Agent", "curl/8.5.0")])
 
-    def delete(self, path: str, token: str) -> Answer:
+    def delete(self, path: str, token: str) -> ClientResponse:
         return fetch(self.gate.url, "DELETE", path, [bearer(token)])
 
     def sessions(self, token: str) -> list[dict[str, Any]]:
@@ -69,7 +69,7 @@ class Site(NamedTuple):
         """How many live sessions of a user are in the store, without a request that might open one."""
         return self.store.live(user, self.prefix)
 
-    def reached_the_backend(self, answer: Answer) -> bool:
+    def reached_the_backend(self, answer: ClientResponse) -> bool:
         (request_id,) = answer.get_all("x-request-id")
         return self.gate.access_of(request_id)["upstream_ms"] is not None
 
@@ -100,7 +100,7 @@ def masked(body: bytes) -> bytes:
     return _JWT.sub(b"<jwt>", body)
 
 
-def assert_same(direct: Answer, through: Answer) -> None:
+def assert_same(direct: ClientResponse, through: ClientResponse) -> None:
     assert through.status == direct.status
     assert masked(through.body) == masked(direct.body)
     lasting = [
@@ -149,7 +149,7 @@ def credentials(name: str) -> bytes:
     return of(username=name, password=PASSWORDS[name])
 
 
-def pair(answer: Answer) -> Pair:
+def pair(answer: ClientResponse) -> Pair:
     assert answer.status == 200, answer
     return Pair(**json.loads(answer.body))
 
@@ -158,7 +158,7 @@ def sign_in(site: Site, name: str = "alice", *, headers: Iterable[tuple[str, str
     return pair(site.post(LOGIN, credentials(name), [JSON, *headers], **options))
 
 
-def renew(site: Site, refresh: str, *, direct: bool = False) -> Answer:
+def renew(site: Site, refresh: str, *, direct: bool = False) -> ClientResponse:
     return site.post(REFRESH, of(refresh=refresh), [JSON], direct=direct)
 
 
@@ -227,9 +227,9 @@ def test_an_ended_session_is_refused_and_cannot_be_renewed(django: Site) -> None
     answer = django.delete(f"/sessions/{rows['Chrome on Windows']['id']}", phone.access)
     assert json.loads(answer.body) == {"success": True, "message": "Session closed successfully"}
     for token in (laptop.access, renewed.access):
-        assert_own_answer(django.get("/api/me", token), 401, REVOKED)
+        assert_own_response(django.get("/api/me", token), 401, REVOKED)
     refused = renew(django, renewed.refresh)
-    assert_own_answer(refused, 401, REVOKED)
+    assert_own_response(refused, 401, REVOKED)
     assert not django.reached_the_backend(refused)
     # Django takes a refresh token once: it has not seen this one.
     assert pair(renew(django, renewed.refresh, direct=True))
@@ -242,7 +242,7 @@ def test_a_bearer_of_an_ended_session_cannot_renew_another(django: Site) -> None
     (ended,) = [row["id"] for row in django.sessions(laptop.access) if row["is_current"]]
     assert django.delete(f"/sessions/{ended}", phone.access).status == 200
     refused = django.post(REFRESH, of(refresh=phone.refresh), [JSON, bearer(laptop.access)])
-    assert_own_answer(refused, 401, REVOKED)
+    assert_own_response(refused, 401, REVOKED)
     assert pair(renew(django, phone.refresh))
 
 
@@ -250,8 +250,8 @@ def test_a_logout_ends_the_session_and_is_forwarded(django: Site) -> None:  # C-
     tokens, other = sign_in(django), sign_in(django, user_agent=SAFARI_ON_IPHONE)
     answer = django.post(LOGOUT, of(refresh=tokens.refresh), [JSON])
     assert (answer.status, answer.body) == (200, b"{}")
-    assert_own_answer(django.get("/api/me", tokens.access), 401, LOGGED_OUT)
-    assert_own_answer(renew(django, tokens.refresh), 401, LOGGED_OUT)
+    assert_own_response(django.get("/api/me", tokens.access), 401, LOGGED_OUT)
+    assert_own_response(renew(django, tokens.refresh), 401, LOGGED_OUT)
     # Django has been told as well.
     told = json.loads(renew(django, tokens.refresh, direct=True).body)
     assert told == {"detail": "Token is blacklisted", "code": "token_not_valid"}
@@ -263,7 +263,7 @@ def test_a_login_with_a_good_token_ends_the_session_of_that_token(django: Site) 
     first = sign_in(django)
     (before,) = django.sessions(first.access)
     second = sign_in(django, headers=[bearer(first.access)])
-    assert_own_answer(django.get("/api/me", first.access), 401, LOGGED_OUT)
+    assert_own_response(django.get("/api/me", first.access), 401, LOGGED_OUT)
     (after,) = django.sessions(second.access)
     assert after["id"] != before["id"]
     # Somebody else's is left alone.
@@ -276,8 +276,8 @@ def test_after_the_end_of_all_sessions_a_login_opens_at_once(django: Site) -> No
     next_second()
     tokens, unseen = sign_in(django), sign_in(django, direct=True)
     assert django.delete("/sessions/all", tokens.access).status == 200
-    assert_own_answer(django.get("/api/me", unseen.access), 401, error_body("session_revoked_or_invalid"))
-    assert_own_answer(renew(django, tokens.refresh), 401, REVOKED)
+    assert_own_response(django.get("/api/me", unseen.access), 401, error_body("session_revoked_or_invalid"))
+    assert_own_response(renew(django, tokens.refresh), 401, REVOKED)
     # Of the same second, as far as its token says.
     assert admitted(django, sign_in(django).access)
 
@@ -293,7 +293,7 @@ def test_a_refresh_that_nothing_links_opens_a_session(django: Site) -> None:  # 
 def test_where_unknown_sessions_are_rejected_a_login_is_known(before_django: MakeSite) -> None:  # C-11, E-05
     with before_django(unknown_session="reject") as django:
         unseen, tokens = sign_in(django, direct=True), sign_in(django)
-        assert_own_answer(django.get("/api/me", unseen.access), 401, error_body("session_revoked_or_invalid"))
+        assert_own_response(django.get("/api/me", unseen.access), 401, error_body("session_revoked_or_invalid"))
         assert admitted(django, tokens.access)
         assert admitted(django, pair(renew(django, tokens.refresh)).access)
 
@@ -302,7 +302,7 @@ def test_without_room_the_token_is_withheld(before_django: MakeSite) -> None:  #
     with before_django(device_limit="1", device_limit_policy="reject") as django:
         laptop = sign_in(django)
         refused = django.post(LOGIN, credentials("alice"), [JSON], user_agent=SAFARI_ON_IPHONE)
-        assert_own_answer(refused, 403, error_body("session_limit_exceeded"))
+        assert_own_response(refused, 403, error_body("session_limit_exceeded"))
         assert len(django.sessions(laptop.access)) == 1
         # A renewal needs no room.
         assert admitted(django, pair(renew(django, laptop.refresh)).access)
@@ -312,13 +312,13 @@ def test_the_longest_silent_session_gives_way_to_a_login(before_django: MakeSite
     with before_django(device_limit="1") as django:
         laptop = sign_in(django)
         phone = sign_in(django, user_agent=SAFARI_ON_IPHONE)
-        assert_own_answer(django.get("/api/me", laptop.access), 401, EVICTED)
+        assert_own_response(django.get("/api/me", laptop.access), 401, EVICTED)
         assert [row["device_name"] for row in django.sessions(phone.access)] == ["Safari on iOS"]
 
 
 def test_clients_get_what_django_answers(django: Site) -> None:  # A-17, C-01, C-02
-    def answers(direct: bool) -> Iterator[Answer]:
-        def post(path: str, body: bytes) -> Answer:
+    def answers(direct: bool) -> Iterator[ClientResponse]:
+        def post(path: str, body: bytes) -> ClientResponse:
             return django.post(path, body, [JSON], direct=direct)
 
         yield post(LOGIN, of(username="alice", password="x"))
@@ -356,18 +356,18 @@ def users(users_url: str, store: Store) -> Iterator[Site]:
         yield running
 
 
-def access(answer: Answer) -> str:
+def access(answer: ClientResponse) -> str:
     assert answer.status == 200, answer
     found: dict[str, str] = json.loads(answer.body)
     assert found.keys() == {"access_token", "token_type"}
     return found["access_token"]
 
 
-def users_login(users: Site, **options: Any) -> Answer:
+def users_login(users: Site, **options: Any) -> ClientResponse:
     return users.post("/auth/login", urlencode(CAROL).encode(), [FORM], **options)
 
 
-def users_refresh(users: Site, token: str, *, direct: bool = False) -> Answer:
+def users_refresh(users: Site, token: str, *, direct: bool = False) -> ClientResponse:
     return users.post("/auth/refresh", b"", [bearer(token)], direct=direct)
 
 
@@ -430,9 +430,9 @@ def test_the_bearer_of_an_ended_session_renews_nothing(users: Site) -> None:  # 
     rows = {row["device_name"]: row["id"] for row in users.sessions(phone)}
     assert rows.keys() == {"Chrome on Windows", "Safari on iOS"}
     assert users.delete(f"/sessions/{rows['Chrome on Windows']}", phone).status == 200
-    assert_own_answer(users.get("/users/me", laptop), 401, REVOKED)
+    assert_own_response(users.get("/users/me", laptop), 401, REVOKED)
     refused = users_refresh(users, laptop)
-    assert_own_answer(refused, 401, REVOKED)
+    assert_own_response(refused, 401, REVOKED)
     assert not users.reached_the_backend(refused)
     # The backend would have renewed it.
     assert access(users_refresh(users, laptop, direct=True))
@@ -446,7 +446,7 @@ def test_a_login_of_the_same_second_lives_although_its_token_was_logged_out(user
         logged_out = current(users, token)
         answer = users.post("/auth/logout", b"", [bearer(token)])
         assert (answer.status, answer.body) == (204, b"")
-        assert_own_answer(users.get("/users/me", token), 401, LOGGED_OUT)
+        assert_own_response(users.get("/users/me", token), 401, LOGGED_OUT)
         if access(users_login(users)) == token:
             break
     else:
@@ -460,14 +460,14 @@ def test_after_the_end_of_all_sessions_a_login_without_a_time_opens_at_once(user
     next_second()
     unseen = access(users_login(users, direct=True))
     assert users.delete("/sessions/all", token).status == 200
-    assert_own_answer(users.get("/users/me", token), 401, REVOKED)
-    assert_own_answer(users.get("/users/me", unseen), 401, error_body("session_revoked_or_invalid"))
+    assert_own_response(users.get("/users/me", token), 401, REVOKED)
+    assert_own_response(users.get("/users/me", unseen), 401, error_body("session_revoked_or_invalid"))
     assert is_carol(users, access(users_login(users)))
 
 
 def test_clients_get_what_fastapi_users_answers(users: Site) -> None:  # C-01, C-02
-    def answers(direct: bool) -> Iterator[Answer]:
-        def post(path: str, form: dict[str, str], *headers: tuple[str, str]) -> Answer:
+    def answers(direct: bool) -> Iterator[ClientResponse]:
+        def post(path: str, form: dict[str, str], *headers: tuple[str, str]) -> ClientResponse:
             return users.post(path, urlencode(form).encode(), [FORM, *headers], direct=direct)
 
         yield post("/auth/login", CAROL | {"password": "x"})

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.servers import Answer, RawConnection, RawRequest, fetch
+from tests.servers import ClientResponse, RawConnection, RawRequest, fetch
 from tests.system.sidecar import Backend, Sidecar, Store, eventually, external_store, sidecar, someone
 from tests.tokens import forge
 from tests.tokens.login_server import http
@@ -52,17 +52,17 @@ def gate(request: pytest.FixtureRequest, store: Store, backend: Backend) -> Iter
         yield running
 
 
-def post(gate: Sidecar, target: str, **members: str) -> Answer:
+def post(gate: Sidecar, target: str, **members: str) -> ClientResponse:
     return fetch(gate.url, "POST", target, [("Content-Type", "application/json")], json.dumps(members).encode())
 
 
-def told(answer: Answer) -> tuple[Any, ...]:
+def told(answer: ClientResponse) -> tuple[Any, ...]:
     """An answer without its instant and its id."""
     own = {"date", "x-request-id"}
     return answer.status, answer.body, [(name, value) for name, value in answer.headers if name.lower() not in own]
 
 
-def asked_of(store: Store, do: Callable[[], Answer]) -> tuple[Answer, list[str]]:
+def asked_of(store: Store, do: Callable[[], ClientResponse]) -> tuple[ClientResponse, list[str]]:
     """What `do` has answered, and the commands that the store ran meanwhile, those of its scripts included."""
     commands: list[str] = []
     with store.client.monitor() as monitor:  # type: ignore[no-untyped-call]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.contracts.answers import assert_own_answer, error_body
 from tests.contracts.gate import SETTINGS
-from tests.servers import Answer, fetch
+from tests.contracts.responses import assert_own_response, error_body
+from tests.servers import ClientResponse, fetch
 from tests.system.sidecar import (
     Backend,
     Sidecar,
@@ -48,7 +48,7 @@ def world(gate: Sidecar, backend: Backend, fragile: Store) -> World:
     return World(gate.url, lambda: backend.reached, fragile)
 
 
-def in_time(world: World, bearing: str, target: str = "/", method: str = "GET") -> Answer:
+def in_time(world: World, bearing: str, target: str = "/", method: str = "GET") -> ClientResponse:
     """The refusal while the store is away: within the store's time-out and a little."""
     began = time.monotonic()
     answer = world.refused(target, bearing, method=method)
@@ -61,9 +61,9 @@ def assert_unavailable(world: World, gate: Sidecar) -> None:
     """Everything that needs the store is 503, all else is as ever."""
     bearing = token(someone())
     for _ in range(3):
-        assert_own_answer(in_time(world, bearing), 503, UNAVAILABLE)
+        assert_own_response(in_time(world, bearing), 503, UNAVAILABLE)
     for method, target in (("GET", "/sessions/me"), ("DELETE", "/sessions/1"), ("DELETE", "/sessions/logout")):
-        assert_own_answer(in_time(world, bearing, target, method), 503, UNAVAILABLE)
+        assert_own_response(in_time(world, bearing, target, method), 503, UNAVAILABLE)
     assert in_time(world, bearing, "/api/sessions", "DELETE").status == 503
     # What needs no store.
     assert world.refused("/").status == 401
@@ -114,8 +114,8 @@ def test_a_store_that_takes_no_writes(world: World, gate: Sidecar, fragile: Stor
     (session,) = world.session_ids(bearing)
     fragile.client.replicaof("127.0.0.1", "1")
     try:
-        assert_own_answer(in_time(world, bearing), 503, UNAVAILABLE)
-        assert_own_answer(in_time(world, bearing, f"/sessions/{session}", "DELETE"), 503, UNAVAILABLE)
+        assert_own_response(in_time(world, bearing), 503, UNAVAILABLE)
+        assert_own_response(in_time(world, bearing, f"/sessions/{session}", "DELETE"), 503, UNAVAILABLE)
     finally:
         fragile.client.replicaof("NO", "ONE")
     assert_back(world, gate)
@@ -129,7 +129,7 @@ def test_a_store_that_is_full(world: World, gate: Sidecar, fragile: Store) -> No
     world.passed("/", bearing)
     fragile.client.config_set("maxmemory", "1")
     try:
-        assert_own_answer(in_time(world, bearing), 503, UNAVAILABLE)
+        assert_own_response(in_time(world, bearing), 503, UNAVAILABLE)
     finally:
         fragile.client.config_set("maxmemory", "0")
     assert_back(world, gate)
@@ -150,7 +150,7 @@ def test_sidecars_start_before_the_store_is_there(backend: Backend, tmp_path: Pa
             answer = gate.ready()
             assert (answer.status, answer.body.startswith(b"the session store failed: connection")) == (503, True)
             bearing = token(someone())
-            assert_own_answer(world.refused("/", bearing), 503, UNAVAILABLE)
+            assert_own_response(world.refused("/", bearing), 503, UNAVAILABLE)
             store.start()
             eventually(lambda: gate.ready().status == 200, seconds=2)
             world.passed("/", bearing)

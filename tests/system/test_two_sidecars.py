@@ -12,7 +12,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.contracts.answers import error_body
+from tests.contracts.responses import error_body
 from tests.system.clients import status_of, statuses
 from tests.system.sidecar import Backend, Sidecar, Store, World, sidecar, someone, token
 

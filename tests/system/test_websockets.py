@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from tests.contracts.answers import NO_TOKEN, error_body
+from tests.contracts.responses import NO_TOKEN, error_body
 from tests.forward.sockets import TEXT, echo, frame, upgraded
 from tests.system.sidecar import Backend, Sidecar, Store, World, bearer, eventually, sidecar, someone, token
 from tests.web.handshakes import handshake, message, opened

@@ -7,7 +7,7 @@ import re
 
 from gatekeeper.dialects import DIALECTS
 from gatekeeper.dialects.base import Needs, Operation
-from tests.servers import Answer
+from tests.servers import ClientResponse
 from tests.system.sidecar import someone, token
 
 # One operation of each that lists something, and one that ends something; an administrator may call all of them.
@@ -44,7 +44,7 @@ def admin(user: str | None = None) -> str:
     return token(user or someone(), roles=["user", "admin"])
 
 
-def error_of(dialect: str, answer: Answer) -> tuple[str, str]:
+def error_of(dialect: str, answer: ClientResponse) -> tuple[str, str]:
     """Code (as in the table of the contract; of a 401 of two dialects there is only one) and text of an error in the
     shape of `dialect`, to the last key."""
     body = json.loads(answer.body)
@@ -68,7 +68,7 @@ def error_of(dialect: str, answer: Answer) -> tuple[str, str]:
     return code.lower(), text
 
 
-def assert_refused(dialect: str, answer: Answer, status: int, code: str) -> str:
+def assert_refused(dialect: str, answer: ClientResponse, status: int, code: str) -> str:
     """An error of Gatekeeper's own in the shape of `dialect`; gives its text."""
     found, text = error_of(dialect, answer)
     expected = "unauthorized" if status == 401 and dialect in {"django", "express"} else code

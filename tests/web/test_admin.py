@@ -11,9 +11,9 @@ import pytest
 
 from gatekeeper.dialects import DIALECTS
 from gatekeeper.dialects.base import Needs, Operation
-from tests.contracts.answers import error_body
+from tests.contracts.responses import error_body
 from tests.middleware.host import mounted
-from tests.servers import Answer
+from tests.servers import ClientResponse
 from tests.sessions.by_hand import DAY, Hand
 from tests.system.sidecar import Store, World, someone, token
 from tests.tokens import forge
@@ -422,7 +422,7 @@ def test_what_was_cleaned_up_says_still_why_it_is_over(world: World, hand: Hand)
 # C-09
 
 
-def info(world: World, bearing: str) -> Answer:
+def info(world: World, bearing: str) -> ClientResponse:
     return world.fetch(DEBUG, bearing)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from gatekeeper.dialects.base import Operation
 from tests.middleware.host import mounted
-from tests.servers import Answer, fetch, raw_client
+from tests.servers import ClientResponse, fetch, raw_client
 from tests.system.sidecar import Store, World, bearer, eventually, someone, token
 from tests.web.shapes import ENDS, READS, UNSAFE, admin, assert_refused, named, target
 
@@ -176,7 +176,7 @@ async def test_a_client_that_leaves_in_the_middle_ends_nothing(world: World) -> 
 
 def test_a_connection_goes_on_after_a_body_that_was_not_read(world: World) -> None:
     """What was left of it is not taken for the next request (F-class)."""
-    answers: list[Answer] = []
+    answers: list[ClientResponse] = []
     for _ in range(3):
         smuggled = b"DELETE /sessions/all HTTP/1.1\r\nHost: a\r\n\r\n"
         user = someone()

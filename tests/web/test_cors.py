@@ -17,7 +17,7 @@ from gatekeeper.dialects.base import Operation
 from gatekeeper.settings import load
 from gatekeeper_middleware import GatekeeperMiddleware
 from tests.middleware.host import around, environ_for, mounted, starlette_app
-from tests.servers import Answer, serve_asgi
+from tests.servers import ClientResponse, serve_asgi
 from tests.system.sidecar import Store, World, bearer, eventually, someone, token
 from tests.web.shapes import ENDS, OPERATIONS, READS, UNSAFE, admin, assert_refused, named, target
 
@@ -53,7 +53,7 @@ def origin(value: str) -> tuple[str, str]:
     return ("Origin", value)
 
 
-def cors(answer: Answer) -> dict[str, list[str]]:
+def cors(answer: ClientResponse) -> dict[str, list[str]]:
     names = {name.lower() for name, _ in answer.headers}
     return {name: answer.get_all(name) for name in names if name.startswith("access-control-") or name == "vary"}
 
@@ -64,7 +64,7 @@ READABLE = {ALLOW[0]: [FRONT], ALLOW[1]: ["true"], "vary": ["Origin"]}
 # Who may read
 
 
-def own_answers(world: World, headers: list[tuple[str, str]]) -> Iterator[Answer]:
+def own_answers(world: World, headers: list[tuple[str, str]]) -> Iterator[ClientResponse]:
     """Every kind of answer that Gatekeeper makes itself, on forwarded paths too."""
     revoked = token(someone())
     world.fetch("/sessions/logout", revoked, method="DELETE")
@@ -148,7 +148,7 @@ def test_the_answers_of_the_application_are_left_alone(world: World) -> None:
 # Preflights
 
 
-def preflight(world: World, path: str, method: str, *, of: str = FRONT, **more: str) -> Answer:
+def preflight(world: World, path: str, method: str, *, of: str = FRONT, **more: str) -> ClientResponse:
     headers = [origin(of), ("Access-Control-Request-Method", method)]
     headers += [(name.replace("_", "-"), value) for name, value in more.items()]
     return world.fetch(path, method="OPTIONS", headers=headers)

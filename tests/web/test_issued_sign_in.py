@@ -18,9 +18,9 @@ from starlette.routing import Route
 
 from gatekeeper.settings import load
 from gatekeeper_middleware import GatekeeperMiddleware, current_session
-from tests.contracts.answers import assert_own_answer, error_body
+from tests.contracts.responses import assert_own_response, error_body
 from tests.middleware.host import METHODS, Mount, mounted
-from tests.servers import Answer
+from tests.servers import ClientResponse
 from tests.system.sidecar import Reached, Store, World, eventually, external_store, someone
 from tests.system.test_issuing import (
     BLACKLISTED,
@@ -109,10 +109,10 @@ def test_the_flow_of_the_specification(world: World) -> None:  # C-01, C-02, C-0
     assert world.fetch("/api/v1/protected", first.access).body == user.encode()
     assert world.store.last_activity(user) > before
     second = pair(post(world, "/auth/refresh", {"refresh_token": first.refresh}))
-    assert_own_answer(post(world, "/auth/logout", {"access_token": first.access}), 200, LOGGED_OUT)
+    assert_own_response(post(world, "/auth/logout", {"access_token": first.access}), 200, LOGGED_OUT)
     for each in (first, second):
-        assert_own_answer(world.refused("/api/v1/protected", each.access), 401, BLACKLISTED)
-    assert_own_answer(renew(world, second.refresh), 401, refresh_invalid("logged_out"))
+        assert_own_response(world.refused("/api/v1/protected", each.access), 401, BLACKLISTED)
+    assert_own_response(renew(world, second.refresh), 401, refresh_invalid("logged_out"))
 
 
 def test_the_application_is_asked_and_nobody_else_can_ask_it(mounting: tuple[World, Application]) -> None:
@@ -124,9 +124,9 @@ def test_the_application_is_asked_and_nobody_else_can_ask_it(mounting: tuple[Wor
     assert head["x-forwarded-for"] == "127.0.0.1"
     assert not {"cookie", "authorization", "x-user-id"} & head.keys()
     members = {"username": someone(), "password": "wrong"}
-    assert_own_answer(post(world, CHECK, members), 401, error_body("token_missing"))
+    assert_own_response(post(world, CHECK, members), 401, error_body("token_missing"))
     assert len(application.asked) == before + 1
-    assert_own_answer(login(world, members["username"], password="wrong"), 401, WRONG)
+    assert_own_response(login(world, members["username"], password="wrong"), 401, WRONG)
     # Who is signed in may: it is a path of the application, and opens no session.
     assert post(world, CHECK, members, bearing=tokens.access).body == b'{"detail":"wrong"}'
     assert world.store.live(members["username"]) == 0
@@ -166,13 +166,13 @@ def site(store: Store) -> Iterator[World]:
         yield running
 
 
-def ages(answer: Answer) -> list[int]:
+def ages(answer: ClientResponse) -> list[int]:
     return [int(match[3]) for line in answer.get_all("set-cookie") if (match := SET.fullmatch(line))]
 
 
-def cookies(answer: Answer) -> Pair:
+def cookies(answer: ClientResponse) -> Pair:
     """The tokens that an answer sets as cookies, and nowhere else; it is this to the byte."""
-    assert_own_answer(answer, 200, IN_COOKIES)
+    assert_own_response(answer, 200, IN_COOKIES)
     found = [match.groups() for line in answer.get_all("set-cookie") if (match := SET.fullmatch(line))]
     assert len(found) == len(answer.get_all("set-cookie"))
     assert [(name, same_site) for name, _, _, same_site in found] == [
@@ -203,12 +203,12 @@ def test_tokens_in_cookies_are_nowhere_else(site: World) -> None:  # C-01, C-02,
     # Again within the window: the same.
     assert cookies(post(site, "/auth/refresh", {}, headers=[sent(first), HERE])) == second
     answer = post(site, "/auth/logout", headers=[sent(second), HERE])
-    assert_own_answer(answer, 200, LOGGED_OUT)
+    assert_own_response(answer, 200, LOGGED_OUT)
     assert answer.get_all("set-cookie") == CLEARED
     for each in (first, second):
-        assert_own_answer(site.refused("/", headers=[sent(each)]), 401, BLACKLISTED)
+        assert_own_response(site.refused("/", headers=[sent(each)]), 401, BLACKLISTED)
     refused = post(site, "/auth/refresh", headers=[sent(second), HERE])
-    assert_own_answer(refused, 401, refresh_invalid("logged_out"))
+    assert_own_response(refused, 401, refresh_invalid("logged_out"))
     # A token was sent, in a cookie.
     challenge = 'Bearer error="invalid_token", error_description="Refresh token is invalid or expired"'
     assert refused.get_all("www-authenticate") == [challenge]
@@ -246,7 +246,7 @@ def test_another_site_can_neither_renew_nor_sign_out(site: World) -> None:  # S2
         for method, path, name in ASKS:
             for cookie in (sent(tokens), sent(tokens, name)):
                 answer = site.refused(path, method=method, headers=[cookie, *headers])
-                assert_own_answer(answer, 403, error_body("origin_not_allowed"))
+                assert_own_response(answer, 403, error_body("origin_not_allowed"))
                 assert answer.get_all("set-cookie") == []
     assert site.store.last_activity(user) == activity
     origin = ("Origin", site.url)
@@ -254,8 +254,8 @@ def test_another_site_can_neither_renew_nor_sign_out(site: World) -> None:  # S2
     third = cookies(post(site, "/auth/refresh", headers=[sent(second), ("Sec-Fetch-Site", "none")]))
     # The access cookie is gone first; the refresh cookie signs out as well.
     answer = post(site, "/auth/logout", headers=[sent(third, "__Host-refresh"), origin])
-    assert_own_answer(answer, 200, LOGGED_OUT)
-    assert_own_answer(site.refused("/", headers=[sent(third)]), 401, BLACKLISTED)
+    assert_own_response(answer, 200, LOGGED_OUT)
+    assert_own_response(site.refused("/", headers=[sent(third)]), 401, BLACKLISTED)
 
 
 def test_a_listed_origin_may_renew_sign_out_and_read_the_answers(store: Store) -> None:  # S21
@@ -282,9 +282,9 @@ def test_tokens_of_two_users_in_cookies_are_refused(site: World) -> None:  # S09
     mine, theirs = (cookies(login(site, someone())) for _ in range(2))
     mixed = sent(Pair(mine.access, theirs.refresh))
     for path in ("/auth/refresh", "/auth/logout"):
-        assert_own_answer(post(site, path, headers=[mixed, HERE]), 401, error_body("token_invalid"))
+        assert_own_response(post(site, path, headers=[mixed, HERE]), 401, error_body("token_invalid"))
     twice = ("Cookie", f"__Host-refresh={mine.refresh}; __Host-refresh={theirs.refresh}")
-    assert_own_answer(post(site, "/auth/refresh", headers=[twice, HERE]), 401, refresh_invalid())
+    assert_own_response(post(site, "/auth/refresh", headers=[twice, HERE]), 401, refresh_invalid())
     for each in (mine, theirs):
         site.passed("/", headers=[sent(each)])
 
@@ -312,7 +312,7 @@ def test_a_login_in_the_same_browser_is_no_second_device(site: World) -> None:  
     victim = cookies(login(site, someone()))
     first = cookies(login(site, user, headers=[sent(victim), HERE]))
     second = cookies(login(site, user, headers=[sent(first), HERE]))
-    assert_own_answer(site.refused("/", headers=[sent(first)]), 401, BLACKLISTED)
+    assert_own_response(site.refused("/", headers=[sent(first)]), 401, BLACKLISTED)
     assert site.store.live(user) == 1
     assert len({part(each.access, 1)["sid"] for each in (victim, first, second)}) == 3
     site.passed("/", headers=[sent(victim)])
@@ -332,12 +332,12 @@ def test_a_store_that_is_away_clears_no_cookie() -> None:  # S15, contract 4.8
             login(world, someone()),
             world.fetch("/", headers=[sent(tokens)]),
         ):
-            assert_own_answer(answer, 503, error_body("store_unavailable"))
+            assert_own_response(answer, 503, error_body("store_unavailable"))
             assert answer.get_all("set-cookie") == []
         # It may be said again.
         store.start()
         eventually(lambda: world.fetch("/", headers=[sent(tokens)]).status != 503)
-        assert_own_answer(post(world, "/auth/logout", headers=[sent(tokens), HERE]), 200, LOGGED_OUT)
+        assert_own_response(post(world, "/auth/logout", headers=[sent(tokens), HERE]), 200, LOGGED_OUT)
 
 
 def test_every_answer_is_as_the_document_describes_it(site: World) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from gatekeeper.messages import CATALOGUES
 from tests.middleware.host import mounted
-from tests.servers import Answer
+from tests.servers import ClientResponse
 from tests.system.sidecar import Store, World, someone, token
 from tests.web.shapes import ENDS, OPERATIONS, READS, admin, assert_refused, error_of, named, target
 
@@ -123,7 +123,7 @@ def test_several_headers_are_one(world: World) -> None:
 # What is translated, and what never is
 
 
-def both(world: World, path: str, bearing: str | None = None, **options: Any) -> tuple[Answer, Answer]:
+def both(world: World, path: str, bearing: str | None = None, **options: Any) -> tuple[ClientResponse, ClientResponse]:
     headers = [*options.pop("headers", []), ("X-Request-Id", "x")]
     return (
         world.fetch(path, bearing, headers=headers, **options),
@@ -139,7 +139,7 @@ def codes(body: Any) -> list[Any]:
     return [body]
 
 
-def assert_translated(english: Answer, french: Answer) -> None:
+def assert_translated(english: ClientResponse, french: ClientResponse) -> None:
     assert english.status == french.status
     first, second = json.loads(english.body), json.loads(french.body)
     assert first != second

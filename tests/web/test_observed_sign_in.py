@@ -26,11 +26,11 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from gatekeeper.messages import CATALOGUES
 from gatekeeper.settings import load
 from gatekeeper_middleware import GatekeeperMiddleware, current_session
-from tests.contracts.answers import NO_TOKEN, TABLE, assert_own_answer, error_body
 from tests.contracts.dialect import CHROME_ON_WINDOWS, JSON, SAFARI_ON_IPHONE, admin
 from tests.contracts.gate import SPOOFED, cookie
+from tests.contracts.responses import NO_TOKEN, TABLE, assert_own_response, error_body
 from tests.middleware.host import environ_for, mounted
-from tests.servers import Answer, serve_asgi
+from tests.servers import ClientResponse, serve_asgi
 from tests.system.sidecar import Reached, Store, World, bearer, someone, token
 from tests.tokens import forge
 from tests.web.handshakes import handshake
@@ -148,11 +148,11 @@ def post(
     *,
     token: str | None = None,
     method: str = "POST",
-) -> Answer:
+) -> ClientResponse:
     return world.fetch(path, token, method=method, headers=[planned(answer), *headers], body=body)
 
 
-def refused(world: World, path: str, body: bytes = b"{}", headers: Headers = (JSON,), **options: Any) -> Answer:
+def refused(world: World, path: str, body: bytes = b"{}", headers: Headers = (JSON,), **options: Any) -> ClientResponse:
     """The answer to a request that must not reach the application, which would have handed out tokens."""
     before = len(world.reached)
     answer = post(world, path, handed(Pair(token(someone()), opaque())), body, headers, **options)
@@ -172,7 +172,9 @@ def sign_in(
     return pair
 
 
-def renew(world: World, answered: Pair, body: bytes = b"{}", headers: Headers = (JSON,), **options: Any) -> Answer:
+def renew(
+    world: World, answered: Pair, body: bytes = b"{}", headers: Headers = (JSON,), **options: Any
+) -> ClientResponse:
     """A refresh that goes well, as far as the application is concerned."""
     return post(world, REFRESH, handed(answered), body, headers, **options)
 
@@ -527,7 +529,7 @@ def test_a_login_with_a_token_of_ones_own_ends_that_session(world: World, carrie
     (before,) = sessions(world, first)
     sent = token(user, jti=jti, exp=int(time.time()) - 60) if carried == "expired" else first
     second = sign_in(world, user, headers=[cookie(sent) if carried == "cookie" else bearer(sent)])
-    assert_own_answer(world.refused("/", first), 401, LOGGED_OUT)
+    assert_own_response(world.refused("/", first), 401, LOGGED_OUT)
     (after,) = sessions(world, second.access)
     assert after["id"] != before["id"]
     ended = json.loads(world.fetch("/api/users/me/sessions?include_inactive=true", second.access).body)
@@ -602,7 +604,7 @@ def test_a_jti_of_an_ended_session_is_not_handed_out_again(world: World) -> None
         assert post(world, LOGIN, handed(Pair(access, opaque()))).status == 200
         end(world, access)
         answer = post(world, LOGIN, handed(Pair(access, opaque())))
-        assert_own_answer(answer, 401, body)
+        assert_own_response(answer, 401, body)
         assert access not in str(answer)
         assert world.store.live(user) == 0
 
@@ -615,8 +617,8 @@ def test_after_the_end_of_all_a_login_of_the_same_second_opens(world: World) -> 
     second = sign_in(world, user)
     assert world.passed("/", second.access)
     # While a token of that second that no login answered is refused, and so is what could renew the first.
-    assert_own_answer(world.refused("/", token(user)), 401, error_body("session_revoked_or_invalid"))
-    assert_own_answer(refused(world, REFRESH, of(refresh_token=first.refresh)), 401, REVOKED)
+    assert_own_response(world.refused("/", token(user)), 401, error_body("session_revoked_or_invalid"))
+    assert_own_response(refused(world, REFRESH, of(refresh_token=first.refresh)), 401, REVOKED)
     assert world.store.live(user) == 1
 
 
@@ -635,7 +637,7 @@ def test_without_room_the_token_is_withheld(strict: World, place: str) -> None: 
     kept = [sign_in(strict, user) for _ in range(3)]
     access = token(user)
     answer = post(strict, LOGIN, PLACES[place](access), of(username=user))
-    assert_own_answer(answer, 403, error_body("session_limit_exceeded"))
+    assert_own_response(answer, 403, error_body("session_limit_exceeded"))
     assert access not in str(answer)
     assert answer.get_all("set-cookie") == answer.get_all("location") == answer.get_all("content-encoding") == []
     assert strict.store.live(user) == 3
@@ -716,7 +718,7 @@ def test_the_fourth_login_puts_one_out(store: Store, policy: str) -> None:  # C-
         world.passed("/", first.access)
         fourth = sign_in(world, user)
         gone, stays = (second, first) if policy == "evict_idle" else (first, second)
-        assert_own_answer(world.refused("/", gone.access), 401, error_body("session_revoked_or_invalid", "evicted"))
+        assert_own_response(world.refused("/", gone.access), 401, error_body("session_revoked_or_invalid", "evicted"))
         for pair in (stays, third, fourth):
             world.passed("/", pair.access)
         assert world.store.live(user) == 3
@@ -733,7 +735,7 @@ def test_a_renewal_needs_no_room(strict: World) -> None:  # C-02, C-21
     # One that nothing links does: it is a device of its own.
     unlinked = Pair(token(user), opaque())
     answer = renew(strict, unlinked, of(refresh=opaque()))
-    assert_own_answer(answer, 403, error_body("session_limit_exceeded"))
+    assert_own_response(answer, 403, error_body("session_limit_exceeded"))
     assert unlinked.access not in str(answer)
 
 
@@ -821,7 +823,7 @@ def test_tokens_in_cookies_are_renewed_in_cookies(world: World) -> None:  # C-02
     assert session(world, new.access) == before
     log_out(world, new.access)
     answer = refused(world, REFRESH, b"", [("Cookie", f"refresh_token={new.refresh}")])
-    assert_own_answer(answer, 401, LOGGED_OUT)
+    assert_own_response(answer, 401, LOGGED_OUT)
     # No cookie is cleared: the client is told, and decides.
     assert answer.get_all("set-cookie") == []
 
@@ -835,7 +837,7 @@ def test_a_refresh_token_that_is_not_rotated_stays_known(world: World) -> None: 
         assert post(world, REFRESH, JSONResponse({"access": new}), of(refresh=pair.refresh)).status == 200
         assert current(world, new) == number
     log_out(world, new)
-    assert_own_answer(refused(world, REFRESH, of(refresh=pair.refresh)), 401, LOGGED_OUT)
+    assert_own_response(refused(world, REFRESH, of(refresh=pair.refresh)), 401, LOGGED_OUT)
 
 
 def test_an_unknown_refresh_token_becomes_known_by_its_bearer(world: World) -> None:  # C-02, contract section 5
@@ -851,7 +853,7 @@ def test_an_unknown_refresh_token_becomes_known_by_its_bearer(world: World) -> N
     assert current(world, second.access) == number
     log_out(world, second.access)
     for known in (refresh, second.refresh):
-        assert_own_answer(refused(world, REFRESH, of(refresh=known)), 401, LOGGED_OUT)
+        assert_own_response(refused(world, REFRESH, of(refresh=known)), 401, LOGGED_OUT)
 
 
 def test_a_refresh_that_nothing_links_opens_a_session(world: World) -> None:  # A-17
@@ -880,7 +882,7 @@ def test_many_refreshes_with_one_token_are_one_session(world: World) -> None:  #
     # Whichever of them is held when the session ends, it renews nothing.
     log_out(world, new[7].access)
     for each in (pair, new[0], new[49]):
-        assert_own_answer(refused(world, REFRESH, of(refresh=each.refresh)), 401, LOGGED_OUT)
+        assert_own_response(refused(world, REFRESH, of(refresh=each.refresh)), 401, LOGGED_OUT)
 
 
 def evicted(world: World, pair: Pair, user: str) -> None:
@@ -918,7 +920,7 @@ def assert_over(world: World, pair: Pair, reason: str, code: str) -> None:
     """Neither renews, nor does anything that carries both; and no activity moves."""
     for body, headers in (way(pair) for way in WAYS.values()):
         answer = refused(world, REFRESH, body, headers)
-        assert_own_answer(answer, 401, error_body(code, reason))
+        assert_own_response(answer, 401, error_body(code, reason))
         assert answer.get_all("www-authenticate") == [
             f'Bearer error="invalid_token", error_description="{TABLE[code][1]}"'
         ]
@@ -982,7 +984,7 @@ def test_either_of_two_tokens_refuses_the_renewal(world: World) -> None:  # C-13
     for refresh, access in ((ended.refresh, live.access), (live.refresh, ended.access)):
         body = of(refresh=refresh)
         for headers in ([bearer(access)], [cookie(access)]):
-            assert_own_answer(refused(world, REFRESH, body, [JSON, *headers]), 401, LOGGED_OUT)
+            assert_own_response(refused(world, REFRESH, body, [JSON, *headers]), 401, LOGGED_OUT)
     assert renew(world, Pair(token(user), opaque()), of(refresh=live.refresh)).status == 200
 
 
@@ -992,7 +994,7 @@ def test_a_refresh_token_that_a_login_hands_out_again_is_that_logins(world: Worl
     first, second = token(user), token(user)
     assert post(world, LOGIN, handed(Pair(first, refresh))).status == 200
     log_out(world, first)
-    assert_own_answer(refused(world, REFRESH, of(refresh=refresh)), 401, LOGGED_OUT)
+    assert_own_response(refused(world, REFRESH, of(refresh=refresh)), 401, LOGGED_OUT)
     assert post(world, LOGIN, handed(Pair(second, refresh))).status == 200
     new = token(user)
     assert post(world, REFRESH, JSONResponse({"access": new}), of(refresh=refresh)).status == 200
@@ -1006,9 +1008,9 @@ def test_tokens_of_two_users_renew_nothing(world: World) -> None:  # S09
     invalid = error_body("token_invalid")
     body = of(refresh_token=mine.refresh)
     for headers in ([bearer(theirs.access)], [cookie(theirs.access)]):
-        assert_own_answer(refused(world, REFRESH, body, [JSON, *headers]), 401, invalid)
+        assert_own_response(refused(world, REFRESH, body, [JSON, *headers]), 401, invalid)
     jar = ("Cookie", f"refresh_token={theirs.refresh}")
-    assert_own_answer(refused(world, REFRESH, b"", [bearer(mine.access), jar]), 401, invalid)
+    assert_own_response(refused(world, REFRESH, b"", [bearer(mine.access), jar]), 401, invalid)
     for each in (mine, theirs):
         world.passed("/", each.access)
 
@@ -1150,7 +1152,7 @@ def test_the_bearer_decides_and_not_what_stands_beside_it(world: World) -> None:
     ended, live = sign_in(world, user), sign_in(world, user)
     log_out(world, ended.access)
     headers = [bearer(ended.access), cookie(live.access)]
-    assert_own_answer(refused(world, REFRESH, b"", headers), 401, LOGGED_OUT)
+    assert_own_response(refused(world, REFRESH, b"", headers), 401, LOGGED_OUT)
 
 
 @pytest.mark.parametrize("name", ["token", "access_token", "accessToken"])
@@ -1158,7 +1160,7 @@ def test_an_access_token_in_the_body_cannot_renew_an_ended_session(world: World,
     """Simple backends renew `{"token": …}` (contract, section 5: "in requests the same names in JSON or form")."""
     pair = sign_in(world, someone())
     log_out(world, pair.access)
-    assert_own_answer(refused(world, REFRESH, of(**{name: pair.access})), 401, LOGGED_OUT)
+    assert_own_response(refused(world, REFRESH, of(**{name: pair.access})), 401, LOGGED_OUT)
 
 
 def test_a_body_that_cannot_be_read_renews_nothing(world: World) -> None:  # S10
@@ -1200,7 +1202,7 @@ def test_a_session_that_ends_while_the_application_answers_gets_no_tokens(
         end(world, pair, user)
         answer.set()
         withheld = under_way.result(10)
-    assert_own_answer(withheld, 401, error_body(code, reason))
+    assert_own_response(withheld, 401, error_body(code, reason))
     assert new.access not in str(withheld)
     assert new.refresh not in str(withheld)
     assert world.store.live(user) == 0
@@ -1231,8 +1233,8 @@ def test_a_logout_ends_the_session_before_the_application_hears_of_it(
 
     answer = post(world, LOGOUT, app, body, [*headers, SAME_SITE])
     assert (answer.status, answer.body, live) == (202, b"bye", [1])
-    assert_own_answer(world.refused("/", pair.access), 401, LOGGED_OUT)
-    assert_own_answer(refused(world, REFRESH, of(refresh=pair.refresh)), 401, LOGGED_OUT)
+    assert_own_response(world.refused("/", pair.access), 401, LOGGED_OUT)
+    assert_own_response(refused(world, REFRESH, of(refresh=pair.refresh)), 401, LOGGED_OUT)
     assert world.passed("/", other.access)
 
 
@@ -1244,7 +1246,7 @@ def test_whatever_the_application_says_of_a_logout_it_says_to_the_client(world: 
     answer = post(world, LOGOUT, response, of(refresh=pair.refresh))
     assert (answer.status, answer.body) == (status, content or b"")
     assert (answer.get_all("x-mine"), answer.get_all("set-cookie")) == (["1"], ["access_token="])
-    assert_own_answer(world.refused("/", pair.access), 401, LOGGED_OUT)
+    assert_own_response(world.refused("/", pair.access), 401, LOGGED_OUT)
 
 
 def test_an_application_that_fails_has_been_logged_out_of(world: World) -> None:  # C-03
@@ -1253,7 +1255,7 @@ def test_an_application_that_fails_has_been_logged_out_of(world: World) -> None:
 
     pair = sign_in(world, someone())
     assert post(world, LOGOUT, app, token=pair.access).status == 500
-    assert_own_answer(world.refused("/", pair.access), 401, LOGGED_OUT)
+    assert_own_response(world.refused("/", pair.access), 401, LOGGED_OUT)
 
 
 @pytest.mark.parametrize("kind", ["sid", "jti"])
@@ -1266,7 +1268,7 @@ def test_an_expired_token_logs_out_too(world: World, kind: str, carried: str) ->
     body, headers = (b"", [bearer(expired)]) if carried == "header" else (of(access_token=expired), [JSON])
     assert post(world, LOGOUT, PlainTextResponse("ok"), body, headers).status == 200
     assert world.store.live(user) == 0
-    assert_own_answer(world.refused("/", live), 401, LOGGED_OUT)
+    assert_own_response(world.refused("/", live), 401, LOGGED_OUT)
 
 
 def test_the_token_from_before_a_refresh_logs_out_too(world: World) -> None:  # C-38
@@ -1276,7 +1278,7 @@ def test_the_token_from_before_a_refresh_logs_out_too(world: World) -> None:  # 
     # In the body alone, without an Authorization header.
     assert post(world, LOGOUT, PlainTextResponse("ok"), of(access_token=pair.access)).status == 200
     for each in (pair, new):
-        assert_own_answer(world.refused("/", each.access), 401, LOGGED_OUT)
+        assert_own_response(world.refused("/", each.access), 401, LOGGED_OUT)
 
 
 def test_a_logout_with_a_token_that_was_never_seen_keeps_it_from_being_adopted(world: World) -> None:  # C-23
@@ -1284,7 +1286,7 @@ def test_a_logout_with_a_token_that_was_never_seen_keeps_it_from_being_adopted(w
     for options in ({"token": token(user)}, {"body": of(access_token=token(user))}):
         bearing = options.get("token") or json.loads(options["body"])["access_token"]
         assert post(world, LOGOUT, PlainTextResponse("ok"), **options).status == 200
-        assert_own_answer(world.refused("/", bearing), 401, LOGGED_OUT)
+        assert_own_response(world.refused("/", bearing), 401, LOGGED_OUT)
     assert world.store.live(user) == 0
 
 
@@ -1293,8 +1295,8 @@ def test_a_logout_with_tokens_of_two_users_ends_nothing(world: World) -> None:  
     invalid = error_body("token_invalid")
     for body in (of(access_token=theirs.access), of(refresh_token=theirs.refresh), of(token=theirs.access)):
         for headers in ([bearer(mine.access)], [cookie(mine.access), SAME_SITE]):
-            assert_own_answer(refused(world, LOGOUT, body, [JSON, *headers]), 401, invalid)
-    assert_own_answer(refused(world, LOGOUT, of(access_token=mine.access, refresh=theirs.refresh)), 401, invalid)
+            assert_own_response(refused(world, LOGOUT, body, [JSON, *headers]), 401, invalid)
+    assert_own_response(refused(world, LOGOUT, of(access_token=mine.access, refresh=theirs.refresh)), 401, invalid)
     for each in (mine, theirs):
         world.passed("/", each.access)
 
@@ -1306,7 +1308,7 @@ def test_a_logout_with_two_sessions_of_one_user_ends_both(world: World) -> None:
     assert post(world, LOGOUT, PlainTextResponse("ok"), body, token=first.access).status == 200
     assert world.store.live(user) == 0
     for pair in (first, second, third):
-        assert_own_answer(world.refused("/", pair.access), 401, LOGGED_OUT)
+        assert_own_response(world.refused("/", pair.access), 401, LOGGED_OUT)
 
 
 def test_a_logout_without_a_usable_token_is_only_forwarded(world: World) -> None:  # C-03
@@ -1491,7 +1493,7 @@ def test_refused_logins_tell_nothing_of_whether_there_is_such_a_user(limited: Wo
     known, unknown = someone(), "n" + someone()
     sign_in(limited, known)
 
-    def told(answer: Answer) -> tuple[Any, ...]:
+    def told(answer: ClientResponse) -> tuple[Any, ...]:
         passing = {"date", "x-request-id"}
         return answer.status, answer.body, [pair for pair in answer.headers if pair[0].lower() not in passing]
 

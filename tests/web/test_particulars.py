@@ -18,7 +18,7 @@ from gatekeeper.settings import load
 from gatekeeper.telemetry.metrics import AccessLog
 from gatekeeper_middleware import GatekeeperMiddleware
 from tests.middleware.host import environ_for, mounted, starlette_app
-from tests.servers import Answer, raw_client, serve_asgi
+from tests.servers import ClientResponse, raw_client, serve_asgi
 from tests.sessions.by_hand import Hand
 from tests.system.sidecar import Reached, Store, World, bearer, eventually, someone, token
 from tests.web.shapes import ENDS, READS, admin
@@ -136,7 +136,7 @@ def test_a_hostile_path_is_one_line_of_the_log(world: Logged, path: str) -> None
 # S26
 
 
-def lists(world: World, bearing: str, user: str) -> list[Answer]:
+def lists(world: World, bearing: str, user: str) -> list[ClientResponse]:
     paths = [*READS.values(), f"/admin/sessions/active?user_id={user}", f"/sessions/user/{user}", "/debug/session-info"]
     return [world.fetch(f"{path}{'&' if '?' in path else '?'}include_inactive=true", bearing) for path in paths]
 

@@ -9,7 +9,7 @@ import pytest
 from gatekeeper.dialects.base import Operation
 from gatekeeper.messages import CATALOGUES
 from tests.middleware.host import mounted
-from tests.servers import Answer
+from tests.servers import ClientResponse
 from tests.system.sidecar import Store, World, someone, token
 from tests.web.shapes import ENDS, OPERATIONS, READS, admin, assert_refused, named, target
 
@@ -40,7 +40,7 @@ def new_address() -> str:
     return "2001:db8::" + ":".join(f"{number >> shift & 0xFFFF:x}" for shift in (48, 32, 16, 0))
 
 
-def assert_limited(dialect: str, answer: Answer) -> None:
+def assert_limited(dialect: str, answer: ClientResponse) -> None:
     text = assert_refused(dialect, answer, 429, "rate_limited")
     assert text == "Too many requests, try again later"
     (seconds,) = answer.get_all("retry-after")

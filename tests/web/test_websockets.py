@@ -15,7 +15,7 @@ from starlette.websockets import WebSocket
 
 from gatekeeper.settings import load
 from gatekeeper_middleware import GatekeeperMiddleware, current_session
-from tests.contracts.answers import NO_TOKEN, error_body
+from tests.contracts.responses import NO_TOKEN, error_body
 from tests.middleware.host import environ_for
 from tests.servers import fetch, serve_asgi
 from tests.system.sidecar import Store, bearer, someone, token

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tests.servers import Answer
+from tests.servers import ClientResponse
 
 # Contract, section 6; written out, so that it is not the code that says what the code should say.
 TABLE = {
@@ -33,7 +33,7 @@ def error_body(code: str, reason: str | None = None) -> bytes:
 NO_TOKEN = error_body("token_missing")
 
 
-def assert_own_answer(answer: Answer, status: int, body: bytes) -> None:
+def assert_own_response(answer: ClientResponse, status: int, body: bytes) -> None:
     """An answer that Gatekeeper made: this status and body, and the headers that go with it."""
     assert (answer.status, answer.body) == (status, body)
     assert answer.get_all("content-type") == ["application/json; charset=utf-8"]
