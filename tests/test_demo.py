@@ -108,7 +108,7 @@ def test_the_printed_lines_do_what_they_say(tmp_path: Path) -> None:
         told = json.loads(headers)
         assert (told["x-user-id"], told["x-user-roles"]) == ("74", "user")
         # A second time too, although sessions of the first are still there; not within the second of the end of all
-        # others, before which every token counts as issued (contract 4.4).
+        # others, before which every token counts as issued (rule 4.4).
         ended_at = int(time.time())
         eventually(lambda: int(time.time()) > ended_at)
         assert "Hello alice!" in paste(running.lines)[0]

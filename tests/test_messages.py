@@ -25,7 +25,7 @@ from tests.contracts.responses import TABLE
 ROOT = Path(__file__).parent.parent
 FRENCH = CATALOGUES["fr"]
 
-# The seeds and section 6 of the contract, byte for byte.
+# The demands and the texts of rule 6.1, byte for byte.
 SEEDS = {
     *("Session not found or already terminated", "Session terminated successfully"),
     "All sessions terminated successfully",
@@ -38,7 +38,7 @@ SEEDS = {
     "Session not found or unauthorized",  # B-09
     "The requested session does not exist or you don't have permission to delete it",  # B-09
     "Current session closed successfully",  # D-03
-    *("Session closed successfully", "All sessions closed successfully"),  # contract, section 7
+    *("Session closed successfully", "All sessions closed successfully"),  # rule 7.3
     *("Session revoked", "All other sessions revoked"),
     *(detail for _, detail in TABLE.values()),
     "Too many requests, try again later",

@@ -1,4 +1,4 @@
-"""Sign-ins where Gatekeeper issues the tokens, for a backend that only knows passwords (contract section 5, `issue`).
+"""Sign-ins where Gatekeeper issues the tokens, for a backend that only knows passwords (rule 5.7).
 
 The backend says who somebody is (`LOGIN_CHECK_URL`); access tokens are JWTs (RFC 9068), refresh tokens are opaque and
 rotate at each use (RFC 9700 section 4.14.2).

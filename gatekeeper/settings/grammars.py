@@ -28,7 +28,7 @@ ALGORITHMS = {
     ),
 }
 
-# What Gatekeeper sets in the tokens that it issues, and what says which kind of token one is (contract, section 5).
+# What Gatekeeper sets in the tokens that it issues, and what says which kind of token one is (rule 5.1).
 OWN_CLAIMS = (
     *("iss", "sub", "aud", "exp", "nbf", "iat", "jti", "sid", "auth_time"),
     *("token_type", "token_use", "type", "typ"),

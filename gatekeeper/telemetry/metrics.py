@@ -226,7 +226,7 @@ _DECISIONS: Final = _decisions()
 
 
 class _Line(msgspec.Struct):
-    """The access line (contract section 8), fields in their order."""
+    """The access line (rule 8.2), fields in their order."""
 
     ts: str
     level: str

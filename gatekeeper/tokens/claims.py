@@ -157,7 +157,7 @@ def _numeric_date(members: Mapping[str, Any], name: str) -> float | None:
 
 
 def user_of(value: Any) -> str:
-    """A user id as the contract (section 1) wants it; an integer is its decimal text. Raises `TokenRejected`."""
+    """The user id of a token (rule 1.1); an integer is its decimal text. Raises `TokenRejected`."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str) or not value or value != value.strip():

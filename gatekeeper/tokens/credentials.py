@@ -1,4 +1,4 @@
-"""Where logins, refreshes and their answers carry credentials (contract, section 5). Nothing is verified here, and
+"""Where logins, refreshes and their answers carry credentials (rule 5.3). Nothing is verified here, and
 nothing is ever raised: what cannot be read has no credentials.
 
 Reading is as lenient as the clients and backends for whom these texts are meant: what they find, we must find.
@@ -24,7 +24,7 @@ from gatekeeper.errors import TokenRejected
 from gatekeeper.http.headers import Headers
 from gatekeeper.tokens import jws
 
-# Contract, section 5: before and after inflating.
+# Rule 5.3: before and after inflating.
 MOST_BYTES = 64 * 1024
 MAX_USER_NAME_LENGTH = 512
 _LONGEST_TAG = 35  # RFC 5646 section 4.4.1

@@ -1,6 +1,6 @@
 """Where a request carries its token: `Authorization: Bearer`, a cookie, and for WebSockets the query or a subprotocol.
 
-Two law sentences (contract, section 3): the first source that holds a token decides, and credentials that disagree
+Two rules (rule 3.8): the first source that holds a token decides, and credentials that disagree
 inside one source are refused, never picked from (RFC 6750 section 2: one method per request).
 """
 
@@ -88,7 +88,7 @@ class TokenSources:
             except TokenRejected:
                 if token is None:
                     raise
-                # Contract, section 3: a later source matters only if its token verifies, and this one never will.
+                # Rule 3.8: a later source matters only if its token verifies, and this one never will.
                 continue
             if token is None:
                 token, source = read, configured

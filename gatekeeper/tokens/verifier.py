@@ -21,7 +21,7 @@ from gatekeeper.tokens.key_material import check_algorithms
 from gatekeeper.tokens.keys import Keys
 from gatekeeper.tokens.verify_queue import Turns
 
-# Contract, section 2.
+# Rule 2.5.
 MAX_LEEWAY_SECONDS = 300.0
 
 

@@ -81,7 +81,7 @@ class GateContract:
         ids = {world.passed("/", bearing).get_all("x-session-id")[0] for bearing in (first, first, second)}
         assert len(ids) == 1
 
-    def test_an_integer_user_is_its_decimal_text(self, world: World) -> None:  # T18 with contract section 1
+    def test_an_integer_user_is_its_decimal_text(self, world: World) -> None:  # T18, rule 1.1
         user = someone()
         assert world.passed("/", token("", sub=int(user))).get_all("x-user-id") == [user]
 
@@ -210,7 +210,7 @@ class GateContract:
             world.passed("/", bearing)
         assert world.store.live(user) == 3
 
-    def test_after_the_end_of_all_a_token_of_before_opens_nothing(self, world: World) -> None:  # T30, contract 4.4
+    def test_after_the_end_of_all_a_token_of_before_opens_nothing(self, world: World) -> None:  # T30, rule 4.4
         user = someone()
         seen, unseen = token(user), token(user)
         assert world.fetch("/api/sessions", seen, method="DELETE").status == 200

@@ -1,4 +1,4 @@
-"""Gatekeeper's own answers, byte for byte: the table of contract section 6, and what every one of them carries."""
+"""Gatekeeper's own answers, byte for byte: the table of rule 6.1, and what every one of them carries."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 from tests.servers import ClientResponse
 
-# Contract, section 6; written out, so that it is not the code that says what the code should say.
+# Rule 6.1; written out, so that it is not the code that says what the code should say.
 TABLE = {
     "token_missing": (401, "Authentication credentials were not provided"),
     "token_invalid": (401, "Invalid authentication token"),

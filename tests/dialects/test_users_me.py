@@ -1,4 +1,4 @@
-"""The `users_me` dialect, as its seed and the contract have it (E-01 to E-08)."""
+"""The `users_me` dialect, field by field (E-01 to E-08)."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def test_every_key_of_a_user_is_in_one_slot() -> None:
 
 
 async def test_indexes_in_other_slots_are_there_before_their_records(store: Sharded) -> None:
-    # Contract 4.2: refresh token and `sid` lead to the user wherever they lie; clean-up finds all
+    # Rule 4.2: refresh token and `sid` lead to the user wherever they lie; clean-up finds all
     scripts = Scripts(store.url, timeout_seconds=2, replicas=1)
     door = Door(SessionStore(Slots(scripts, key_prefix="gk:", rules=structs.replace(RULES, index_sids=True))))
     try:
@@ -123,7 +123,7 @@ async def test_a_cluster_without_a_part_is_unavailable_and_not_signed_out(store:
 
 
 async def test_what_is_asked_of_the_servers_is_asked_of_all(store: Sharded) -> None:
-    # Contract 4.9: one primary that forgets under pressure is as bad as three
+    # Rule 4.9: one primary that forgets under pressure is as bad as three
     scripts = Scripts(store.url, timeout_seconds=2)
     try:
         assert await scripts.configuration("maxmemory-policy") == "noeviction"

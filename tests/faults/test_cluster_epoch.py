@@ -1,4 +1,4 @@
-"""A cluster of which one primary loses its data: R15 of the faults; contract 4.9."""
+"""A cluster of which one primary loses its data: R15 of the faults; rule 4.9."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ async def test_a_planned_failover_loses_no_end_and_is_over_in_time(store: Watche
 
 
 async def test_an_end_that_no_replica_has_is_never_acknowledged(store: Watched) -> None:
-    # R13, contract 4.8: so a failover cannot bring a session back whose end was answered with 2xx
+    # R13, rule 4.8: so a failover cannot bring a session back whose end was answered with 2xx
     [replica] = store.replicas
     scripts = Scripts(store.url, timeout_seconds=1, replicas=1)
     sessions = SessionStore(Slots(scripts, key_prefix="gk:", rules=RULES))

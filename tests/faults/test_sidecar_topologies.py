@@ -25,7 +25,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[Watched | Sharded]:
 
 @pytest.mark.parametrize("store", list(_TOPOLOGIES), indirect=True)
 def test_a_gate_lists_ends_and_refuses_as_on_one_server(store: Watched | Sharded) -> None:
-    # Contract, section 2: by REDIS_URL alone; 4.8: an end is answered once a replica has it
+    # Rule 2.7: by REDIS_URL alone; rule 4.8: an end is answered once a replica has it
     with (
         Backend() as backend,
         sidecar(backend.url, redis_url=store.url, store_replicas="1") as gate,
@@ -48,7 +48,7 @@ def test_a_gate_lists_ends_and_refuses_as_on_one_server(store: Watched | Sharded
 
 @pytest.mark.parametrize("store", list(_TOPOLOGIES), indirect=True)
 def test_a_loss_of_all_data_is_noticed_and_an_outage_passed_over(store: Watched | Sharded) -> None:
-    # R15; contract 4.9. In a Cluster the epoch lies apart from the users, and each node fails by itself.
+    # R15; rule 4.9. In a Cluster the epoch lies apart from the users, and each node fails by itself.
     with (
         Backend() as backend,
         sidecar(backend.url, redis_url=store.url, store_timeout="0.3", on_store_failure="allow_verified") as gate,

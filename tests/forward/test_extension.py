@@ -151,7 +151,7 @@ async def test_no_trailers_are_promised_where_none_can_come(method: str, answer:
     assert messages[-1]["type"] == "http.response.body"
 
 
-# H07, H02: contract, section 3
+# H07, H02, rule 3.12
 async def test_trailers_of_a_request_pass_but_for_what_could_be_read_as_gatekeepers() -> None:
     trailers: HeaderList = [
         (b"x-sum", b"1"),

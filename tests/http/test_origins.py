@@ -83,7 +83,7 @@ FETCHES = [
     ([b"cross-site"], [b"https://evil.example"], False),
     ([b"same-site"], [b"https://other.app.example"], False),
     ([b"cross-site"], [b"null"], False),
-    # The one that says so suffices (contract, section 3)
+    # The one that says so suffices (rule 3.17)
     ([b"same-origin"], [b"null"], True),
     ([b"cross-site"], [b"https://app.example"], True),
     ([], [b"https://app.example"], True),

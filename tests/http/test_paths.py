@@ -1,4 +1,4 @@
-"""What a path is: the rule of contract section 3 as a table, and that no spelling of a path gets around it."""
+"""What a path is: rule 3.2 as a table, and that no spelling of a path gets around it."""
 
 from __future__ import annotations
 

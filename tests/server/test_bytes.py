@@ -109,7 +109,7 @@ async def refused(client: RawClient, status: int) -> dict[str, list[str]]:
         # H13
         b"GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nX\x00: a\r\n\r\n",
-        # contract 3.1
+        # rule 3.1
         b"GET http://evil/ HTTP/1.1\r\nHost: a\r\n\r\n",
         b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",

@@ -133,7 +133,7 @@ def test_a_server_as_a_whole_may_be_asked_for_its_options() -> None:
         b"A" * 33 + b" / HTTP/1.1",
         b"/ HTTP/1.1",
         b"",
-        # contract 3.1, P0-S7
+        # rule 3.1, P0-S7
         b"GET http://evil/x HTTP/1.1",
         b"GET @evil.com/x HTTP/1.1",
         b"GET evil.com:80 HTTP/1.1",

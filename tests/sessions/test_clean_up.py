@@ -1,4 +1,4 @@
-"""What is over leaves the lists when somebody cleans up (C-08, contract 4.7). Hints say where to look, and no more."""
+"""What is over leaves the lists when somebody cleans up (C-08, rule 4.7). Hints say where to look, and no more."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def test_the_idle_and_the_expired_of_all_users_are_counted_and_no_live_one
 
 
 async def test_what_was_cleaned_up_is_refused_as_before(make_store: MakeStore, hand: Hand) -> None:
-    # Contract 4.3: out of every list, and never alive again
+    # Rule 4.3: out of every list, and never alive again
     store = make_store(idle_seconds=IDLE, session_seconds=DAY)
     await opened(store, "idle")
     hand.let_pass(IDLE)
@@ -69,7 +69,7 @@ async def test_one_that_a_list_had_already_found_idle_is_counted_too(make_store:
 
 
 async def test_other_ends_are_left_as_they_are(make_store: MakeStore, hand: Hand) -> None:
-    # Contract 4.7: idle or expired, and nothing else
+    # Rule 4.7: idle or expired, and nothing else
     store = make_store(device_limit=4, idle_seconds=IDLE)
     deactivated, revoked = await opened(store, "a", "b")
     await opened(store, "c", "d")
@@ -87,7 +87,7 @@ async def test_other_ends_are_left_as_they_are(make_store: MakeStore, hand: Hand
 
 
 async def test_sessions_that_an_end_of_all_took_are_not_counted(make_store: MakeStore, hand: Hand) -> None:
-    # Contract 4.4: they are out of the lists already, whether or not anybody has touched their records since
+    # Rule 4.4: they are out of the lists already, whether or not anybody has touched their records since
     store = make_store(idle_seconds=IDLE)
     await opened(store, "a", "b")
     await store.end_all("74", EndReason.REVOKED_BY_USER)
@@ -116,7 +116,7 @@ async def test_without_an_idle_time_out_the_absolute_life_is_what_is_due(make_st
 
 
 async def test_what_may_be_forgotten_is(make_store: MakeStore, hand: Hand) -> None:
-    # Contract 4.7: the record and its reference, once no token of it can come any more
+    # Rule 4.7: the record and its reference, once no token of it can come any more
     store = make_store(idle_seconds=IDLE, ended_seconds=HOUR)
     await opened(store, "a")
     hand.let_pass(IDLE)
@@ -131,7 +131,7 @@ async def test_what_may_be_forgotten_is(make_store: MakeStore, hand: Hand) -> No
 
 
 async def test_the_hint_is_written_before_the_record_and_in_the_same_round_trip(store_url: str, hand: Hand) -> None:
-    # Contract 4.2: an index is written before the record
+    # Rule 4.2: an index is written before the record
     scripts = Noting(store_url)
     store = SessionStore(Slots(scripts, key_prefix="gk:", rules=RULES))
     before = time.time()
@@ -268,7 +268,7 @@ async def test_expired_ones_behind_a_thousand_live_ones_are_found(make_store: Ma
 async def test_where_one_key_of_a_user_was_lost_nothing_is_left_to_clean_up(
     make_store: MakeStore, hand: Hand, lost: int
 ) -> None:
-    # R6, contract 4.9: as in every script, the user starts anew
+    # R6, rule 4.9: as in every script, the user starts anew
     store = make_store(idle_seconds=IDLE)
     await opened(store, "a", "b")
     hand.let_pass(IDLE)

@@ -238,7 +238,7 @@ def test_the_seeds_own_example_is_read_to_the_letter() -> None:
 
 
 def test_what_is_unknown_is_called_so() -> None:
-    # contract 4.1
+    # rule 4.1
     found = device_of("")
     assert (found.browser, found.os, found.name) == ("Unknown", "Unknown", "Unknown device")
     assert device_of("curl/8.14.1").name == "curl"

@@ -79,7 +79,7 @@ async def test_the_second_check_of_a_token_sends_no_particulars(watch: Callable[
         assert exempt == "0"
         again = watched.sent
         assert not any(part in again for part in (AGENT, "203.0.113.9", "New York", "Chromium", "Windows"))
-    # Contract, 4.1: the place is looked up at the opening only.
+    # Rule 4.1: the place is looked up at the opening only.
     assert watched.atlas.asked == ["203.0.113.9"]
 
 
@@ -129,7 +129,7 @@ async def test_a_vanished_record_is_refused_at_once_where_nothing_is_adopted(
 
 
 async def test_a_known_token_is_refused_like_any_other(watch: Callable[..., Watched]) -> None:
-    # Contract 4.2: what this process knows is never what a verdict is made from
+    # Rule 4.2: what this process knows is never what a verdict is made from
     watched, elsewhere = watch(), watch()
     session = (await watched.store.check(token("a"), CLIENT)).session_id
     await watched.store.check(token("b"), CLIENT)
@@ -140,7 +140,7 @@ async def test_a_known_token_is_refused_like_any_other(watch: Callable[..., Watc
 
 
 async def test_after_an_end_of_all_a_vanished_record_opens_nothing(watch: Callable[..., Watched], hand: Hand) -> None:
-    # Contract 4.4: `not_before` is asked although the token is known
+    # Rule 4.4: `not_before` is asked although the token is known
     watched = watch()
     await watched.store.check(token("a"), CLIENT)
     await watched.store.end_all("74", EndReason.REVOKED_BY_USER)

@@ -57,7 +57,7 @@ async def reason_of(store: SessionStore, reference: str, user: str = "74") -> En
 async def test_one_session_is_revoked_in_the_name_of_who_did_it(
     manager: Manager, store: SessionStore, events: Counted, by_admin: bool, reason: EndReason, actor: Actor
 ) -> None:
-    # contract 4.10, C-13
+    # rule 4.10, C-13
     session_id = await opened(store, "a")
     assert await manager.revoke("74", session_id, by_admin=by_admin)
     assert not await manager.revoke("74", session_id, by_admin=by_admin)
@@ -73,7 +73,7 @@ async def test_one_session_is_revoked_in_the_name_of_who_did_it(
 async def test_all_are_revoked_and_counted(
     manager: Manager, store: SessionStore, events: Counted, by_admin: bool, reason: EndReason, actor: Actor
 ) -> None:
-    # contract 4.4
+    # rule 4.4
     ids = [await opened(store, reference) for reference in "abc"]
     assert await manager.revoke_all("74", spare=ids[1], by_admin=by_admin) == 2
     assert await manager.revoke_all("74", by_admin=by_admin) == 1
@@ -96,14 +96,14 @@ async def test_a_deactivated_session_stays_listed_as_inactive(
 
 
 async def test_an_id_that_is_none_is_not_there(manager: Manager, events: Counted) -> None:
-    # contract 4.5
+    # rule 4.5
     assert not await manager.revoke("74", None)
     assert not await manager.deactivate("74", None)
     assert not events.seen
 
 
 async def test_somebody_elses_session_is_not_there(manager: Manager, store: SessionStore, events: Counted) -> None:
-    # S13, contract 4.5
+    # S13, rule 4.5
     session_id = await opened(store, "a", "victim")
     assert not await manager.revoke("74", session_id)
     assert not await manager.revoke("74", session_id, by_admin=True)
@@ -114,7 +114,7 @@ async def test_somebody_elses_session_is_not_there(manager: Manager, store: Sess
 
 
 async def test_a_logout_counts_once(manager: Manager, store: SessionStore, events: Counted) -> None:
-    # C-03, contract 4.10
+    # C-03, rule 4.10
     await opened(store, "a")
     for _ in range(2):
         await manager.log_out(token("a"), CLIENT)
@@ -124,7 +124,7 @@ async def test_a_logout_counts_once(manager: Manager, store: SessionStore, event
 
 
 async def test_an_unknown_user_has_no_sessions(manager: Manager, events: Counted) -> None:
-    # contract 4.5
+    # rule 4.5
     assert await manager.sessions("nobody") == []
     assert await manager.revoke_all("nobody", by_admin=True) == 0
     assert not +events.seen
@@ -133,7 +133,7 @@ async def test_an_unknown_user_has_no_sessions(manager: Manager, events: Counted
 async def test_what_is_idle_cannot_be_ended_any_more(
     manager: Manager, store: SessionStore, events: Counted, hand: Hand
 ) -> None:
-    # contract 4.3: 404 for any other
+    # rule 4.3: 404 for any other
     session_id = await opened(store, "a")
     hand.let_pass(HOUR)
     assert not await manager.revoke("74", session_id)
@@ -141,7 +141,7 @@ async def test_what_is_idle_cannot_be_ended_any_more(
 
 
 async def test_an_end_that_the_store_did_not_acknowledge_is_no_end_and_not_counted(tmp_path: Path) -> None:
-    # contract 4.8, S15
+    # rule 4.8, S15
     events = Counted()
     scripts = Scripts(f"unix://{tmp_path}/nowhere", timeout_seconds=1)
     manager = Manager(SessionStore(Slots(scripts, key_prefix="gk:", rules=RULES)), events)
@@ -159,7 +159,7 @@ async def test_an_end_that_the_store_did_not_acknowledge_is_no_end_and_not_count
 
 
 def test_every_end_reason_has_an_event_and_a_refusal() -> None:
-    # contract 4.10 and 6
+    # rules 4.10 and 6.1
     for reason in EndReason:
         assert Event(reason.value)
     assert {reason: reason.refusal.code for reason in EndReason} == {

@@ -259,7 +259,7 @@ def mirrored(hand: Hand) -> dict[str, str]:
 async def test_a_revoked_token_stands_in_the_mirror_until_it_expires(
     make_store: MakeStore, hand: Hand, reason: EndReason
 ) -> None:
-    # C-13, C-32; contract 4.6
+    # C-13, C-32; rule 4.6
     store = make_store()
     checked = await store.check(token("j", jti="j", expires_in=HOUR), CLIENT)
     await store.check(token("alive", jti="alive"), CLIENT)
@@ -303,7 +303,7 @@ async def test_a_token_without_a_jti_or_over_its_exp_is_not_mirrored(make_store:
 async def test_what_the_housekeeping_ended_is_listed_and_counted_by_a_clean_up(
     make_store: MakeStore, hand: Hand
 ) -> None:
-    # C-08, contract 4.7
+    # C-08, rule 4.7
     store = make_store(idle_seconds=IDLE, ended_seconds=HOUR)
     await store.check(token("a"), CLIENT)
     await store.check(token("b"), CLIENT)
@@ -351,7 +351,7 @@ async def test_a_user_claimed_by_who_died_is_looked_at_by_another(make_store: Ma
 
 
 async def test_when_all_is_over_nothing_is_left_but_the_trail(make_store: MakeStore, hand: Hand) -> None:
-    # Contract 4.7; E-06: real time to live, nothing is scanned for
+    # Rule 4.7; E-06: real time to live, nothing is scanned for
     rules = {"idle_seconds": None, "session_seconds": 0.3, "ended_seconds": 0.2, "leeway_seconds": 0.0}
     store = make_store(**rules)
     for number in range(200):

@@ -359,7 +359,7 @@ async def test_keys_stay_as_long_as_what_a_rotation_gave(make_door: Callable[...
 
 
 async def test_the_index_is_written_before_the_record_knows_the_token(store_url: str) -> None:
-    # contract 4.2: a token without a record is unknown, a record without an index is lost
+    # rule 4.2: a token without a record is unknown, a record without an index is lost
     scripts = Noting(store_url)
     sign_ins = SignIns(Slots(scripts, key_prefix="gk:", rules=RULES), reuse_window_seconds=10)
     await sign_ins.log_in(token("a"), CLIENT, exempt=False, refresh=RefreshToken("1"))
@@ -373,7 +373,7 @@ async def test_the_index_is_written_before_the_record_knows_the_token(store_url:
 
 
 async def test_an_answer_that_comes_too_late_has_rotated_and_is_given_again(store_url: str, door: Door) -> None:
-    # S08, contract 4.8: the store did it, and nobody knows
+    # S08, rule 4.8: the store did it, and nobody knows
     class Deaf(Scripts):
         async def run(self, script: Any, keys: Any, arguments: Any) -> Any:
             await super().run(script, keys, arguments)

@@ -42,7 +42,7 @@ async def checked(door: Door, claims: Claims) -> tuple[str, EndReason | None]:
 
 
 async def test_a_sid_ends_its_session(door: Door) -> None:
-    # contract 4.10, C-13: listed as one that was logged out
+    # rule 4.10, C-13: listed as one that was logged out
     session_id = (await door.log_in("a-sid", "d")).session_id
     assert await end_sid(door, "a-sid") == 1
     assert await end_sid(door, "a-sid") == 0
@@ -176,7 +176,7 @@ async def test_the_session_of_a_sid_ends_although_a_refresh_gave_it_another(door
 
 
 async def test_a_sid_is_found_among_more_sessions_than_one_step_looks_at(door: Door, hand: Hand) -> None:
-    # S28: contract 4.8, an end is answered with 2xx only when it has happened
+    # S28: rule 4.8, an end is answered with 2xx only when it has happened
     claims = [token(f"r{number}") for number in range(1_002)]
     await door.check("a-sid")
     await door.check("a-sid:100")
@@ -261,7 +261,7 @@ async def test_tokens_that_come_while_a_sid_ends_open_nothing_that_lasts(make_do
 
 
 async def test_the_index_tells_whose_a_sid_is(door: Door, hand: Hand) -> None:
-    # contract 4.2: for the word that names no user
+    # rule 4.2: for the word that names no user
     for user, sid in (("74", "a-sid"), ("a:b{}", "b-sid")):
         await door.store.check(token(f"{sid}:100", user, claims={"sid": sid, "auth_time": 100}), CLIENT)
         assert await door.sign_ins.user_of_sid(sid) == user
@@ -290,7 +290,7 @@ async def test_a_provider_s_word_is_counted_as_the_system_s(door: Door) -> None:
 
 
 async def test_what_a_provider_s_word_about_a_user_ended_is_listed_as_logged_out(door: Door) -> None:
-    # contract 4.3, 4.10: `?include_inactive=true` adds what ended as `logged_out`, whoever said so
+    # rules 4.3 and 4.10: `?include_inactive=true` adds what ended as `logged_out`, whoever said so
     ids = [(await door.log_in(reference)).session_id for reference in "abc"]
     assert await Manager(door.store, Counted()).log_out_everywhere("74") == 3
     shown = await door.store.sessions("74", include_inactive=True)

@@ -40,7 +40,7 @@ def door(make_door: Callable[..., Door]) -> Door:
 
 
 async def test_a_login_opens_a_session_that_holds_what_was_seen(door: Door) -> None:
-    # contract 4.1: `login_method` `password`
+    # rule 4.1: `login_method` `password`
     opened = await door.log_in(token("a", jti="one"), "d")
     assert (opened.word, opened.is_live, opened.end_reason, opened.evicted) == ("opened", True, None, 0)
     session = await door.session(opened.session_id)
@@ -52,7 +52,7 @@ async def test_a_login_opens_a_session_that_holds_what_was_seen(door: Door) -> N
 
 
 async def test_a_login_opens_in_the_very_second_in_which_everything_ended(door: Door) -> None:
-    # S30, contract 4.4: `iat` is whole seconds, so what a login answers would be refused otherwise
+    # S30, rule 4.4: `iat` is whole seconds, so what a login answers would be refused otherwise
     await door.check("old")
     given = [token(f"new {issued_ago}", issued_ago=issued_ago) for issued_ago in (0.0, None, HOUR)]
     unseen = token("unseen", issued_ago=0.0)
@@ -400,7 +400,7 @@ async def test_a_refresh_of_a_session_that_everything_ended_is_told_so(door: Doo
 
 
 async def test_a_refresh_of_which_nothing_is_known_opens_a_session(door: Door) -> None:
-    # contract 4.1: `login_method` `refresh`
+    # rule 4.1: `login_method` `refresh`
     answer = await door.refreshed(token("a", jti="one"), "d", linked=None)
     assert answer.word == "opened"
     session = await door.session(answer.session_id)
@@ -413,7 +413,7 @@ async def test_a_refresh_of_which_nothing_is_known_opens_a_session(door: Door) -
 async def test_a_refresh_opens_nothing_for_a_token_of_before_an_end_of_all(
     door: Door, issued_ago: float | None
 ) -> None:
-    # contract 4.4: only a token from an observed login answer opens regardless
+    # rule 4.4: only a token from an observed login answer opens regardless
     claims = token("a", issued_ago=issued_ago)
     await door.store.end_all("74", BY_USER)
     answer = await door.refreshed(claims, "d", linked=None)
@@ -576,7 +576,7 @@ async def test_who_has_a_thousand_access_tokens_alive_is_crowded(door: Door, han
 
 
 async def test_when_everything_has_expired_nothing_is_left(make_door: Callable[..., Door], hand: Hand) -> None:
-    # contract 4.7: names, older names, claims, records; and the memory
+    # rule 4.7: names, older names, claims, records; and the memory
     door = make_door(ended_seconds=HOUR, device_limit=2)
     for number in range(4):
         opened = await door.log_in(f"a{number}", f"d{number}", kept_claims='{"roles":["user"]}')
@@ -755,7 +755,7 @@ async def test_the_refresh_token_of_somebody_else_names_nothing(door: Door) -> N
 
 @pytest.mark.parametrize("how", ["login", "refresh", "check"])
 async def test_indexes_are_written_before_the_record_and_in_one_batch_with_it(store_url: str, how: str) -> None:
-    # contract 4.2: an index is a hint that the user's script confirms
+    # rule 4.2: an index is a hint that the user's script confirms
     scripts = Noting(store_url)
     rules = Rules(**{**{name: getattr(RULES, name) for name in Rules.__struct_fields__}, "index_sids": True})
     slots = Slots(scripts, key_prefix="gk:", rules=rules)
@@ -899,7 +899,7 @@ async def test_garbled_older_names_get_nobody_in(door: Door, hand: Hand, garbage
 
 @pytest.mark.parametrize("lost", [0, 1])
 async def test_who_signs_in_after_a_loss_starts_anew(door: Door, hand: Hand, lost: int) -> None:
-    # R6, contract 4.9: what the store forgot may have been an end
+    # R6, rule 4.9: what the store forgot may have been an end
     session_id = (await door.log_in("a", "d")).session_id
     hand.redis.delete(hand.keys()[lost])
     assert (await door.sign_ins.link("74", digest="d", claims=token("a"))).word == "unknown"
@@ -982,7 +982,7 @@ async def test_an_answer_of_the_wrong_shape_is_a_fault(reply: Any) -> None:
 
 @pytest.mark.parametrize("reply", [[b"74"], 7, "74", [], True])
 async def test_an_index_that_answers_no_user_is_a_fault(reply: Any) -> None:
-    # Contract 4.8: store trouble is never "there is no such token"
+    # Rule 4.8: store trouble is never "there is no such token"
     class Odd(Scripts):
         async def command(self, *command: Any) -> Any:
             return reply

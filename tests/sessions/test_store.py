@@ -27,7 +27,7 @@ async def only(store: SessionStore, *, include_inactive: bool = False) -> Sessio
 
 
 async def test_a_token_without_a_session_opens_one_that_holds_what_was_seen(make_store: MakeStore) -> None:
-    # B-12, C-14, D-02, D-08, E-07; contract 4.1
+    # B-12, C-14, D-02, D-08, E-07; rule 4.1
     store = make_store()
     checked = await store.check(token("ref", jti="the-jti"), CLIENT, login_method="password")
     assert (checked.word, checked.end_reason, checked.evicted) == ("opened", None, 0)
@@ -106,7 +106,7 @@ async def test_a_logout_does_not_change_how_a_session_ended(make_store: MakeStor
 
 
 async def test_a_logout_of_a_token_never_seen_lets_it_open_nothing(make_store: MakeStore) -> None:
-    # contract 4.10, T30
+    # rule 4.10, T30
     store = make_store()
     assert await store.log_out(token("a"), CLIENT) is None
     assert (await store.check(token("a"), CLIENT)).end_reason is EndReason.LOGGED_OUT
@@ -229,7 +229,7 @@ async def test_a_newer_token_of_a_session_is_the_one_that_is_shown(make_store: M
 
 
 async def test_lists_have_the_newest_activity_first(make_store: MakeStore) -> None:
-    # A-01, contract 4.3
+    # A-01, rule 4.3
     store = make_store()
     ids = {reference: await opened(store, reference) for reference in "abc"}
     await store.check(token("b"), CLIENT)
@@ -238,7 +238,7 @@ async def test_lists_have_the_newest_activity_first(make_store: MakeStore) -> No
 
 
 async def test_a_list_with_inactive_ones_shows_every_end_but_a_delete(make_store: MakeStore, hand: Hand) -> None:
-    # contract 4.3, D-01
+    # rule 4.3, D-01
     store = make_store(device_limit=2)
     idle, expired = await opened(store, "idle"), await opened(store, "expired")
     hand.let_pass(DAY - 60, only=expired)
@@ -274,7 +274,7 @@ async def only_by_id(store: SessionStore, session_id: int) -> Session:
 
 
 async def test_a_delete_hides_a_deactivated_session_once_and_keeps_its_reason(make_store: MakeStore) -> None:
-    # B-04, B-13, contract 4.3
+    # B-04, B-13, rule 4.3
     store = make_store()
     session_id = await opened(store)
     assert await store.end("74", session_id, EndReason.DEACTIVATED)
@@ -288,7 +288,7 @@ async def test_a_delete_hides_a_deactivated_session_once_and_keeps_its_reason(ma
 
 @pytest.mark.parametrize("reason", [EndReason.REVOKED_BY_USER, EndReason.DEACTIVATED])
 async def test_what_logged_out_by_itself_is_not_there_to_be_deleted(make_store: MakeStore, reason: EndReason) -> None:
-    # contract 4.3: 404 for any other
+    # rule 4.3: 404 for any other
     store = make_store()
     session_id = await opened(store)
     await store.log_out(token("a"), CLIENT)

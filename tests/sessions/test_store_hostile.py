@@ -218,7 +218,7 @@ async def test_a_garbled_not_before_admits_nobody(make_store: MakeStore, hand: H
 
 @pytest.mark.parametrize("lost", [0, 1])
 async def test_a_user_of_whom_one_key_is_lost_starts_anew(make_store: MakeStore, hand: Hand, lost: int) -> None:
-    # R6, contract 4.9: what the store forgot may have been revoked, so no token of before is adopted
+    # R6, rule 4.9: what the store forgot may have been revoked, so no token of before is adopted
     store = make_store()
     await store.check(token("a"), CLIENT)
     revoked = (await store.check(token("revoked"), CLIENT)).session_id

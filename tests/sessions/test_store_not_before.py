@@ -27,7 +27,7 @@ async def open_many(store: SessionStore, number: int) -> None:
 
 
 async def test_end_all_ends_every_session_and_hides_it(make_store: MakeStore) -> None:
-    # C-13, T30, contract 4.4
+    # C-13, T30, rule 4.4
     store = make_store()
     await open_all(store, "abc")
     assert await store.end_all("74", BY_ADMIN) == 3
@@ -38,7 +38,7 @@ async def test_end_all_ends_every_session_and_hides_it(make_store: MakeStore) ->
 
 
 async def test_end_others_spares_one_whose_own_end_works_later(make_store: MakeStore) -> None:
-    # E-02, contract 4.4
+    # E-02, rule 4.4
     store = make_store()
     ids = await open_all(store, "abc")
     assert await store.end_all("74", BY_USER, spare=ids["b"]) == 2
@@ -94,7 +94,7 @@ async def test_sparing_a_session_that_is_over_spares_nothing(make_store: MakeSto
 
 @pytest.mark.parametrize("issued_ago", [None, 3_600.0, 0.5, 0.0])
 async def test_a_token_of_before_or_without_iat_opens_nothing(make_store: MakeStore, issued_ago: float | None) -> None:
-    # S30, contract 4.4
+    # S30, rule 4.4
     store = make_store()
     unseen = token("unseen", issued_ago=issued_ago)
     await store.end_all("74", BY_USER)
@@ -106,7 +106,7 @@ async def test_a_token_of_before_or_without_iat_opens_nothing(make_store: MakeSt
 async def test_a_token_of_the_same_second_opens_nothing_and_one_of_the_next_second_does(
     make_store: MakeStore, hand: Hand
 ) -> None:
-    # contract 4.4: iat is whole seconds; the same second is refused on purpose
+    # rule 4.4: iat is whole seconds; the same second is refused on purpose
     store = make_store()
     second = math.floor(time.time()) + 1
     hand.redis.set(hand.keys()[2], f"{second * 1_000_000} 0 revoked_by_user")
@@ -183,7 +183,7 @@ async def test_end_all_covers_a_session_that_a_clock_ahead_of_ours_touched(make_
 
 
 async def test_2500_sessions_end_in_one_call_and_are_converted_by_later_ones(make_store: MakeStore, hand: Hand) -> None:
-    # S28, A06, contract 4.3 and 4.4
+    # S28, A06, rules 4.3 and 4.4
     store = make_store(device_limit=None)
     await open_many(store, 2_500)
     assert len(await store.sessions("74")) == 1_000

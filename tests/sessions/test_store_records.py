@@ -19,7 +19,7 @@ async def ended(store: SessionStore, reference: str, *, expires_in: float = HOUR
 async def test_an_ended_record_leaves_with_its_reference_when_its_time_is_over(
     make_store: MakeStore, hand: Hand
 ) -> None:
-    # E-06, contract 4.7, ENDED_SESSION_TTL
+    # E-06, rule 4.7, ENDED_SESSION_TTL
     store = make_store(ended_seconds=DAY)
     await ended(store, "a")
     hand.let_pass(DAY - 60)
@@ -102,7 +102,7 @@ async def test_the_tombstone_of_a_logout_stays_as_long_as_its_token(make_store: 
 
 
 async def test_both_keys_leave_by_themselves_and_together(make_store: MakeStore, hand: Hand) -> None:
-    # contract 4.7, R23
+    # rule 4.7, R23
     store = make_store(session_seconds=DAY, ended_seconds=HOUR)
     await store.check(token("a"), CLIENT)
     sessions, index = (hand.leaves_at(name) for name in hand.keys()[:2])

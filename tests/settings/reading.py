@@ -21,7 +21,7 @@ PRIVATE_PEM = PRIVATE_KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEnc
 PEM = PRIVATE_KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 BASE = {"GATEKEEPER_JWT_SECRET": SECRET}
 
-# Contract, section 2, byte for byte; None where there is no value to write down.
+# Rule 2.2, byte for byte; None where there is no value to write down.
 DEFAULTS: dict[str, str | None] = {
     "UPSTREAM_URL": None,
     "UPSTREAM_CONNECT_TIMEOUT": "5s",

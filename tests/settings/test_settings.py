@@ -101,7 +101,7 @@ DEFAULT_VALUES: dict[str, Any] = {
 # Defaults
 
 
-def test_every_default_is_the_contracts_byte_for_byte() -> None:
+def test_every_default_is_the_promised_one_byte_for_byte() -> None:
     assert {about.variable: about.default for about in settings_of(Settings)} == {
         f"GATEKEEPER_{name}": default for name, default in DEFAULTS.items()
     }
@@ -314,7 +314,7 @@ def test_more_connections_than_files_are_warned_of(monkeypatch: pytest.MonkeyPat
 
 
 def test_limits_that_hold_for_users_only_are_warned_of() -> None:
-    # Contract, section 5: address limits are off behind a private peer while TRUSTED_PROXIES is empty; `check` warns
+    # Rule 5.11: address limits are off behind a private peer while TRUSTED_PROXIES is empty; `check` warns
     [line] = warned(TRUSTED_PROXIES="none")
     assert line == (
         "GATEKEEPER_TRUSTED_PROXIES: none, so behind a proxy with a private or loopback address "

@@ -242,7 +242,7 @@ def store_of_its_own(*options: str) -> Iterator[tuple[str, subprocess.Popen[byte
 
 
 async def test_a_frozen_store_is_an_error_in_time_and_no_trouble_afterwards() -> None:
-    # R2, P0-S12; contract: STORE_TIMEOUT bounds one call
+    # R2, P0-S12; rule 2.8: STORE_TIMEOUT bounds one call
     with store_of_its_own() as (url, process):
         async with opened(url, timeout_seconds=0.4) as scripts:
             await scripts.run(ECHO, KEY, ["warm"])
@@ -345,7 +345,7 @@ async def test_a_peer_that_is_no_store_is_an_error(garbage: bytes) -> None:
 
 @pytest.mark.slow
 async def test_what_a_store_refuses_has_a_kind_and_no_secret() -> None:
-    # R5, R7, R8; contract: gatekeeper_store_errors_total{kind}
+    # R5, R7, R8; rule 8.3: gatekeeper_store_errors_total{kind}
     with store_of_its_own() as (url, _), redis.Redis.from_url(url) as client:
         async with opened(url, timeout_seconds=1) as scripts:
             call: Callable[[], Awaitable[Any]] = lambda: scripts.run(COUNT, KEY, ["secret"])  # noqa: E731

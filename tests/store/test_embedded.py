@@ -188,7 +188,7 @@ def test_one_left_behind_by_a_kill_is_found_alive_by_the_next_start(store: Embed
 
 
 def test_what_was_acknowledged_survives_a_kill_of_the_server(store: EmbeddedValkey, data_dir: Path) -> None:
-    # contract: a restart loses nothing acknowledged
+    # Rule 2.7: a restart loses nothing acknowledged
     store.start()
     for number in range(200):
         ask(store, "INCRBY", "counter", str(number))

@@ -1,5 +1,5 @@
 """A store that has lost its data, as Gatekeepers that run notice it, and one whose format is another one. R15, R16, K12
-of the faults; contract 4.9."""
+of the faults; rule 4.9."""
 
 from __future__ import annotations
 

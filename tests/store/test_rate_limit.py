@@ -204,7 +204,7 @@ def facts(user: str, jti: str) -> Facts:
 
 
 async def test_a_check_and_its_limits_are_one_round_trip(scripts: Noting) -> None:
-    # Contract, section 3: one round trip. Also the opening, with the hint that goes before it.
+    # Rule 3.7: one round trip. Also the opening, with the hint that goes before it.
     judge = gate(scripts)
     asking = facts("74", "a")
     for _ in range(2):

@@ -84,7 +84,7 @@ async def test_what_has_happened_is_known(once: Once) -> None:
 
 @pytest.mark.parametrize("reply", [None, b"1", b"OK", [1], 2, -1, "1"])
 async def test_whether_it_has_happened_is_never_guessed(reply: Any) -> None:
-    # Contract 4.8
+    # Rule 4.8
     class Odd(Scripts):
         async def command(self, *command: Any) -> Any:
             return reply
@@ -121,7 +121,7 @@ async def test_an_answer_that_says_neither_is_a_fault(reply: Any) -> None:
 
 
 async def test_a_store_that_is_not_there_is_no_first_time() -> None:
-    # Contract 4.8
+    # Rule 4.8
     scripts = Scripts("unix:///nowhere", timeout_seconds=1)
     once = Once(scripts, key_prefix="gk:", kind="logout", leeway_seconds=10)
     with pytest.raises(StoreUnavailable):

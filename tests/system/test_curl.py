@@ -1,5 +1,5 @@
 """curl, with every option that changes how a message is framed: directly and through the sidecar the backend is sent
-the same and curl prints the same, but for what the contract adds."""
+the same and curl prints the same, but for what Gatekeeper adds (rule 3.13)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every code that this release can give, with its status, body and headers, in each `ERROR_DIALECT` (contract, 6)."""
+"""Every code that this release can give, with its status, body and headers, in each `ERROR_DIALECT` (rule 6.1)."""
 
 from __future__ import annotations
 

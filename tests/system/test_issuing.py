@@ -1,5 +1,5 @@
 """Logins where Gatekeeper issues the tokens: the whole sidecar in front of a backend that knows passwords, and nothing
-of tokens (contract section 5, `issue`)."""
+of tokens (rule 5.7)."""
 
 from __future__ import annotations
 

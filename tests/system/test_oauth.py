@@ -319,7 +319,7 @@ def test_a_used_refresh_token_is_inactive(issuing: World) -> None:  # S06
 # Revocation
 
 
-def test_a_revoked_token_ends_its_session(world: World) -> None:  # contract 4.10
+def test_a_revoked_token_ends_its_session(world: World) -> None:  # rule 4.10
     for name in ("access", "refresh"):
         for hint in ({}, {"token_type_hint": "access_token"}, {"token_type_hint": "no such type"}):
             user = someone()
@@ -606,7 +606,7 @@ def allow(store: Store, *commands: str) -> None:
     client.execute_command("ACL", "SETUSER", "default", *commands)
 
 
-def test_a_word_that_could_not_be_heard_may_be_said_again(backend: Backend) -> None:  # S15, contract 4.8
+def test_a_word_that_could_not_be_heard_may_be_said_again(backend: Backend) -> None:  # S15, rule 4.8
     with external_store() as store, sidecar_app(store, backend, store_timeout="0.5", **SETTINGS) as world:
         user = someone()
         bearing, word = token(user), logout_token(sub=user)

@@ -293,7 +293,7 @@ def test_an_answer_that_is_read_passes_as_it_came(world: World, issuer: Issuer, 
 
 @pytest.mark.parametrize("make", UNREAD.values(), ids=UNREAD)
 def test_an_answer_that_cannot_be_read_passes_as_it_came(world: World, issuer: Issuer, make: Made) -> None:
-    # Contract section 5: "beyond that passed through unread"
+    # Rule 5.3: beyond the limit the body passes unread
     user = someone()
     access = access_of(user)
     assert_transparent(world, issuer, issuer.plan(make(access)))
@@ -888,7 +888,7 @@ async def test_of_many_wrong_logins_few_reach_the_backend_although_the_store_is_
 
 
 def test_tokens_are_withheld_while_the_store_is_away(issuer: Issuer, fragile: Store) -> None:
-    # R1, S15, contract sections 4.8 and 5
+    # R1, S15, rules 4.8 and 5.6
     with sidecar_app(fragile, issuer, store_timeout="500ms") as world:
         user, refresh = someone(), opaque()
         assert post(world, LOGIN, issuer.plan(handed(access_of(user), refresh)), credentials(user)).status == 200

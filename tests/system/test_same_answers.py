@@ -1,4 +1,4 @@
-"""The sidecar as a process keeps the contract of the gate."""
+"""The sidecar as a process keeps the rules of the gate (`GateContract`)."""
 
 from __future__ import annotations
 

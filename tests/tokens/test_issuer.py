@@ -1,4 +1,4 @@
-"""Access tokens of our own making are what the contract says, and refresh tokens give nothing away."""
+"""Access tokens of our own making are as rule 5.7 says, and refresh tokens give nothing away."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_token_never_outlives_its_session(ttl: float, left: float, life: int) 
     made = tokens.issue("7", sid="s", claims={}, session_expires_at=NOW + left)
     assert made.expires_at == payload_of(made.token)["exp"] == int(NOW) + life
     assert made.expires_at <= NOW + left
-    # What a client is told stays the setting (contract, section 5).
+    # What a client is told stays the setting (rule 5.7).
     assert tokens.ttl_seconds == int(ttl)
     assert isinstance(tokens.ttl_seconds, int)
 

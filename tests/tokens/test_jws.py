@@ -147,7 +147,7 @@ async def test_another_type_and_any_content_type_are_refused(members: dict[str, 
 
 
 @pytest.mark.parametrize("kid", ["../../dev/null", "' OR 1=1 --", "\u0000", "x" * 4000])
-async def test_a_static_key_ignores_the_kid(kid: str) -> None:  # T10, contract section 5
+async def test_a_static_key_ignores_the_kid(kid: str) -> None:  # T10, rule 5.2
     assert await forge.verifier().verify(forge.header_token({"alg": "HS256", "kid": kid}))
 
 
@@ -332,7 +332,7 @@ async def test_hostile_ecdsa_signatures_are_refused(
 
 
 async def test_a_malleable_ecdsa_signature_is_the_same_session(ec_key: ec.EllipticCurvePrivateKey) -> None:
-    """(r, n - s) verifies where (r, s) does: the reference must not depend on it (contract, section 1)."""
+    """(r, n - s) verifies where (r, s) does: the reference must not depend on it (rule 1.3)."""
     order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
     by = forge.verifier(StaticKeys([], [forge.pem(ec_key)], ["ES256"]), algorithms=["ES256"])
     payload = {name: value for name, value in forge.USUAL.items() if name != "jti"}

@@ -26,9 +26,9 @@ OTHER_ALG_IN_KEY = {346, 347, 350, 351}
 NOT_BASE64URL = {372, 373}
 # Meant to have wrong padding, which was lost in the file: they are, byte for byte, the valid token 357.
 SAME_AS_VALID = {367, 370}
-# A secret of 47 bytes for HS384, of 63 for HS512: our floor is 32 for every HMAC algorithm (contract, section 2).
+# A secret of 47 bytes for HS384, of 63 for HS512: our floor is 32 for every HMAC algorithm (rule 2.4).
 OVER_OUR_FLOOR = {11, 12}
-# Two secrets with one id. Ours have no ids, and all of them verify (contract, section 2).
+# Two secrets with one id. Ours have no ids, and all of them verify (rule 2.4).
 SECRETS_OF_ONE_KID = {4}
 
 

@@ -45,7 +45,7 @@ def admin(user: str | None = None) -> str:
 
 
 def error_of(dialect: str, answer: ClientResponse) -> tuple[str, str]:
-    """Code (as in the table of the contract; of a 401 of two dialects there is only one) and text of an error in the
+    """Code (as in the table of rule 6.1; of a 401 of two dialects there is only one) and text of an error in the
     shape of `dialect`, to the last key."""
     body = json.loads(answer.body)
     match dialect:

@@ -63,7 +63,7 @@ def victim(world: World, **claims: Any) -> tuple[str, int]:
 
 
 def test_the_table_knows_who_must_be_an_administrator() -> None:
-    """Written out once, so that an operation that forgets it is noticed: contract, section 7."""
+    """Written out once, so that an operation that forgets it is noticed: rule 7.2."""
     assert {(operation.method, operation.path) for _, operation in ADMIN} == {
         ("GET", "/admin/sessions/active"),
         ("POST", "/admin/sessions/cleanup"),
@@ -298,7 +298,7 @@ def test_what_is_encoded_twice_is_another_path_and_protected(world: World, diale
 def test_other_methods_on_an_administrators_path_are_the_backends(
     world: World, dialect: str, operation: Operation
 ) -> None:
-    # Contract, section 3: forwarded as protected
+    # Rule 3.3: forwarded as protected
     path = target(operation)
     ours = {each.method for _, each in ADMIN if target(each) == path}
     for method in {"GET", "POST", "PUT", "PATCH", "DELETE"} - ours:
@@ -317,7 +317,7 @@ def listed(world: World, bearing: str, query: str = "") -> Any:
 
 
 def test_an_administrator_who_ends_their_own_session_did_it_as_one(world: World) -> None:
-    # A07, contract 4.10: "every admin path, the admin's own id too"
+    # A07, rule 4.10: "every admin path, the admin's own id too"
     for all_of_them in (False, True):
         user = someone()
         bearing, other = admin(user), token(user)
@@ -330,7 +330,7 @@ def test_an_administrator_who_ends_their_own_session_did_it_as_one(world: World)
 
 
 def test_an_administrator_may_spare_the_own_session_only_where_it_is_that_users(world: World) -> None:
-    # Contract 4.4
+    # Rule 4.4
     me, (user, _) = someone(), victim(world)
     bearing, phone = admin(me), token(me)
     world.passed("/", phone)
@@ -342,7 +342,7 @@ def test_an_administrator_may_spare_the_own_session_only_where_it_is_that_users(
 
 
 def test_a_session_of_another_user_is_not_ended_under_a_wrong_name(world: World) -> None:
-    # S13, contract 4.5
+    # S13, rule 4.5
     (user, session), (other, _) = victim(world), victim(world)
     answer = world.fetch(f"/sessions/user/{other}/{session}", admin(), method="DELETE")
     assert_refused("mockstream", answer, 404, "session_not_found")
@@ -366,7 +366,7 @@ def test_active_sessions_are_the_administrators_own_or_those_of_a_user(world: Wo
 
 @pytest.mark.parametrize("user", ["nobody-at-all", "", "%00", "{}", "*", "%F0%9F%98%80", "a%2Fb", "x" * 4_000, "%FF"])
 def test_an_unknown_user_has_no_sessions(world: World, user: str) -> None:
-    # C-07, contract 4.5
+    # C-07, rule 4.5
     found = listed(world, admin(), f"?user_id={user}")
     assert (found["active_sessions"], found["sessions"]) == (0, [])
     if user and "%00" not in user:

@@ -139,7 +139,7 @@ def test_a_store_that_is_away_can_be_read_too(store: Store) -> None:
 
 
 def test_the_answers_of_the_application_are_left_alone(world: World) -> None:
-    # Contract, section 3: nothing is added to a backend's answer but `X-Request-Id`
+    # Rule 3.13: nothing is added to a backend's answer but `X-Request-Id`
     for path, bearing in (("/protected", token(someone())), ("/public/x", None)):
         answer = world.fetch(path, bearing, headers=[origin(FRONT)])
         assert (answer.status, cors(answer)) == (200, {})
@@ -241,7 +241,7 @@ def test_options_that_is_no_preflight_is_a_request_as_any_other(world: World) ->
 
 
 def test_a_preflight_that_is_answered_here_is_counted_under_its_path(store: Store) -> None:
-    # Contract, section 8: the route is a template, and only what is forwarded is `upstream`
+    # Rule 8.3: the route is a template, and only what is forwarded is `upstream`
     engine = build(load(environ_for(store, **SETTINGS)), mode="middleware")
     requests = engine.telemetry.metrics.registry
 
@@ -258,7 +258,7 @@ def test_a_preflight_that_is_answered_here_is_counted_under_its_path(store: Stor
         assert counted("/api/sessions/{id}", "403") == 1
 
 
-# A cookie alone (contract, section 3)
+# A cookie alone (rule 3.17)
 
 # (headers, with CORS_ORIGINS may it?, without?)
 TABLE: list[tuple[list[tuple[str, str]], bool, bool]] = [

@@ -1,5 +1,5 @@
 """Tokens that Gatekeeper issues inside of an application: the application itself knows the passwords, and the tokens
-may be in cookies (contract section 5, `issue`)."""
+may be in cookies (rule 5.7)."""
 
 from __future__ import annotations
 
@@ -322,7 +322,7 @@ def test_a_login_in_the_same_browser_is_no_second_device(site: World) -> None:  
     assert site.store.live(user) == 1
 
 
-def test_a_store_that_is_away_clears_no_cookie() -> None:  # S15, contract 4.8
+def test_a_store_that_is_away_clears_no_cookie() -> None:  # S15, rule 4.8
     with external_store() as store, mounted(store, around, **ISSUE, token_transport="cookie") as world:
         tokens = cookies(login(world, someone()))
         store.kill()

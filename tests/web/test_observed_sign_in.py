@@ -569,7 +569,7 @@ def test_a_failed_login_ends_nothing(world: World) -> None:  # S12
 
 
 def test_the_same_token_after_a_logout_is_a_new_session(world: World) -> None:
-    """Contract section 5: an `h:` reference whose session has ended opens a new session under it."""
+    """Rule 5.4: an `h:` reference whose session has ended opens a new session under it."""
     user = someone()
     access = by_payload(user, "")
     for end in (log_out, end_all, log_out):
@@ -609,7 +609,7 @@ def test_a_jti_of_an_ended_session_is_not_handed_out_again(world: World) -> None
         assert world.store.live(user) == 0
 
 
-def test_after_the_end_of_all_a_login_of_the_same_second_opens(world: World) -> None:  # C-13, contract 4.4
+def test_after_the_end_of_all_a_login_of_the_same_second_opens(world: World) -> None:  # C-13, rule 4.4
     user = someone()
     first = sign_in(world, user)
     time.sleep(1.01 - time.time() % 1)
@@ -685,7 +685,7 @@ def test_a_page_of_another_origin_may_read_what_is_refused(store: Store) -> None
 
 @pytest.mark.parametrize("by", ["header", "body"])
 def test_a_refusal_is_in_the_language_of_the_request(store: Store, by: str) -> None:  # C-02, C-21
-    """Contract section 2: "a request chooses by body `language`, then `Accept-Language`"."""
+    """Rule 2.9: by `language` in the body, then by `Accept-Language`."""
     settings = {"device_limit": "1", "device_limit_policy": "reject", "login_rate_limit": "1/15m"}
     language = {"language": "fr"} if by == "body" else {}
     headers = [JSON] if by == "body" else [JSON, ("Accept-Language", "fr")]
@@ -840,7 +840,7 @@ def test_a_refresh_token_that_is_not_rotated_stays_known(world: World) -> None: 
     assert_own_response(refused(world, REFRESH, of(refresh=pair.refresh)), 401, LOGGED_OUT)
 
 
-def test_an_unknown_refresh_token_becomes_known_by_its_bearer(world: World) -> None:  # C-02, contract section 5
+def test_an_unknown_refresh_token_becomes_known_by_its_bearer(world: World) -> None:  # C-02, rule 5.5
     user = someone()
     adopted, refresh = token(user), opaque()
     number = current(world, adopted)
@@ -977,7 +977,7 @@ def test_a_failed_refresh_moves_no_activity(world: World) -> None:  # S10
     assert world.store.last_activity(user) == seen
 
 
-def test_either_of_two_tokens_refuses_the_renewal(world: World) -> None:  # C-13, S10, contract section 5
+def test_either_of_two_tokens_refuses_the_renewal(world: World) -> None:  # C-13, S10, rule 5.5
     user = someone()
     ended, live = sign_in(world, user), sign_in(world, user)
     log_out(world, ended.access)
@@ -1147,7 +1147,7 @@ def test_the_bearer_of_an_ended_session_cannot_be_hidden(world: World, hide: Cal
 
 
 def test_the_bearer_decides_and_not_what_stands_beside_it(world: World) -> None:
-    """The bearer is the first source that holds a token (contract, section 5), and it is live."""
+    """The bearer is the first source that holds a token (rule 5.5), and it is live."""
     user = someone()
     ended, live = sign_in(world, user), sign_in(world, user)
     log_out(world, ended.access)
@@ -1157,7 +1157,7 @@ def test_the_bearer_decides_and_not_what_stands_beside_it(world: World) -> None:
 
 @pytest.mark.parametrize("name", ["token", "access_token", "accessToken"])
 def test_an_access_token_in_the_body_cannot_renew_an_ended_session(world: World, name: str) -> None:  # C-13, S10
-    """Simple backends renew `{"token": …}` (contract, section 5: "in requests the same names in JSON or form")."""
+    """Simple backends renew `{"token": …}` (rule 5.3)."""
     pair = sign_in(world, someone())
     log_out(world, pair.access)
     assert_own_response(refused(world, REFRESH, of(**{name: pair.access})), 401, LOGGED_OUT)
@@ -1301,7 +1301,7 @@ def test_a_logout_with_tokens_of_two_users_ends_nothing(world: World) -> None:  
         world.passed("/", each.access)
 
 
-def test_a_logout_with_two_sessions_of_one_user_ends_both(world: World) -> None:  # S27, contract section 5
+def test_a_logout_with_two_sessions_of_one_user_ends_both(world: World) -> None:  # S27, rule 5.6
     user = someone()
     first, second, third = (sign_in(world, user) for _ in range(3))
     body = of(access_token=second.access, refresh_token=third.refresh)

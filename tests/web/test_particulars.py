@@ -187,7 +187,7 @@ end
 
 @pytest.mark.slow
 def test_100000_sessions_of_one_user_are_a_list_of_1000_and_one_end(store: Store) -> None:
-    # S28, A06, contract 4.3 and 4.4
+    # S28, A06, rules 4.3 and 4.4
     with mounted(store, rate_limit="off", device_limit="off") as world, Hand(store.url) as hand:
         for dialect, path in READS.items():
             if dialect == "fastapi":

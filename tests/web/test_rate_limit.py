@@ -165,7 +165,7 @@ def test_the_client_cannot_choose_its_address(proxied: World) -> None:
 
 
 def test_a_peer_that_may_be_a_proxy_that_nobody_told_us_of_is_not_counted(once: World) -> None:
-    # Contract, section 5: "off while the peer is a private or loopback address and TRUSTED_PROXIES is empty"
+    # Rule 5.11
     for _ in range(8):
         assert once.fetch("/sessions/me", token(someone()), headers=from_address("203.0.113.7")).status == 200
     assert once.store.client.keys("*rate:address:127.0.0.1") == []

@@ -1,4 +1,4 @@
-"""Mounted in an application, the gate keeps the same contract as the sidecar."""
+"""Mounted in an application, the gate keeps the same rules as the sidecar."""
 
 from __future__ import annotations
 
