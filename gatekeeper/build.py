@@ -42,14 +42,14 @@ from gatekeeper.store.epoch import Epoch
 from gatekeeper.store.rate_limit import Limiter, Rate
 from gatekeeper.store.replay import Once
 from gatekeeper.telemetry.metrics import AccessLog, Metrics, Mode, Telemetry
-from gatekeeper.tokens.issuer import AccessTokens
-from gatekeeper.tokens.keys import Fetch, JoinedKeys, JwksKeys, Keys, StaticKeys, http_fetcher
+from gatekeeper.tokens.issuer import AccessTokenIssuer
+from gatekeeper.tokens.keys import FetchKeySet, JoinedKeys, JwksKeys, Keys, StaticKeys, http_fetcher
 from gatekeeper.tokens.login_check import LoginCheck, asgi_transport
-from gatekeeper.tokens.logout_token import LogoutTokens
+from gatekeeper.tokens.logout_token import LogoutTokenVerifier
 from gatekeeper.tokens.signing_keys import SigningKeys
 from gatekeeper.tokens.sources import TokenSources
 from gatekeeper.tokens.verifier import Verifier
-from gatekeeper.tokens.verify_queue import Turns
+from gatekeeper.tokens.verify_queue import VerifyQueue
 
 
 class Store(NamedTuple):
@@ -68,8 +68,8 @@ def build(
     settings: Settings,
     *,
     mode: Mode,
-    fetch: Fetch | None = None,
-    turns: Turns | None = None,
+    fetch: FetchKeySet | None = None,
+    verify_queue: VerifyQueue | None = None,
     access_log: AccessLog | None = None,
     application: Any = None,
 ) -> Engine:
@@ -94,8 +94,8 @@ def build(
         cookies=sources.cookie_names,
         endpoints=enabled,
     )
-    turns = turns or Turns()
-    verifier = _verifier(settings, keys, turns)
+    verify_queue = verify_queue or VerifyQueue()
+    verifier = _verifier(settings, keys, verify_queue)
     gate = Gate(
         sources=sources,
         verifier=verifier,
@@ -125,7 +125,7 @@ def build(
         issuing=_issuing(settings, parts, signing, application) if signing is not None else None,
         provider=Provider(parts, adopts_unknown=settings.adopts_unknown, issues=signing is not None),
         clients=Clients({client.id: client.secret.get_secret_value() for client in settings.introspection_clients}),
-        backchannel=_backchannel(settings, parts, keys, store.scripts, turns),
+        backchannel=_backchannel(settings, parts, keys, store.scripts, verify_queue),
         endpoints=enabled,
         key_set=signing.jwks if signing is not None else None,
         cookie_transport=signing is not None and settings.token_transport == "cookie",  # noqa: S105
@@ -144,7 +144,7 @@ def build(
         ends=_ends(store, streams),
         housekeeping=Housekeeping(store.sessions, store.slots.outbox),
         keys=keys,
-        turns=turns,
+        verify_queue=verify_queue,
         embedded=store.embedded,
         connect=store.connect,
         forward_authorization=settings.forward_authorization,
@@ -219,7 +219,7 @@ def _signing_keys(settings: Settings) -> SigningKeys | None:
         raise ConfigError([f"GATEKEEPER_SIGNING_KEY: {error}"]) from None
 
 
-def _keys(settings: Settings, signing: SigningKeys | None, fetch: Fetch) -> Keys:
+def _keys(settings: Settings, signing: SigningKeys | None, fetch: FetchKeySet) -> Keys:
     own = signing.hmac_secrets if signing is not None else ()
     secrets = list(dict.fromkeys([*own, *settings.hmac_secrets]))
     pems = [*(signing.public_keys_pem if signing is not None else ()), *settings.public_keys_pem]
@@ -234,7 +234,7 @@ def _keys(settings: Settings, signing: SigningKeys | None, fetch: Fetch) -> Keys
         raise ConfigError([f"GATEKEEPER_JWT_…: {error}"]) from None
 
 
-def _verifier(settings: Settings, keys: Keys, turns: Turns) -> Verifier:
+def _verifier(settings: Settings, keys: Keys, verify_queue: VerifyQueue) -> Verifier:
     return Verifier(
         keys=keys,
         algorithms=settings.algorithms,
@@ -244,7 +244,7 @@ def _verifier(settings: Settings, keys: Keys, turns: Turns) -> Verifier:
         user_claim=settings.jwt_user_claim,
         roles_claim=settings.roles_claim,
         admin_roles=settings.admin_roles,
-        turns=turns,
+        verify_queue=verify_queue,
     )
 
 
@@ -271,7 +271,7 @@ def _attempts(settings: Settings, scripts: Scripts) -> LoginAttempts | None:
 
 def _issuing(settings: Settings, parts: Parts, signing: SigningKeys, application: Any) -> Issuing:
     try:
-        access_tokens = AccessTokens(
+        access_tokens = AccessTokenIssuer(
             signing,
             issuer=settings.jwt_issuer,
             audience=settings.jwt_audience,
@@ -308,16 +308,18 @@ def _login_check(settings: Settings, application: Any) -> LoginCheck:
     )
 
 
-def _backchannel(settings: Settings, parts: Parts, keys: Keys, scripts: Scripts, turns: Turns) -> BackChannel | None:
+def _backchannel(
+    settings: Settings, parts: Parts, keys: Keys, scripts: Scripts, verify_queue: VerifyQueue
+) -> BackChannel | None:
     if settings.backchannel_issuer is None:
         return None
-    tokens = LogoutTokens(
+    tokens = LogoutTokenVerifier(
         keys=keys,
         algorithms=settings.algorithms,
         issuer=settings.backchannel_issuer,
         audience=settings.jwt_audience,
         leeway_seconds=settings.jwt_leeway,
-        turns=turns,
+        verify_queue=verify_queue,
     )
     return BackChannel(
         parts,

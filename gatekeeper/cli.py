@@ -207,7 +207,7 @@ def _print_event(event: AuditEvent) -> None:
 
 def _milliseconds(option: str, text: str) -> int:
     """An instant in ISO 8601, in UTC where it names no zone, or how long ago that was."""
-    from gatekeeper.settings.types import seconds
+    from gatekeeper.settings.types import parse_duration
 
     try:
         instant = datetime.fromisoformat(text)
@@ -215,7 +215,7 @@ def _milliseconds(option: str, text: str) -> int:
     except ValueError:
         pass
     try:
-        return max(0, int((time.time() - seconds(text)) * 1000))
+        return max(0, int((time.time() - parse_duration(text)) * 1000))
     except ValueError:
         raise typer.BadParameter(f"{text!r} is no instant and no duration", param_hint=option) from None
 

@@ -32,7 +32,7 @@ from gatekeeper.store.epoch import BEAT_SECONDS, Epoch
 from gatekeeper.telemetry.metrics import Telemetry
 from gatekeeper.tokens.keys import Keys
 from gatekeeper.tokens.sources import TokenSources
-from gatekeeper.tokens.verify_queue import Turns
+from gatekeeper.tokens.verify_queue import VerifyQueue
 
 _MEET_SECONDS = 1.0
 
@@ -70,7 +70,7 @@ class Engine:
         ends: EndsListener,
         housekeeping: Housekeeping,
         keys: Keys,
-        turns: Turns,
+        verify_queue: VerifyQueue,
         embedded: EmbeddedValkey | None,
         connect: Callable[[], Any],
         forward_authorization: bool,
@@ -97,7 +97,7 @@ class Engine:
         self.telemetry = telemetry
         self.forward_authorization = forward_authorization
         self.streams = streams
-        self.turns = turns
+        self.verify_queue = verify_queue
         self.started = False
         self._scripts = scripts
         self._epoch = epoch

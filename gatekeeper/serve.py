@@ -211,7 +211,7 @@ async def serve(
     health = Health(engine.faults)
     app, shortcut = create_app(settings, engine)
     overloaded = engine.telemetry.connection_refused
-    left = engine.turns.forget
+    left = engine.verify_queue.cancel
     door = protocol(limits(settings), Refusals(engine), overloaded=overloaded, shortcut=shortcut, left=left)
     front = listener(app, door, grace_seconds=settings.shutdown_grace, ws=websockets(left))
     # Signals first: one that comes during the start must not leave a store behind.

@@ -22,7 +22,7 @@ from gatekeeper import __version__
 from gatekeeper.dialects import DIALECTS
 from gatekeeper.settings import Settings, load
 from gatekeeper.settings.model import Settings as Model
-from gatekeeper.settings.source import settings_of
+from gatekeeper.settings.source import setting_infos
 from gatekeeper.telemetry.metrics import Metrics
 
 _ROOT = Path(__file__).parent.parent
@@ -303,7 +303,7 @@ def test_every_link_of_a_document_leads_somewhere(document: str) -> None:
 
 @pytest.mark.parametrize("document", [*_DOCUMENTS, "CHANGELOG.md", "Dockerfile", "config/compose.yaml"])
 def test_a_document_names_settings_that_exist_only(document: str) -> None:
-    known = {name for about in settings_of(Model) for name in about.names}
+    known = {name for info in setting_infos(Model) for name in info.names}
     assert set(re.findall(r"\bGATEKEEPER_[A-Z][A-Z_]*[A-Z]\b", _text(document))) <= known
 
 

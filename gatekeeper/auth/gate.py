@@ -20,7 +20,7 @@ from gatekeeper.sessions.store import Checked, SessionStore
 from gatekeeper.store.client import Prepared
 from gatekeeper.store.connection import Reply
 from gatekeeper.store.rate_limit import Limiter
-from gatekeeper.tokens.sources import Found, TokenSources
+from gatekeeper.tokens.sources import PresentedToken, TokenSources
 from gatekeeper.tokens.verifier import Verifier
 
 # Behind one address there are several people.
@@ -180,7 +180,7 @@ class Gate:
             more_tokens=bool(found.others),
         )
 
-    async def _disagree(self, found: Found, claims: Claims) -> bool:
+    async def _disagree(self, found: PresentedToken, claims: Claims) -> bool:
         """Whether a token in another source is good too, and names another user."""
         for token in found.others:
             try:

@@ -19,7 +19,7 @@ from gatekeeper.models import Client, Problem, Session
 from gatekeeper.sessions.audit import Action
 from gatekeeper.sessions.events import Acting, Event
 from gatekeeper.sessions.sign_ins import RefreshToken, Rotation, Successor
-from gatekeeper.tokens.issuer import AccessTokens, IssuedToken, digest, new_refresh_token, new_sid, seal, unseal
+from gatekeeper.tokens.issuer import AccessTokenIssuer, IssuedToken, digest, new_refresh_token, new_sid, seal, unseal
 from gatekeeper.tokens.login_check import LoginCheck
 
 # Who fails waits for the next of these moments, so that the time does not tell how far the backend has looked: a name
@@ -41,7 +41,7 @@ class Issuing:
     `UpstreamTimeout`. Without a `check` nobody logs in here: the application signs people in itself."""
 
     def __init__(
-        self, parts: Parts, *, check: LoginCheck | None, access_tokens: AccessTokens, session_seconds: float
+        self, parts: Parts, *, check: LoginCheck | None, access_tokens: AccessTokenIssuer, session_seconds: float
     ) -> None:
         self._parts = parts
         self._check = check

@@ -15,7 +15,7 @@ from gatekeeper.models import Claims, Client, Problem
 from gatekeeper.sessions.events import Acting
 from gatekeeper.store.replay import Once
 from gatekeeper.tokens.issuer import digest
-from gatekeeper.tokens.logout_token import LogoutToken, LogoutTokens
+from gatekeeper.tokens.logout_token import LogoutToken, LogoutTokenVerifier
 
 # RFC 7662 section 2.2, as far as a token may carry it.
 _TOLD: Final = ("scope", "client_id", "username", "exp", "iat", "nbf", "sub", "aud", "iss", "jti")
@@ -105,7 +105,7 @@ class BackChannel:
     `KeysUnavailable`."""
 
     def __init__(
-        self, parts: Parts, tokens: LogoutTokens, once: Once, *, sub_is_user: bool, session_seconds: float
+        self, parts: Parts, tokens: LogoutTokenVerifier, once: Once, *, sub_is_user: bool, session_seconds: float
     ) -> None:
         self._parts = parts
         self._tokens = tokens

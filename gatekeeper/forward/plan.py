@@ -85,7 +85,7 @@ class Shortcut:
             return None
         kept = [pair for pair in engine.identity.without_spoofed(headers) if pair[0] != REQUEST_ID]
         if not engine.forward_authorization:
-            kept = engine.sources.strip(kept)
+            kept = engine.sources.strip_tokens(kept)
         kept.append((REQUEST_ID, b""))
         passed = request_headers(kept, arrival(scope, engine.trusted), self._own_headers)
         try:

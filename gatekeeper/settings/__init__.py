@@ -1,7 +1,7 @@
-"""Settings from the environment: read, checked together, described, and warned about.
+"""Settings from the environment: read, checked together, described, and warned info.
 
 Variables begin with `GATEKEEPER_`; nothing else in the environment has any effect here. The fields are in
-`settings/front.py`, `store.py` and `tokens.py`.
+`settings/proxy.py`, `store.py` and `tokens.py`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from gatekeeper.settings.conflicts import Conflict, mixed_keys
 from gatekeeper.settings.grammars import IdentityHeader, ListenAddress, is_loopback, matches_everything
 from gatekeeper.settings.model import DIALECT_NAMES, Settings
 from gatekeeper.settings.secrets import IntrospectionClient, store_servers
-from gatekeeper.settings.source import About, EnvironmentSource, settings_of
+from gatekeeper.settings.source import EnvironmentSource, SettingInfo, setting_infos
 from gatekeeper.settings.tokens import ISSUE_FIELDS
-from gatekeeper.settings.types import variable
+from gatekeeper.settings.types import env_name
 
 __all__ = [
     "DIALECT_NAMES",
-    "Description",
+    "EffectiveSetting",
     "IdentityHeader",
     "IntrospectionClient",
     "ListenAddress",
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 
-class Description(NamedTuple):
+class EffectiveSetting(NamedTuple):
     """One setting as it is in effect. `value` is one line, secrets masked."""
 
     variable: str
@@ -54,11 +54,11 @@ def load(environ: Mapping[str, str] | None = None, *, require_upstream: bool = F
     return _load(EnvironmentSource(Settings, os.environ if environ is None else environ), require_upstream)
 
 
-def describe(environ: Mapping[str, str] | None = None) -> list[Description]:
+def describe(environ: Mapping[str, str] | None = None) -> list[EffectiveSetting]:
     """Every setting in effect with its source, in the order of docs/settings.md. Raises `ConfigError` as `load`."""
     source = EnvironmentSource(Settings, os.environ if environ is None else environ)
     settings = _load(source, require_upstream=False)
-    return [_description(about, source, settings) for about in settings_of(Settings)]
+    return [_description(info, source, settings) for info in setting_infos(Settings)]
 
 
 def warnings(settings: Settings) -> list[str]:
@@ -77,10 +77,10 @@ def warnings(settings: Settings) -> list[str]:
 def _load(source: EnvironmentSource, require_upstream: bool) -> Settings:
     values = source()
     settings, problems = _validate(source, values)
-    given = {*values, *source.unread}
+    given = {*values, *source.unreadable}
     if require_upstream and "upstream_url" not in given:
-        about = next(about for about in settings_of(Settings) if about.field == "upstream_url")
-        problems.append(f"{about.variable}: not set; accepted: {about.reader.accepted}")
+        info = next(info for info in setting_infos(Settings) if info.field == "upstream_url")
+        problems.append(f"{info.variable}: not set; accepted: {info.reader.accepted}")
     # By name: that both are set is a problem even where neither can be read, so no settings object could tell.
     if mixed := mixed_keys(given):
         problems.append(mixed.problem)
@@ -105,61 +105,61 @@ def _validate(source: EnvironmentSource, values: dict[str, Any]) -> tuple[Settin
             Settings(**{name: value for name, value in values.items() if name not in refused})
         except ValidationError as error:
             conflicts = _conflicts(error)
-    unsure = refused | source.unread
+    unsure = refused | source.unreadable
     return None, [*problems, *(conflict.problem for conflict in conflicts if not conflict.fields & unsure)]
 
 
 def _problem(source: EnvironmentSource, line: Any) -> str:
     """The line for one refused field, from pydantic's error."""
     field = str(line["loc"][0])
-    about = next(about for about in settings_of(Settings) if about.field == field)
+    info = next(info for info in setting_infos(Settings) if info.field == field)
     origin = source.origins[field]
     why = line["ctx"]["error"] if line["type"] == "value_error" else "is not accepted"
-    shown = about.reader.show_refused(origin.text)
-    return f"{origin.variable}: read {shown}, which {why}; accepted: {about.accepted(origin.variable)}"
+    shown = info.reader.show_refused(origin.text)
+    return f"{origin.variable}: read {shown}, which {why}; accepted: {info.accepted(origin.variable)}"
 
 
 def _conflicts(error: ValidationError) -> list[Conflict]:
     return [conflict for line in error.errors() if line["type"] == "conflict" for conflict in line["ctx"]["conflicts"]]
 
 
-def _description(about: About, source: EnvironmentSource, settings: Settings) -> Description:
-    origin = source.origins.get(about.field)
+def _description(info: SettingInfo, source: EnvironmentSource, settings: Settings) -> EffectiveSetting:
+    origin = source.origins.get(info.field)
     if origin is not None:
-        return Description(about.variable, about.reader.show(origin.value), origin.source)
-    if about.field == "jwt_algorithms":
-        return Description(about.variable, ",".join(settings.algorithms), "default")
-    if about.field == "unknown_session":
-        return Description(about.variable, "adopt" if settings.adopts_unknown else "reject", "default")
-    default = about.default_text.replace("`", "") if about.default is None else about.default
-    return Description(about.variable, default, "default")
+        return EffectiveSetting(info.variable, info.reader.show(origin.value), origin.source)
+    if info.field == "jwt_algorithms":
+        return EffectiveSetting(info.variable, ",".join(settings.algorithms), "default")
+    if info.field == "unknown_session":
+        return EffectiveSetting(info.variable, "adopt" if settings.adopts_unknown else "reject", "default")
+    default = info.default_text.replace("`", "") if info.default is None else info.default
+    return EffectiveSetting(info.variable, default, "default")
 
 
 def _token_warnings(settings: Settings) -> Iterator[str]:
     for field, claim in (("jwt_issuer", "iss"), ("jwt_audience", "aud")):
         if getattr(settings, field) is None:
-            yield f"{variable(field)}: not set, so a token's `{claim}` is not looked at"
+            yield f"{env_name(field)}: not set, so a token's `{claim}` is not looked at"
     for pattern in settings.public_paths:
         if matches_everything(pattern):
-            yield f"{variable('public_paths')}: {pattern!r} matches every path, so nothing it covers needs a session"
+            yield f"{env_name('public_paths')}: {pattern!r} matches every path, so nothing it covers needs a session"
 
 
 def _issue_warnings(settings: Settings) -> Iterator[str]:
     if settings.tokens == "issue":
         return
-    for about in settings_of(Settings):
-        if about.field not in ISSUE_FIELDS:
+    for info in setting_infos(Settings):
+        if info.field not in ISSUE_FIELDS:
             continue
         # A default that is written out changes nothing, so nothing is missed.
-        if getattr(settings, about.field) != about.reader.read(Settings.model_fields[about.field].default):
-            yield f"{about.variable}: has no effect while {variable('tokens')} is observe"
+        if getattr(settings, info.field) != info.reader.read(Settings.model_fields[info.field].default):
+            yield f"{info.variable}: has no effect while {env_name('tokens')} is observe"
 
 
 def _limit_warnings(settings: Settings) -> Iterator[str]:
-    limits = [variable(field) for field in ("rate_limit", "login_rate_limit") if getattr(settings, field) is not None]
+    limits = [env_name(field) for field in ("rate_limit", "login_rate_limit") if getattr(settings, field) is not None]
     if limits and not settings.trusted_proxies:
         yield (
-            f"{variable('trusted_proxies')}: none, so behind a proxy with a private or loopback address "
+            f"{env_name('trusted_proxies')}: none, so behind a proxy with a private or loopback address "
             f"{' and '.join(limits)} {'hold' if len(limits) > 1 else 'holds'} for users and not for client addresses"
         )
 
@@ -168,7 +168,7 @@ def _file_limit_warnings(settings: Settings) -> Iterator[str]:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most != resource.RLIM_INFINITY and most <= settings.max_connections:
         yield (
-            f"{variable('max_connections')}: {settings.max_connections}, while a process may have {most} open files "
+            f"{env_name('max_connections')}: {settings.max_connections}, while a process may have {most} open files "
             "(ulimit -Hn), of which each connection is one"
         )
 
@@ -176,8 +176,8 @@ def _file_limit_warnings(settings: Settings) -> Iterator[str]:
 def _store_warnings(settings: Settings) -> Iterator[str]:
     if settings.on_store_failure == "allow_verified":
         yield (
-            f"{variable('on_store_failure')}: while the store does not answer, sessions that ended elsewhere pass for "
-            f"up to {settings.degraded_max:g} s ({variable('degraded_max')}), and failed logins are not counted"
+            f"{env_name('on_store_failure')}: while the store does not answer, sessions that ended elsewhere pass for "
+            f"up to {settings.degraded_max:g} s ({env_name('degraded_max')}), and failed logins are not counted"
         )
 
 
@@ -191,16 +191,16 @@ def _transport_warnings(settings: Settings) -> Iterator[str]:
             continue
         parts = urlsplit(getattr(settings, field) or "")
         if parts.scheme == "http" and not is_loopback(parts.hostname):
-            yield f"{variable(field)}: plain http:// to {parts.hostname}, which is not this host: {carried}"
+            yield f"{env_name(field)}: plain http:// to {parts.hostname}, which is not this host: {carried}"
     if settings.redis_url is None:
         return
     for parts in store_servers(settings.redis_url.get_secret_value()):
         if parts.scheme == "unix" or is_loopback(parts.hostname):
             continue
         if parts.scheme == "redis":
-            yield f"{variable('redis_url')}: no TLS (rediss://) to {parts.hostname}, which is not this host"
+            yield f"{env_name('redis_url')}: no TLS (rediss://) to {parts.hostname}, which is not this host"
         if not parts.password and "password=" not in parts.query:
-            yield f"{variable('redis_url')}: no password for {parts.hostname}, which is not this host"
+            yield f"{env_name('redis_url')}: no password for {parts.hostname}, which is not this host"
 
 
 def _file_warnings(settings: Settings) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from gatekeeper.settings.grammars import ALGORITHMS, LOGIN_CHECK_WORDS, ListenAddress, is_loopback
-from gatekeeper.settings.types import variable
+from gatekeeper.settings.types import env_name
 
 if TYPE_CHECKING:
     from gatekeeper.settings.model import Settings
@@ -39,7 +39,7 @@ def mixed_keys(fields: Iterable[str]) -> Conflict | None:
     given = [name for name in _KEYS if name in present]
     if len(given) < 2 or "jwt_secret" not in given:
         return None
-    names = " and ".join(variable(name) for name in given)
+    names = " and ".join(env_name(name) for name in given)
     return Conflict(frozenset(), f"{names}: set together; accepted: HMAC secrets, or public keys and a key set")
 
 
@@ -54,20 +54,20 @@ def _key_conflicts(settings: Settings) -> Iterator[Conflict]:
     if not set(settings.algorithms) <= set(fitting):
         yield Conflict(
             frozenset({*_ALL_KEYS, "jwt_algorithms"}),
-            f"{variable('jwt_algorithms')}: read {','.join(settings.algorithms)!r}, which does not fit "
-            f"{' and '.join(map(variable, given))}; accepted: {', '.join(fitting)}",
+            f"{env_name('jwt_algorithms')}: read {','.join(settings.algorithms)!r}, which does not fit "
+            f"{' and '.join(map(env_name, given))}; accepted: {', '.join(fitting)}",
         )
 
 
 def _missing_key(settings: Settings) -> Conflict | None:
     names, use = list(_KEYS), "verified with"
     if settings.tokens == "issue":
-        names, use = ["signing_key", "jwt_secret"], f"signed with while {variable('tokens')} is issue"
+        names, use = ["signing_key", "jwt_secret"], f"signed with while {env_name('tokens')} is issue"
     if any(getattr(settings, name) for name in names):
         return None
     return Conflict(
         frozenset({*names, "tokens"}),
-        f"{', '.join(map(variable, names))}: none is set; accepted: in one of them, the key that tokens are {use}",
+        f"{', '.join(map(env_name, names))}: none is set; accepted: in one of them, the key that tokens are {use}",
     )
 
 
@@ -78,12 +78,12 @@ def _mixed_signing_key(settings: Settings) -> Conflict | None:
     ours, theirs, names = "HMAC secrets", "public keys", ["jwt_public_key", "jwks_url"]
     if settings.signing_keys_pem:
         ours, theirs, names = "private keys", "HMAC secrets", ["jwt_secret"]
-    given = " and ".join(variable(name) for name in names if getattr(settings, name))
+    given = " and ".join(env_name(name) for name in names if getattr(settings, name))
     if not given:
         return None
     return Conflict(
         frozenset(_ALL_KEYS),
-        f"{variable('signing_key')} and {given}: {ours} and {theirs} set together; accepted: HMAC secrets alone, or "
+        f"{env_name('signing_key')} and {given}: {ours} and {theirs} set together; accepted: HMAC secrets alone, or "
         "private keys, public keys and a key set",
     )
 
@@ -95,14 +95,14 @@ def _issue_conflicts(settings: Settings) -> Iterator[Conflict]:
     if settings.login_check_url is None and settings.login_paths:
         yield Conflict(
             frozenset({"tokens", "login_check_url", "login_paths"}),
-            f"{variable('login_check_url')}: not set while {variable('tokens')} is issue; "
+            f"{env_name('login_check_url')}: not set while {env_name('tokens')} is issue; "
             f"accepted: {LOGIN_CHECK_WORDS}",
         )
     if settings.jwt_user_claim in settings.login_claims:
         yield Conflict(
             frozenset({"tokens", "login_claims", "jwt_user_claim"}),
-            f"{variable('login_claims')}: names {settings.jwt_user_claim!r}, in which Gatekeeper puts the user "
-            f"({variable('jwt_user_claim')}); accepted: other names",
+            f"{env_name('login_claims')}: names {settings.jwt_user_claim!r}, in which Gatekeeper puts the user "
+            f"({env_name('jwt_user_claim')}); accepted: other names",
         )
 
 
@@ -114,21 +114,21 @@ def _address_conflicts(settings: Settings) -> Iterator[Conflict]:
     if ops is not None and _overlap(listen, ops):
         yield Conflict(
             frozenset({"listen", "ops_listen"}),
-            f"{variable('ops_listen')}: read '{ops}', which {variable('listen')} takes ('{listen}'); "
+            f"{env_name('ops_listen')}: read '{ops}', which {env_name('listen')} takes ('{listen}'); "
             "accepted: another address, or off",
         )
     if settings.upstream_url is not None and _reaches(_upstream_address(settings.upstream_url), listen):
         yield Conflict(
             frozenset({"listen", "upstream_url"}),
-            f"{variable('upstream_url')}: read {settings.upstream_url!r}, which is Gatekeeper's own "
-            f"{variable('listen')} ('{listen}'); accepted: the backend's address",
+            f"{env_name('upstream_url')}: read {settings.upstream_url!r}, which is Gatekeeper's own "
+            f"{env_name('listen')} ('{listen}'); accepted: the backend's address",
         )
     # Without a backend nothing listens there: the middleware's server has an address of its own.
     if settings.upstream_url is not None and _checks_itself(settings):
         yield Conflict(
             frozenset({"listen", "upstream_url", "tokens", "login_check_url"}),
-            f"{variable('login_check_url')}: read {settings.login_check_url!r}, which is Gatekeeper's own "
-            f"{variable('listen')} ('{listen}'); accepted: a path of the backend, or another address",
+            f"{env_name('login_check_url')}: read {settings.login_check_url!r}, which is Gatekeeper's own "
+            f"{env_name('listen')} ('{listen}'); accepted: a path of the backend, or another address",
         )
 
 

@@ -19,15 +19,15 @@ def setting(
     alias: str | None = None,
     alias_unit: str = "",
 ) -> Any:
-    """A field that is a setting. `source.About` says what the arguments are; `meaning` is in Markdown."""
-    about: JsonDict = {
+    """A field that is a setting. `source.SettingInfo` says what the arguments are; `meaning` is in Markdown."""
+    info: JsonDict = {
         "group": group,
         "default_text": default_text,
         "example": example,
         "alias": alias,
         "alias_unit": alias_unit,
     }
-    return Field(default=default, description=meaning, json_schema_extra=about)
+    return Field(default=default, description=meaning, json_schema_extra=info)
 
 
 class SettingsGroup(BaseSettings):

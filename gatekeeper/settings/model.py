@@ -1,4 +1,4 @@
-"""All settings, and how they are printed and checked together. Their fields are in `front`, `store` and `tokens`: type,
+"""All settings, and how they are printed and checked together. Their fields are in `proxy`, `store` and `tokens`: type,
 rule, default and meaning of each.
 
 A setting's variable is `GATEKEEPER_` and the field's name in capitals. Defaults stand in the fields as an operator
@@ -19,7 +19,7 @@ from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
 from gatekeeper.settings.conflicts import conflicts
-from gatekeeper.settings.front import DIALECT_NAMES, FrontSettings
+from gatekeeper.settings.proxy import DIALECT_NAMES, ProxySettings
 from gatekeeper.settings.store import StoreSettings
 from gatekeeper.settings.tokens import TokenSettings
 
@@ -27,7 +27,7 @@ __all__ = ["DIALECT_NAMES", "Settings"]
 
 
 # The fields of the last base come first, so this is the order of docs/settings.md from right to left.
-class Settings(TokenSettings, StoreSettings, FrontSettings):
+class Settings(TokenSettings, StoreSettings, ProxySettings):
     """What Gatekeeper was told to do.
 
     Made by `gatekeeper.settings.load`. Made directly, it takes its arguments only and never the environment, and

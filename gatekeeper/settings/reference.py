@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 from gatekeeper.settings import Settings
-from gatekeeper.settings.source import About, settings_of
+from gatekeeper.settings.source import SettingInfo, setting_infos
 
 _ENV_HEAD = """\
 # Every setting of Gatekeeper. What is commented out shows the default, or an example where there is none.
@@ -97,8 +97,8 @@ listen on is part of `GATEKEEPER_LISTEN` and never `GATEKEEPER_PORT`.
 def env_file() -> str:
     """The text of config/gatekeeper.env."""
     return _ENV_HEAD + "".join(
-        f"\n\n# {group}\n" + "".join(f"\n{_env_entry(about)}" for about in settings)
-        for group, settings in groupby(settings_of(Settings), key=lambda about: about.group)
+        f"\n\n# {group}\n" + "".join(f"\n{_env_entry(info)}" for info in settings)
+        for group, settings in groupby(setting_infos(Settings), key=lambda info: info.group)
     )
 
 
@@ -106,26 +106,26 @@ def settings_page() -> str:
     """The text of docs/settings.md."""
     return _PAGE_HEAD + "".join(
         f"\n## {group}\n\n" + "\n".join(_table(list(settings))) + "\n"
-        for group, settings in groupby(settings_of(Settings), key=lambda about: about.group)
+        for group, settings in groupby(setting_infos(Settings), key=lambda info: info.group)
     )
 
 
-def _env_entry(about: About) -> str:
-    if about.default is not None:
-        return f"# {about.meaning}\n#{about.variable}={about.default}\n"
-    unset = "" if about.default_text == "none" else f" ({about.default_text})"
-    return f"# {about.meaning} Not set by default{unset}; for example:\n#{about.variable}={about.example}\n"
+def _env_entry(info: SettingInfo) -> str:
+    if info.default is not None:
+        return f"# {info.meaning}\n#{info.variable}={info.default}\n"
+    unset = "" if info.default_text == "none" else f" ({info.default_text})"
+    return f"# {info.meaning} Not set by default{unset}; for example:\n#{info.variable}={info.example}\n"
 
 
-def _table(settings: list[About]) -> Iterator[str]:
+def _table(settings: list[SettingInfo]) -> Iterator[str]:
     yield "| variable | default | meaning | accepted |"
     yield "| --- | --- | --- | --- |"
-    for about in settings:
-        names = "<br>".join(f"`{name}`" for name in about.names[: 2 if about.reader.secret else 1])
-        unit = ", in minutes" if about.alias_unit == "m" else ""
-        alias = f" Alias: `{about.alias}`{unit}." if about.alias else ""
-        default = about.default_text if about.default is None else f"`{about.default}`"
-        yield f"| {names} | {default} | {about.meaning}{alias} | {_cell(about.reader.accepted)} |"
+    for info in settings:
+        names = "<br>".join(f"`{name}`" for name in info.names[: 2 if info.reader.secret else 1])
+        unit = ", in minutes" if info.alias_unit == "m" else ""
+        alias = f" Alias: `{info.alias}`{unit}." if info.alias else ""
+        default = info.default_text if info.default is None else f"`{info.default}`"
+        yield f"| {names} | {default} | {info.meaning}{alias} | {_cell(info.reader.accepted)} |"
 
 
 def _cell(text: str) -> str:

@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 from pydantic import SecretStr
 
 from gatekeeper.settings.grammars import split_url
-from gatekeeper.settings.types import MASK, Reader, is_path, is_unicode, plain, read_file
+from gatekeeper.settings.types import MASK, SettingReader, is_path, is_unicode, read_file, single_line
 
 # RFC 7518, 3.2: a key as long as the hash. 32 bytes is HS256's, and the floor for the others too.
 _SECRET_BYTES = 32
@@ -41,7 +41,7 @@ _CLIENT_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SecretReader(Reader):
+class SecretReader(SettingReader):
     """Reads a setting of which nothing is shown."""
 
     secret = True
@@ -99,7 +99,7 @@ class HmacSecretsReader(SecretLinesReader):
         return super().read_text(text)
 
 
-def hmac_secret_reader() -> Reader:
+def hmac_secret_reader() -> SettingReader:
     accepted = f"secrets of at least {_SECRET_BYTES} bytes, one a line, such as `openssl rand -base64 48` makes"
     return HmacSecretsReader(parse=lambda text: text, accepted=accepted)
 
@@ -125,7 +125,7 @@ class SigningKeysReader(SecretLinesReader):
         return super()._fault(text)
 
 
-def signing_key_reader() -> Reader:
+def signing_key_reader() -> SettingReader:
     accepted = (
         f"secrets of at least {_SECRET_BYTES} bytes, one a line, or private keys as PEM without a password "
         f"({', '.join(_PRIVATE_KEY_LABELS)})"
@@ -169,7 +169,7 @@ class IntrospectionClientsReader(SecretLinesReader):
         return f"has a secret that {why}" if why else None
 
 
-def introspection_client_reader() -> Reader:
+def introspection_client_reader() -> SettingReader:
     accepted = (
         f"id:secret, one a line, each id once, the secrets of at least {_SECRET_BYTES} printable ASCII characters"
     )
@@ -215,7 +215,7 @@ class PublicKeyReader(SecretReader):
         # Many tools can only write a PEM into one line, with `\n` spelled out.
         text = text.replace("\\n", "\n").strip()
         if "-----BEGIN" not in text:
-            text = read_file(Path(plain(text)))
+            text = read_file(Path(single_line(text)))
         return _public_keys(text)
 
     def show(self, text: str) -> str:
@@ -225,7 +225,7 @@ class PublicKeyReader(SecretReader):
         return repr(text[:120]) if is_path(text) else super().show_refused(text)
 
 
-def public_key_reader() -> Reader:
+def public_key_reader() -> SettingReader:
     return PublicKeyReader(
         parse=lambda text: text, accepted="public keys or certificates as PEM, or the path of a file of them"
     )
@@ -296,7 +296,7 @@ class StoreUrlReader(SecretReader):
         return f"'{scheme.group(1)}://{MASK}'" if scheme else super().show_refused(text)
 
 
-def store_url_reader() -> Reader:
+def store_url_reader() -> SettingReader:
     return StoreUrlReader(
         parse=_store_url,
         accepted="redis://[[user]:password@]host[:port][/db], unix://[[user]:password@]/path[?db=0], "

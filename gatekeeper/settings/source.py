@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-from gatekeeper.settings.types import MASK, PREFIX, Reader, is_path, read_file, variable
+from gatekeeper.settings.types import MASK, PREFIX, SettingReader, env_name, is_path, read_file
 
 # What Kubernetes injects into every pod for a Service called gatekeeper, or gatekeeper-<something>:
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
@@ -27,7 +27,7 @@ _SERVICE_LINK = re.compile(
 
 
 @dataclass(frozen=True)
-class About:
+class SettingInfo:
     """What is to be said of one setting. `default` is as an operator would write it, `None` where there is none;
     `default_text` says what holds then. `example` is a value for config/gatekeeper.env. `alias_unit` is `m` where a
     plain number under the alias is minutes; else it is seconds as under the name."""
@@ -40,11 +40,11 @@ class About:
     example: str
     alias: str | None
     alias_unit: Literal["", "m"]
-    reader: Reader
+    reader: SettingReader
 
     @property
     def variable(self) -> str:
-        return variable(self.field)
+        return env_name(self.field)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -64,7 +64,7 @@ class About:
 
 
 @dataclass(frozen=True)
-class Origin:
+class SettingOrigin:
     """Where a setting's text came from. `variable` is the name that was set; `path` the file it named, if any; `value`
     the text as the setting reads it."""
 
@@ -75,32 +75,34 @@ class Origin:
     path: Path | None = None
 
 
-def settings_of(settings_cls: type[BaseSettings]) -> list[About]:
+def setting_infos(settings_cls: type[BaseSettings]) -> list[SettingInfo]:
     """All settings of a class, in the order of its fields. A field without a reader is not a setting."""
     found = []
     for name, field in settings_cls.model_fields.items():
-        reader = next((item for item in field.metadata if isinstance(item, Reader)), None)
+        reader = next((item for item in field.metadata if isinstance(item, SettingReader)), None)
         if reader is not None and isinstance(field.json_schema_extra, dict):
             extra: dict[str, Any] = field.json_schema_extra
             default = field.default if isinstance(field.default, str) else None
-            found.append(About(field=name, meaning=field.description or "", default=default, reader=reader, **extra))
+            found.append(
+                SettingInfo(field=name, meaning=field.description or "", default=default, reader=reader, **extra)
+            )
     return found
 
 
 class EnvironmentSource(PydanticBaseSettingsSource):
     """Reads the settings of `settings_cls` from `environ`, and secrets from the files it names.
 
-    After a call, `problems` holds one line each, `unread` the fields that they made unreadable, and `origins` where
+    After a call, `problems` holds one line each, `unreadable` the fields that they made unreadable, and `origins` where
     each value came from.
     """
 
     def __init__(self, settings_cls: type[BaseSettings], environ: Mapping[str, str]) -> None:
         super().__init__(settings_cls)
         self._environ = environ
-        self._settings = {about.field: about for about in settings_of(settings_cls)}
+        self._settings = {info.field: info for info in setting_infos(settings_cls)}
         self.problems: list[str] = []
-        self.unread: set[str] = set()
-        self.origins: dict[str, Origin] = {}
+        self.unreadable: set[str] = set()
+        self.origins: dict[str, SettingOrigin] = {}
 
     def __call__(self) -> dict[str, Any]:
         """The texts that were given, by field."""
@@ -113,37 +115,37 @@ class EnvironmentSource(PydanticBaseSettingsSource):
         return values
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        about = self._settings.get(field_name)
-        given = [name for name in about.names if name in self._environ] if about else []
-        if about is None or not given:
+        info = self._settings.get(field_name)
+        given = [name for name in info.names if name in self._environ] if info else []
+        if info is None or not given:
             return None, field_name, False
         if len(given) > 1:
-            self._report(about, f"{' and '.join(given)}: both are set; accepted: one of them")
+            self._report(info, f"{' and '.join(given)}: both are set; accepted: one of them")
             return None, field_name, False
-        origin = self._origin(about, given[0])
+        origin = self._origin(info, given[0])
         if origin is not None:
             self.origins[field_name] = origin
         return origin and origin.value, field_name, False
 
-    def _origin(self, about: About, name: str) -> Origin | None:
+    def _origin(self, info: SettingInfo, name: str) -> SettingOrigin | None:
         text = self._environ[name]
-        if name != f"{about.variable}_FILE":
-            return Origin(name, "environment", text, about.value(name, text))
+        if name != f"{info.variable}_FILE":
+            return SettingOrigin(name, "environment", text, info.value(name, text))
         try:
             content = read_file(Path(text)) if text.strip() else ""
         except ValueError as error:
             shown = repr(text) if is_path(text) else MASK
-            self._report(about, f"{name}: read {shown}, which {error}; accepted: the path of a readable text file")
+            self._report(info, f"{name}: read {shown}, which {error}; accepted: the path of a readable text file")
             return None
         content = re.sub(r"\r?\n\Z", "", content)
-        return Origin(name, "file", content, content, Path(text))
+        return SettingOrigin(name, "file", content, content, Path(text))
 
-    def _report(self, about: About, problem: str) -> None:
+    def _report(self, info: SettingInfo, problem: str) -> None:
         self.problems.append(problem)
-        self.unread.add(about.field)
+        self.unreadable.add(info.field)
 
     def _unknown_names(self) -> list[str]:
-        known = {name for about in self._settings.values() for name in about.names}
+        known = {name for info in self._settings.values() for name in info.names}
         return [
             _unknown(name, known)
             for name in sorted(self._environ)

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from gatekeeper.settings import grammars as grammar
 from gatekeeper.settings.group import SettingsGroup, setting
 from gatekeeper.settings.secrets import store_url_reader
-from gatekeeper.settings.types import ListReader, Reader, ca_file, choice, directory, duration, or_off, whole
+from gatekeeper.settings.types import ListReader, SettingReader, ca_file, choice, directory, duration, integer, or_off
 
 _setting = partial(setting, group="Store and sessions")
 
@@ -36,14 +36,14 @@ class StoreSettings(SettingsGroup):
     )
     key_prefix: Annotated[
         str,
-        Reader(
+        SettingReader(
             parse=grammar.parse_key_prefix, accepted="1 to 64 printable ASCII characters without spaces and {}*?[]\\"
         ),
     ] = _setting("gk:", "First part of every key.")
     store_timeout: Annotated[float, duration("10ms", "1m")] = _setting(
         "2s", "Bound on one store call.", alias="GATEKEEPER_SESSION_CONSISTENCY_TIMEOUT_SECONDS"
     )
-    store_replicas: Annotated[int, whole(0, 16)] = _setting(
+    store_replicas: Annotated[int, integer(0, 16)] = _setting(
         "0", "How many replicas must have an opening or an end before it is answered."
     )
     on_store_failure: Annotated[Literal["deny", "allow_verified"], choice("deny", "allow_verified")] = _setting(
@@ -58,7 +58,7 @@ class StoreSettings(SettingsGroup):
     idle_timeout: Annotated[float | None, or_off(duration("100ms", "3650d"))] = _setting(
         "30m", "The silence after which a session ends as idle."
     )
-    device_limit: Annotated[int | None, or_off(whole(1, 100_000))] = _setting(
+    device_limit: Annotated[int | None, or_off(integer(1, 100_000))] = _setting(
         "3", "Live sessions per user; a lowered limit takes effect at the next sign-in."
     )
     device_limit_policy: Annotated[
@@ -80,7 +80,7 @@ class StoreSettings(SettingsGroup):
     )
     geo: Annotated[
         str,
-        Reader(parse=grammar.parse_geo, accepted="off, country, or the path of an .mmdb file"),
+        SettingReader(parse=grammar.parse_geo, accepted="off, country, or the path of an .mmdb file"),
     ] = _setting(
         "off",
         "Where a session was opened, looked up at its opening: `country` from a small data set (extra `geo`), or from "

@@ -18,7 +18,7 @@ from gatekeeper.settings.secrets import (
     signing_key_reader,
     split_pem,
 )
-from gatekeeper.settings.types import ListReader, Reader, choice, duration, text_of
+from gatekeeper.settings.types import ListReader, SettingReader, choice, duration, free_text
 
 DEFAULT_ALGORITHMS = {"hmac": ("HS256",), "public": ("RS256", "ES256", "EdDSA")}
 # What an access token is taken from in addition where TOKEN_TRANSPORT is `cookie`: the cookie that Gatekeeper sets.
@@ -32,7 +32,7 @@ ISSUE_FIELDS = (
 _setting = partial(setting, group="Tokens")
 
 _CREDENTIAL_PATTERNS = ListReader(parse=grammar.parse_credential_pattern, accepted=grammar.PATTERN_WORDS, none="word")
-_CLAIM = text_of("the name of a claim", most=256)
+_CLAIM = free_text("the name of a claim", most=256)
 
 
 class TokenSettings(SettingsGroup):
@@ -47,7 +47,7 @@ class TokenSettings(SettingsGroup):
         None, "Public keys; all verify.", example="/etc/gatekeeper/jwt.pub.pem"
     )
     jwks_url: Annotated[
-        str | None, Reader(parse=grammar.parse_key_set_url, accepted="an http:// or https:// URL without a user")
+        str | None, SettingReader(parse=grammar.parse_key_set_url, accepted="an http:// or https:// URL without a user")
     ] = _setting(
         None,
         "Where the identity provider publishes its key set.",
@@ -66,20 +66,20 @@ class TokenSettings(SettingsGroup):
         default_text="by key: `HS256`; `RS256,ES256,EdDSA`",
         example="RS256",
     )
-    jwt_issuer: Annotated[str | None, text_of("the exact `iss` of the tokens")] = _setting(
+    jwt_issuer: Annotated[str | None, free_text("the exact `iss` of the tokens")] = _setting(
         None, "Who must have issued a token.", default_text="not looked at", example="https://idp.example.com/"
     )
-    jwt_audience: Annotated[str | None, text_of("the exact `aud` of the tokens")] = _setting(
+    jwt_audience: Annotated[str | None, free_text("the exact `aud` of the tokens")] = _setting(
         None, "Whom a token must be for.", default_text="not looked at", example="my-api"
     )
     jwt_leeway: Annotated[float, duration("0s", "300s")] = _setting("10s", "Clock difference allowed for in tokens.")
     jwt_user_claim: Annotated[str, _CLAIM] = _setting("sub", "The claim that names the user.")
     roles_claim: Annotated[
-        str, Reader(parse=grammar.parse_dotted_claim, accepted="the name of a claim, or a dotted path to it")
+        str, SettingReader(parse=grammar.parse_dotted_claim, accepted="the name of a claim, or a dotted path to it")
     ] = _setting("roles", "The claim that holds the roles; a boolean claim named here makes an admin by `true`.")
     admin_roles: Annotated[
         tuple[str, ...],
-        ListReader(parse=text_of("").parse, accepted="roles separated by commas; or none", none="word"),
+        ListReader(parse=free_text("").parse, accepted="roles separated by commas; or none", none="word"),
     ] = _setting("admin", "Roles that make an admin; exact case.")
     token_sources: Annotated[
         tuple[str, ...],
@@ -121,7 +121,7 @@ class TokenSettings(SettingsGroup):
         "With `TOKENS=issue`: how long a used refresh token gets the same answer again; later it ends its session.",
     )
     login_check_url: Annotated[
-        str | None, Reader(parse=grammar.parse_login_check, accepted=grammar.LOGIN_CHECK_WORDS)
+        str | None, SettingReader(parse=grammar.parse_login_check, accepted=grammar.LOGIN_CHECK_WORDS)
     ] = _setting(
         None,
         "Who checks a password.",
@@ -130,7 +130,7 @@ class TokenSettings(SettingsGroup):
     )
     login_user_pointer: Annotated[
         str,
-        Reader(parse=grammar.parse_pointer, accepted="a JSON pointer (RFC 6901), such as /id or /data/user/id"),
+        SettingReader(parse=grammar.parse_pointer, accepted="a JSON pointer (RFC 6901), such as /id or /data/user/id"),
     ] = _setting("/id", "With `TOKENS=issue`: where the user is in the answer of `LOGIN_CHECK_URL`.")
     login_claims: Annotated[
         tuple[str, ...],
@@ -150,7 +150,7 @@ class TokenSettings(SettingsGroup):
         "Clients of `/oauth/revoke` and `/oauth/introspect`, which they switch on.",
         example="billing:changeme-to-what-openssl-rand-base64-48-prints",
     )
-    backchannel_issuer: Annotated[str | None, text_of("the exact `iss` of the logout tokens")] = _setting(
+    backchannel_issuer: Annotated[str | None, free_text("the exact `iss` of the logout tokens")] = _setting(
         None,
         "Whose logout tokens are taken; switches on `/_gatekeeper/backchannel-logout`.",
         example="https://idp.example.com/",

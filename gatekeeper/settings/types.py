@@ -25,7 +25,7 @@ _SHOWN_CHARACTERS = 120
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reader:
+class SettingReader:
     """Reads one value. `accepted` completes "accepted: …" in problems and in docs/settings.md."""
 
     parse: Callable[[str], object]
@@ -43,7 +43,7 @@ class Reader:
         return self.read_text(value) if isinstance(value, str) else value
 
     def read_text(self, text: str) -> object:
-        return self.parse(plain(text))
+        return self.parse(single_line(text))
 
     def show(self, text: str) -> str:
         """An accepted text as `gatekeeper config` prints it."""
@@ -60,7 +60,7 @@ class Reader:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListReader(Reader):
+class ListReader(SettingReader):
     """Reads values separated by commas; `parse` reads one of them and `key` is what must not occur twice.
 
     `none` says how an empty list is written: `refused` never; `word` as `none`; `empty` also as nothing at all, which
@@ -80,7 +80,7 @@ class ListReader(Reader):
         text = text.strip()
         if (not text and self.none == "empty") or (text.lower() == "none" and self.none != "refused"):
             return ()
-        return self._items([item.strip() for item in plain(text).split(",")])
+        return self._items([item.strip() for item in single_line(text).split(",")])
 
     def _items(self, values: list[Any]) -> tuple[Any, ...]:
         if not values and self.none == "refused":
@@ -95,17 +95,17 @@ class ListReader(Reader):
 
     def _item(self, text: str) -> object:
         try:
-            return self.parse(plain(text))
+            return self.parse(single_line(text))
         except ValueError as error:
             raise ValueError(f"has the item {text!r}, which {error}") from None
 
 
-def variable(field: str) -> str:
+def env_name(field: str) -> str:
     """The environment variable of a field."""
     return PREFIX + field.upper()
 
 
-def plain(text: str) -> str:
+def single_line(text: str) -> str:
     """One line of text without surrounding spaces. Raises `ValueError` for nothing, control characters, and bytes
     that were not UTF-8 (which Python keeps as surrogates)."""
     text = text.strip()
@@ -127,7 +127,7 @@ def is_path(text: str) -> bool:
     return text.isprintable() and text.startswith(("/", "./", "../"))
 
 
-def text_of(accepted: str, *, most: int = 512) -> Reader:
+def free_text(accepted: str, *, most: int = 512) -> SettingReader:
     """Any text of up to `most` characters."""
 
     def parse(text: str) -> str:
@@ -135,10 +135,10 @@ def text_of(accepted: str, *, most: int = 512) -> Reader:
             raise ValueError(f"has over {most} characters")
         return text
 
-    return Reader(parse=parse, accepted=accepted)
+    return SettingReader(parse=parse, accepted=accepted)
 
 
-def choice(*names: str) -> Reader:
+def choice(*names: str) -> SettingReader:
     """One of a few words, in any case."""
 
     def parse(text: str) -> str:
@@ -146,22 +146,22 @@ def choice(*names: str) -> Reader:
             raise ValueError("is none of them")
         return text.lower()
 
-    return Reader(parse=parse, accepted=", ".join(names))
+    return SettingReader(parse=parse, accepted=", ".join(names))
 
 
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
-def boolean() -> Reader:
+def boolean() -> SettingReader:
     def parse(text: str) -> bool:
         if text.lower() not in _BOOLEANS:
             raise ValueError("is neither")
         return _BOOLEANS[text.lower()]
 
-    return Reader(parse=parse, accepted="true or false (also yes, no, on, off, 1, 0)")
+    return SettingReader(parse=parse, accepted="true or false (also yes, no, on, off, 1, 0)")
 
 
-def whole(least: int, most: int) -> Reader:
+def integer(least: int, most: int) -> SettingReader:
     """A whole number within bounds, both included."""
 
     def parse(text: str) -> int:
@@ -173,13 +173,13 @@ def whole(least: int, most: int) -> Reader:
             raise ValueError(f"is over {most}")
         return int(text)
 
-    return Reader(parse=parse, accepted=f"a whole number from {least} to {most}")
+    return SettingReader(parse=parse, accepted=f"a whole number from {least} to {most}")
 
 
 _UNIT_SECONDS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600), "d": Decimal(86400)}
 
 
-def seconds(text: str) -> float:
+def parse_duration(text: str) -> float:
     """The seconds of `250ms`, `15s`, `30m`, `24h`, `7d`, or of a plain number. Raises `ValueError`."""
     match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s?(ms|s|m|h|d)?", text)
     if match is None:
@@ -189,25 +189,27 @@ def seconds(text: str) -> float:
     return float(Decimal(number) * _UNIT_SECONDS[unit or "s"])
 
 
-def duration(least: str, most: str) -> Reader:
+def duration(least: str, most: str) -> SettingReader:
     """A duration within bounds, both included, as seconds."""
 
     def parse(text: str) -> float:
-        value = seconds(text)
-        if value < seconds(least):
+        value = parse_duration(text)
+        if value < parse_duration(least):
             raise ValueError(f"is under {least}")
-        if value > seconds(most):
+        if value > parse_duration(most):
             raise ValueError(f"is over {most}")
         return value
 
-    return Reader(parse=parse, accepted=f"a duration from {least} to {most}, such as 250ms, 15s, 30m, 24h or seconds")
+    return SettingReader(
+        parse=parse, accepted=f"a duration from {least} to {most}, such as 250ms, 15s, 30m, 24h or seconds"
+    )
 
 
 _UNIT_BYTES = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "tb": 1000**4}
 _UNIT_BYTES |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 
 
-def octets(text: str) -> int:
+def parse_size(text: str) -> int:
     """The bytes of `64KiB`, `10MB`, or of a plain number. Raises `ValueError`."""
     match = re.fullmatch(r"([0-9]{1,15})\s?([A-Za-z]{0,3})", text)
     if match is None or match[2].lower() not in _UNIT_BYTES:
@@ -215,30 +217,30 @@ def octets(text: str) -> int:
     return int(match[1]) * _UNIT_BYTES[match[2].lower()]
 
 
-def size(least: str, most: str) -> Reader:
+def size(least: str, most: str) -> SettingReader:
     """A size within bounds, both included, in bytes."""
 
     def parse(text: str) -> int:
-        value = octets(text)
-        if value < octets(least):
+        value = parse_size(text)
+        if value < parse_size(least):
             raise ValueError(f"is under {least}")
-        if value > octets(most):
+        if value > parse_size(most):
             raise ValueError(f"is over {most}")
         return value
 
-    return Reader(parse=parse, accepted=f"a size from {least} to {most}, such as 64KiB, 10MB or bytes")
+    return SettingReader(parse=parse, accepted=f"a size from {least} to {most}, such as 64KiB, 10MB or bytes")
 
 
-def or_off(reader: Reader) -> Reader:
+def or_off(reader: SettingReader) -> SettingReader:
     """What `reader` reads, or `off`, which is `None`."""
 
     def parse(text: str) -> object:
         return None if text.lower() == "off" else reader.parse(text)
 
-    return Reader(parse=parse, accepted=f"{reader.accepted}; or off")
+    return SettingReader(parse=parse, accepted=f"{reader.accepted}; or off")
 
 
-def directory() -> Reader:
+def directory() -> SettingReader:
     """The path of a directory, which need not exist yet."""
 
     def parse(text: str) -> Path:
@@ -251,10 +253,10 @@ def directory() -> Reader:
             raise ValueError(f"cannot be looked at ({error.strerror})") from None
         return Path(text)
 
-    return Reader(parse=parse, accepted="the path of a directory")
+    return SettingReader(parse=parse, accepted="the path of a directory")
 
 
-def ca_file() -> Reader:
+def ca_file() -> SettingReader:
     """The path of a file of PEM certificates, which is looked into so that a wrong one is not found out by the first
     request."""
 
@@ -263,7 +265,7 @@ def ca_file() -> Reader:
             raise ValueError("holds no PEM certificate")
         return Path(text)
 
-    return Reader(parse=parse, accepted="the path of a readable file of PEM certificates")
+    return SettingReader(parse=parse, accepted="the path of a readable file of PEM certificates")
 
 
 # A bundle of all public authorities is about 250 KiB.

@@ -17,7 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 import brotli
 
-from gatekeeper.tokens.credentials import MOST_BYTES, normalised
+from gatekeeper.tokens.credentials import MAX_BODY_BYTES, normalise_user_name
 
 # Refresh tokens of fewer characters are no secrets.
 _LEAST_CHARACTERS: Final = 16
@@ -34,15 +34,15 @@ _PART_NAME: Final = re.compile(
 _MOST_NAMES: Final = 8
 
 
-class Unreadable(ValueError):
+class Unsearchable(ValueError):
     """More is hidden in the request than anybody looks through."""
 
 
-def readings(content: bytes, encoding: bytes) -> list[bytes]:
+def decodings(content: bytes, encoding: bytes) -> list[bytes]:
     """The texts that a body may be read as: as it stands, and unpacked as `Content-Encoding` says, or may say. Raises
-    `Unreadable` for a body that is too long, packed or not."""
-    if len(content) > MOST_BYTES:
-        raise Unreadable
+    `Unsearchable` for a body that is too long, packed or not."""
+    if len(content) > MAX_BODY_BYTES:
+        raise Unsearchable
     texts = [content]
     name = encoding.strip().lower()
     if name not in {b"", b"identity"}:
@@ -59,7 +59,7 @@ def _unpacked(content: bytes, name: bytes) -> Iterator[bytes]:
     elif name == b"deflate":
         yield _inflated(content, zlib.MAX_WBITS) or _inflated(content, -zlib.MAX_WBITS)
     else:
-        raise Unreadable
+        raise Unsearchable
 
 
 def _inflated(content: bytes, bits: int) -> bytes:
@@ -68,11 +68,11 @@ def _inflated(content: bytes, bits: int) -> bytes:
     while content:
         inflater = zlib.decompressobj(bits)
         try:
-            made += inflater.decompress(content, MOST_BYTES + 1 - len(made))
+            made += inflater.decompress(content, MAX_BODY_BYTES + 1 - len(made))
         except zlib.error:
             break
-        if len(made) > MOST_BYTES or inflater.unconsumed_tail or not inflater.eof:
-            raise Unreadable
+        if len(made) > MAX_BODY_BYTES or inflater.unconsumed_tail or not inflater.eof:
+            raise Unsearchable
         content = inflater.unused_data
     return made
 
@@ -80,16 +80,16 @@ def _inflated(content: bytes, bits: int) -> bytes:
 def _unbrotli(content: bytes) -> bytes:
     inflater = brotli.Decompressor()
     try:
-        made: bytes = inflater.process(content, output_buffer_limit=MOST_BYTES + 1)
+        made: bytes = inflater.process(content, output_buffer_limit=MAX_BODY_BYTES + 1)
     except brotli.error:
         return b""
-    if len(made) > MOST_BYTES:
-        raise Unreadable
+    if len(made) > MAX_BODY_BYTES:
+        raise Unsearchable
     return made
 
 
-def token_like(texts: Iterable[bytes], *, most: int) -> list[str]:
-    """Everything in `texts` that may be a token. Raises `Unreadable` for more than `most` of them."""
+def find_token_candidates(texts: Iterable[bytes], *, limit: int) -> list[str]:
+    """Everything in `texts` that may be a token. Raises `Unsearchable` for more than `most` of them."""
     found: dict[str, None] = {}
     for text in texts:
         for way in _ways(text):
@@ -97,8 +97,8 @@ def token_like(texts: Iterable[bytes], *, most: int) -> list[str]:
                 for candidate in (run, run.partition(b"=")[2], run.partition(b":")[2]):
                     if len(candidate) >= _LEAST_CHARACTERS:
                         found[candidate.decode("ascii")] = None
-            if len(found) > most:
-                raise Unreadable
+            if len(found) > limit:
+                raise Unsearchable
     return list(found)
 
 
@@ -116,19 +116,19 @@ def _ways(text: bytes) -> list[bytes]:
     return list(ways)
 
 
-def user_names(texts: Sequence[bytes]) -> tuple[str, ...]:
+def find_user_names(texts: Sequence[bytes]) -> tuple[str, ...]:
     """Every user name in `texts`, normalised: the first few of them."""
     found: dict[str, None] = {}
     for text in texts:
         plain = _UNICODE.sub(lambda match: bytes((int(match[1], 16),)), text)
         for raw in (*_JSON_NAME.findall(plain), *_PART_NAME.findall(text)):
-            found[normalised(raw.decode("utf-8", "replace"))] = None
-        for raw in _FORM_NAME.findall(unquote_names(text)):
-            found[normalised(unquote_to_bytes(raw.replace(b"+", b" ")).decode("utf-8", "replace"))] = None
+            found[normalise_user_name(raw.decode("utf-8", "replace"))] = None
+        for raw in _FORM_NAME.findall(_unquote_names(text)):
+            found[normalise_user_name(unquote_to_bytes(raw.replace(b"+", b" ")).decode("utf-8", "replace"))] = None
     return tuple(name for name in found if name)[:_MOST_NAMES]
 
 
-def unquote_names(text: bytes) -> bytes:
+def _unquote_names(text: bytes) -> bytes:
     """A form with the names of its fields unquoted, and the values as they stand."""
     pieces = (piece.partition(b"=") for piece in text.split(b"&"))
     return b"&".join(unquote_to_bytes(name.replace(b"+", b" ")) + equals + value for name, equals, value in pieces)

@@ -1,6 +1,6 @@
 """What the payload of a verified token says, and whether it is an access token for us.
 
-Order matters in one place: `exp` is judged last, by `Times`, so that `TOKEN_EXPIRED` means that nothing else is wrong.
+`Validity.check` looks at `exp` last, so that `TOKEN_EXPIRED` means that nothing else is wrong with the token.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _DIRECTIONAL = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069
 _MAX_EXACT = 2**53
 
 
-class Times(msgspec.Struct, frozen=True):
+class Validity(msgspec.Struct, frozen=True):
     """When a token holds, in seconds since 1970: from `starts_at` (the later of `nbf` and `iat`) until before
     `expires_at`."""
 
     starts_at: float
     expires_at: float
 
-    def judge(self, now: float, leeway_seconds: float, *, ignore_expiry: bool = False) -> None:
+    def check(self, now: float, leeway_seconds: float, *, ignore_expiry: bool = False) -> None:
         """Raises `TokenRejected`: `TOKEN_INVALID` before its time, `TOKEN_EXPIRED` from `exp` on (RFC 7519 section
         4.1.4: "on or after"), either with leeway."""
         if self.starts_at > now + leeway_seconds:
@@ -55,8 +55,8 @@ class ClaimRules(msgspec.Struct, frozen=True, kw_only=True):
     roles_claim: str
     admin_roles: frozenset[str]
 
-    def read(self, payload: bytes) -> tuple[Claims, Times]:
-        """The claims of a payload whose signature is good, and the times that it holds. The clock is not asked.
+    def read(self, payload: bytes) -> tuple[Claims, Validity]:
+        """The claims of a payload whose signature is good, and the validity that it holds. The clock is not asked.
 
         Raises `TokenRejected`.
         """
@@ -66,22 +66,22 @@ class ClaimRules(msgspec.Struct, frozen=True, kw_only=True):
             raise TokenRejected("the payload is not strict JSON") from None
         if not isinstance(members, dict):
             raise TokenRejected("the payload is not an object")
-        check_addressee(members, issuers=self.issuers, audiences=self.audiences)
+        check_issuer_and_audience(members, issuers=self.issuers, audiences=self.audiences)
         _check_kind(members)
-        times, issued_at = times_of(members)
-        jti = identifier(members, "jti")
+        validity, issued_at = read_validity(members)
+        jti = read_id(members, "jti")
         roles, is_admin = self._roles(members)
         claims = Claims(
-            user=user_of(members.get(self.user_claim)),
+            user=parse_user_id(members.get(self.user_claim)),
             reference=_reference(members, jti, payload),
             jti=jti,
             roles=roles,
             is_admin=is_admin,
             issued_at=issued_at,
-            expires_at=times.expires_at,
+            expires_at=validity.expires_at,
             claims=members,
         )
-        return claims, times
+        return claims, validity
 
     def _roles(self, members: Mapping[str, Any]) -> tuple[tuple[str, ...], bool]:
         value = _at(members, self.roles_claim)
@@ -95,7 +95,7 @@ class ClaimRules(msgspec.Struct, frozen=True, kw_only=True):
         return roles, not self.admin_roles.isdisjoint(roles)
 
 
-def check_addressee(
+def check_issuer_and_audience(
     members: Mapping[str, Any], *, issuers: Container[str] | None, audiences: frozenset[str] | None
 ) -> None:
     """Raises `TokenRejected` where `iss` is none of `issuers`, or no member of `aud` is among `audiences`; `None` is
@@ -136,7 +136,7 @@ def _at(members: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def times_of(members: Mapping[str, Any]) -> tuple[Times, float | None]:
+def read_validity(members: Mapping[str, Any]) -> tuple[Validity, float | None]:
     """When a token holds, and its `iat` if it has one. Raises `TokenRejected` where `exp` is missing or a time is no
     number."""
     expires_at = _numeric_date(members, "exp")
@@ -144,7 +144,7 @@ def times_of(members: Mapping[str, Any]) -> tuple[Times, float | None]:
         raise TokenRejected("exp is missing")
     not_before, issued_at = _numeric_date(members, "nbf"), _numeric_date(members, "iat")
     starts = [moment for moment in (not_before, issued_at) if moment is not None]
-    return Times(max(starts, default=0.0), expires_at), issued_at
+    return Validity(max(starts, default=0.0), expires_at), issued_at
 
 
 def _numeric_date(members: Mapping[str, Any], name: str) -> float | None:
@@ -156,7 +156,7 @@ def _numeric_date(members: Mapping[str, Any], name: str) -> float | None:
     return float(value)
 
 
-def user_of(value: Any) -> str:
+def parse_user_id(value: Any) -> str:
     """The user id of a token (rule 1.1); an integer is its decimal text. Raises `TokenRejected`."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
@@ -175,7 +175,7 @@ def _check_characters(value: str) -> None:
             raise TokenRejected("the user has control characters")
 
 
-def identifier(members: Mapping[str, Any], name: str) -> str | None:
+def read_id(members: Mapping[str, Any], name: str) -> str | None:
     """A claim that is an id (`sid`, `jti`), `None` where it is missing. Raises `TokenRejected` for other characters."""
     if name not in members:
         return None
@@ -196,11 +196,11 @@ def unverified_reference(payload: bytes) -> str:
         raise TokenRejected("the payload is not strict JSON") from None
     if not isinstance(members, dict):
         raise TokenRejected("the payload is not an object")
-    return _reference(members, identifier(members, "jti"), payload)
+    return _reference(members, read_id(members, "jti"), payload)
 
 
 def _reference(members: Mapping[str, Any], jti: str | None, payload: bytes) -> str:
-    sid = identifier(members, "sid")
+    sid = read_id(members, "sid")
     if sid is None:
         # Over the decoded payload: signatures (ECDSA) and spellings of one token are many.
         return jti or "h:" + hashlib.sha256(payload).hexdigest()

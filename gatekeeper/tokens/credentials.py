@@ -25,7 +25,7 @@ from gatekeeper.http.headers import Headers
 from gatekeeper.tokens import jws
 
 # Rule 5.3: before and after inflating.
-MOST_BYTES = 64 * 1024
+MAX_BODY_BYTES = 64 * 1024
 MAX_USER_NAME_LENGTH = 512
 _LONGEST_TAG = 35  # RFC 5646 section 4.4.1
 
@@ -74,7 +74,7 @@ def _media_type(content_type: bytes) -> bytes:
 def from_request(content: bytes, content_type: bytes) -> Credentials:
     """The credentials that a login, refresh or logout request sends: in JSON, or as a form of either kind. A body that
     says it is neither is read all the same, as many a backend does. What is hidden from this, `hidden.py` looks for."""
-    if len(content) > MOST_BYTES:
+    if len(content) > MAX_BODY_BYTES:
         return _NONE
     if is_form(content_type):
         return _found([_form(content)])
@@ -109,10 +109,10 @@ def _utf8(octets: str) -> str:
     return octets.encode("latin-1").decode("utf-8", "replace")
 
 
-def from_answer(content: bytes) -> Credentials:
+def from_response(content: bytes) -> Credentials:
     """The tokens that a login or refresh answer in JSON hands out. It is read as clients read it: of two equal names
     the last counts."""
-    found = _found(_holders(content)) if len(content) <= MOST_BYTES else _NONE
+    found = _found(_holders(content)) if len(content) <= MAX_BODY_BYTES else _NONE
     return Credentials(access_token=found.access_token, refresh_token=found.refresh_token)
 
 
@@ -164,7 +164,7 @@ def _user_names(holders: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for members in holders:
         for name in _USER_NAMES:
             value = members.get(name)
-            if isinstance(value, str) and (found := normalised(value)):
+            if isinstance(value, str) and (found := normalise_user_name(value)):
                 yield found
 
 
@@ -173,7 +173,7 @@ def user_name(members: Mapping[str, Any]) -> str | None:
     return next(_user_names([members]), None)
 
 
-def normalised(name: str) -> str:
+def normalise_user_name(name: str) -> str:
     # A lone surrogate (`"\ud800"`) could not be written anywhere.
     readable = name.encode("utf-8", "replace").decode("utf-8")
     return unicodedata.normalize("NFKC", readable).strip().lower()[:MAX_USER_NAME_LENGTH].rstrip()
@@ -182,9 +182,9 @@ def normalised(name: str) -> str:
 def inflate(content: bytes, encoding: bytes) -> bytes | None:
     """`content` without its `Content-Encoding`: none, `identity`, `gzip`, `x-gzip`, `deflate` (with and without zlib's
     frame, RFC 9110 section 8.4.1.2) or `br`. `None` for others, for several, for what is broken or incomplete, and
-    where either side has over `MOST_BYTES`: no more than those are ever made."""
+    where either side has over `MAX_BODY_BYTES`: no more than those are ever made."""
     name = encoding.strip(b" \t").lower()
-    if len(content) > MOST_BYTES:
+    if len(content) > MAX_BODY_BYTES:
         return None
     if name in {b"", b"identity"}:
         return content
@@ -222,20 +222,20 @@ def _has_zlib_head(content: bytes) -> bool:
 def _raw_inflate(content: bytes) -> bytes | None:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        made = inflater.decompress(content, MOST_BYTES + 1)
+        made = inflater.decompress(content, MAX_BODY_BYTES + 1)
     except zlib.error:
         return None
-    return made if inflater.eof and len(made) <= MOST_BYTES else None
+    return made if inflater.eof and len(made) <= MAX_BODY_BYTES else None
 
 
 def _unbrotli(content: bytes) -> bytes | None:
     inflater = brotli.Decompressor()
     try:
         # The buffer grows in steps, so that up to 96 KiB come out.
-        made: bytes = inflater.process(content, output_buffer_limit=MOST_BYTES + 1)
+        made: bytes = inflater.process(content, output_buffer_limit=MAX_BODY_BYTES + 1)
     except brotli.error:
         return None
-    return made if inflater.is_finished() and len(made) <= MOST_BYTES else None
+    return made if inflater.is_finished() and len(made) <= MAX_BODY_BYTES else None
 
 
 def set_cookies(headers: Headers) -> dict[bytes, str]:

@@ -23,7 +23,7 @@ from gatekeeper.tokens.signing_keys import SigningKeys
 
 __all__ = [
     "RESERVED_CLAIMS",
-    "AccessTokens",
+    "AccessTokenIssuer",
     "IssuedToken",
     "SigningKeys",
     "development_token",
@@ -61,7 +61,7 @@ class IssuedToken(msgspec.Struct, frozen=True):
     expires_at: int
 
 
-class AccessTokens:
+class AccessTokenIssuer:
     """Issues access tokens for `ttl_seconds`, by `now` (seconds since 1970). Without a setting `iss` and `aud` are
     `gatekeeper`. The user stands in `sub`, and in `user_claim` too where that is another.
 
@@ -90,7 +90,7 @@ class AccessTokens:
         self._now = now
 
     def __repr__(self) -> str:
-        return f"AccessTokens({self.ttl_seconds} s; {self._keys!r})"
+        return f"AccessTokenIssuer({self.ttl_seconds} s; {self._keys!r})"
 
     def issue(
         self,

@@ -17,7 +17,7 @@ import msgspec
 from gatekeeper.errors import TokenRejected
 from gatekeeper.tokens import strict_json
 from gatekeeper.tokens.keys import Keys
-from gatekeeper.tokens.verify_queue import Turns
+from gatekeeper.tokens.verify_queue import VerifyQueue
 
 # nginx and Apache end a header line at 8 KiB, so no token in use is longer; all later work is bounded by this.
 MAX_TOKEN_BYTES = 8192
@@ -28,14 +28,14 @@ _TO_BASE64 = str.maketrans("-_", "+/")
 # 3.5): with other bits the same token has four or sixteen spellings.
 _LAST_OF_TWO = frozenset("AQgw")
 _LAST_OF_THREE = frozenset("AEIMQUYcgkosw048")
-# `typ` (RFC 7515 section 4.1.9) in the form of `Header.type`; a header without one says nothing and passes.
+# `typ` (RFC 7515 section 4.1.9) in the form of `JoseHeader.type`; a header without one says nothing and passes.
 ACCESS_TYPES = frozenset({"jwt", "at+jwt"})
 # `crit`: we understand no extension (RFC 7515 section 4.1.11, CVE-2026-32597). `b64`: RFC 7797, GHSA-w7vc-732c-9m39.
 # `zip`: nothing is inflated (CVE-2024-28102). `cty`: a nested token is not an access token (RFC 7519 section 5.2).
 _FORBIDDEN = frozenset({"crit", "b64", "zip", "cty"})
 
 
-class Header(msgspec.Struct, frozen=True):
+class JoseHeader(msgspec.Struct, frozen=True):
     """What counts of a JOSE header. `jku`, `x5u`, `jwk` and `x5c` are not here: they are never fetched or trusted.
     `type` is the `typ` in lower case and without `application/`, `None` where there is none."""
 
@@ -47,7 +47,7 @@ class Header(msgspec.Struct, frozen=True):
 class Jws(msgspec.Struct, frozen=True):
     """A compact JWS in parts. `signing_input` is RFC 7515 section 5.2 step 8."""
 
-    header: Header
+    header: JoseHeader
     payload: bytes
     signing_input: bytes
     signature: bytes
@@ -88,7 +88,12 @@ def _segments(token: str) -> re.Match[str]:
 
 
 async def verify(
-    token: str, *, keys: Keys, algorithms: Container[str], turns: Turns, types: Container[str] = ACCESS_TYPES
+    token: str,
+    *,
+    keys: Keys,
+    algorithms: Container[str],
+    verify_queue: VerifyQueue,
+    types: Container[str] = ACCESS_TYPES,
 ) -> Jws:
     """The parts of a token that one of `keys` signed with one of `algorithms`; its `typ`, if any, is one of `types`.
     What needs no key is looked at first, and every signature waits for one of `turns`.
@@ -96,20 +101,20 @@ async def verify(
     Raises `TokenRejected`, `KeysUnavailable` from `keys`, and `TooManySignatures`.
     """
     jws = parse(token, algorithms, types)
-    if await _is_signed(jws, keys, turns):
+    if await _is_signed(jws, keys, verify_queue):
         return jws
     # A provider may put a new key under an old id, which an exact lookup cannot notice.
-    if await keys.recheck() and await _is_signed(jws, keys, turns):
+    if await keys.recheck() and await _is_signed(jws, keys, verify_queue):
         return jws
     raise TokenRejected("no key verifies the signature")
 
 
-async def _is_signed(jws: Jws, keys: Keys, turns: Turns) -> bool:
+async def _is_signed(jws: Jws, keys: Keys, verify_queue: VerifyQueue) -> bool:
     algorithm = jws.header.algorithm
     for key in await keys.find(algorithm=algorithm, kid=jws.header.kid):
         if key.algorithm != algorithm:
             continue
-        await turns.take()
+        await verify_queue.wait_turn()
         if key.verifies(jws.signing_input, jws.signature):
             return True
     return False
@@ -125,7 +130,7 @@ def _decode(segment: str) -> bytes:
 
 # An issuer writes one header for all of its tokens, or one for each key.
 @functools.lru_cache(maxsize=64)
-def _header(segment: str) -> Header:
+def _header(segment: str) -> JoseHeader:
     try:
         header = strict_json.loads(_decode(segment))
     except ValueError:
@@ -139,7 +144,7 @@ def _header(segment: str) -> Header:
         raise TokenRejected("kid is not a string")
     if not _FORBIDDEN.isdisjoint(header):
         raise TokenRejected("the header has crit, b64, zip or cty")
-    return Header(algorithm, kid, _type(header["typ"]) if "typ" in header else None)
+    return JoseHeader(algorithm, kid, _type(header["typ"]) if "typ" in header else None)
 
 
 def _type(typ: Any) -> str:

@@ -29,7 +29,7 @@ __all__ = ["FetchError", "JwksKeys", "Keys", "StaticKeys", "VerificationKey", "d
 
 logger = logging.getLogger(__name__)
 
-Fetch = Callable[[str], Awaitable[bytes]]
+FetchKeySet = Callable[[str], Awaitable[bytes]]
 _Index = dict[tuple[str, str | None], list[VerificationKey]]
 
 # Real key sets hold two to ten keys.
@@ -182,7 +182,7 @@ class JwksKeys:
         self,
         url: str,
         *,
-        fetch: Fetch,
+        fetch: FetchKeySet,
         algorithms: Sequence[str],
         refresh_seconds: float = 600.0,
         cooldown_seconds: float = 30.0,
@@ -344,7 +344,7 @@ def parse_key_set(body: bytes, algorithms: Sequence[str]) -> tuple[_Index, int]:
 
 def http_fetcher(
     *, timeout_seconds: float = 5.0, max_bytes: int = MAX_JWKS_BYTES, verify: ssl.SSLContext | None = None
-) -> Fetch:
+) -> FetchKeySet:
     """A fetch over HTTP: http and https only, no redirects, no proxies or credentials of the environment, no cookies.
 
     `timeout_seconds` bounds the whole call. The body is read uncompressed and up to `max_bytes`; any content type

@@ -16,9 +16,9 @@ import msgspec
 
 from gatekeeper.errors import TokenRejected, UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.tokens import strict_json
-from gatekeeper.tokens.claims import user_of
+from gatekeeper.tokens.claims import parse_user_id
 
-MAX_ANSWER_BYTES = 64 * 1024
+MAX_RESPONSE_BYTES = 64 * 1024
 # Half of the longest token: the other claims and base64 need the rest.
 MAX_CLAIMS_BYTES = 4096
 _REFUSALS = frozenset({401, 403})
@@ -131,7 +131,7 @@ class LoginCheck:
             raise _broken("is not strict JSON") from None
         holder, found = _at(document, self._path)
         try:
-            user = user_of(found)
+            user = parse_user_id(found)
         except TokenRejected as error:
             raise _broken(f"has no usable user: {error.why}") from None
         claims = {name: value for place in (holder, document) for name, value in self._claims_in(place)}
@@ -157,8 +157,8 @@ async def _body(response: httpx.Response) -> bytes:
     body = bytearray()
     async for part in response.aiter_raw():
         body += part
-        if len(body) > MAX_ANSWER_BYTES:
-            raise _broken(f"is over {MAX_ANSWER_BYTES} bytes")
+        if len(body) > MAX_RESPONSE_BYTES:
+            raise _broken(f"is over {MAX_RESPONSE_BYTES} bytes")
     return bytes(body)
 
 

@@ -10,11 +10,11 @@ import msgspec
 
 from gatekeeper.errors import TokenRejected
 from gatekeeper.tokens import jws, strict_json
-from gatekeeper.tokens.claims import LOGOUT_EVENT, check_addressee, identifier, times_of, user_of
+from gatekeeper.tokens.claims import LOGOUT_EVENT, check_issuer_and_audience, parse_user_id, read_id, read_validity
 from gatekeeper.tokens.key_material import check_algorithms
 from gatekeeper.tokens.keys import Keys
 from gatekeeper.tokens.verifier import MAX_LEEWAY_SECONDS
-from gatekeeper.tokens.verify_queue import Turns
+from gatekeeper.tokens.verify_queue import VerifyQueue
 
 EVENT = LOGOUT_EVENT
 # Section 2.4 wants the first; providers older than its typing write the second or none. Never an access token's.
@@ -23,7 +23,7 @@ LOGOUT_TYPES = frozenset({"logout+jwt", "jwt"})
 
 class LogoutToken(msgspec.Struct, frozen=True, kw_only=True):
     """Which session is over (`sid`), or whose sessions are (`sub`); at least one is set. A `jti` counts once, which is
-    for the caller to remember until `expires_at`. Times in seconds since 1970."""
+    for the caller to remember until `expires_at`. Validity in seconds since 1970."""
 
     sid: str | None
     sub: str | None
@@ -32,7 +32,7 @@ class LogoutToken(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: float
 
 
-class LogoutTokens:
+class LogoutTokenVerifier:
     """Judges logout tokens of the one `issuer`, for `audience` (`None`: not looked at). `leeway_seconds` widens `exp`,
     `nbf` and `iat`, judged by `now` (seconds since 1970).
 
@@ -47,7 +47,7 @@ class LogoutTokens:
         issuer: str,
         audience: str | None,
         leeway_seconds: float,
-        turns: Turns | None = None,
+        verify_queue: VerifyQueue | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         check_algorithms(algorithms)
@@ -60,16 +60,16 @@ class LogoutTokens:
         self._issuer = issuer
         self._audience = audience
         self._leeway_seconds = leeway_seconds
-        self._turns = turns or Turns()
+        self._verify_queue = verify_queue or VerifyQueue()
         self._now = now
 
     def __repr__(self) -> str:
-        return f"LogoutTokens({self._issuer}; {', '.join(sorted(self._algorithms))}; {self._keys!r})"
+        return f"LogoutTokenVerifier({self._issuer}; {', '.join(sorted(self._algorithms))}; {self._keys!r})"
 
     async def verify(self, token: str) -> LogoutToken:
         """What `token` ends. Raises `TokenRejected`, and `KeysUnavailable` where no key set was ever fetched."""
         signed = await jws.verify(
-            token, keys=self._keys, algorithms=self._algorithms, turns=self._turns, types=LOGOUT_TYPES
+            token, keys=self._keys, algorithms=self._algorithms, verify_queue=self._verify_queue, types=LOGOUT_TYPES
         )
         try:
             members = strict_json.loads(signed.payload)
@@ -78,11 +78,11 @@ class LogoutTokens:
         if not isinstance(members, dict):
             raise TokenRejected("the payload is not an object")
         audiences = None if self._audience is None else frozenset({self._audience})
-        check_addressee(members, issuers={self._issuer}, audiences=audiences)
+        check_issuer_and_audience(members, issuers={self._issuer}, audiences=audiences)
         _check_event(members)
-        times, issued_at = times_of(members)
-        found = _read(members, issued_at, times.expires_at)
-        times.judge(self._now(), self._leeway_seconds)
+        validity, issued_at = read_validity(members)
+        found = _read(members, issued_at, validity.expires_at)
+        validity.check(self._now(), self._leeway_seconds)
         return found
 
 
@@ -96,8 +96,8 @@ def _check_event(members: Mapping[str, Any]) -> None:
 
 
 def _read(members: Mapping[str, Any], issued_at: float | None, expires_at: float) -> LogoutToken:
-    sid, jti = identifier(members, "sid"), identifier(members, "jti")
-    sub = user_of(members["sub"]) if "sub" in members else None
+    sid, jti = read_id(members, "sid"), read_id(members, "jti")
+    sub = parse_user_id(members["sub"]) if "sub" in members else None
     if issued_at is None:
         raise TokenRejected("iat is missing")
     if jti is None:

@@ -28,7 +28,7 @@ _PROTOCOLS = b"sec-websocket-protocol"
 _BEARER = b"bearer"
 
 
-class Found(msgspec.Struct, frozen=True):
+class PresentedToken(msgspec.Struct, frozen=True):
     """A token that a request carries, not verified. `source` is the source's name as configured; `others` holds the
     different tokens of later sources, which must not verify to another user."""
 
@@ -59,7 +59,7 @@ class TokenSources:
     def __repr__(self) -> str:
         return f"TokenSources({','.join(self.names)})"
 
-    def find(self, headers: Headers, *, query: bytes = b"", websocket: bool = False) -> Found | None:
+    def find(self, headers: Headers, *, query: bytes = b"", websocket: bool = False) -> PresentedToken | None:
         """The request's token, `None` where it has none. `query` is the raw query string.
 
         Raises `TokenRejected` for credentials that cannot be read in one way only: two `Authorization` headers, two
@@ -94,7 +94,7 @@ class TokenSources:
                 token, source = read, configured
             elif read is not None and read != token:
                 others.append(read)
-        return None if token is None else Found(token, source, tuple(others))
+        return None if token is None else PresentedToken(token, source, tuple(others))
 
     def _jar(self, cookies: list[bytes]) -> dict[bytes, bytes]:
         jar: dict[bytes, bytes] = {}
@@ -113,18 +113,18 @@ class TokenSources:
                     raise TokenRejected("two cookies of one name with different values")
         return jar
 
-    def strip(self, headers: Headers, *, keep: str | None = None) -> list[tuple[bytes, bytes]]:
-        """The headers without tokens, for a backend that shall see none, or only that of the source `keep`.
+    def strip_tokens(self, headers: Headers, *, keep_source: str | None = None) -> list[tuple[bytes, bytes]]:
+        """The headers without tokens, for a backend that shall see none, or only that of the source `keep_source`.
 
         Every `Authorization` of scheme Bearer goes, configured as a source or not: a backend that reads it would
         believe a token which nobody judged. Configured cookies are cut out of `Cookie`, bearer entries out of
         `Sec-WebSocket-Protocol` where that is a source; whatever else these headers hold stays byte for byte.
         """
-        names = frozenset(name for name in self._cookies if f"cookie:{name.decode('ascii')}" != keep)
+        names = frozenset(name for name in self._cookies if f"cookie:{name.decode('ascii')}" != keep_source)
         kept: list[tuple[bytes, bytes]] = []
         for name, value in headers:
             lowered = name.lower()
-            if lowered == _AUTHORIZATION and keep != "header" and _credential(value) is not None:
+            if lowered == _AUTHORIZATION and keep_source != "header" and _credential(value) is not None:
                 continue
             if lowered == _COOKIE:
                 rest = self._without_cookies(value, names)
@@ -132,7 +132,7 @@ class TokenSources:
                     kept.append((name, rest))
                 continue
             kept.append((name, value))
-        return kept if keep == "subprotocol" else self.strip_subprotocols(kept)
+        return kept if keep_source == "subprotocol" else self.strip_bearer_subprotocol(kept)
 
     def strip_cookies(self, headers: Headers) -> list[tuple[bytes, bytes]]:
         """The headers without the configured cookies, whatever else they hold byte for byte."""
@@ -153,7 +153,7 @@ class TokenSources:
         # Leading `=` are skipped, as the parsers of CVE-2023-23934 skip them: such a backend would see a token.
         return piece.lstrip(b" \t=").partition(b"=")[0].strip(b" \t")
 
-    def strip_subprotocols(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    def strip_bearer_subprotocol(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """The headers without `bearer, <jwt>` among the WebSocket subprotocols, where that is a source."""
         if "subprotocol" not in self.names:
             return headers
@@ -171,10 +171,9 @@ class TokenSources:
         others = [(name, value) for name, value in headers if name.lower() != _PROTOCOLS]
         return [*others, (_PROTOCOLS, b", ".join(kept))] if kept else others
 
-    def strip_query(self, query: bytes, *, keep: str | None = None) -> bytes:
-        """The raw query string without the configured parameters (but that of the source `keep`), the others byte for
-        byte."""
-        names = frozenset(name for name in self._parameters if f"query:{name.decode('ascii')}" != keep)
+    def strip_query(self, query: bytes, *, keep_source: str | None = None) -> bytes:
+        """The raw query string without the configured parameters, except that of `keep_source`; the rest unchanged."""
+        names = frozenset(name for name in self._parameters if f"query:{name.decode('ascii')}" != keep_source)
         if not names:
             return query
         return b"&".join(piece for piece in query.split(b"&") if _parameter_name(piece) not in names)

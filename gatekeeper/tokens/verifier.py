@@ -16,10 +16,10 @@ import msgspec
 from gatekeeper.errors import TokenRejected
 from gatekeeper.models import Claims
 from gatekeeper.tokens import jws
-from gatekeeper.tokens.claims import ClaimRules, Times
+from gatekeeper.tokens.claims import ClaimRules, Validity
 from gatekeeper.tokens.key_material import check_algorithms
 from gatekeeper.tokens.keys import Keys
-from gatekeeper.tokens.verify_queue import Turns
+from gatekeeper.tokens.verify_queue import VerifyQueue
 
 # Rule 2.5.
 MAX_LEEWAY_SECONDS = 300.0
@@ -27,7 +27,7 @@ MAX_LEEWAY_SECONDS = 300.0
 
 class _Entry(msgspec.Struct, frozen=True):
     claims: Claims
-    times: Times
+    validity: Validity
 
 
 class Verifier:
@@ -52,7 +52,7 @@ class Verifier:
         user_claim: str,
         roles_claim: str,
         admin_roles: Sequence[str],
-        turns: Turns | None = None,
+        verify_queue: VerifyQueue | None = None,
         now: Callable[[], float] = time.time,
         cache_size: int = 10_000,
     ) -> None:
@@ -71,7 +71,7 @@ class Verifier:
             admin_roles=frozenset(admin_roles),
         )
         self._leeway_seconds = leeway_seconds
-        self._turns = turns or Turns()
+        self._verify_queue = verify_queue or VerifyQueue()
         self._now = now
         self._cache_size = cache_size
         self._cache: OrderedDict[str, _Entry] = OrderedDict()
@@ -95,7 +95,7 @@ class Verifier:
         if entry is None:
             return None
         try:
-            entry.times.judge(self._now(), self._leeway_seconds)
+            entry.validity.check(self._now(), self._leeway_seconds)
         except TokenRejected:
             del self._cache[token]
             return None
@@ -111,12 +111,12 @@ class Verifier:
         claims = self.cached(token)
         if claims is not None:
             return claims
-        signed = await jws.verify(token, keys=self._keys, algorithms=self._algorithms, turns=self._turns)
+        signed = await jws.verify(token, keys=self._keys, algorithms=self._algorithms, verify_queue=self._verify_queue)
         generation = self._keys.generation
-        claims, times = self._rules.read(signed.payload)
-        times.judge(self._now(), self._leeway_seconds, ignore_expiry=ignore_expiry)
+        claims, validity = self._rules.read(signed.payload)
+        validity.check(self._now(), self._leeway_seconds, ignore_expiry=ignore_expiry)
         if not ignore_expiry:
-            self._remember(token, _Entry(claims, times), generation)
+            self._remember(token, _Entry(claims, validity), generation)
         return claims
 
     def _remember(self, token: str, entry: _Entry, generation: int) -> None:

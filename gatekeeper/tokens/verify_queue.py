@@ -1,8 +1,8 @@
-"""Signatures are verified on the event loop, so many in one turn of it; whoever comes later waits.
+"""A queue that spreads signature verification over iterations of the event loop.
 
-No thread would help: `cryptography` (50.0) keeps Python's lock while it verifies. So what a flood of tokens with bad
-signatures may take is bounded here: between two signatures the loop comes to everything else, such as requests whose
-token is known, which need no turn.
+Verification runs on the event loop: a thread would not help, since `cryptography` (50.0) holds Python's global lock
+while it verifies. The queue bounds the work that a flood of tokens with bad signatures can cause: between two batches
+of signatures the loop serves everything else, such as requests whose token is cached and needs no verification.
 """
 
 from __future__ import annotations
@@ -13,46 +13,50 @@ from typing import Any, Final
 
 from gatekeeper.errors import TooManySignatures
 
-# A signature takes 22 µs (RS256) to 0.5 ms (ES512), and what else such a request costs, about 0.2 ms.
-_EACH: Final = 8
-# As many as a process has connections by default: about four seconds' work. Only who is asked by other servers than
-# Gatekeeper's own has more requests than connections.
-_MOST_WAITING: Final = 10_000
+# One signature takes 22 µs (RS256) to 0.5 ms (ES512); the rest of such a request takes about 0.2 ms.
+_PER_TURN: Final = 8
+# The default number of connections of a process; about four seconds of work. Only another server than Gatekeeper's
+# own, in front of the middleware, can have more requests than connections.
+_MAX_WAITING: Final = 10_000
 
 
-class Turns:
-    """First come, first served. `each` is how many there are in one turn of the loop, `most_waiting` how many wait for
-    theirs. Use it on one event loop at a time."""
+class VerifyQueue:
+    """A first-in, first-out queue in front of signature verification, for one event loop at a time.
 
-    def __init__(self, *, each: int = _EACH, most_waiting: int = _MOST_WAITING) -> None:
-        self._each = each
-        self._most_waiting = most_waiting
-        self._left = each
+    `per_turn` verifications start in one iteration ("turn") of the loop; at most `max_waiting` tasks wait.
+    """
+
+    def __init__(self, *, per_turn: int = _PER_TURN, max_waiting: int = _MAX_WAITING) -> None:
+        self._per_turn = per_turn
+        self._max_waiting = max_waiting
+        self._left = per_turn
         self._waiting: OrderedDict[asyncio.Task[Any], asyncio.Future[None]] = OrderedDict()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._is_due = False
+        self._is_scheduled = False
 
     def __repr__(self) -> str:
-        return f"<Turns: {self._each} each, {self.waiting} waiting>"
+        return f"<VerifyQueue: {self._per_turn} per turn, {self.waiting} waiting>"
 
     @property
     def waiting(self) -> int:
-        """How many wait for theirs."""
+        """The number of waiting tasks."""
         return len(self._waiting)
 
-    async def take(self) -> None:
-        """Returns when it is the calling task's turn. Raises `TooManySignatures` where too many wait already, and in a
-        task that is forgotten."""
+    async def wait_turn(self) -> None:
+        """Return when the calling task may verify one signature.
+
+        Raises `TooManySignatures` where the queue is full, and where `cancel` is called for the task meanwhile.
+        """
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._move_to(loop)
-        if not self._is_due:
-            self._is_due = True
-            loop.call_soon(self._next, loop)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            loop.call_soon(self._next_turn, loop)
         if self._left and not self._waiting:
             self._left -= 1
             return
-        if len(self._waiting) >= self._most_waiting:
+        if len(self._waiting) >= self._max_waiting:
             raise TooManySignatures("too many signatures wait to be verified")
         task = asyncio.current_task()
         assert task is not None, "coroutines run in tasks"  # noqa: S101
@@ -62,28 +66,28 @@ class Turns:
         finally:
             self._waiting.pop(task, None)
 
-    def forget(self, task: asyncio.Task[Any]) -> None:
-        """Nobody waits for what `task` does any more. It need not be one that waits here."""
+    def cancel(self, task: asyncio.Task[Any]) -> None:
+        """Take `task` out of the queue, because its client has left. Does nothing for a task that does not wait."""
         turn = self._waiting.pop(task, None)
         if turn is not None and not turn.done():
             turn.set_exception(TooManySignatures("the client left before the signature was verified"))
 
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
-        # A loop that has ended, as under a test client, took along who waited there.
+        # The former loop is closed, as with a test client, and its waiting tasks are gone with it.
         self._loop = loop
         self._waiting.clear()
-        self._left = self._each
-        self._is_due = False
+        self._left = self._per_turn
+        self._is_scheduled = False
 
-    def _next(self, loop: asyncio.AbstractEventLoop) -> None:
-        """A turn of the loop is over."""
-        self._left = self._each
+    def _next_turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start the next batch; called once for each iteration of the loop while there is work."""
+        self._left = self._per_turn
         while self._left and self._waiting:
             _, turn = self._waiting.popitem(last=False)
-            # Who was cancelled has not come to leave the queue yet.
+            # A task that was cancelled has not had the time to leave the queue.
             if not turn.done():
                 turn.set_result(None)
                 self._left -= 1
-        self._is_due = self._left < self._each
-        if self._is_due:
-            loop.call_soon(self._next, loop)
+        self._is_scheduled = self._left < self._per_turn
+        if self._is_scheduled:
+            loop.call_soon(self._next_turn, loop)

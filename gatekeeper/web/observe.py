@@ -20,9 +20,8 @@ from gatekeeper.http.paths import Kind
 from gatekeeper.models import Problem
 from gatekeeper.runtime import Engine
 from gatekeeper.telemetry.metrics import Exchange
-from gatekeeper.tokens import body_search as hidden
-from gatekeeper.tokens import credentials
-from gatekeeper.tokens.credentials import MOST_BYTES, Credentials
+from gatekeeper.tokens import body_search, credentials
+from gatekeeper.tokens.credentials import MAX_BODY_BYTES, Credentials
 from gatekeeper.tokens.sources import TokenSources
 from gatekeeper.web.outcome import conclude, conclude_failed, identify_as
 from gatekeeper.web.request import Incoming
@@ -53,13 +52,13 @@ async def observe(
     user_names: tuple[str, ...] = ()
     token_like: list[str] = []
     try:
-        texts = hidden.readings(content, encoding)
+        texts = body_search.decodings(content, encoding)
         if kind is Kind.LOGIN:
-            user_names = hidden.user_names(texts)
+            user_names = body_search.find_user_names(texts)
         elif kind is Kind.REFRESH:
             around = [incoming.query, *(value for _, value in incoming.headers)]
-            token_like = hidden.token_like([*texts, *around], most=_MOST_CANDIDATES)
-    except hidden.Unreadable:
+            token_like = body_search.find_token_candidates([*texts, *around], limit=_MOST_CANDIDATES)
+    except body_search.Unsearchable:
         if kind is Kind.REFRESH or (kind is Kind.LOGIN and engine.parts.attempts is not None):
             return Problem(
                 reason=Reason.BODY_TOO_LARGE, detail="The body is too large, or compressed in an unknown way"
@@ -99,7 +98,7 @@ async def _body(receive: Receive) -> tuple[bytes, Receive]:
     taken: deque[Message] = deque()
     content = bytearray()
     more = True
-    while more and len(content) <= MOST_BYTES:
+    while more and len(content) <= MAX_BODY_BYTES:
         message = await receive()
         taken.append(message)
         content += message.get("body", b"")
@@ -154,7 +153,7 @@ class Watch:
                 await self._settle(b"")
         elif message["type"] == "http.response.body":
             self._content += message.get("body", b"")
-            if len(self._content) > MOST_BYTES:
+            if len(self._content) > MAX_BODY_BYTES:
                 await self._settle(b"")
             elif not message.get("more_body", False):
                 await self._settle(bytes(self._content))
@@ -200,7 +199,7 @@ class Watch:
         found = Credentials()
         if content:
             inflated = credentials.inflate(content, get(headers, b"content-encoding") or b"")
-            found = credentials.from_answer(inflated) if inflated is not None else found
+            found = credentials.from_response(inflated) if inflated is not None else found
         jar = credentials.set_cookies(headers)
         from_cookies = (jar[name.encode()] for name in self._engine.sources.cookie_names if name.encode() in jar)
         return Credentials(
@@ -217,7 +216,7 @@ def _may_hold_tokens(start: Message) -> bool:
         200 <= start["status"] < 300
         and credentials.is_json(get(headers, b"content-type") or b"")
         and (get(headers, b"content-encoding") or b"").strip().lower() in _ENCODINGS
-        and (length is None or (length.isdigit() and int(length[:20]) <= MOST_BYTES))
+        and (length is None or (length.isdigit() and int(length[:20]) <= MAX_BODY_BYTES))
     )
 
 

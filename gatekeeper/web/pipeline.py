@@ -227,7 +227,7 @@ class GatekeeperMiddleware:
             return passed
         if kind is Kind.PUBLIC:
             conclude(exchange, "bypass")
-            return Passed(clean if verdict.token_source is None else self._engine.sources.strip(clean))
+            return Passed(clean if verdict.token_source is None else self._engine.sources.strip_tokens(clean))
         return refuse(exchange, problem_of(verdict), None, verdict)
 
     async def _judge(self, incoming: Incoming) -> Verdict:
@@ -266,10 +266,10 @@ class GatekeeperMiddleware:
         claims, session_id = verdict.claims, verdict.session_id
         assert claims is not None  # noqa: S101 - an admitted verdict has them
         if not self._engine.forward_authorization:
-            headers = self._engine.sources.strip(headers)
+            headers = self._engine.sources.strip_tokens(headers)
         elif verdict.more_tokens:
             # A backend that looks elsewhere first, and less closely, must not find a token that nobody judged.
-            headers = self._engine.sources.strip(headers, keep=verdict.token_source)
+            headers = self._engine.sources.strip_tokens(headers, keep_source=verdict.token_source)
         headers.extend(self._engine.identity.values(claims.user, session_id, claims.roles, claims.claims))
         if verdict.degraded:
             headers.append((DEGRADED, b"1"))
@@ -420,6 +420,6 @@ def _without_body(receive: Receive) -> Receive:
 def _hide_websocket_token(inner: dict[str, Any], sources: TokenSources) -> None:
     """A token in the query or among the subprotocols is for the gate, not for logs and applications behind it."""
     inner["query_string"] = sources.strip_query(inner.get("query_string", b""))
-    inner["headers"] = sources.strip_subprotocols(inner["headers"])
+    inner["headers"] = sources.strip_bearer_subprotocol(inner["headers"])
     offered = [value for name, value in inner["headers"] if name == b"sec-websocket-protocol"]
     inner["subprotocols"] = [item.strip() for value in offered for item in value.decode("latin-1").split(",")]

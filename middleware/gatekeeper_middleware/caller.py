@@ -17,7 +17,7 @@ from gatekeeper.models import Client
 from gatekeeper.runtime import Engine
 from gatekeeper.sessions.events import Acting
 from gatekeeper.sessions.manager import Manager
-from gatekeeper.tokens.claims import user_of
+from gatekeeper.tokens.claims import parse_user_id
 from gatekeeper.tokens.credentials import Credentials
 from gatekeeper.web.request import ENGINE, Incoming, Scope, read
 from gatekeeper_middleware.errors import unavailable
@@ -44,7 +44,7 @@ def user_id(user: Any) -> str:
     none."""
     value = user.get("id") if isinstance(user, Mapping) else getattr(user, "id", user)
     try:
-        return user_of(str(value) if isinstance(value, uuid.UUID) else value)
+        return parse_user_id(str(value) if isinstance(value, uuid.UUID) else value)
     except TokenRejected as rejected:
         raise ValueError(f"no user id: {rejected.why}") from None
 

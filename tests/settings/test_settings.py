@@ -16,7 +16,7 @@ from pydantic import SecretStr, ValidationError
 from gatekeeper.errors import ConfigError
 from gatekeeper.settings import IntrospectionClient, ListenAddress, Settings, describe, load, warnings
 from gatekeeper.settings.reference import env_file, settings_page
-from gatekeeper.settings.source import settings_of
+from gatekeeper.settings.source import setting_infos
 from tests.settings.reading import BASE, DEFAULTS, ROOT, SECRET, problem, problems, read
 
 DEFAULT_VALUES: dict[str, Any] = {
@@ -102,7 +102,7 @@ DEFAULT_VALUES: dict[str, Any] = {
 
 
 def test_every_default_is_the_promised_one_byte_for_byte() -> None:
-    assert {about.variable: about.default for about in settings_of(Settings)} == {
+    assert {info.variable: info.default for info in setting_infos(Settings)} == {
         f"GATEKEEPER_{name}": default for name, default in DEFAULTS.items()
     }
 

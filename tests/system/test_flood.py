@@ -25,7 +25,7 @@ from gatekeeper.server import protocol
 from gatekeeper.server.websocket import websockets
 from gatekeeper.settings import load
 from gatekeeper.telemetry.metrics import AccessLog
-from gatekeeper.tokens.verify_queue import Turns
+from gatekeeper.tokens.verify_queue import VerifyQueue
 from gatekeeper.web.front_errors import Refusals
 from tests.servers import ClientResponse, RawClient, afetch, fetch, raw_client, serve_asgi
 from tests.system.sidecar import (
@@ -144,7 +144,7 @@ def _connected(gate: Sidecar) -> socket.socket:
 
 class Crowded(NamedTuple):
     url: str
-    turns: Turns
+    verify_queue: VerifyQueue
     engine: Engine
     out: io.BytesIO
 
@@ -154,23 +154,23 @@ class Crowded(NamedTuple):
 
 
 @contextmanager
-def crowded(store: Store, backend: Backend, turns: Turns, **settings: str) -> Iterator[Crowded]:
+def crowded(store: Store, backend: Backend, verify_queue: VerifyQueue, **settings: str) -> Iterator[Crowded]:
     """The application of the sidecar behind its front door, with turns of the test's choice."""
     chosen = load(environment(redis_url=store.url, upstream_url=backend.url, **settings), require_upstream=True)
     out = io.BytesIO()
-    engine = build(chosen, mode="sidecar", access_log=AccessLog(out), turns=turns)
+    engine = build(chosen, mode="sidecar", access_log=AccessLog(out), verify_queue=verify_queue)
     app, shortcut = create_app(chosen, engine)
-    door = protocol(limits(chosen), Refusals(engine), shortcut=shortcut, left=turns.forget)
-    with serve_asgi(app, http=door, ws=websockets(turns.forget)) as url:
-        yield Crowded(url, turns, engine, out)
+    door = protocol(limits(chosen), Refusals(engine), shortcut=shortcut, left=verify_queue.cancel)
+    with serve_asgi(app, http=door, ws=websockets(verify_queue.cancel)) as url:
+        yield Crowded(url, verify_queue, engine, out)
 
 
-class Counted(Turns):
+class Counted(VerifyQueue):
     taken = 0
 
-    async def take(self) -> None:
+    async def wait_turn(self) -> None:
         self.taken += 1
-        await super().take()
+        await super().wait_turn()
 
 
 def assert_too_many(answer: ClientResponse) -> None:
@@ -180,7 +180,7 @@ def assert_too_many(answer: ClientResponse) -> None:
 
 def test_over_the_bound_the_answer_is_429(store: Store, backend: Backend) -> None:
     # D04
-    with crowded(store, backend, Turns(each=0, most_waiting=0), public_paths="/public") as gate:
+    with crowded(store, backend, VerifyQueue(per_turn=0, max_waiting=0), public_paths="/public") as gate:
         before = len(backend.reached)
         for target in ("/x", "/sessions/me"):
             assert_too_many(fetch(gate.url, "GET", target, [bearer(token(someone()))]))
@@ -196,28 +196,28 @@ def test_over_the_bound_the_answer_is_429(store: Store, backend: Backend) -> Non
 
 def test_a_token_that_was_found_good_needs_no_turn(store: Store, backend: Backend) -> None:
     # D04
-    turns = Counted()
-    with crowded(store, backend, turns) as gate:
+    verify_queue = Counted()
+    with crowded(store, backend, verify_queue) as gate:
         known = token(someone())
         for target in ("/x", "/x", "/y", "/sessions/me"):
             assert fetch(gate.url, "GET", target, [bearer(known)]).status == 200
-            assert turns.taken == 1
+            assert verify_queue.taken == 1
         assert fetch(gate.url, "GET", "/x", [bearer(token(someone()))]).status == 200
-        assert turns.taken == 2
+        assert verify_queue.taken == 2
 
 
 @pytest.mark.parametrize("upgrade", ["", HANDSHAKE], ids=["http", "websocket"])
 async def test_a_client_that_leaves_waits_no_longer(store: Store, backend: Backend, upgrade: str) -> None:
     # D04
-    turns = Turns(each=0)
-    with crowded(store, backend, turns) as gate:
+    verify_queue = VerifyQueue(per_turn=0)
+    with crowded(store, backend, verify_queue) as gate:
         request = f"GET /x HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token(someone())}\r\n{upgrade}\r\n".encode()
         async with raw_client(gate.url) as leaves, raw_client(gate.url) as stays:
             await leaves.send(request)
             await stays.send(request)
-            await asyncio.to_thread(eventually, lambda: turns.waiting == 2)
+            await asyncio.to_thread(eventually, lambda: verify_queue.waiting == 2)
             leaves.writer.close()
-            await asyncio.to_thread(eventually, lambda: turns.waiting == 1)
+            await asyncio.to_thread(eventually, lambda: verify_queue.waiting == 1)
             await asyncio.to_thread(eventually, lambda: gate.reasons == ["rate_limited"])
-        await asyncio.to_thread(eventually, lambda: turns.waiting == 0)
+        await asyncio.to_thread(eventually, lambda: verify_queue.waiting == 0)
     assert gate.engine.telemetry.metrics._open == {True: 0, False: 0}

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from gatekeeper.tokens import credentials
 from gatekeeper.tokens.credentials import (
-    MOST_BYTES,
+    MAX_BODY_BYTES,
     Credentials,
-    from_answer,
     from_request,
+    from_response,
 )
 
 JSON, FORM = b"application/json", b"application/x-www-form-urlencoded"
@@ -28,7 +28,7 @@ def asked(body: Any, content_type: bytes = JSON) -> Credentials:
 
 
 def answered(body: Any) -> Credentials:
-    return from_answer(body if isinstance(body, bytes) else json.dumps(body).encode())
+    return from_response(body if isinstance(body, bytes) else json.dumps(body).encode())
 
 
 @pytest.mark.parametrize("name", ACCESS)
@@ -128,11 +128,11 @@ def test_json_is_read_as_leniently_as_clients_read_it() -> None:
 
 def test_a_body_over_64_kib_is_not_read() -> None:
     start, end = b'{"token": "a", "x": "', b'"}'
-    exact = start + b"x" * (MOST_BYTES - len(start) - len(end)) + end
-    assert len(exact) == MOST_BYTES
+    exact = start + b"x" * (MAX_BODY_BYTES - len(start) - len(end)) + end
+    assert len(exact) == MAX_BODY_BYTES
     assert answered(exact) == asked(exact) == Credentials(access_token="a")
     assert answered(exact + b" ") == asked(exact + b" ") == NOTHING
-    assert asked(b"token=a&x=" + b"x" * MOST_BYTES, FORM) == NOTHING
+    assert asked(b"token=a&x=" + b"x" * MAX_BODY_BYTES, FORM) == NOTHING
 
 
 def test_an_answer_has_no_user_name() -> None:
@@ -273,11 +273,11 @@ def test_credentials_show_themselves_to_nobody() -> None:
 @given(st.binary(max_size=300), st.sampled_from([JSON, FORM, b"", b"\xff;"]))
 def test_no_body_raises(body: bytes, content_type: bytes) -> None:
     assert isinstance(from_request(body, content_type), Credentials)
-    assert isinstance(from_answer(body), Credentials)
+    assert isinstance(from_response(body), Credentials)
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda inner: st.lists(inner)))
 def test_any_value_may_stand_under_any_name(value: Any) -> None:
     body = json.dumps(dict.fromkeys((*ACCESS, *REFRESH, "data", "username", "email"), value)).encode()
-    for found in (from_request(body, JSON), from_answer(body)):
+    for found in (from_request(body, JSON), from_response(body)):
         assert found.access_token is None or (isinstance(value, str) and found.access_token == value)

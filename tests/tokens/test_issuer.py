@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.tokens.issuer import (
     RESERVED_CLAIMS,
-    AccessTokens,
+    AccessTokenIssuer,
     SigningKeys,
     digest,
     new_refresh_token,
@@ -35,7 +35,7 @@ SECRET = forge.SECRET.encode()
 FAR = NOW + 86_400
 
 
-def issuer(**options: Any) -> AccessTokens:
+def issuer(**options: Any) -> AccessTokenIssuer:
     chosen: dict[str, Any] = {
         "issuer": None,
         "audience": None,
@@ -44,7 +44,7 @@ def issuer(**options: Any) -> AccessTokens:
         "now": lambda: NOW + 0.75,
     }
     keys = options.pop("keys", None) or SigningKeys([SECRET], [], ["HS256"])
-    return AccessTokens(keys, **(chosen | options))
+    return AccessTokenIssuer(keys, **(chosen | options))
 
 
 def payload_of(token: str) -> dict[str, Any]:
@@ -189,7 +189,7 @@ async def test_an_issued_token_is_over_at_its_exp() -> None:
 
 
 def test_its_representation_shows_no_key() -> None:
-    assert repr(issuer()) == "AccessTokens(900 s; SigningKeys(HS256, 1 to verify))"
+    assert repr(issuer()) == "AccessTokenIssuer(900 s; SigningKeys(HS256, 1 to verify))"
 
 
 def test_refresh_tokens_are_random_and_of_256_bits() -> None:

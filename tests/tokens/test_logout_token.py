@@ -9,9 +9,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from gatekeeper.errors import KeysUnavailable, Reason, TokenRejected
 from gatekeeper.tokens import jws
-from gatekeeper.tokens.issuer import AccessTokens, SigningKeys
+from gatekeeper.tokens.issuer import AccessTokenIssuer, SigningKeys
 from gatekeeper.tokens.keys import FetchError, JwksKeys, StaticKeys
-from gatekeeper.tokens.logout_token import EVENT, LogoutToken, LogoutTokens
+from gatekeeper.tokens.logout_token import EVENT, LogoutToken, LogoutTokenVerifier
 from tests.tokens import forge
 from tests.tokens.forge import NOW
 
@@ -29,7 +29,7 @@ GOOD: dict[str, Any] = {
 HEADER = {"alg": "HS256", "typ": "logout+jwt"}
 
 
-def by(**options: Any) -> LogoutTokens:
+def by(**options: Any) -> LogoutTokenVerifier:
     chosen: dict[str, Any] = {
         "keys": StaticKeys([forge.SECRET], [], ["HS256"]),
         "algorithms": ["HS256"],
@@ -38,7 +38,7 @@ def by(**options: Any) -> LogoutTokens:
         "leeway_seconds": 0.0,
         "now": lambda: NOW,
     }
-    return LogoutTokens(**(chosen | options))
+    return LogoutTokenVerifier(**(chosen | options))
 
 
 def made(header: Any = None, **claims: Any) -> str:
@@ -47,7 +47,7 @@ def made(header: Any = None, **claims: Any) -> str:
     return forge.hs(HEADER if header is None else header, payload)
 
 
-async def refused(token: str, judge: LogoutTokens | None = None, reason: Reason = Reason.TOKEN_INVALID) -> None:
+async def refused(token: str, judge: LogoutTokenVerifier | None = None, reason: Reason = Reason.TOKEN_INVALID) -> None:
     with pytest.raises(TokenRejected) as caught:
         await (judge or by()).verify(token)
     assert caught.value.reason is reason
@@ -113,7 +113,7 @@ async def test_an_access_token_is_no_logout_token_and_a_logout_token_no_access_t
 
 async def test_our_own_access_tokens_end_nothing() -> None:
     keys = SigningKeys([forge.SECRET.encode()], [], ["HS256"])
-    tokens = AccessTokens(keys, issuer=ISSUER, audience="gk", ttl_seconds=900, user_claim="sub", now=lambda: NOW)
+    tokens = AccessTokenIssuer(keys, issuer=ISSUER, audience="gk", ttl_seconds=900, user_claim="sub", now=lambda: NOW)
     issued = tokens.issue("74", sid="s1", claims={"events": {EVENT: {}}}, session_expires_at=NOW + 900)
     await refused(issued.token)
 
@@ -291,4 +291,4 @@ def test_a_configuration_that_lets_everything_pass_is_refused(options: dict[str,
 
 
 def test_its_representation_shows_no_key() -> None:
-    assert repr(by()) == f"LogoutTokens({ISSUER}; HS256; StaticKeys(1 for HS256))"
+    assert repr(by()) == f"LogoutTokenVerifier({ISSUER}; HS256; StaticKeys(1 for HS256))"

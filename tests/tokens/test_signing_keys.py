@@ -22,7 +22,7 @@ from gatekeeper.tokens import jws
 from gatekeeper.tokens.issuer import SigningKeys
 from gatekeeper.tokens.keys import StaticKeys, parse_key_set
 from gatekeeper.tokens.signing_keys import thumbprint
-from gatekeeper.tokens.verify_queue import Turns
+from gatekeeper.tokens.verify_queue import VerifyQueue
 from tests.tokens import forge
 
 PUBLIC = ["RS256", "ES256", "ES384", "ES512", "EdDSA"]
@@ -44,7 +44,7 @@ def header_of(token: str) -> dict[str, Any]:
 
 async def judged(keys: SigningKeys, token: str, algorithms: list[str]) -> bytes:
     static = StaticKeys(keys.hmac_secrets, keys.public_keys_pem, algorithms)
-    return (await jws.verify(token, keys=static, algorithms=algorithms, turns=Turns())).payload
+    return (await jws.verify(token, keys=static, algorithms=algorithms, verify_queue=VerifyQueue())).payload
 
 
 @pytest.mark.parametrize("algorithm", HMAC)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gatekeeper.errors import TokenRejected
-from gatekeeper.tokens.sources import Found, TokenSources
+from gatekeeper.tokens.sources import PresentedToken, TokenSources
 
 USUAL = TokenSources(["header", "cookie:access_token"])
 WEBSOCKET = TokenSources(["header", "query:token", "subprotocol"])
@@ -23,17 +23,17 @@ def cookies(*values: bytes) -> Headers:
 
 
 def test_a_bearer_credential_is_the_token() -> None:
-    assert USUAL.find(authorization(b"Bearer a.b.c")) == Found("a.b.c", "header", ())
+    assert USUAL.find(authorization(b"Bearer a.b.c")) == PresentedToken("a.b.c", "header", ())
 
 
 @pytest.mark.parametrize("scheme", [b"bearer", b"BEARER", b"bEaReR"])
 def test_the_scheme_is_read_in_any_case(scheme: bytes) -> None:  # T23
-    assert USUAL.find(authorization(scheme + b" x")) == Found("x", "header", ())
+    assert USUAL.find(authorization(scheme + b" x")) == PresentedToken("x", "header", ())
 
 
 def test_a_header_name_is_read_in_any_case() -> None:
-    assert USUAL.find([(b"Authorization", b"Bearer x")]) == Found("x", "header", ())
-    assert USUAL.find([(b"COOKIE", b"access_token=x")]) == Found("x", "cookie:access_token", ())
+    assert USUAL.find([(b"Authorization", b"Bearer x")]) == PresentedToken("x", "header", ())
+    assert USUAL.find([(b"COOKIE", b"access_token=x")]) == PresentedToken("x", "cookie:access_token", ())
 
 
 @pytest.mark.parametrize(
@@ -80,18 +80,18 @@ def test_two_authorization_headers_are_refused(second: bytes) -> None:  # T22
 
 def test_the_first_source_decides_and_the_others_are_told() -> None:  # T22
     headers = [*cookies(b"access_token=c"), *authorization(b"Bearer h")]
-    assert USUAL.find(headers) == Found("h", "header", ("c",))
+    assert USUAL.find(headers) == PresentedToken("h", "header", ("c",))
     swapped = TokenSources(["cookie:access_token", "header"])
-    assert swapped.find(headers) == Found("c", "cookie:access_token", ("h",))
+    assert swapped.find(headers) == PresentedToken("c", "cookie:access_token", ("h",))
 
 
 def test_the_same_token_in_two_sources_is_no_disagreement() -> None:
-    assert USUAL.find([*cookies(b"access_token=h"), *authorization(b"Bearer h")]) == Found("h", "header", ())
+    assert USUAL.find([*cookies(b"access_token=h"), *authorization(b"Bearer h")]) == PresentedToken("h", "header", ())
 
 
 def test_junk_in_a_later_source_is_not_looked_at() -> None:
     headers = [*cookies(b"access_token=\xff"), *authorization(b"Bearer h")]
-    assert USUAL.find(headers) == Found("h", "header", ())
+    assert USUAL.find(headers) == PresentedToken("h", "header", ())
 
 
 def test_a_source_that_is_not_configured_holds_no_token() -> None:
@@ -110,11 +110,13 @@ def test_two_different_cookies_of_one_name_are_refused() -> None:  # T24
 
 
 def test_equal_cookies_of_one_name_are_one() -> None:
-    assert USUAL.find(cookies(b"access_token=a; access_token=a")) == Found("a", "cookie:access_token", ())
+    assert USUAL.find(cookies(b"access_token=a; access_token=a")) == PresentedToken("a", "cookie:access_token", ())
 
 
 def test_two_different_cookies_of_a_foreign_name_are_the_backends_matter() -> None:
-    assert USUAL.find(cookies(b"session=a; session=b; access_token=t")) == Found("t", "cookie:access_token", ())
+    assert USUAL.find(cookies(b"session=a; session=b; access_token=t")) == PresentedToken(
+        "t", "cookie:access_token", ()
+    )
 
 
 @pytest.mark.parametrize(
@@ -149,7 +151,7 @@ def test_what_is_not_the_configured_cookie_is_no_token(header: bytes) -> None:  
     ],
 )
 def test_a_cookie_is_read_as_it_stands(header: bytes, expected: str) -> None:  # T24
-    assert USUAL.find(cookies(header)) == Found(expected, "cookie:access_token", ())
+    assert USUAL.find(cookies(header)) == PresentedToken(expected, "cookie:access_token", ())
 
 
 def test_a_cookie_that_is_not_ascii_is_refused() -> None:
@@ -159,19 +161,19 @@ def test_a_cookie_that_is_not_ascii_is_refused() -> None:
 
 def test_many_cookies_are_read_in_linear_time() -> None:  # T24
     header = b"=;" * 30_000 + b"access_token=t"
-    assert USUAL.find(cookies(header)) == Found("t", "cookie:access_token", ())
+    assert USUAL.find(cookies(header)) == PresentedToken("t", "cookie:access_token", ())
 
 
 def test_query_and_subprotocol_count_for_websockets_only() -> None:
     headers = [(b"sec-websocket-protocol", b"chat, bearer, s")]
     assert WEBSOCKET.find(headers, query=b"token=q") is None
-    assert WEBSOCKET.find(headers, query=b"token=q", websocket=True) == Found("q", "query:token", ("s",))
-    assert WEBSOCKET.find(headers, websocket=True) == Found("s", "subprotocol", ())
+    assert WEBSOCKET.find(headers, query=b"token=q", websocket=True) == PresentedToken("q", "query:token", ("s",))
+    assert WEBSOCKET.find(headers, websocket=True) == PresentedToken("s", "subprotocol", ())
 
 
 @pytest.mark.parametrize("query", [b"a=1&t%6fken=q", b"token=q&token=q", b"token=%71", b"a&&=&token=q&"])
 def test_a_query_parameter_is_read_as_backends_read_it(query: bytes) -> None:
-    assert WEBSOCKET.find([], query=query, websocket=True) == Found("q", "query:token", ())
+    assert WEBSOCKET.find([], query=query, websocket=True) == PresentedToken("q", "query:token", ())
 
 
 @pytest.mark.parametrize("query", [b"token=a&token=b", b"token=a&t%6Fken=b", b"token=&token=b", b"token=%ff"])
@@ -199,32 +201,37 @@ def test_strip_takes_tokens_and_leaves_the_rest_byte_for_byte() -> None:
         (b"cookie", b"access_token=t"),
         (b"cookie", b""),
     ]
-    assert USUAL.strip(headers) == [(b"Host", b"a"), (b"cookie", b"a=1;  b=\xff;c=3"), (b"x", b"y"), (b"cookie", b"")]
+    assert USUAL.strip_tokens(headers) == [
+        (b"Host", b"a"),
+        (b"cookie", b"a=1;  b=\xff;c=3"),
+        (b"x", b"y"),
+        (b"cookie", b""),
+    ]
 
 
 @pytest.mark.parametrize("value", [b"Bearer", b"Bearer\tx", b" bearer x", b"Bearer  x", b'bearer "x"', b"Bearer,x"])
 def test_strip_takes_a_malformed_bearer_too(value: bytes) -> None:
-    assert USUAL.strip(authorization(value)) == [(b"host", b"a")]
-    assert COOKIE_ONLY.strip(authorization(value)) == [(b"host", b"a")]
+    assert USUAL.strip_tokens(authorization(value)) == [(b"host", b"a")]
+    assert COOKIE_ONLY.strip_tokens(authorization(value)) == [(b"host", b"a")]
 
 
 def test_strip_leaves_other_schemes() -> None:
-    assert USUAL.strip(authorization(b"Basic YTpi")) == authorization(b"Basic YTpi")
+    assert USUAL.strip_tokens(authorization(b"Basic YTpi")) == authorization(b"Basic YTpi")
 
 
 @pytest.mark.parametrize("value", [b"=access_token=x", b" = access_token = x", b"access_token", b"access_token ;"])
 def test_strip_takes_cookies_that_a_lenient_backend_would_read(value: bytes) -> None:  # CVE-2023-23934
-    assert USUAL.strip(cookies(b"a=1;" + value))[0][1].rstrip(b"; ") == b"a=1"
+    assert USUAL.strip_tokens(cookies(b"a=1;" + value))[0][1].rstrip(b"; ") == b"a=1"
 
 
 def test_strip_cuts_the_bearer_subprotocol() -> None:
     one = [(b"sec-websocket-protocol", b"chat, Bearer, tok, v2"), (b"x", b"y")]
-    assert WEBSOCKET.strip(one) == [(b"x", b"y"), (b"sec-websocket-protocol", b"chat, v2")]
+    assert WEBSOCKET.strip_tokens(one) == [(b"x", b"y"), (b"sec-websocket-protocol", b"chat, v2")]
     two = [(b"sec-websocket-protocol", b"bearer"), (b"sec-websocket-protocol", b"tok")]
-    assert WEBSOCKET.strip(two) == []
+    assert WEBSOCKET.strip_tokens(two) == []
     plain = [(b"sec-websocket-protocol", b"chat,v2")]
-    assert WEBSOCKET.strip(plain) == plain
-    assert USUAL.strip(one) == one
+    assert WEBSOCKET.strip_tokens(plain) == plain
+    assert USUAL.strip_tokens(one) == one
 
 
 def test_strip_query_cuts_the_parameter_in_every_spelling() -> None:
@@ -234,11 +241,14 @@ def test_strip_query_cuts_the_parameter_in_every_spelling() -> None:
 
 def test_strip_can_keep_the_source_that_decided() -> None:
     headers = [*authorization(b"Bearer h"), *cookies(b"access_token=t; a=1")]
-    assert USUAL.strip(headers, keep="header") == [*authorization(b"Bearer h"), (b"cookie", b"a=1")]
-    assert USUAL.strip(headers, keep="cookie:access_token") == [(b"host", b"a"), *cookies(b"access_token=t; a=1")]
-    assert WEBSOCKET.strip_query(b"token=x", keep="query:token") == b"token=x"
+    assert USUAL.strip_tokens(headers, keep_source="header") == [*authorization(b"Bearer h"), (b"cookie", b"a=1")]
+    assert USUAL.strip_tokens(headers, keep_source="cookie:access_token") == [
+        (b"host", b"a"),
+        *cookies(b"access_token=t; a=1"),
+    ]
+    assert WEBSOCKET.strip_query(b"token=x", keep_source="query:token") == b"token=x"
     entries = [(b"sec-websocket-protocol", b"bearer, x")]
-    assert WEBSOCKET.strip(entries, keep="subprotocol") == entries
+    assert WEBSOCKET.strip_tokens(entries, keep_source="subprotocol") == entries
 
 
 @pytest.mark.parametrize(

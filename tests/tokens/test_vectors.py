@@ -14,7 +14,7 @@ from gatekeeper.errors import KeysUnavailable, TokenRejected
 from gatekeeper.tokens import jws
 from gatekeeper.tokens.key_material import HMAC_ALGORITHMS, PUBLIC_KEY_ALGORITHMS
 from gatekeeper.tokens.keys import JwksKeys, Keys, StaticKeys, VerificationKey
-from gatekeeper.tokens.verify_queue import Turns
+from gatekeeper.tokens.verify_queue import VerifyQueue
 from tests.tokens import forge
 
 VECTORS = Path(__file__).parents[1] / "vectors"
@@ -68,7 +68,7 @@ async def is_signed(token: str, members: list[dict[str, Any]]) -> bool:
     try:
         keys = Secrets(members) if is_symmetric else jwks(members)
         algorithms = HMAC_ALGORITHMS if is_symmetric else PUBLIC_KEY_ALGORITHMS
-        await jws.verify(token, keys=keys, algorithms=algorithms, turns=Turns())
+        await jws.verify(token, keys=keys, algorithms=algorithms, verify_queue=VerifyQueue())
     except (TokenRejected, KeysUnavailable, ValueError):
         return False
     finally:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from gatekeeper.errors import TokenRejected, TooManySignatures
 from gatekeeper.tokens.keys import StaticKeys, VerificationKey
-from gatekeeper.tokens.verify_queue import Turns
+from gatekeeper.tokens.verify_queue import VerifyQueue
 from tests.tokens import forge
 
 
@@ -80,25 +80,25 @@ def test_a_flood_of_bad_signatures_gets_so_many_in_a_turn_and_no_more(
 
     async def flood() -> None:
         keys = Signatures(forge.pem(key), algorithm)
-        turns = Turns(each=8)
-        by = forge.verifier(keys, algorithms=[algorithm], turns=turns)
+        verify_queue = VerifyQueue(per_turn=8)
+        by = forge.verifier(keys, algorithms=[algorithm], verify_queue=verify_queue)
         watching = asyncio.create_task(keys.watch())
         judged = [asyncio.create_task(refused(by.verify(token))) for token in tokens]
         await asyncio.sleep(0)
         late = asyncio.create_task(by.verify(good))
         await asyncio.sleep(0)
-        assert 250 < turns.waiting <= 300
+        assert 250 < verify_queue.waiting <= 300
         # Whoever has come last waits for all of them, and not for those who come later.
         later = [asyncio.create_task(refused(by.verify(token))) for token in tokens]
         claims = await late
         assert len(keys.verified) <= 300 + 2 * 8
         # A token that is known needs no turn, and no await.
-        assert turns.waiting > 0
+        assert verify_queue.waiting > 0
         assert by.cached(good) is claims
         assert all(await asyncio.gather(*judged, *later))
         assert len(keys.verified) == 601
         assert keys.most_in_a_turn <= 8
-        assert turns.waiting == 0
+        assert verify_queue.waiting == 0
         watching.cancel()
 
     run(flood())
@@ -107,7 +107,7 @@ def test_a_flood_of_bad_signatures_gets_so_many_in_a_turn_and_no_more(
 async def test_what_needs_no_key_is_looked_at_first_and_takes_no_turn(rsa_key: rsa.RSAPrivateKey) -> None:
     # D04
     keys = Signatures(forge.pem(rsa_key), "RS256")
-    by = forge.verifier(keys, algorithms=["RS256"], turns=Turns(each=0, most_waiting=0))
+    by = forge.verifier(keys, algorithms=["RS256"], verify_queue=VerifyQueue(per_turn=0, max_waiting=0))
     head, payload, signature = forge.signed_by(rsa_key, {"alg": "RS256"}).split(".")
     for token in (
         "x",
@@ -126,10 +126,10 @@ async def test_what_needs_no_key_is_looked_at_first_and_takes_no_turn(rsa_key: r
 
 
 async def test_the_first_to_come_is_the_first_to_go() -> None:
-    turns, order = Turns(each=2), []
+    verify_queue, order = VerifyQueue(per_turn=2), []
 
     async def come(number: int) -> None:
-        await turns.take()
+        await verify_queue.wait_turn()
         order.append(number)
 
     await asyncio.gather(*map(come, range(50)))
@@ -137,33 +137,33 @@ async def test_the_first_to_come_is_the_first_to_go() -> None:
 
 
 async def test_over_the_bound_nobody_waits() -> None:
-    turns = Turns(each=1, most_waiting=3)
-    come = await asyncio.gather(*(turns.take() for _ in range(10)), return_exceptions=True)
+    verify_queue = VerifyQueue(per_turn=1, max_waiting=3)
+    come = await asyncio.gather(*(verify_queue.wait_turn() for _ in range(10)), return_exceptions=True)
     assert [type(each) for each in come] == [type(None)] * 4 + [TooManySignatures] * 6
-    await turns.take()
+    await verify_queue.wait_turn()
 
 
 async def test_whose_client_has_left_is_forgotten_at_once() -> None:
-    turns = Turns(each=1)
-    tasks = [asyncio.create_task(turns.take()) for _ in range(5)]
+    verify_queue = VerifyQueue(per_turn=1)
+    tasks = [asyncio.create_task(verify_queue.wait_turn()) for _ in range(5)]
     await asyncio.sleep(0)
-    assert turns.waiting == 4
-    turns.forget(tasks[3])
-    assert turns.waiting == 3
+    assert verify_queue.waiting == 4
+    verify_queue.cancel(tasks[3])
+    assert verify_queue.waiting == 3
     # One that never waited, and one that has been forgotten already.
-    turns.forget(tasks[0])
-    turns.forget(tasks[3])
+    verify_queue.cancel(tasks[0])
+    verify_queue.cancel(tasks[3])
     tasks[4].cancel()
     told = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(each) for each in told] == [type(None)] * 3 + [TooManySignatures, asyncio.CancelledError]
-    assert turns.waiting == 0
+    assert verify_queue.waiting == 0
 
 
 async def test_whoever_is_cancelled_takes_no_turn_from_others() -> None:
-    turns, order = Turns(each=1), []
+    verify_queue, order = VerifyQueue(per_turn=1), []
 
     async def come(number: int) -> None:
-        await turns.take()
+        await verify_queue.wait_turn()
         order.append(number)
 
     tasks = [asyncio.create_task(come(number)) for number in range(30)]
@@ -172,23 +172,23 @@ async def test_whoever_is_cancelled_takes_no_turn_from_others() -> None:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert order == list(range(0, 30, 2))
-    assert turns.waiting == 0
+    assert verify_queue.waiting == 0
 
 
 def test_a_loop_that_has_ended_leaves_nobody_in_the_queue() -> None:
-    turns = Turns(each=1)
+    verify_queue = VerifyQueue(per_turn=1)
 
     async def leave_some() -> None:
-        waiting = [asyncio.ensure_future(turns.take()) for _ in range(3)]
+        waiting = [asyncio.ensure_future(verify_queue.wait_turn()) for _ in range(3)]
         await asyncio.sleep(0)
-        assert turns.waiting == 2
+        assert verify_queue.waiting == 2
         for task in waiting:
             task.cancel()
 
     async def take_all() -> None:
-        await asyncio.gather(*(turns.take() for _ in range(3)))
+        await asyncio.gather(*(verify_queue.wait_turn() for _ in range(3)))
 
     for _ in range(2):
         asyncio.run(leave_some())
         asyncio.run(take_all())
-    assert turns.waiting == 0
+    assert verify_queue.waiting == 0

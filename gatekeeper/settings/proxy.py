@@ -11,22 +11,32 @@ from gatekeeper.dialects import DIALECTS
 from gatekeeper.settings import grammars as grammar
 from gatekeeper.settings.grammars import IdentityHeader, ListenAddress
 from gatekeeper.settings.group import SettingsGroup, setting
-from gatekeeper.settings.types import ListReader, Reader, boolean, ca_file, choice, duration, or_off, size, whole
+from gatekeeper.settings.types import (
+    ListReader,
+    SettingReader,
+    boolean,
+    ca_file,
+    choice,
+    duration,
+    integer,
+    or_off,
+    size,
+)
 
 DIALECT_NAMES = tuple(DIALECTS)
 
-_setting = partial(setting, group="Front")
+_setting = partial(setting, group="Proxy")
 
 _PUBLIC_PATTERNS = ListReader(parse=grammar.parse_pattern, accepted=grammar.PATTERN_WORDS, none="empty")
-_RATE = or_off(Reader(parse=grammar.parse_rate, accepted="number/period, such as 50/s or 10/15m"))
+_RATE = or_off(SettingReader(parse=grammar.parse_rate, accepted="number/period, such as 50/s or 10/15m"))
 
 
-class FrontSettings(SettingsGroup):
+class ProxySettings(SettingsGroup):
     """The first group of docs/settings.md."""
 
     upstream_url: Annotated[
         str | None,
-        Reader(
+        SettingReader(
             parse=grammar.parse_upstream,
             accepted="http://host[:port], https://host[:port] or http+unix:///path.sock, without a path or a user",
         ),
@@ -50,17 +60,17 @@ class FrontSettings(SettingsGroup):
         example="/etc/ssl/certs/backend-ca.pem",
     )
     listen: Annotated[
-        ListenAddress, Reader(parse=grammar.parse_listen, accepted="host:port, [v6]:port or unix:/path")
+        ListenAddress, SettingReader(parse=grammar.parse_listen, accepted="host:port, [v6]:port or unix:/path")
     ] = _setting("127.0.0.1:8000", "Where clients connect; port 0 is any free one.")
     ops_listen: Annotated[
         ListenAddress | None,
-        or_off(Reader(parse=grammar.parse_listen, accepted="host:port, [v6]:port or unix:/path")),
+        or_off(SettingReader(parse=grammar.parse_listen, accepted="host:port, [v6]:port or unix:/path")),
     ] = _setting("127.0.0.1:9090", "Health and metrics, on a port of their own.")
-    workers: Annotated[int, whole(1, 256)] = _setting("1", "Processes.")
+    workers: Annotated[int, integer(1, 256)] = _setting("1", "Processes.")
     max_header_bytes: Annotated[int, size("1KiB", "1MiB")] = _setting(
         "64KiB", "The most that the request line, the headers and the trailers of one request may have together; 431."
     )
-    max_headers: Annotated[int, whole(10, 10_000)] = _setting(
+    max_headers: Annotated[int, integer(10, 10_000)] = _setting(
         "100", "The most headers and trailers that one request may have; 431."
     )
     header_timeout: Annotated[float, duration("10ms", "1h")] = _setting(
@@ -72,7 +82,7 @@ class FrontSettings(SettingsGroup):
     keepalive_timeout: Annotated[float, duration("1s", "1h")] = _setting(
         "75s", "How long an idle client connection stays open."
     )
-    max_connections: Annotated[int, whole(1, 1_000_000)] = _setting(
+    max_connections: Annotated[int, integer(1, 1_000_000)] = _setting(
         "10000", "The most client connections of one worker; over it, connections are closed as they come."
     )
     max_body: Annotated[int | None, or_off(size("1B", "1TiB"))] = _setting(
