@@ -24,7 +24,7 @@ import uvloop
 from gatekeeper.models import Claims, Client
 from gatekeeper.sessions.keys import Rules, Slots
 from gatekeeper.sessions.store import SessionStore
-from gatekeeper.store.client import Scripts
+from gatekeeper.store.client import StoreClient
 
 CALLERS: Final = 256
 PIPELINE: Final = 128
@@ -49,9 +49,9 @@ _RULES: Final = Rules(
 )
 
 
-def open_store(url: str) -> tuple[Scripts, SessionStore]:
+def open_store(url: str) -> tuple[StoreClient, SessionStore]:
     """With the settings as shipped."""
-    scripts = Scripts(url, timeout_seconds=10.0)
+    scripts = StoreClient(url, timeout_seconds=10.0)
     return scripts, SessionStore(Slots(scripts, key_prefix="gk:", rules=_RULES))
 
 

@@ -26,7 +26,7 @@ import redis
 from gatekeeper.models import Claims, Client
 from gatekeeper.sessions.keys import Rules, Slots
 from gatekeeper.sessions.store import SessionStore
-from gatekeeper.store.client import Scripts
+from gatekeeper.store.client import StoreClient
 from gatekeeper.store.embedded import server_binary
 
 # 120 bytes. Few common ones take more in a record: a model repeats nothing (gatekeeper/sessions/user_agents.py).
@@ -55,8 +55,8 @@ def _server(binary: str) -> Iterator[str]:
             process.wait()
 
 
-def _store(url: str, *, seconds: float) -> tuple[Scripts, Slots]:
-    scripts = Scripts(url, timeout_seconds=60)
+def _store(url: str, *, seconds: float) -> tuple[StoreClient, Slots]:
+    scripts = StoreClient(url, timeout_seconds=60)
     rules = Rules(
         session_seconds=seconds,
         idle_seconds=None if seconds < 60 else 1800,

@@ -36,11 +36,11 @@ from gatekeeper.sessions.store import SessionStore
 from gatekeeper.settings import Settings
 from gatekeeper.store.address import open_client
 from gatekeeper.store.breaker import Breaker
-from gatekeeper.store.client import Scripts
+from gatekeeper.store.client import StoreClient
 from gatekeeper.store.embedded import EmbeddedValkey
 from gatekeeper.store.epoch import Epoch
-from gatekeeper.store.rate_limit import Limiter, Rate
-from gatekeeper.store.replay import Once
+from gatekeeper.store.rate_limit import Rate, RateLimiter
+from gatekeeper.store.replay import ReplayGuard
 from gatekeeper.telemetry.metrics import AccessLog, Metrics, Mode, Telemetry
 from gatekeeper.tokens.issuer import AccessTokenIssuer
 from gatekeeper.tokens.keys import FetchKeySet, JoinedKeys, JwksKeys, Keys, StaticKeys, http_fetcher
@@ -55,7 +55,7 @@ from gatekeeper.tokens.verify_queue import VerifyQueue
 class Store(NamedTuple):
     """What speaks to the store."""
 
-    scripts: Scripts
+    scripts: StoreClient
     slots: Slots
     epoch: Epoch
     breaker: Breaker
@@ -105,7 +105,7 @@ def build(
         limiter=_limiter(settings, store.scripts),
         degraded=_degraded(settings, store),
     )
-    store.breaker.listen(metrics.store_is_up)
+    store.breaker.add_listener(metrics.store_is_up)
     sign_ins = SignIns(store.slots, reuse_window_seconds=settings.refresh_reuse_window)
     parts = Parts(
         gate=gate,
@@ -158,9 +158,11 @@ def open_store(settings: Settings) -> Store:
     url = embedded.url if embedded is not None else settings.redis_url.get_secret_value()  # type: ignore[union-attr]
     ca_file = str(settings.store_ca_file) if settings.store_ca_file else None
     connect = partial(open_client, url, timeout_seconds=settings.store_timeout, ca_file=ca_file)
-    scripts = Scripts(url, timeout_seconds=settings.store_timeout, ca_file=ca_file, replicas=settings.store_replicas)
+    scripts = StoreClient(
+        url, timeout_seconds=settings.store_timeout, ca_file=ca_file, replicas=settings.store_replicas
+    )
     epoch = Epoch(scripts, key_prefix=settings.key_prefix)
-    scripts.guard = breaker = Breaker(epoch.beat, opens=not scripts.is_cluster, probe_first=True)
+    scripts.breaker = breaker = Breaker(epoch.beat, opens=not scripts.is_cluster, probe_first=True)
     slots = Slots(
         scripts,
         key_prefix=settings.key_prefix,
@@ -255,14 +257,14 @@ def _locator(setting: str) -> Locator:
         raise ConfigError([f"GATEKEEPER_GEO: {error}"]) from None
 
 
-def _limiter(settings: Settings, scripts: Scripts) -> Limiter | None:
+def _limiter(settings: Settings, scripts: StoreClient) -> RateLimiter | None:
     if settings.rate_limit is None:
         return None
     number, seconds = settings.rate_limit
-    return Limiter(scripts, key_prefix=settings.key_prefix, rate=Rate(number, seconds))
+    return RateLimiter(scripts, key_prefix=settings.key_prefix, rate=Rate(number, seconds))
 
 
-def _attempts(settings: Settings, scripts: Scripts) -> LoginAttempts | None:
+def _attempts(settings: Settings, scripts: StoreClient) -> LoginAttempts | None:
     if settings.login_rate_limit is None:
         return None
     number, seconds = settings.login_rate_limit
@@ -309,7 +311,7 @@ def _login_check(settings: Settings, application: Any) -> LoginCheck:
 
 
 def _backchannel(
-    settings: Settings, parts: Parts, keys: Keys, scripts: Scripts, verify_queue: VerifyQueue
+    settings: Settings, parts: Parts, keys: Keys, scripts: StoreClient, verify_queue: VerifyQueue
 ) -> BackChannel | None:
     if settings.backchannel_issuer is None:
         return None
@@ -324,7 +326,7 @@ def _backchannel(
     return BackChannel(
         parts,
         tokens,
-        Once(scripts, key_prefix=settings.key_prefix, kind="logout", leeway_seconds=settings.jwt_leeway),
+        ReplayGuard(scripts, key_prefix=settings.key_prefix, kind="logout", leeway_seconds=settings.jwt_leeway),
         sub_is_user=settings.jwt_user_claim == "sub",
         session_seconds=settings.session_ttl,
     )

@@ -26,7 +26,7 @@ from gatekeeper.sessions.manager import Manager
 from gatekeeper.sessions.open_streams import OpenStreams
 from gatekeeper.sessions.revocations import EndsListener
 from gatekeeper.store.breaker import Breaker
-from gatekeeper.store.client import Scripts
+from gatekeeper.store.client import StoreClient
 from gatekeeper.store.embedded import EmbeddedValkey
 from gatekeeper.store.epoch import BEAT_SECONDS, Epoch
 from gatekeeper.telemetry.metrics import Telemetry
@@ -63,7 +63,7 @@ class Engine:
         origins: Origins,
         language: str,
         telemetry: Telemetry,
-        scripts: Scripts,
+        scripts: StoreClient,
         epoch: Epoch,
         breaker: Breaker,
         streams: OpenStreams,

@@ -17,7 +17,7 @@ from hypothesis import settings
 
 from gatekeeper.sessions.keys import Rules, Slots
 from gatekeeper.sessions.store import SessionStore
-from gatekeeper.store.client import Scripts
+from gatekeeper.store.client import StoreClient
 from gatekeeper.store.embedded import server_binary
 
 _START_SECONDS = 15.0
@@ -102,10 +102,10 @@ def store_url(store_server: str) -> str:
 
 @pytest.fixture
 async def make_store(store_url: str) -> AsyncIterator[MakeStore]:
-    made: list[Scripts] = []
+    made: list[StoreClient] = []
 
     def make(**rules: Any) -> SessionStore:
-        made.append(Scripts(store_url, timeout_seconds=5.0))
+        made.append(StoreClient(store_url, timeout_seconds=5.0))
         settled = {name: rules.get(name, getattr(RULES, name)) for name in Rules.__struct_fields__}
         assert not rules.keys() - settled.keys(), "no such rule"
         return SessionStore(Slots(made[-1], key_prefix="gk:", rules=Rules(**settled)))

@@ -17,9 +17,8 @@ from gatekeeper.models import Claims, Client, Verdict
 from gatekeeper.sessions.degraded import Degraded
 from gatekeeper.sessions.events import Event, Events
 from gatekeeper.sessions.store import Checked, SessionStore
-from gatekeeper.store.client import Prepared
-from gatekeeper.store.connection import Reply
-from gatekeeper.store.rate_limit import Limiter
+from gatekeeper.store.command import Command, ReplyReceiver
+from gatekeeper.store.rate_limit import RateLimiter
 from gatekeeper.tokens.sources import PresentedToken, TokenSources
 from gatekeeper.tokens.verifier import Verifier
 
@@ -65,7 +64,7 @@ class Gate:
         store: SessionStore,
         events: Events,
         exempt: Exemptions,
-        limiter: Limiter | None = None,
+        limiter: RateLimiter | None = None,
         degraded: Degraded | None = None,
     ) -> None:
         self._sources = sources
@@ -91,7 +90,7 @@ class Gate:
             return None
         return None if found is None or found.others else found.token
 
-    def recognised(self, token: str) -> tuple[Claims, Prepared] | None:
+    def recognised(self, token: str) -> tuple[Claims, Command] | None:
         """The claims of a token that was found good and let pass before and is good still, and the check of its
         session, for `send_for` and `checked`. None for any other: `judge` the request."""
         claims = self._verifier.cached(token)
@@ -100,11 +99,11 @@ class Gate:
         touch = self._store.touch(claims, exempt=self._exempt.covers(claims))
         return None if touch is None else (claims, touch)
 
-    def send_for(self, reply: Reply, touch: Prepared) -> None:
+    def send_for(self, reply: ReplyReceiver, touch: Command) -> None:
         """Asks the store: `reply` is told what to give `checked`, or a `StoreUnavailable`, which may also be raised."""
         self._store.send_for(reply, touch)
 
-    def checked(self, claims: Claims, touch: Prepared, reply: Any) -> Checked:
+    def checked(self, claims: Claims, touch: Command, reply: Any) -> Checked:
         """What the reply says; from any word but `touched` let `judge` go on. Raises `StoreUnavailable`."""
         return self._store.checked(claims, touch, reply)
 
@@ -148,9 +147,9 @@ class Gate:
         counted by address. Asked beside `judge`, it leaves in the same round trip. Raises `StoreUnavailable`."""
         if self._limiter is None:
             return 0
-        waits = [self._limiter.wait(f"user:{user}")]
+        waits = [self._limiter.wait_seconds(f"user:{user}")]
         if address is not None:
-            waits.append(self._limiter.wait(f"address:{address}", factor=_ADDRESS_FACTOR))
+            waits.append(self._limiter.wait_seconds(f"address:{address}", factor=_ADDRESS_FACTOR))
         return max(await asyncio.gather(*waits))
 
     async def identify(self, facts: Facts, *, ignore_expiry: bool = False) -> Verdict:

@@ -13,7 +13,7 @@ from gatekeeper.auth.observed_sign_in import Parts, Who
 from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.models import Claims, Client, Problem
 from gatekeeper.sessions.events import Acting
-from gatekeeper.store.replay import Once
+from gatekeeper.store.replay import ReplayGuard
 from gatekeeper.tokens.issuer import digest
 from gatekeeper.tokens.logout_token import LogoutToken, LogoutTokenVerifier
 
@@ -105,11 +105,11 @@ class BackChannel:
     `KeysUnavailable`."""
 
     def __init__(
-        self, parts: Parts, tokens: LogoutTokenVerifier, once: Once, *, sub_is_user: bool, session_seconds: float
+        self, parts: Parts, tokens: LogoutTokenVerifier, used: ReplayGuard, *, sub_is_user: bool, session_seconds: float
     ) -> None:
         self._parts = parts
         self._tokens = tokens
-        self._once = once
+        self._used = used
         self._sub_is_user = sub_is_user
         self._session_seconds = session_seconds
 
@@ -119,12 +119,12 @@ class BackChannel:
             logout = await self._tokens.verify(token)
         except TokenRejected:
             return Problem(reason=Reason.BAD_REQUEST, detail="The logout token is not valid")
-        if await self._once.is_known(logout.jti):
+        if await self._used.is_used(logout.jti):
             return Problem(reason=Reason.BAD_REQUEST, detail="The logout token has been used")
         # Remembered when it is done: what the store did not answer, the provider may say again. Twice at once ends
         # nothing more than once.
         await self._end(logout, client, who)
-        await self._once.first(logout.jti, until=logout.expires_at)
+        await self._used.record_use(logout.jti, expires_at=logout.expires_at)
         return None
 
     async def _end(self, logout: LogoutToken, client: Client, who: Who) -> None:

@@ -24,8 +24,8 @@ from gatekeeper.models import Claims, EndReason
 from gatekeeper.runtime import Engine
 from gatekeeper.server import Exchange, opening
 from gatekeeper.sessions.store import Checked
-from gatekeeper.store.client import Prepared
-from gatekeeper.store.connection import unavailable
+from gatekeeper.store.command import Command
+from gatekeeper.store.errors import unavailable_from
 from gatekeeper.telemetry.metrics import Exchange as Record
 from gatekeeper.upstream.http1 import Connection, Failure
 from gatekeeper.upstream.http1_client import RETRIED_METHODS, NativeUpstream
@@ -103,7 +103,7 @@ class Carriage:
         "session_id",
     )
 
-    def __init__(self, means: Means, exchange: Exchange, plan: Plan, claims: Claims, touch: Prepared) -> None:
+    def __init__(self, means: Means, exchange: Exchange, plan: Plan, claims: Claims, touch: Command) -> None:
         self._means = means
         self._exchange = exchange
         self._plan = plan
@@ -136,13 +136,13 @@ class Carriage:
         except StoreUnavailable as error:
             self._hand_over(error)
 
-    # The verdict: a `Reply` to the store
+    # The verdict: a `ReplyReceiver` for the store
 
     def done(self) -> bool:
         return self._ended
 
     def set_exception(self, exception: BaseException, /) -> None:
-        self._hand_over(unavailable(exception))
+        self._hand_over(unavailable_from(exception))
 
     def set_result(self, result: Any, /) -> None:
         try:

@@ -21,7 +21,7 @@ import msgspec
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.sessions.events import Acting, Actor
-from gatekeeper.store.client import Scripts
+from gatekeeper.store.client import StoreClient
 
 _log = logging.getLogger("gatekeeper.audit")
 
@@ -109,7 +109,7 @@ def happened(
 class Trail:
     """Writes and reads events. Raises `StoreUnavailable`."""
 
-    def __init__(self, scripts: Scripts, *, key_prefix: str) -> None:
+    def __init__(self, scripts: StoreClient, *, key_prefix: str) -> None:
         self._scripts = scripts
         self._key: Final = f"{key_prefix}audit".encode()
 

@@ -9,11 +9,11 @@ import msgspec
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import Claims
 from gatekeeper.sessions.revoked_cache import Ended, Over
-from gatekeeper.store.breaker import AT_ONCE, Breaker
+from gatekeeper.store.breaker import STORE_WIDE_FAULTS, Breaker
 
 # A call that the store refused, and an answer that is not ours, are no outage: what is wrong there could be this very
 # session.
-_OUTAGES: Final = AT_ONCE | {"timeout", "connection", "too_many_clients", "cluster_down", "open"}
+_OUTAGES: Final = STORE_WIDE_FAULTS | {"timeout", "connection", "too_many_clients", "cluster_down", "open"}
 
 
 class Known(msgspec.Struct, frozen=True):

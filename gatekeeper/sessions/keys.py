@@ -24,8 +24,8 @@ from gatekeeper.sessions.events import Acting
 from gatekeeper.sessions.geo import Locator, Nowhere
 from gatekeeper.sessions.outbox import Outbox
 from gatekeeper.sessions.revoked_cache import Ended
-from gatekeeper.store.client import Prepared, Script, Scripts
-from gatekeeper.store.connection import Reply
+from gatekeeper.store.client import StoreClient
+from gatekeeper.store.command import Command, ReplyReceiver, Script
 from gatekeeper.store.epoch import Epoch
 
 T = TypeVar("T")
@@ -64,7 +64,7 @@ class Slots:
 
     def __init__(
         self,
-        scripts: Scripts,
+        scripts: StoreClient,
         *,
         key_prefix: str,
         rules: Rules,
@@ -134,15 +134,15 @@ class Slots:
         reply = await self._scripts.run(script, keys if also is None else (*keys, also), arguments)
         return self.read_reply(keys[0], reply, read)
 
-    def prepare(self, script: Script, user: str, *arguments: Any) -> Prepared:
+    def prepare(self, script: Script, user: str, *arguments: Any) -> Command:
         """A call that is made again and again, for `send`."""
         return self._scripts.prepare(script, self.keys(user), arguments)
 
-    def send(self, call: Prepared) -> asyncio.Future[Any]:
+    def send(self, call: Command) -> asyncio.Future[Any]:
         """The reply to come, for `read_reply`."""
         return self._scripts.send(call)
 
-    def send_for(self, reply: Reply, call: Prepared) -> None:
+    def send_for(self, reply: ReplyReceiver, call: Command) -> None:
         """As `send`; `reply` is told."""
         self._scripts.send_for(reply, call)
 
@@ -150,7 +150,7 @@ class Slots:
         """What `read` makes of the answer of a script whose first key was `key`. Raises `StoreUnavailable`."""
         # A reply that is not this user's is a fault of the connection, whatever it says.
         if not isinstance(reply, list) or not reply or reply[0] != key:
-            self._scripts.distrust(key)
+            self._scripts.drop_connections(key)
             raise StoreUnavailable("the session store answered for somebody else", kind="protocol")
         try:
             return read(reply)

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.sessions.scripts import load
-from gatekeeper.store.client import Scripts
+from gatekeeper.store.client import StoreClient
 from gatekeeper.store.rate_limit import Rate
 
 ATTEMPTS: Final = load("attempts")
@@ -29,7 +29,7 @@ class LoginAttempts:
     """Failed logins of user names, from an address (None: not to be told apart). Usually there is one name; a request
     in which several stand counts for each. Raises `StoreUnavailable`."""
 
-    def __init__(self, scripts: Scripts, *, key_prefix: str, rate: Rate) -> None:
+    def __init__(self, scripts: StoreClient, *, key_prefix: str, rate: Rate) -> None:
         self._scripts = scripts
         self._prefix = key_prefix
         self._rate = rate

@@ -23,7 +23,7 @@ import msgspec
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.sessions.audit import AuditEvent, Trail, happened
 from gatekeeper.sessions.events import SYSTEM, Acting, Actor, Event, Events
-from gatekeeper.store.client import Scripts
+from gatekeeper.store.client import StoreClient
 
 _log = logging.getLogger("gatekeeper.audit")
 
@@ -51,7 +51,7 @@ class _Word(msgspec.Struct, frozen=True):
 class Outbox:
     """The outboxes of all users. `outbox_key` names that of one. Raises `StoreUnavailable` where it is awaited."""
 
-    def __init__(self, scripts: Scripts, *, key_prefix: str, outbox_key: Callable[[str], bytes]) -> None:
+    def __init__(self, scripts: StoreClient, *, key_prefix: str, outbox_key: Callable[[str], bytes]) -> None:
         self.trail: Final = Trail(scripts, key_prefix=key_prefix)
         self.events: Events | None = None
         self._scripts = scripts

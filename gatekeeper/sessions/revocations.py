@@ -20,7 +20,7 @@ import msgspec
 
 from gatekeeper.models import EndReason
 from gatekeeper.sessions.keys import Slots
-from gatekeeper.store.connection import unavailable
+from gatekeeper.store.errors import unavailable_from
 
 _log = logging.getLogger("gatekeeper")
 
@@ -71,7 +71,7 @@ class EndsListener:
                 await self._listen_once()
             except Exception as error:  # noqa: BLE001 - whatever it is, it is to be tried again
                 if self._hears:
-                    _log.warning("ends of sessions are not heard of at once: %s", unavailable(error))
+                    _log.warning("ends of sessions are not heard of at once: %s", unavailable_from(error))
                 self._hears = False
             wait = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2**self._failures)
             self._failures = min(self._failures + 1, 10)

@@ -19,8 +19,7 @@ from gatekeeper.sessions.events import SYSTEM, Acting
 from gatekeeper.sessions.keys import Slots, microseconds, new_id
 from gatekeeper.sessions.record import session_of
 from gatekeeper.sessions.scripts import load
-from gatekeeper.store.client import Prepared
-from gatekeeper.store.connection import Reply
+from gatekeeper.store.command import Command, ReplyReceiver
 
 CHECK: Final = load("audit", "common", "check", "upkeep", "opening", "adopt")
 # The same, with what an opening needs.
@@ -73,7 +72,7 @@ class _Known(NamedTuple):
     to openings only), and that check."""
 
     token: tuple[str | None, float, bool]
-    touch: Prepared
+    touch: Command
 
 
 class SessionStore:
@@ -117,7 +116,7 @@ class SessionStore:
         self._tell(claims, checked)
         return checked
 
-    def touch(self, claims: Claims, *, exempt: bool) -> Prepared | None:
+    def touch(self, claims: Claims, *, exempt: bool) -> Command | None:
         """The check of a token that this process has seen pass, for `send` and `checked`; None for any other token."""
         key = (claims.user, claims.reference)
         known = self._known.get(key)
@@ -128,12 +127,12 @@ class SessionStore:
             known = self._known[key] = _Known(token, self._prepared(claims, exempt=exempt))
         return known.touch
 
-    def send_for(self, reply: Reply, touch: Prepared) -> None:
+    def send_for(self, reply: ReplyReceiver, touch: Command) -> None:
         """Makes the check for those who cannot await: `reply` is told what to give `checked`, or a `StoreUnavailable`.
         Raises `StoreUnavailable`."""
         self._slots.send_for(reply, touch)
 
-    def checked(self, claims: Claims, touch: Prepared, reply: Any) -> Checked:
+    def checked(self, claims: Claims, touch: Command, reply: Any) -> Checked:
         """What the store says. Raises `StoreUnavailable`."""
         checked = self._slots.read_reply(touch.key, reply, _checked)
         if self._remembers:
@@ -158,7 +157,7 @@ class SessionStore:
             int(exempt),
         )
 
-    def _prepared(self, claims: Claims, *, exempt: bool) -> Prepared:
+    def _prepared(self, claims: Claims, *, exempt: bool) -> Command:
         return self._slots.prepare(CHECK, claims.user, *self._arguments(claims, exempt=exempt))
 
     async def _open(self, claims: Claims, client: Client, arguments: tuple[Any, ...]) -> Checked:
@@ -173,7 +172,7 @@ class SessionStore:
                 epoch.adopt_not_before,
                 epoch.id,
                 acting=Acting.of(client, claims.user),
-                also=None if epoch.lies_apart else epoch.key,
+                also=None if epoch.in_other_slot else epoch.key,
                 indexes=self._slots.indexes(claims),
             )
             if checked.word != "lost":

@@ -23,7 +23,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from gatekeeper.store.connection import Login, Server
+from gatekeeper.store.connection import ConnectionOptions, Server
 
 Kind = Literal["server", "sentinel", "cluster"]
 
@@ -36,7 +36,7 @@ class Address(msgspec.Struct, frozen=True):
 
     kind: Kind
     servers: tuple[Server, ...]
-    login: Login
+    login: ConnectionOptions
     service: str = ""
 
     def __repr__(self) -> str:
@@ -67,8 +67,8 @@ def parse(url: str, *, ca_file: str | None = None) -> Address:
     )
 
 
-def _login(parts: Any, tls: ssl.SSLContext | None) -> Login:
-    return Login(parts.get("username"), parts.get("password"), int(parts.get("db") or 0), tls)
+def _login(parts: Any, tls: ssl.SSLContext | None) -> ConnectionOptions:
+    return ConnectionOptions(parts.get("username"), parts.get("password"), int(parts.get("db") or 0), tls)
 
 
 def _servers(hosts: str, kind: Kind) -> tuple[Server, ...]:

@@ -19,14 +19,14 @@ from gatekeeper.errors import StoreUnavailable
 _log = logging.getLogger("gatekeeper")
 
 # Said by the store about itself, and true for every call.
-AT_ONCE: Final = frozenset(
+STORE_WIDE_FAULTS: Final = frozenset(
     {
         *("loading", "read_only", "out_of_memory", "not_persisting", "no_replicas", "no_primary", "busy"),
         *("unauthenticated", "schema"),
     }
 )
 # Of one connection or one call: these count.
-IN_A_ROW: Final = frozenset({"timeout", "connection", "too_many_clients", "protocol"})
+COUNTED_FAULTS: Final = frozenset({"timeout", "connection", "too_many_clients", "protocol"})
 _MOST_IN_A_ROW: Final = 3
 
 _FIRST_PROBE_SECONDS: Final = 0.05
@@ -68,7 +68,7 @@ class Breaker:
     def __repr__(self) -> str:
         return f"<Breaker [{'closed' if self._fault is None else f'open: {self._fault.kind}'}]>"
 
-    def listen(self, heard: Callable[[bool], None]) -> None:
+    def add_listener(self, heard: Callable[[bool], None]) -> None:
         """`heard` is told of every transition, and of the first answer: True for a store that answers."""
         self._listeners.append(heard)
 
@@ -111,7 +111,7 @@ class Breaker:
             return
         if self._unmet is not None:
             self._unmet = error
-        if error.kind not in AT_ONCE and error.kind not in IN_A_ROW:
+        if error.kind not in STORE_WIDE_FAULTS and error.kind not in COUNTED_FAULTS:
             # The store is well: it was this call that it would not do.
             self._in_a_row = 0
             return
@@ -124,7 +124,7 @@ class Breaker:
             return
         # One connection that breaks takes a whole batch with it: that is one failure.
         self._in_a_row += counts
-        speaks_for_all = error.kind in AT_ONCE or self._in_a_row >= _MOST_IN_A_ROW
+        speaks_for_all = error.kind in STORE_WIDE_FAULTS or self._in_a_row >= _MOST_IN_A_ROW
         if error.kind == "schema" or (self._opens and speaks_for_all):
             self._open(error)
 

@@ -10,18 +10,18 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from hashlib import sha1
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-import msgspec
-from hiredis import ReplyError, pack_command
+from hiredis import ReplyError
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.store.address import parse
-from gatekeeper.store.connection import Call, Guard, Reply, code_of, unavailable
-from gatekeeper.store.queue import Lane
-from gatekeeper.store.routes import Route, make_route
+from gatekeeper.store.breaker import Breaker
+from gatekeeper.store.command import Command, ReplyReceiver, Script
+from gatekeeper.store.connection import PendingCall
+from gatekeeper.store.errors import code_of, unavailable_from
+from gatekeeper.store.queue import CommandQueue
+from gatekeeper.store.routes import StoreRoute, make_route
 
 # Refused before anything was written, for a reason that may pass. A script's own first write is refused with READONLY.
 _MAY_PASS: Final = frozenset({"READONLY", "LOADING", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN"})
@@ -30,36 +30,12 @@ _FIRST_PAUSE_SECONDS: Final = 0.02
 _PAUSE_SECONDS: Final = 0.2
 
 
-class Script(msgspec.Struct, frozen=True):
-    """One Lua script with the law before it, and the SHA-1 by which the store knows it. `durable`: it opens or ends,
-    so it is answered only when as many replicas have it as `STORE_REPLICAS` says."""
-
-    source: str
-    sha: str
-    durable: bool = False
-
-
-def load_script(folder: Path, *names: str, durable: bool = False) -> Script:
-    """Read `<folder>/<name>.lua`, one after another, as one script."""
-    source = "".join((folder / f"{name}.lua").read_text() for name in names)
-    return Script(source, sha1(source.encode(), usedforsecurity=False).hexdigest(), durable)
-
-
-class Prepared(NamedTuple):
-    """A call of a script that is made again and again, packed once. `key` is the first of its keys."""
-
-    command: tuple[Any, ...]
-    packed: bytes
-    key: bytes
-    script: Script
-
-
-class Scripts:
+class StoreClient:
     """Runs scripts and commands, in the order of the calls where the store is `ordered`. Each is bounded in time by
-    `timeout_seconds`; `replicas` is how many must have what a durable one wrote. A `guard` is asked before every call
+    `timeout_seconds`; `replicas` is how many must have what a durable one wrote. A `breaker` is asked before every call
     and told after it."""
 
-    lane_class: Callable[..., Lane] = Lane
+    queue_class: Callable[..., CommandQueue] = CommandQueue
 
     def __init__(
         self,
@@ -68,26 +44,26 @@ class Scripts:
         timeout_seconds: float,
         ca_file: str | None = None,
         replicas: int = 0,
-        guard: Guard | None = None,
+        breaker: Breaker | None = None,
     ) -> None:
-        self.guard = guard
+        self.breaker = breaker
         self._timeout_seconds = timeout_seconds
-        make_lane = partial(
-            self.lane_class,
+        make_queue = partial(
+            self.queue_class,
             timeout_seconds=timeout_seconds,
             refused=self._refused,
             told=self._told,
         )
         address = parse(url, ca_file=ca_file)
         self.is_cluster: Final = address.kind == "cluster"
-        self._route: Route = make_route(address, make_lane, timeout_seconds=timeout_seconds, replicas=replicas)
+        self._route: StoreRoute = make_route(address, make_queue, timeout_seconds=timeout_seconds, replicas=replicas)
         self._replicas = replicas
-        self._paused: dict[Call, asyncio.TimerHandle] = {}
+        self._paused: dict[PendingCall, asyncio.TimerHandle] = {}
 
     def __repr__(self) -> str:
         lanes = self._route.lanes()
         waiting = sum(lane.waiting for lane in lanes) + len(self._paused)
-        return f"<Scripts [{waiting} waiting, {sum(lane.in_flight for lane in lanes)} in flight]>"
+        return f"<StoreClient [{waiting} waiting, {sum(lane.in_flight for lane in lanes)} in flight]>"
 
     @property
     def ordered(self) -> bool:
@@ -107,32 +83,31 @@ class Scripts:
         command = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
         return self._submit(command, keys[0], script.source, durable=script.durable)
 
-    def prepare(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Prepared:
+    def prepare(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Command:
         """This call, for `send`."""
-        command = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
-        return Prepared(command, pack_command(command), keys[0], script)
+        return script.command(keys, arguments)
 
-    def send(self, call: Prepared) -> asyncio.Future[Any]:
+    def send(self, call: Command) -> asyncio.Future[Any]:
         """As `submit`."""
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.send_for(reply, call)
         return reply
 
-    def send_for(self, reply: Reply, call: Prepared) -> None:
+    def send_for(self, reply: ReplyReceiver, call: Command) -> None:
         """As `submit`; `reply` is told."""
-        script = call.script
-        self._call(reply, call.command, call.key, script.source, durable=script.durable, packed=call.packed)
+        source = None if call.script is None else call.script.source
+        self._call(reply, call.words, call.key, source, durable=call.durable, packed=call.packed)
 
     async def run(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
         """The script's answer. Raises `StoreUnavailable`: whether the script ran is then unknown."""
         return await self.submit(script, keys, arguments)
 
-    def distrust(self, key: bytes) -> None:
+    def drop_connections(self, key: bytes) -> None:
         """An answer was not to what was asked: leaves the connections that it may have come over."""
-        self._route.distrust(key)
+        self._route.drop_connections(key)
 
     async def probe(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
-        """As `run`, past the guard, which is told that it was an answer to a probe."""
+        """As `run`, past the breaker, which is told that it was an answer to a probe."""
         reply = await self.ask_past_guard(script, keys, arguments)
         self.vouch()
         return reply
@@ -143,9 +118,9 @@ class Scripts:
         return await self._submit(command, keys[0], script.source, is_probe=True)
 
     def vouch(self) -> None:
-        """Tells the guard that a probe was answered."""
-        if self.guard is not None:
-            self.guard.succeeded(probing=True)
+        """Tells the breaker that a probe was answered."""
+        if self.breaker is not None:
+            self.breaker.succeeded(probing=True)
 
     async def command(self, *command: Any) -> Any:
         """The answer to one plain command with a key. Raises `StoreUnavailable`."""
@@ -164,7 +139,7 @@ class Scripts:
 
     def _call(
         self,
-        reply: Reply,
+        reply: ReplyReceiver,
         command: tuple[Any, ...],
         key: bytes,
         source: str | None,
@@ -173,27 +148,27 @@ class Scripts:
         packed: bytes | None = None,
         is_probe: bool = False,
     ) -> None:
-        if self.guard is not None and not is_probe:
-            self.guard.check()
+        if self.breaker is not None and not is_probe:
+            self.breaker.check()
         try:
             # The clock of the event loop, without looking for the loop.
             deadline = time.monotonic() + self._timeout_seconds
-            call = Call(command, reply, deadline, source=source, durable=durable, key=key, packed=packed)
+            call = PendingCall(command, reply, deadline, source=source, durable=durable, key=key, packed=packed)
         except (TypeError, ValueError, OverflowError) as error:
-            raise unavailable(error) from None
+            raise unavailable_from(error) from None
         self._route.lane(key, durable=durable).submit(call)
 
     def _told(self, error: StoreUnavailable | None, began_at: float) -> None:
-        if self.guard is None:
+        if self.breaker is None:
             return
         if error is None:
-            self.guard.succeeded()
+            self.breaker.succeeded()
         else:
-            self.guard.failed(error, began_at=began_at)
+            self.breaker.failed(error, began_at=began_at)
 
     # Refusals
 
-    def _refused(self, lane: Lane, call: Call, error: ReplyError) -> None:
+    def _refused(self, lane: CommandQueue, call: PendingCall, error: ReplyError) -> None:
         code = code_of(error)
         if code == "NOSCRIPT" and call.command[0] == "EVALSHA":
             # Its text goes along: the store could forget it again between a SCRIPT LOAD and the call. Of many calls
@@ -209,11 +184,11 @@ class Scripts:
             if code == "READONLY":
                 lane.retire()
             self._route.look_soon()
-            self._later(lane, call, unavailable(error))
+            self._later(lane, call, unavailable_from(error))
         else:
             lane.fail([call], error)
 
-    def _later(self, lane: Lane, call: Call, fault: StoreUnavailable) -> None:
+    def _later(self, lane: CommandQueue, call: PendingCall, fault: StoreUnavailable) -> None:
         call.fault = fault
         call.attempts += 1
         pause = min(_FIRST_PAUSE_SECONDS * 2.0 ** min(call.attempts - 1, 8), _PAUSE_SECONDS)
@@ -223,7 +198,7 @@ class Scripts:
         else:
             lane.fail([call], fault)
 
-    def _resubmit(self, lane: Lane, call: Call) -> None:
+    def _resubmit(self, lane: CommandQueue, call: PendingCall) -> None:
         self._paused.pop(call, None)
         if not call.reply.done():
             call.asking = False
@@ -239,13 +214,13 @@ class Scripts:
 
     async def _ask_all(self, *command: Any) -> list[Any]:
         loop = asyncio.get_running_loop()
-        if self.guard is not None:
-            self.guard.check()
+        if self.breaker is not None:
+            self.breaker.check()
         deadline = loop.time() + self._timeout_seconds
         replies: list[asyncio.Future[Any]] = []
         for lane in await self._route.masters():
             replies.append(loop.create_future())
-            lane.submit(Call(command, replies[-1], deadline))
+            lane.submit(PendingCall(command, replies[-1], deadline))
         return list(await asyncio.gather(*replies))
 
     async def time(self) -> float:

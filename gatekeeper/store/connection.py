@@ -18,7 +18,8 @@ import msgspec
 from hiredis import ProtocolError, PushNotification, Reader, ReplyError, pack_command
 
 from gatekeeper.errors import StoreUnavailable
-from gatekeeper.store.errors import code_of_reply, kind_of_reply
+from gatekeeper.store.command import ReplyReceiver
+from gatekeeper.store.errors import unavailable_from
 
 # Enough to keep a store's process busy while replies are read, and a bounded piece of work that it has in hand.
 IN_FLIGHT: Final = 512
@@ -33,40 +34,7 @@ _ENDS: Final = object()
 _NOBODY: Final = None
 
 
-def unavailable(error: BaseException) -> StoreUnavailable:
-    """The same fault as a `StoreUnavailable`; its text holds no key, argument or password."""
-    if isinstance(error, StoreUnavailable):
-        return StoreUnavailable(str(error), kind=error.kind)
-    kind, detail = "protocol", type(error).__name__
-    if isinstance(error, ReplyError):
-        kind, detail = kind_of_reply(str(error)), code_of(error)
-        if kind == "schema":
-            # Words of our own script, which name both numbers.
-            detail = str(error).partition(" ")[2]
-    elif isinstance(error, TimeoutError):
-        kind = "timeout"
-    elif isinstance(error, OSError):
-        kind = "connection"
-    return StoreUnavailable(f"the session store failed: {kind} ({detail})", kind=kind)
-
-
-def code_of(error: ReplyError) -> str:
-    """The first word of an error reply: what kind of error it is."""
-    return code_of_reply(str(error))[:40]
-
-
-class Reply(Protocol):
-    """What a call's answer is told: a future, or whoever takes it at once."""
-
-    def done(self) -> bool:
-        """Whether nobody waits any more."""
-
-    def set_result(self, result: Any, /) -> None: ...
-
-    def set_exception(self, exception: BaseException, /) -> None: ...
-
-
-class Call:
+class PendingCall:
     """One command on its way. `reply` is told the answer, or a `StoreUnavailable`."""
 
     __slots__ = ("asking", "attempts", "command", "deadline", "durable", "fault", "key", "packed", "reply", "source")
@@ -74,7 +42,7 @@ class Call:
     def __init__(
         self,
         command: tuple[Any, ...],
-        reply: Reply,
+        reply: ReplyReceiver,
         deadline: float,
         *,
         source: str | None = None,
@@ -104,42 +72,29 @@ class Call:
         """Tells the caller, unless it has left. What it was told."""
         if self.reply.done():
             return None
-        told = unavailable(error)
+        told = unavailable_from(error)
         self.reply.set_exception(told)
         return told
 
 
-class Guard(Protocol):
-    """Stands before the calls of a store: a circuit breaker, for one."""
+class ConnectionHandler(Protocol):
+    """What a `StoreConnection` asks of the one who feeds it."""
 
-    def check(self) -> None:
-        """Asked before every call but a probe. Raises `StoreUnavailable` where the store is not to be asked now."""
-
-    def succeeded(self, *, probing: bool = False) -> None:
-        """Told of calls that were answered, once for all whose replies came together; of a probe, by itself."""
-
-    def failed(self, error: StoreUnavailable, *, began_at: float) -> None:
-        """Told of every call that failed; `began_at` is when it was made, by the clock of the event loop."""
-
-
-class Feeder(Protocol):
-    """What a `Wire` asks of the one who feeds it."""
-
-    def answered(self, call: Call, reply: Any) -> None: ...
-    def refused(self, call: Call, error: ReplyError) -> None: ...
+    def answered(self, call: PendingCall, reply: Any) -> None: ...
+    def refused(self, call: PendingCall, error: ReplyError) -> None: ...
     def read(self) -> None: ...
     def writable(self) -> None: ...
-    def lost(self, wire: Wire, error: BaseException) -> None: ...
+    def lost(self, wire: StoreConnection, error: BaseException) -> None: ...
 
 
-class Wire(asyncio.Protocol):
+class StoreConnection(asyncio.Protocol):
     """One connection. `pending` are the calls that were written and not answered, oldest first."""
 
-    def __init__(self, feeder: Feeder) -> None:
+    def __init__(self, feeder: ConnectionHandler) -> None:
         self._feeder = feeder
         self._reader = Reader(notEnoughData=_ENDS)
         self._transport: asyncio.Transport | None = None
-        self.pending: deque[Call | None] = deque()
+        self.pending: deque[PendingCall | None] = deque()
         self.paused = False
         # Nothing more is to be sent over it.
         self.retired = False
@@ -148,7 +103,7 @@ class Wire(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
 
-    def write(self, calls: Sequence[Call]) -> None:
+    def write(self, calls: Sequence[PendingCall]) -> None:
         """Sends calls, all in one write."""
         packed: list[bytes] = []
         for call in calls:
@@ -220,7 +175,7 @@ class Server(msgspec.Struct, frozen=True):
         return self.path or f"{self.host}:{self.port}"
 
 
-class Login(msgspec.Struct, frozen=True):
+class ConnectionOptions(msgspec.Struct, frozen=True):
     """How a connection begins."""
 
     user: str | None = None
@@ -232,13 +187,15 @@ class Login(msgspec.Struct, frozen=True):
     password_is_optional: bool = False
 
     def __repr__(self) -> str:
-        return f"<Login to database {self.database}{' over TLS' if self.tls else ''}>"
+        return f"<ConnectionOptions to database {self.database}{' over TLS' if self.tls else ''}>"
 
 
-async def connect(server: Server, login: Login, make: Callable[[], Wire], deadline: float) -> Wire:
+async def connect(
+    server: Server, login: ConnectionOptions, make: Callable[[], StoreConnection], deadline: float
+) -> StoreConnection:
     """A connection that is logged in. Raises `OSError` or `StoreUnavailable`; the caller bounds it in time."""
     loop = asyncio.get_running_loop()
-    opening: Awaitable[tuple[Any, Wire]]
+    opening: Awaitable[tuple[Any, StoreConnection]]
     if server.path:
         opening = loop.create_unix_connection(make, server.path)
     else:
@@ -265,7 +222,7 @@ def _why(error: ssl.SSLError) -> str:
     return (error.reason or type(error).__name__).lower().replace("_", " ")
 
 
-async def _begin(wire: Wire, login: Login, deadline: float) -> None:
+async def _begin(wire: StoreConnection, login: ConnectionOptions, deadline: float) -> None:
     commands: list[tuple[Any, ...]] = [("CLIENT", "SETNAME", "gatekeeper")]
     if login.password is not None:
         commands.insert(0, ("AUTH", *([login.user] if login.user else []), login.password))
@@ -275,7 +232,7 @@ async def _begin(wire: Wire, login: Login, deadline: float) -> None:
         commands.append(("ROLE",))
     loop = asyncio.get_running_loop()
     answers: list[asyncio.Future[Any]] = [loop.create_future() for _ in commands]
-    wire.write([Call(command, answer, deadline) for command, answer in zip(commands, answers, strict=True)])
+    wire.write([PendingCall(command, answer, deadline) for command, answer in zip(commands, answers, strict=True)])
     replies = await asyncio.gather(*answers, return_exceptions=True)
     for command, reply in zip(commands, replies, strict=True):
         # A name is for whoever looks at CLIENT LIST: a store that gives none serves as well.

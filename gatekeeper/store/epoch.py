@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from gatekeeper.errors import StoreUnavailable
-from gatekeeper.store.client import Scripts, load_script
+from gatekeeper.store.client import StoreClient
+from gatekeeper.store.command import load_script
 
 EPOCH: Final = load_script(Path(__file__).parent / "scripts", "epoch")
 BEAT_SECONDS: Final = 0.5
@@ -44,12 +45,12 @@ class _Known(NamedTuple):
 
 class Epoch:
     """What this process knows of the store's data. `adopt_not_before` is in microseconds on the store's clock, 0 where
-    nothing was lost; `id` is empty until the store has answered once. `lies_apart`: the scripts of a user cannot read
-    it, as in a Cluster."""
+    nothing was lost; `id` is empty until the store has answered once. `in_other_slot`: in a Cluster the scripts of a
+    user cannot read it."""
 
-    def __init__(self, scripts: Scripts, *, key_prefix: str) -> None:
+    def __init__(self, scripts: StoreClient, *, key_prefix: str) -> None:
         self._scripts = scripts
-        self.lies_apart: Final = scripts.is_cluster
+        self.in_other_slot: Final = scripts.is_cluster
         self.key: Final = f"{key_prefix}epoch".encode()
         self.adopt_not_before = 0
         # By the key of each epoch that is watched.

@@ -12,7 +12,15 @@ from typing import Any, Final
 from hiredis import ReplyError
 
 from gatekeeper.errors import StoreUnavailable
-from gatekeeper.store.connection import IN_FLIGHT, RECONNECT_SECONDS, WAITING, Call, Server, Wire, sweep_seconds
+from gatekeeper.store.connection import (
+    IN_FLIGHT,
+    RECONNECT_SECONDS,
+    WAITING,
+    PendingCall,
+    Server,
+    StoreConnection,
+    sweep_seconds,
+)
 
 # Of STORE_TIMEOUT, for the replicas: calls that come meanwhile wait for this batch, and then for their own.
 _REPLICAS_SHARE: Final = 0.5
@@ -20,7 +28,7 @@ _REPLICAS_SHARE: Final = 0.5
 _PORTION: Final = 8
 
 
-class Lane:
+class CommandQueue:
     """Bounded in calls under way and waiting, and in time by each call's deadline.
 
     `connect` makes the connection; `refused` is given every call that got an error reply; `told` hears how calls went,
@@ -31,12 +39,12 @@ class Lane:
     def __init__(
         self,
         server: Server,
-        connect: Callable[[Callable[[], Wire], float], Awaitable[Wire]],
+        connect: Callable[[Callable[[], StoreConnection], float], Awaitable[StoreConnection]],
         *,
         timeout_seconds: float,
-        refused: Callable[[Lane, Call, ReplyError], None],
+        refused: Callable[[CommandQueue, PendingCall, ReplyError], None],
         told: Callable[[StoreUnavailable | None, float], None],
-        lost: Callable[[Lane], None],
+        lost: Callable[[CommandQueue], None],
         replicas: int = 0,
     ) -> None:
         self.server = server
@@ -46,11 +54,11 @@ class Lane:
         self._told = told
         self._lost = lost
         self._replicas = replicas
-        self._waiting: deque[Call] = deque()
+        self._waiting: deque[PendingCall] = deque()
         # Refused and sent again: before all others, as they were made before them.
-        self._again: deque[Call] = deque()
-        self._held: list[tuple[Call, Any]] = []
-        self._wire: Wire | None = None
+        self._again: deque[PendingCall] = deque()
+        self._held: list[tuple[PendingCall, Any]] = []
+        self._wire: StoreConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._next_attempt = 0.0
         # Whether the read under way holds a refusal.
@@ -85,7 +93,7 @@ class Lane:
     def in_flight(self) -> int:
         return len(self._wire.pending) if self._wire is not None else 0
 
-    def submit(self, call: Call) -> None:
+    def submit(self, call: PendingCall) -> None:
         if len(self._waiting) >= WAITING:
             self.fail([call], StoreUnavailable("too many calls wait for the session store", kind="timeout"))
             return
@@ -97,7 +105,7 @@ class Lane:
             self._flush()
             self.is_woken = True
 
-    def again(self, call: Call) -> None:
+    def again(self, call: PendingCall) -> None:
         """Sends a call once more that certainly had no effect."""
         self._again.append(call)
         if not self.is_woken:
@@ -107,7 +115,7 @@ class Lane:
         """Whether a call that is sent again takes this script along."""
         return any(call.source is source and call.command[0] == "EVAL" for call in self._again)
 
-    def _wake(self, call: Call) -> None:
+    def _wake(self, call: PendingCall) -> None:
         self.is_woken = True
         loop = asyncio.get_running_loop()
         # A turn later: who asks two things at once does so by `asyncio.gather`, whose tasks begin one turn later.
@@ -128,7 +136,7 @@ class Lane:
         room = IN_FLIGHT - len(wire.pending)
         if wire.retired or wire.paused or (self._replicas and wire.pending):
             return
-        batch: list[Call] = []
+        batch: list[PendingCall] = []
         for queue in (self._again, self._waiting):
             while queue and len(batch) < room:
                 call = queue.popleft()
@@ -137,7 +145,7 @@ class Lane:
         if batch:
             self._write(wire, batch)
 
-    def _write(self, wire: Wire, batch: list[Call]) -> None:
+    def _write(self, wire: StoreConnection, batch: list[PendingCall]) -> None:
         if not self._replicas:
             wire.write(batch)
             return
@@ -147,18 +155,18 @@ class Lane:
         nobody.cancel()
         deadline = min(call.deadline for call in batch)
         seconds = min(self._timeout_seconds * _REPLICAS_SHARE, (deadline - loop.time()) * 0.8)
-        wait = Call(("WAIT", self._replicas, max(1, int(seconds * 1000))), nobody, deadline)
+        wait = PendingCall(("WAIT", self._replicas, max(1, int(seconds * 1000))), nobody, deadline)
         wire.write([*batch, wait])
 
     # What the wire tells
 
-    def answered(self, call: Call, reply: Any) -> None:
+    def answered(self, call: PendingCall, reply: Any) -> None:
         if self._replicas and self._wire is not None:
             self._hold(call, reply)
         elif not call.reply.done():
             call.reply.set_result(reply)
 
-    def _hold(self, call: Call, reply: Any) -> None:
+    def _hold(self, call: PendingCall, reply: Any) -> None:
         if call.command[0] != "WAIT":
             self._held.append((call, reply))
             return
@@ -171,7 +179,7 @@ class Lane:
             fault = StoreUnavailable("the session store failed: refused (too few replicas have it)", kind="refused")
             self.fail([answered for answered, _ in held], fault)
 
-    def refused(self, call: Call, error: ReplyError) -> None:
+    def refused(self, call: PendingCall, error: ReplyError) -> None:
         if self._wire is None:
             # It is a part of a connection's beginning.
             if not call.reply.done():
@@ -196,7 +204,7 @@ class Lane:
     def writable(self) -> None:
         self._flush()
 
-    def lost(self, wire: Wire, error: BaseException) -> None:
+    def lost(self, wire: StoreConnection, error: BaseException) -> None:
         if wire is not self._wire:
             for call in wire.pending:
                 if call is not None and not call.reply.done():
@@ -221,7 +229,7 @@ class Lane:
             self._next_attempt = loop.time() + RECONNECT_SECONDS
             deadline = loop.time() + self._timeout_seconds
             async with asyncio.timeout(self._timeout_seconds):
-                wire = await self._connect(partial(Wire, self), deadline)
+                wire = await self._connect(partial(StoreConnection, self), deadline)
             if wire.closed:
                 raise ConnectionResetError  # noqa: TRY301 - as if it had never been made
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody must wait for a connection that is not there
@@ -240,7 +248,7 @@ class Lane:
             if not wire.pending:
                 wire.close(ConnectionAbortedError())
 
-    def hand_over(self) -> list[Call]:
+    def hand_over(self) -> list[PendingCall]:
         """Calls that wait, for another lane to send."""
         calls = [*self._again, *self._waiting]
         self._again.clear()
@@ -256,7 +264,7 @@ class Lane:
         self._sweeper = None
         now = loop.time()
         for name in ("_again", "_waiting"):
-            queue: deque[Call] = getattr(self, name)
+            queue: deque[PendingCall] = getattr(self, name)
             if any(call.deadline <= now for call in queue):
                 self.fail([call for call in queue if call.deadline <= now], TimeoutError())
                 setattr(self, name, deque(call for call in queue if call.deadline > now))
@@ -265,7 +273,7 @@ class Lane:
         if self._waiting or self._again or self.in_flight:
             self._sweeper = loop.call_later(sweep_seconds(self._timeout_seconds), self._sweep, loop)
 
-    def fail(self, calls: list[Call], error: BaseException) -> None:
+    def fail(self, calls: list[PendingCall], error: BaseException) -> None:
         """Tells the callers, who may have left."""
         for call in calls:
             told = call.fail(call.fault if call.fault is not None and isinstance(error, TimeoutError) else error)

@@ -9,7 +9,8 @@ from typing import Final
 import msgspec
 
 from gatekeeper.errors import StoreUnavailable
-from gatekeeper.store.client import Scripts, load_script
+from gatekeeper.store.client import StoreClient
+from gatekeeper.store.command import load_script
 
 RATE: Final = load_script(Path(__file__).parent / "scripts", "rate")
 _BURST_SECONDS: Final = 4
@@ -25,19 +26,21 @@ class Rate(msgspec.Struct, frozen=True):
         return Rate(self.number * factor, self.seconds)
 
 
-class Limiter:
+class RateLimiter:
     """Counts the calls of users and of client addresses, each against a rate with bursts of four seconds' worth."""
 
-    def __init__(self, scripts: Scripts, *, key_prefix: str, rate: Rate, burst_seconds: float = _BURST_SECONDS) -> None:
+    def __init__(
+        self, scripts: StoreClient, *, key_prefix: str, rate: Rate, burst_seconds: float = _BURST_SECONDS
+    ) -> None:
         self._scripts = scripts
         self._prefix = key_prefix
         self._rate = rate
         self._burst_seconds = burst_seconds
 
     def __repr__(self) -> str:
-        return f"<Limiter {self._rate.number:g} in {self._rate.seconds:g} s>"
+        return f"<RateLimiter {self._rate.number:g} in {self._rate.seconds:g} s>"
 
-    async def wait(self, who: str, *, factor: float = 1.0) -> int:
+    async def wait_seconds(self, who: str, *, factor: float = 1.0) -> int:
         """Counts one call of `who` (`user:…`, `address:…`) against `factor` times the rate: 0, or for how many whole
         seconds there is no point in asking again. Raises `StoreUnavailable`."""
         key = f"{self._prefix}rate:{who}".encode()

@@ -14,8 +14,8 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.store.address import Address
-from gatekeeper.store.connection import Call, Server, Wire, connect
-from gatekeeper.store.queue import Lane
+from gatekeeper.store.connection import PendingCall, Server, StoreConnection, connect
+from gatekeeper.store.queue import CommandQueue
 
 # How long it is waited for who tells where to go.
 _ASK_SECONDS: Final = 0.5
@@ -24,15 +24,15 @@ _SOON_SECONDS: Final = 0.1
 _NUMBERS: Final = 4 * REDIS_CLUSTER_HASH_SLOTS
 
 
-class Lanes(NamedTuple):
+class ServerQueues(NamedTuple):
     """To one server. While the calls of one lane are with the store, those of the other are made: with one alone, each
     would wait for the other. A call that waits for replicas holds up what comes after it, so such have a third."""
 
-    first: Lane
-    second: Lane
-    durable: Lane | None
+    first: CommandQueue
+    second: CommandQueue
+    durable: CommandQueue | None
 
-    def pick(self, *, durable: bool) -> Lane:
+    def pick(self, *, durable: bool) -> CommandQueue:
         """All calls of one turn of the event loop take one lane: an index comes before its record."""
         if durable and self.durable is not None:
             return self.durable
@@ -46,32 +46,32 @@ class Lanes(NamedTuple):
             return other
         return lane
 
-    def all(self) -> list[Lane]:
+    def all(self) -> list[CommandQueue]:
         return [lane for lane in self if lane is not None]
 
 
-class MakeLane(Protocol):
+class QueueFactory(Protocol):
     """Makes a lane, but for what its route knows."""
 
     def __call__(
-        self, server: Server, connect: Any, *, lost: Callable[[Lane], None], replicas: int = 0, **others: Any
-    ) -> Lane: ...
+        self, server: Server, connect: Any, *, lost: Callable[[CommandQueue], None], replicas: int = 0, **others: Any
+    ) -> CommandQueue: ...
 
 
-class Route:
+class StoreRoute:
     """Of one server. The other routes differ in what they override."""
 
     # Whether all calls take one connection: then indexes are before records by the order of the calls alone.
     ordered = True
 
-    def __init__(self, address: Address, make_lane: MakeLane, *, timeout_seconds: float, replicas: int) -> None:
+    def __init__(self, address: Address, make_queue: QueueFactory, *, timeout_seconds: float, replicas: int) -> None:
         self._address = address
-        self._make_lane = make_lane
+        self._make_lane = make_queue
         self._timeout_seconds = timeout_seconds
         self._replicas = replicas
-        self._servers: dict[Server, Lanes] = {}
+        self._servers: dict[Server, ServerQueues] = {}
 
-    def _lanes_to(self, server: Server) -> Lanes:
+    def _lanes_to(self, server: Server) -> ServerQueues:
         """The lanes to a server, made when first asked for."""
         if (lanes := self._servers.get(server)) is not None:
             return lanes
@@ -80,19 +80,19 @@ class Route:
         durable = None
         if self._replicas:
             durable = self._make_lane(server, connect_to, lost=self._lost, replicas=self._replicas)
-        lanes = self._servers[server] = Lanes(first, second, durable)
+        lanes = self._servers[server] = ServerQueues(first, second, durable)
         return lanes
 
-    async def _connect(self, server: Server, make: Callable[[], Wire], deadline: float) -> Wire:
+    async def _connect(self, server: Server, make: Callable[[], StoreConnection], deadline: float) -> StoreConnection:
         return await connect(server, self._address.login, make, deadline)
 
-    def lane(self, key: bytes, *, durable: bool) -> Lane:
+    def lane(self, key: bytes, *, durable: bool) -> CommandQueue:
         """That leads to the key."""
         server = self._server_of(key)
         lanes = self._servers.get(server) or self._lanes_to(server)
         return lanes.pick(durable=durable)
 
-    def distrust(self, key: bytes) -> None:
+    def drop_connections(self, key: bytes) -> None:
         """Leaves the connections to the server of a key: over one of them came what was not asked for."""
         for lane in self._lanes_to(self._server_of(key)).all():
             lane.drop(ProtocolError())
@@ -100,26 +100,26 @@ class Route:
     def _server_of(self, key: bytes) -> Server:
         return self._address.servers[0]
 
-    def lanes(self) -> list[Lane]:
+    def lanes(self) -> list[CommandQueue]:
         """All there are."""
         return [lane for lanes in self._servers.values() for lane in lanes.all()]
 
-    async def masters(self) -> list[Lane]:
+    async def masters(self) -> list[CommandQueue]:
         """A lane to every server that has sessions. Raises `StoreUnavailable`."""
         return [self.lane(b"", durable=False)]
 
     async def key_on_each(self, key: bytes, held: Sequence[bytes]) -> list[bytes]:
-        """As `Scripts.key_on_each`."""
+        """As `StoreClient.key_on_each`."""
         return [key]
 
-    def redirect(self, lane: Lane, call: Call, text: str) -> None:
+    def redirect(self, lane: CommandQueue, call: PendingCall, text: str) -> None:
         """Sends a call where its server says, in the text of an error reply."""
         call.fail(StoreUnavailable("the session store is a cluster: redis+cluster://", kind="refused"))
 
     def look_soon(self) -> None:
         """Something is not as it was."""
 
-    def _lost(self, lane: Lane) -> None:
+    def _lost(self, lane: CommandQueue) -> None:
         """A connection broke, or could not be made."""
         self.look_soon()
 
@@ -128,17 +128,17 @@ class Route:
             await lane.aclose()
 
 
-class WatchedRoute(Route):
+class RefreshedRoute(StoreRoute):
     """A route that somebody else may change: it is looked at from time to time, and soon after a failure."""
 
     look_seconds: ClassVar[float]
 
-    def __init__(self, address: Address, make_lane: MakeLane, *, timeout_seconds: float, replicas: int) -> None:
-        super().__init__(address, make_lane, timeout_seconds=timeout_seconds, replicas=replicas)
+    def __init__(self, address: Address, make_queue: QueueFactory, *, timeout_seconds: float, replicas: int) -> None:
+        super().__init__(address, make_queue, timeout_seconds=timeout_seconds, replicas=replicas)
         self._watch: asyncio.Task[None] | None = None
         self._alarm: asyncio.Event | None = None
 
-    def lane(self, key: bytes, *, durable: bool) -> Lane:
+    def lane(self, key: bytes, *, durable: bool) -> CommandQueue:
         if self._watch is None:
             self._alarm = asyncio.Event()
             self._watch = asyncio.create_task(self._keep_looking(self._alarm))
@@ -163,12 +163,12 @@ class WatchedRoute(Route):
         if self._alarm is not None:
             self._alarm.set()
 
-    async def _ask(self, lane: Lane, *command: Any) -> Any:
+    async def _ask(self, lane: CommandQueue, *command: Any) -> Any:
         """One answer, soon or never. Raises `StoreUnavailable`."""
         loop = asyncio.get_running_loop()
         seconds = min(self._timeout_seconds, _ASK_SECONDS)
         reply: asyncio.Future[Any] = loop.create_future()
-        lane.submit(Call(command, reply, loop.time() + seconds))
+        lane.submit(PendingCall(command, reply, loop.time() + seconds))
         return await reply
 
     async def aclose(self) -> None:
@@ -179,18 +179,18 @@ class WatchedRoute(Route):
         await super().aclose()
 
 
-class SentinelRoute(WatchedRoute):
+class SentinelRoute(RefreshedRoute):
     """To the master that the sentinels name: the newest that any of them knows, by the epoch of its election."""
 
     # A master that was replaced while it was cut off answers as before (R12).
     look_seconds = 0.5
 
-    def __init__(self, address: Address, make_lane: MakeLane, *, timeout_seconds: float, replicas: int) -> None:
-        super().__init__(address, make_lane, timeout_seconds=timeout_seconds, replicas=replicas)
+    def __init__(self, address: Address, make_queue: QueueFactory, *, timeout_seconds: float, replicas: int) -> None:
+        super().__init__(address, make_queue, timeout_seconds=timeout_seconds, replicas=replicas)
         self._master: Server | None = None
         self._login = structs.replace(address.login, database=0, must_be_master=False, password_is_optional=True)
         self._sentinels = [
-            make_lane(server, partial(self._connect_sentinel, server), lost=_unheard, told=_unheard)
+            make_queue(server, partial(self._connect_sentinel, server), lost=_unheard, told=_unheard)
             for server in address.servers
         ]
 
@@ -198,10 +198,12 @@ class SentinelRoute(WatchedRoute):
         # Stands for the master, whoever that is.
         return Server(host=self._address.service)
 
-    async def _connect_sentinel(self, server: Server, make: Callable[[], Wire], deadline: float) -> Wire:
+    async def _connect_sentinel(
+        self, server: Server, make: Callable[[], StoreConnection], deadline: float
+    ) -> StoreConnection:
         return await connect(server, self._login, make, deadline)
 
-    async def _connect(self, server: Server, make: Callable[[], Wire], deadline: float) -> Wire:
+    async def _connect(self, server: Server, make: Callable[[], StoreConnection], deadline: float) -> StoreConnection:
         master = await self._find()
         self._follow(master)
         return await connect(master, self._address.login, make, deadline)
@@ -259,22 +261,22 @@ def _named_master(answer: Any) -> tuple[int, Server]:
     return int(told[b"config-epoch"]), Server(told[b"ip"].decode(), int(told[b"port"]))
 
 
-class ClusterRoute(WatchedRoute):
+class ClusterRoute(RefreshedRoute):
     """To the node that has a key's slot. A node that has it no longer tells who has, and the map follows."""
 
     ordered = False
     # A node that lost a slot says so; this is for nodes that say nothing.
     look_seconds = 2.0
 
-    def __init__(self, address: Address, make_lane: MakeLane, *, timeout_seconds: float, replicas: int) -> None:
-        super().__init__(address, make_lane, timeout_seconds=timeout_seconds, replicas=replicas)
+    def __init__(self, address: Address, make_queue: QueueFactory, *, timeout_seconds: float, replicas: int) -> None:
+        super().__init__(address, make_queue, timeout_seconds=timeout_seconds, replicas=replicas)
         self._slots: list[Server | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         self._nodes: list[Server] = []
         self._primaries: set[Server] = set()
         # Nodes that did not answer when they were asked last.
         self._failed: set[Server] = set()
         # A call that waits for the map must not cut off calls for sessions that take longer.
-        self._askers: dict[Server, Lane] = {}
+        self._askers: dict[Server, CommandQueue] = {}
 
     def _server_of(self, key: bytes) -> Server:
         return self._slots[key_slot(key)] or self._anybody()
@@ -289,7 +291,7 @@ class ClusterRoute(WatchedRoute):
         self.look_soon()
         return self._known()[0]
 
-    async def masters(self) -> list[Lane]:
+    async def masters(self) -> list[CommandQueue]:
         if None in self._slots:
             await self._look()
         servers = dict.fromkeys(server for server in self._slots if server is not None)
@@ -311,7 +313,7 @@ class ClusterRoute(WatchedRoute):
                     break
         return list(found.values())
 
-    def redirect(self, lane: Lane, call: Call, text: str) -> None:
+    def redirect(self, lane: CommandQueue, call: PendingCall, text: str) -> None:
         # MOVED 3999 127.0.0.1:6381
         word, slot, where = text.split(" ")[:3]
         host, _, port = where.rpartition(":")
@@ -334,7 +336,7 @@ class ClusterRoute(WatchedRoute):
                 return
         raise StoreUnavailable("the session store failed: no node tells its slots", kind="connection")
 
-    def _asker(self, server: Server) -> Lane:
+    def _asker(self, server: Server) -> CommandQueue:
         if (lane := self._askers.get(server)) is None:
             connect_to = partial(self._connect, server)
             lane = self._askers[server] = self._make_lane(server, connect_to, lost=_unheard, told=_unheard)
@@ -378,6 +380,6 @@ def _server(told_by: Server, host: bytes | None, port: int, _id: bytes = b"", mo
     return Server(host.decode() if host else told_by.host, port)
 
 
-def make_route(address: Address, make_lane: MakeLane, *, timeout_seconds: float, replicas: int) -> Route:
-    kinds: dict[str, type[Route]] = {"server": Route, "sentinel": SentinelRoute, "cluster": ClusterRoute}
-    return kinds[address.kind](address, make_lane, timeout_seconds=timeout_seconds, replicas=replicas)
+def make_route(address: Address, make_queue: QueueFactory, *, timeout_seconds: float, replicas: int) -> StoreRoute:
+    kinds: dict[str, type[StoreRoute]] = {"server": StoreRoute, "sentinel": SentinelRoute, "cluster": ClusterRoute}
+    return kinds[address.kind](address, make_queue, timeout_seconds=timeout_seconds, replicas=replicas)

@@ -15,7 +15,7 @@ from gatekeeper.errors import StoreUnavailable
 from gatekeeper.sessions.keys import Slots
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.address import open_client
-from gatekeeper.store.client import Scripts
+from gatekeeper.store.client import StoreClient
 from gatekeeper.store.embedded import server_binary
 from tests.conftest import RULES
 from tests.faults.topologies import Node, Sharded, sharded, until
@@ -34,14 +34,14 @@ def store(request: pytest.FixtureRequest) -> Iterator[Sharded]:
 
 def test_every_key_of_a_user_is_in_one_slot() -> None:
     # R14
-    slots = Slots(Scripts("unix:///nowhere", timeout_seconds=1), key_prefix="gk:", rules=RULES)
+    slots = Slots(StoreClient("unix:///nowhere", timeout_seconds=1), key_prefix="gk:", rules=RULES)
     for user in ("74", "{", "}", "{}", "{}x", "a{b}c", "}{", "é", "%7B", " ", "a" * 512):
         assert len({key_slot(key) for key in (*slots.keys(user), slots.pairs_key(user))}) == 1, user
 
 
 async def test_indexes_in_other_slots_are_there_before_their_records(store: Sharded) -> None:
     # Rule 4.2: refresh token and `sid` lead to the user wherever they lie; clean-up finds all
-    scripts = Scripts(store.url, timeout_seconds=2, replicas=1)
+    scripts = StoreClient(store.url, timeout_seconds=2, replicas=1)
     door = Door(SessionStore(Slots(scripts, key_prefix="gk:", rules=structs.replace(RULES, index_sids=True))))
     try:
         for number in range(20):
@@ -107,7 +107,7 @@ async def test_a_killed_primary_is_followed_to_its_replica_and_no_end_is_lost(st
 
 async def test_a_cluster_without_a_part_is_unavailable_and_not_signed_out(store: Sharded) -> None:
     # R14: CLUSTERDOWN is a 503
-    scripts = Scripts(store.url, timeout_seconds=0.5)
+    scripts = StoreClient(store.url, timeout_seconds=0.5)
     try:
         assert await scripts.command("SET", "x", "1") == b"OK"
         for node in (store.replicas[0], store.primaries[0]):
@@ -124,7 +124,7 @@ async def test_a_cluster_without_a_part_is_unavailable_and_not_signed_out(store:
 
 async def test_what_is_asked_of_the_servers_is_asked_of_all(store: Sharded) -> None:
     # Rule 4.9: one primary that forgets under pressure is as bad as three
-    scripts = Scripts(store.url, timeout_seconds=2)
+    scripts = StoreClient(store.url, timeout_seconds=2)
     try:
         assert await scripts.configuration("maxmemory-policy") == "noeviction"
         store.primaries[2].client.config_set("maxmemory-policy", "allkeys-lru")
@@ -136,7 +136,7 @@ async def test_what_is_asked_of_the_servers_is_asked_of_all(store: Sharded) -> N
 
 
 async def test_a_subscription_at_any_node_hears_what_is_published_at_another(store: Sharded) -> None:
-    scripts = Scripts(store.url, timeout_seconds=2)
+    scripts = StoreClient(store.url, timeout_seconds=2)
     client = open_client(store.url, timeout_seconds=2)
     try:
         pubsub = client.pubsub()

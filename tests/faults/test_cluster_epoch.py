@@ -13,7 +13,7 @@ from redis.crc import key_slot
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.store.breaker import Breaker
-from gatekeeper.store.client import Scripts
+from gatekeeper.store.client import StoreClient
 from gatekeeper.store.embedded import server_binary
 from gatekeeper.store.epoch import Epoch
 from tests.faults.test_cluster import move
@@ -31,7 +31,7 @@ def store() -> Iterator[Sharded]:
 
 @asynccontextmanager
 async def epochs(store: Sharded, number: int, *, timeout_seconds: float = 5) -> AsyncIterator[list[Epoch]]:
-    scripts = [Scripts(store.url, timeout_seconds=timeout_seconds) for _ in range(number)]
+    scripts = [StoreClient(store.url, timeout_seconds=timeout_seconds) for _ in range(number)]
     made = [Epoch(each, key_prefix="gk:") for each in scripts]
     try:
         yield made
@@ -251,7 +251,7 @@ async def test_one_that_starts_is_served_while_others_than_the_first_key_are_awa
             node.kill()
     async with epochs(store, 1, timeout_seconds=1) as (epoch,):
         scripts = epoch._scripts
-        scripts.guard = breaker = Breaker(epoch.beat, opens=False, probe_first=True)
+        scripts.breaker = breaker = Breaker(epoch.beat, opens=False, probe_first=True)
         with pytest.raises(StoreUnavailable, match="not asked yet"):
             await scripts.command("GET", "gk:epoch:x")
         async with asyncio.timeout(30):

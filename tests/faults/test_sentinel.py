@@ -13,7 +13,7 @@ from gatekeeper.models import EndReason
 from gatekeeper.sessions.keys import Slots
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.address import open_client
-from gatekeeper.store.client import Scripts
+from gatekeeper.store.client import StoreClient
 from gatekeeper.store.embedded import server_binary
 from tests.conftest import RULES
 from tests.faults.topologies import Watched, until, watched
@@ -52,7 +52,7 @@ async def test_a_killed_master_is_followed_to_its_successor_and_no_end_is_lost(s
 
 async def test_a_master_that_was_frozen_is_left_before_it_comes_back(store: Watched) -> None:
     # R12: split brain, under load and for one that was idle all the while
-    idle = Scripts(store.url, timeout_seconds=1)
+    idle = StoreClient(store.url, timeout_seconds=1)
     [successor] = store.replicas
     try:
         async with traffic(store.url) as seen:
@@ -96,7 +96,7 @@ async def test_a_planned_failover_loses_no_end_and_is_over_in_time(store: Watche
 async def test_an_end_that_no_replica_has_is_never_acknowledged(store: Watched) -> None:
     # R13, rule 4.8: so a failover cannot bring a session back whose end was answered with 2xx
     [replica] = store.replicas
-    scripts = Scripts(store.url, timeout_seconds=1, replicas=1)
+    scripts = StoreClient(store.url, timeout_seconds=1, replicas=1)
     sessions = SessionStore(Slots(scripts, key_prefix="gk:", rules=RULES))
     try:
         for reference in ("a", "b"):
@@ -124,7 +124,7 @@ async def test_an_end_that_no_replica_has_is_never_acknowledged(store: Watched) 
 async def test_the_password_is_the_masters_and_the_sentinels_where_they_ask_for_one(guarded: bool) -> None:
     # U10: and it is told to nobody who reads the log
     with watched(server_binary(), password="hunter2", guarded=guarded) as store:
-        scripts = Scripts(store.url, timeout_seconds=2)
+        scripts = StoreClient(store.url, timeout_seconds=2)
         client = open_client(store.url, timeout_seconds=2)
         try:
             assert await scripts.command("SET", "x", "1") == b"OK"
@@ -140,7 +140,7 @@ async def test_the_password_is_the_masters_and_the_sentinels_where_they_ask_for_
         finally:
             await client.aclose()
             await scripts.aclose()
-        wrong = Scripts(store.url.replace("hunter2", "hunter3"), timeout_seconds=2)
+        wrong = StoreClient(store.url.replace("hunter2", "hunter3"), timeout_seconds=2)
         with pytest.raises(StoreUnavailable) as caught:
             await wrong.command("GET", "x")
         assert "hunter" not in f"{caught.value} {caught.value!r} {wrong!r}"

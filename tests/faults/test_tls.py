@@ -16,7 +16,7 @@ from redis.exceptions import RedisClusterException
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.store.address import open_client
-from gatekeeper.store.client import Scripts
+from gatekeeper.store.client import StoreClient
 from tests.faults.certificates import certify
 from tests.faults.topologies import Over, Sharded, Watched, sharded, until, watched
 from tests.faults.traffic import traffic
@@ -50,15 +50,15 @@ def sentinels(over: Over) -> Iterator[Watched]:
 
 
 @asynccontextmanager
-async def scripts_to(url: str, ca_file: Path | None, *, timeout_seconds: float = 3) -> AsyncIterator[Scripts]:
-    scripts = Scripts(url, timeout_seconds=timeout_seconds, ca_file=None if ca_file is None else str(ca_file))
+async def scripts_to(url: str, ca_file: Path | None, *, timeout_seconds: float = 3) -> AsyncIterator[StoreClient]:
+    scripts = StoreClient(url, timeout_seconds=timeout_seconds, ca_file=None if ca_file is None else str(ca_file))
     try:
         yield scripts
     finally:
         await scripts.aclose()
 
 
-async def set_keys(scripts: Scripts) -> None:
+async def set_keys(scripts: StoreClient) -> None:
     """On every node."""
     for number in range(30):
         assert await scripts.command("SET", f"key{number}", number) == b"OK"

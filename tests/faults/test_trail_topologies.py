@@ -15,7 +15,7 @@ from gatekeeper.sessions.audit import AuditEvent
 from gatekeeper.sessions.keys import Slots
 from gatekeeper.sessions.outbox import MIRROR
 from gatekeeper.sessions.store import SessionStore
-from gatekeeper.store.client import Scripts
+from gatekeeper.store.client import StoreClient
 from gatekeeper.store.embedded import server_binary
 from tests.conftest import RULES
 from tests.faults.topologies import Sharded, Watched, sharded, watched
@@ -45,7 +45,7 @@ async def test_openings_and_ends_are_on_record_wherever_their_users_lie(
     store: Sharded | Watched, replicas: int
 ) -> None:
     # A-24, C-32, R14: no script reaches over a slot, and what lies elsewhere is written before
-    scripts = Scripts(store.url, timeout_seconds=5, replicas=replicas)
+    scripts = StoreClient(store.url, timeout_seconds=5, replicas=replicas)
     rules = structs.replace(RULES, index_sids=True)
     door = Door(SessionStore(Slots(scripts, key_prefix="gk:", rules=rules)))
     sessions, outbox = door.store, door.store._slots.outbox
@@ -78,7 +78,7 @@ async def test_openings_and_ends_are_on_record_wherever_their_users_lie(
 
 async def test_what_a_process_left_behind_is_found_wherever_it_lies(store: Sharded | Watched) -> None:
     # A-24, R14: the note is there before the act
-    doomed, other = (Scripts(store.url, timeout_seconds=5) for _ in range(2))
+    doomed, other = (StoreClient(store.url, timeout_seconds=5) for _ in range(2))
     left = SessionStore(Slots(doomed, key_prefix="gk:", rules=RULES))
     finder = SessionStore(Slots(other, key_prefix="gk:", rules=RULES))
     try:

@@ -13,7 +13,7 @@ from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import Client
 from gatekeeper.sessions.keys import Rules, Slots
 from gatekeeper.sessions.store import SessionStore
-from gatekeeper.store.client import Scripts
+from gatekeeper.store.client import StoreClient
 from tests.conftest import RULES
 from tests.sessions.by_hand import token
 
@@ -25,7 +25,7 @@ class Traffic:
     """`seen` counts answers by their word, faults by their kind. `revived` are tokens that passed after their end had
     been acknowledged, `mixed_up` answers about a session that is not the asked user's."""
 
-    def __init__(self, scripts: Scripts) -> None:
+    def __init__(self, scripts: StoreClient) -> None:
         self.store = SessionStore(Slots(scripts, key_prefix="gk:", rules=Rules(**_rules())))
         self.seen: Counter[str] = Counter()
         self.revived: list[str] = []
@@ -107,7 +107,7 @@ async def traffic(
     url: str, *, users: int = 16, replicas: int = 0, timeout_seconds: float = 1.0, ca_file: str | None = None
 ) -> AsyncIterator[Traffic]:
     """Traffic to the store at `url`, which has begun."""
-    scripts = Scripts(url, timeout_seconds=timeout_seconds, replicas=replicas, ca_file=ca_file)
+    scripts = StoreClient(url, timeout_seconds=timeout_seconds, replicas=replicas, ca_file=ca_file)
     made = Traffic(scripts)
     tasks: list[asyncio.Task[None]] = []
     try:

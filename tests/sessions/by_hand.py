@@ -14,9 +14,9 @@ import redis
 from gatekeeper.models import Claims, Client, EndReason, Session
 from gatekeeper.sessions.sign_ins import RefreshToken, Rotation, SignedIn, SignIns, Successor
 from gatekeeper.sessions.store import SessionStore
-from gatekeeper.store.client import Scripts
-from gatekeeper.store.connection import Call, Wire
-from gatekeeper.store.queue import Lane
+from gatekeeper.store.client import StoreClient
+from gatekeeper.store.connection import PendingCall, StoreConnection
+from gatekeeper.store.queue import CommandQueue
 
 CHROME = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36"
@@ -171,24 +171,24 @@ def _refresh(digest: str | None, lives: float | None) -> RefreshToken | None:
     return None if digest is None else RefreshToken(digest, None if lives is None else time.time() + lives)
 
 
-class NotingLane(Lane):
+class RecordingQueue(CommandQueue):
     def __init__(self, batches: list[list[list[str]]], *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._batches = batches
 
-    def _write(self, wire: Wire, batch: list[Call]) -> None:
+    def _write(self, wire: StoreConnection, batch: list[PendingCall]) -> None:
         # A script that the store has not got yet goes twice: that is not what is looked at.
         if found := [_words(call.command) for call in batch if call.command[0] != "EVAL"]:
             self._batches.append(found)
         super()._write(wire, batch)
 
 
-class Noting(Scripts):
+class Noting(StoreClient):
     """Notes what leaves, batch by batch: each call as its words. A script's are its keys and arguments."""
 
     def __init__(self, url: str) -> None:
         self.batches: list[list[list[str]]] = []
-        self.lane_class = partial(NotingLane, self.batches)
+        self.queue_class = partial(RecordingQueue, self.batches)
         super().__init__(url, timeout_seconds=5)
 
     @property

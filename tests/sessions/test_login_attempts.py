@@ -16,7 +16,7 @@ import pytest
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.sessions.login_attempts import LoginAttempts
-from gatekeeper.store.client import Scripts
+from gatekeeper.store.client import StoreClient
 from gatekeeper.store.rate_limit import Rate
 from tests.sessions.by_hand import HOUR, Hand, Noting
 
@@ -127,7 +127,7 @@ async def test_of_fifty_at_once_one_may_try_when_a_wait_is_over(
     store_url: str, attempts: LoginAttempts, let_pass: Callable[[float], None]
 ) -> None:
     # Else a wait would end with a burst: from the limit on, one at a time
-    other_scripts = Scripts(store_url, timeout_seconds=5)
+    other_scripts = StoreClient(store_url, timeout_seconds=5)
     other = LoginAttempts(other_scripts, key_prefix="gk:", rate=RATE)
     await fail(attempts, 15)
     for _ in range(3):
@@ -421,7 +421,7 @@ async def test_any_rate_does(scripts: Noting, rate: Rate, allowed: int) -> None:
 @pytest.mark.parametrize("reply", [None, 7, b"OK", [], [b"K"], [b"K", 0, 0], [b"other", 0], [b"K", None], [b"K", b"x"]])
 async def test_an_answer_of_the_wrong_shape_is_a_fault(reply: Any) -> None:
     # R19, C07
-    class Odd(Scripts):
+    class Odd(StoreClient):
         async def run(self, script: Any, keys: Any, arguments: Any) -> Any:
             return [keys[0] if part == b"K" else part for part in reply] if isinstance(reply, list) else reply
 

@@ -14,7 +14,7 @@ from gatekeeper.sessions.events import Actor, Event
 from gatekeeper.sessions.keys import Slots
 from gatekeeper.sessions.manager import Manager
 from gatekeeper.sessions.store import SessionStore
-from gatekeeper.store.client import Scripts
+from gatekeeper.store.client import StoreClient
 from tests.conftest import RULES, MakeStore
 from tests.sessions.by_hand import CLIENT, HOUR, Hand, token
 
@@ -143,7 +143,7 @@ async def test_what_is_idle_cannot_be_ended_any_more(
 async def test_an_end_that_the_store_did_not_acknowledge_is_no_end_and_not_counted(tmp_path: Path) -> None:
     # rule 4.8, S15
     events = Counted()
-    scripts = Scripts(f"unix://{tmp_path}/nowhere", timeout_seconds=1)
+    scripts = StoreClient(f"unix://{tmp_path}/nowhere", timeout_seconds=1)
     manager = Manager(SessionStore(Slots(scripts, key_prefix="gk:", rules=RULES)), events)
     for call in (
         manager.sessions("74"),

@@ -16,7 +16,7 @@ from gatekeeper.sessions.open_streams import OpenStreams
 from gatekeeper.sessions.revocations import End, EndsListener
 from gatekeeper.sessions.store import Outlook, SessionStore
 from gatekeeper.store.address import open_client
-from gatekeeper.store.client import Scripts
+from gatekeeper.store.client import StoreClient
 from tests.conftest import RULES, MakeStore
 from tests.sessions.by_hand import CLIENT, DAY, Door, Hand, token
 
@@ -133,7 +133,7 @@ async def test_the_user_is_told_from_the_key_whatever_it_is_called(door: Door, h
 
 
 async def test_a_store_of_two_gatekeepers_keeps_their_ends_apart(store_url: str, heard: Heard) -> None:
-    scripts = Scripts(store_url, timeout_seconds=5)
+    scripts = StoreClient(store_url, timeout_seconds=5)
     other = SessionStore(Slots(scripts, key_prefix="other:", rules=RULES))
     opened = await other.check(token("a"), CLIENT)
     await other.end("74", opened.session_id, EndReason.DEACTIVATED)
@@ -195,7 +195,7 @@ async def test_a_connection_that_says_nothing_is_given_up(store_url: str, door: 
 async def test_an_end_is_one_where_the_store_forbids_to_publish(store_url: str, hand: Hand) -> None:
     command: Any = hand.redis.execute_command
     command("ACL", "SETUSER", "mute", "on", ">pw", "~gk:*", "+@all", "resetchannels")
-    scripts = Scripts(store_url.replace("unix://", "unix://mute:pw@"), timeout_seconds=5)
+    scripts = StoreClient(store_url.replace("unix://", "unix://mute:pw@"), timeout_seconds=5)
     store = SessionStore(Slots(scripts, key_prefix="gk:", rules=RULES))
     opened = await store.check(token("a"), CLIENT)
     with pytest.raises(StoreUnavailable, match="NOPERM"):

@@ -14,7 +14,7 @@ from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
 from gatekeeper.sessions.keys import Slots
 from gatekeeper.sessions.sign_ins import RefreshToken, Rotation, SignIns, Successor
-from gatekeeper.store.client import Scripts
+from gatekeeper.store.client import StoreClient
 from gatekeeper.tokens.issuer import digest, new_refresh_token, seal, unseal
 from tests.conftest import RULES, MakeStore
 from tests.sessions.by_hand import CLIENT, DAY, HOUR, Door, Hand, Noting, token
@@ -374,7 +374,7 @@ async def test_the_index_is_written_before_the_record_knows_the_token(store_url:
 
 async def test_an_answer_that_comes_too_late_has_rotated_and_is_given_again(store_url: str, door: Door) -> None:
     # S08, rule 4.8: the store did it, and nobody knows
-    class Deaf(Scripts):
+    class Deaf(StoreClient):
         async def run(self, script: Any, keys: Any, arguments: Any) -> Any:
             await super().run(script, keys, arguments)
             raise StoreUnavailable("the answer was lost", kind="timeout")

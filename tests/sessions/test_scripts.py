@@ -6,7 +6,7 @@ from hashlib import sha1
 
 from gatekeeper.sessions import login_attempts, sign_ins, store
 from gatekeeper.sessions.scripts import SCRIPTS, load
-from gatekeeper.store.client import Script
+from gatekeeper.store.command import Script
 
 
 def test_every_script_of_sessions_begins_with_the_law() -> None:

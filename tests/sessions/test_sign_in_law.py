@@ -27,7 +27,7 @@ from gatekeeper.models import Claims, EndReason
 from gatekeeper.sessions.keys import Policy, Slots
 from gatekeeper.sessions.sign_ins import RefreshToken, SignedIn, SignIns, Successor
 from gatekeeper.sessions.store import SessionStore
-from gatekeeper.store.client import Scripts
+from gatekeeper.store.client import StoreClient
 from tests.sessions.by_hand import CLIENT, Hand, token
 from tests.sessions.test_store_law import msgspec_replace, replace_claims
 
@@ -119,7 +119,7 @@ class SignInLaw(RuleBasedStateMachine):
             policy=policy,
             adopt_unknown=adopt,
         )
-        self.scripts = Scripts(self.url, timeout_seconds=5)
+        self.scripts = StoreClient(self.url, timeout_seconds=5)
         slots = Slots(self.scripts, key_prefix="gk:", rules=rules)
         self.store, self.sign_ins = SessionStore(slots), SignIns(slots, reuse_window_seconds=window)
 

@@ -15,7 +15,7 @@ from gatekeeper.models import EndReason
 from gatekeeper.sessions.keys import Policy, Rules, Slots
 from gatekeeper.sessions.sign_ins import RefreshToken, SignIns, Successor
 from gatekeeper.sessions.store import SessionStore
-from gatekeeper.store.client import Scripts
+from gatekeeper.store.client import StoreClient
 from gatekeeper.tokens.issuer import digest
 from tests.conftest import RULES, MakeStore
 from tests.sessions.by_hand import CHROME, CLIENT, DAY, HOUR, Door, Hand, Noting, token
@@ -944,7 +944,7 @@ async def test_a_live_session_that_the_index_does_not_know_gets_no_tokens(door: 
 
 async def test_an_answer_about_somebody_else_is_a_fault(store_url: str) -> None:
     # R19, P0-S15
-    class Swapped(Scripts):
+    class Swapped(StoreClient):
         async def run(self, script: Any, keys: Any, arguments: Any) -> Any:
             reply = await super().run(script, keys, arguments)
             return [b"gk:{somebody else}:sessions", *reply[1:]]
@@ -968,7 +968,7 @@ async def test_an_answer_about_somebody_else_is_a_fault(store_url: str) -> None:
 )
 async def test_an_answer_of_the_wrong_shape_is_a_fault(reply: Any) -> None:
     # R19, C07
-    class Odd(Scripts):
+    class Odd(StoreClient):
         async def run(self, script: Any, keys: Any, arguments: Any) -> Any:
             return [keys[0] if part == b"K" else part for part in reply] if isinstance(reply, list) else reply
 
@@ -983,7 +983,7 @@ async def test_an_answer_of_the_wrong_shape_is_a_fault(reply: Any) -> None:
 @pytest.mark.parametrize("reply", [[b"74"], 7, "74", [], True])
 async def test_an_index_that_answers_no_user_is_a_fault(reply: Any) -> None:
     # Rule 4.8: store trouble is never "there is no such token"
-    class Odd(Scripts):
+    class Odd(StoreClient):
         async def command(self, *command: Any) -> Any:
             return reply
 

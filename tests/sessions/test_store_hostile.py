@@ -14,7 +14,7 @@ from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
 from gatekeeper.sessions.keys import Slots
 from gatekeeper.sessions.store import SessionStore
-from gatekeeper.store.client import Scripts
+from gatekeeper.store.client import StoreClient
 from tests.conftest import RULES, MakeStore
 from tests.sessions.by_hand import CLIENT, HOUR, Hand, token
 
@@ -40,7 +40,7 @@ def hash_slot(key: bytes) -> int:
 
 
 def keys_of(user: str) -> tuple[bytes, ...]:
-    scripts = Scripts("unix:///nowhere", timeout_seconds=1)
+    scripts = StoreClient("unix:///nowhere", timeout_seconds=1)
     return Slots(scripts, key_prefix="gk:", rules=RULES).keys(user)
 
 
@@ -306,7 +306,7 @@ async def test_a_reference_to_a_record_that_is_gone_can_still_be_logged_out(make
 
 async def test_an_answer_about_somebody_else_is_a_fault(store_url: str) -> None:
     # R19, P0-S15
-    class Swapped(Scripts):
+    class Swapped(StoreClient):
         async def run(self, script: Any, keys: Any, arguments: Any) -> Any:
             reply = await super().run(script, keys, arguments)
             return [b"gk:{somebody else}:sessions", *reply[1:]]
@@ -326,7 +326,7 @@ async def test_an_answer_about_somebody_else_is_a_fault(store_url: str) -> None:
 )
 async def test_an_answer_of_the_wrong_shape_is_a_fault(reply: Any) -> None:
     # R19, C07
-    class Odd(Scripts):
+    class Odd(StoreClient):
         async def run(self, script: Any, keys: Any, arguments: Any) -> Any:
             return [keys[0] if part == b"K" else part for part in reply] if isinstance(reply, list) else reply
 

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 from gatekeeper.models import Claims, EndReason
 from gatekeeper.sessions.keys import Policy, Rules, Slots
 from gatekeeper.sessions.store import SessionStore
-from gatekeeper.store.client import Scripts
+from gatekeeper.store.client import StoreClient
 from tests.conftest import RULES
 from tests.sessions.by_hand import CLIENT, Hand, token
 
@@ -92,7 +92,7 @@ class Law(RuleBasedStateMachine):
         rules: Rules = msgspec_replace(
             session_seconds=TTL, idle_seconds=idle, ended_seconds=ENDED_TTL, device_limit=limit, policy=policy
         )
-        self.scripts = Scripts(self.url, timeout_seconds=5)
+        self.scripts = StoreClient(self.url, timeout_seconds=5)
         self.store = SessionStore(Slots(self.scripts, key_prefix="gk:", rules=rules))
 
     # What the model knows

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from gatekeeper.errors import STORE_FAULTS, StoreUnavailable
-from gatekeeper.store.breaker import AT_ONCE, IN_A_ROW, Breaker
+from gatekeeper.store.breaker import COUNTED_FAULTS, STORE_WIDE_FAULTS, Breaker
 from gatekeeper.store.errors import kind_of_reply
 
 
@@ -75,7 +75,7 @@ def fail(breaker: Breaker, kind: str, *, began_at: float | None = None) -> None:
 
 
 async def test_it_opens_at_once_where_the_store_says_that_it_is_unfit(store: Store) -> None:
-    for kind in AT_ONCE:
+    for kind in STORE_WIDE_FAULTS:
         breaker = Breaker(store.probe)
         fail(breaker, kind)
         with pytest.raises(StoreUnavailable, match=kind) as raised:
@@ -86,7 +86,7 @@ async def test_it_opens_at_once_where_the_store_says_that_it_is_unfit(store: Sto
 
 async def test_another_format_opens_even_one_that_opens_for_nothing_else(store: Store) -> None:
     # Of a Cluster: what one node holds is true for all.
-    for kind in AT_ONCE:
+    for kind in STORE_WIDE_FAULTS:
         breaker = Breaker(store.probe, opens=False)
         fail(breaker, kind)
         assert (breaker.fault is not None) == (kind == "schema")
@@ -109,7 +109,7 @@ async def test_with_a_probe_first_no_call_is_made_before_its_answer(store: Store
 
 
 async def test_it_opens_after_three_failures_in_a_row(store: Store, clock: Clock) -> None:
-    for kind in IN_A_ROW:
+    for kind in COUNTED_FAULTS:
         breaker = Breaker(store.probe, clock=clock)
         for _ in range(2):
             fail(breaker, kind)
@@ -141,7 +141,7 @@ async def test_what_concerns_one_call_opens_nothing(breaker: Breaker, kind: str)
 
 async def test_one_probe_at_a_time_closes_it_soon_after_the_store_is_back(breaker: Breaker, store: Store) -> None:
     heard: list[bool] = []
-    breaker.listen(heard.append)
+    breaker.add_listener(heard.append)
     fail(breaker, "loading")
     # What was under way says nothing about now.
     breaker.succeeded()
@@ -193,7 +193,7 @@ def test_how_long_it_has_failed_is_counted_from_the_first_call(breaker: Breaker,
 
 
 def test_every_kind_is_a_label() -> None:
-    assert set(STORE_FAULTS) >= AT_ONCE | IN_A_ROW
+    assert set(STORE_FAULTS) >= STORE_WIDE_FAULTS | COUNTED_FAULTS
     for text, kind in {
         "LOADING Redis is loading the dataset in memory": "loading",
         "READONLY You can't write against a read only replica.": "read_only",

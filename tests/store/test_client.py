@@ -23,10 +23,13 @@ from hiredis import ReplyError
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.sessions.keys import Slots
-from gatekeeper.store.client import Script, Scripts
-from gatekeeper.store.connection import IN_FLIGHT, WAITING, Call, Wire, unavailable
+from gatekeeper.store.breaker import Breaker
+from gatekeeper.store.client import StoreClient
+from gatekeeper.store.command import Script
+from gatekeeper.store.connection import IN_FLIGHT, WAITING, PendingCall, StoreConnection
 from gatekeeper.store.embedded import server_binary
-from gatekeeper.store.queue import Lane
+from gatekeeper.store.errors import unavailable_from
+from gatekeeper.store.queue import CommandQueue
 from tests.conftest import RULES, store_process, wait_for_store
 from tests.machine import need
 
@@ -43,12 +46,12 @@ COUNT = script("return redis.call('INCR', KEYS[1])")
 BROKEN = script("return redis.call('INCR')")
 
 
-class CountingLane(Lane):
+class CountingQueue(CommandQueue):
     def __init__(self, counting: Counting, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._counting = counting
 
-    def _write(self, wire: Wire, batch: list[Call]) -> None:
+    def _write(self, wire: StoreConnection, batch: list[PendingCall]) -> None:
         super()._write(wire, batch)
         self._counting.batches.append(len(batch))
         self._counting.most_in_flight = max(self._counting.most_in_flight, len(wire.pending))
@@ -56,14 +59,14 @@ class CountingLane(Lane):
             self._counting.full.set()
 
 
-class Counting(Scripts):
+class Counting(StoreClient):
     """Notes the size of every batch, and how many calls were on their way at once."""
 
     def __init__(self, url: str, *, timeout_seconds: float = 5.0) -> None:
         self.batches: list[int] = []
         self.most_in_flight = 0
         self.full = asyncio.Event()
-        self.lane_class = partial(CountingLane, self)
+        self.queue_class = partial(CountingQueue, self)
         super().__init__(url, timeout_seconds=timeout_seconds)
 
 
@@ -77,8 +80,8 @@ async def scripts(store_url: str) -> AsyncIterator[Counting]:
 
 
 @asynccontextmanager
-async def opened(url: str, *, timeout_seconds: float = 5.0) -> AsyncIterator[Scripts]:
-    scripts = Scripts(url, timeout_seconds=timeout_seconds)
+async def opened(url: str, *, timeout_seconds: float = 5.0) -> AsyncIterator[StoreClient]:
+    scripts = StoreClient(url, timeout_seconds=timeout_seconds)
     try:
         yield scripts
     finally:
@@ -228,7 +231,7 @@ async def test_whoever_still_waits_at_the_close_gets_an_error_and_nothing_runs_o
         assert time.monotonic() - begun < 5
         answers = await asyncio.gather(*tasks, return_exceptions=True)
         assert {type(answer) for answer in answers} == {StoreUnavailable}
-        assert repr(scripts) == "<Scripts [0 waiting, 0 in flight]>"
+        assert repr(scripts) == "<StoreClient [0 waiting, 0 in flight]>"
         assert sum(scripts.batches) == IN_FLIGHT
 
 
@@ -260,7 +263,7 @@ async def test_a_frozen_store_is_an_error_in_time_and_no_trouble_afterwards() ->
             assert [int(reply[1]) for reply in replies] == list(range(500)), "no reply of before is left"
 
 
-async def first_success(scripts: Scripts) -> float:
+async def first_success(scripts: StoreClient) -> float:
     deadline = time.monotonic() + 15
     while True:
         try:
@@ -443,10 +446,11 @@ async def test_a_reply_too_many_is_told_by_its_key_and_ends_the_connection(surpl
             assert later == [user.encode() for user in users]
 
 
-class Told:
-    """A guard that lets calls through, or not, and notes what it is told."""
+class RecordingBreaker(Breaker):
+    """Records what the client reports; it opens only where a test says so."""
 
     def __init__(self) -> None:
+        super().__init__(partial(asyncio.sleep, 0))
         self.asked = 0
         self.heard: list[str] = []
         self.began_at = 0.0
@@ -465,25 +469,25 @@ class Told:
         self.began_at = began_at
 
 
-async def test_a_guard_is_asked_before_calls_and_told_after_them() -> None:
-    guard = Told()
+async def test_the_breaker_is_asked_before_calls_and_told_after_them() -> None:
+    breaker = RecordingBreaker()
     with store_of_its_own() as (url, process):
-        scripts = Scripts(url, timeout_seconds=2, guard=guard)
+        scripts = StoreClient(url, timeout_seconds=2, breaker=breaker)
         assert await scripts.run(ECHO, KEY, ["x"]) == [KEY[0], b"x"]
         assert await scripts.command("GET", b"x") is None
-        assert guard.asked == 2
-        assert set(guard.heard) == {"answered"}
-        guard.closed = True
+        assert breaker.asked == 2
+        assert set(breaker.heard) == {"answered"}
+        breaker.closed = True
         assert str(await failure(scripts.run(ECHO, KEY, ["x"]))) == "closed"
         assert str(await failure(scripts.time())) == "closed"
         assert await scripts.probe(ECHO, KEY, ["x"]) == [KEY[0], b"x"]
-        assert guard.heard[-1] == "probed"
+        assert breaker.heard[-1] == "probed"
         process.kill()
         process.wait()
         before = asyncio.get_running_loop().time()
         await failure(scripts.probe(ECHO, KEY, ["x"]))
-        assert guard.heard[-1] == "connection"
-        assert before <= guard.began_at <= asyncio.get_running_loop().time()
+        assert breaker.heard[-1] == "connection"
+        assert before <= breaker.began_at <= asyncio.get_running_loop().time()
         await scripts.aclose()
 
 
@@ -504,10 +508,10 @@ async def test_a_wrong_password_is_an_error_that_does_not_show_it() -> None:
 
 
 def test_a_fault_is_told_by_its_kind_alone() -> None:
-    assert str(unavailable(TimeoutError("secret"))) == "the session store failed: timeout (TimeoutError)"
-    assert str(unavailable(OSError("secret"))) == "the session store failed: connection (OSError)"
-    assert str(unavailable(ReplyError("NOPERM secret"))) == "the session store failed: denied (NOPERM)"
-    assert unavailable(ValueError("secret")).kind == "protocol"
+    assert str(unavailable_from(TimeoutError("secret"))) == "the session store failed: timeout (TimeoutError)"
+    assert str(unavailable_from(OSError("secret"))) == "the session store failed: connection (OSError)"
+    assert str(unavailable_from(ReplyError("NOPERM secret"))) == "the session store failed: denied (NOPERM)"
+    assert unavailable_from(ValueError("secret")).kind == "protocol"
 
 
 # What is asked of the server itself
@@ -529,10 +533,10 @@ async def test_a_parameter_of_the_server_or_none(scripts: Counting, store_url: s
 
 
 async def test_its_status_line_tells_what_waits(scripts: Counting) -> None:
-    assert repr(scripts) == "<Scripts [0 waiting, 0 in flight]>"
+    assert repr(scripts) == "<StoreClient [0 waiting, 0 in flight]>"
     tasks = [asyncio.create_task(scripts.run(ECHO, KEY, [number])) for number in range(3)]
     await asyncio.sleep(0)
-    assert repr(scripts) in {"<Scripts [3 waiting, 0 in flight]>", "<Scripts [0 waiting, 3 in flight]>"}
+    assert repr(scripts) in {"<StoreClient [3 waiting, 0 in flight]>", "<StoreClient [0 waiting, 3 in flight]>"}
     await asyncio.gather(*tasks)
 
 
@@ -547,7 +551,7 @@ async def test_redis_over_tcp_with_a_ca_is_asked_over_tls(tmp_path: Path) -> Non
         port = await stack.enter_async_context(tls_store(key, certificate))
         url = f"rediss://127.0.0.1:{port}"
         for ca_file, works in ((str(certificate), True), (None, False)):
-            scripts = Scripts(url, ca_file=ca_file, timeout_seconds=5)
+            scripts = StoreClient(url, ca_file=ca_file, timeout_seconds=5)
             stack.push_async_callback(scripts.aclose)
             if works:
                 assert await scripts.run(ECHO, KEY, ["x"]) == [KEY[0], b"x"]

@@ -26,7 +26,7 @@ _PATIENCE_SECONDS = 20.0
 _USER = """
 import sys
 from pathlib import Path
-from gatekeeper.embedded import EmbeddedValkey
+from gatekeeper.store.embedded import EmbeddedValkey
 store = EmbeddedValkey(Path(sys.argv[1]))
 store.start()
 print("ready", flush=True)

@@ -17,7 +17,7 @@ from gatekeeper.models import Claims, Client
 from gatekeeper.sessions.keys import Slots
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.breaker import Breaker
-from gatekeeper.store.client import Scripts
+from gatekeeper.store.client import StoreClient
 from gatekeeper.store.epoch import SCHEMA, Epoch
 from tests.conftest import RULES
 
@@ -28,7 +28,7 @@ class Gatekeeper:
     """What one process has of the store."""
 
     def __init__(self, url: str) -> None:
-        self.scripts = Scripts(url, timeout_seconds=5)
+        self.scripts = StoreClient(url, timeout_seconds=5)
         self.epoch = Epoch(self.scripts, key_prefix="gk:")
         self.store = SessionStore(Slots(self.scripts, key_prefix="gk:", rules=RULES, epoch=self.epoch))
 
@@ -210,7 +210,7 @@ async def test_the_format_is_written_where_there_is_none(store_url: str) -> None
 
 async def test_no_call_is_made_before_the_store_was_met(store_url: str) -> None:
     async with gatekeepers(store_url, 1) as (one,):
-        one.scripts.guard = breaker = Breaker(one.epoch.beat, probe_first=True)
+        one.scripts.breaker = breaker = Breaker(one.epoch.beat, probe_first=True)
         with redis.Redis.from_url(store_url) as client:
             client.hset("gk:epoch", "schema", "2")
             for kind in ("open", "schema", "open"):

@@ -16,8 +16,8 @@ from gatekeeper.errors import StoreUnavailable
 from gatekeeper.sessions.events import Actor, Event
 from gatekeeper.sessions.keys import Slots
 from gatekeeper.sessions.store import SessionStore
-from gatekeeper.store.client import Scripts
-from gatekeeper.store.rate_limit import Limiter, Rate
+from gatekeeper.store.client import StoreClient
+from gatekeeper.store.rate_limit import Rate, RateLimiter
 from gatekeeper.tokens.keys import StaticKeys
 from gatekeeper.tokens.sources import TokenSources
 from tests.conftest import RULES
@@ -39,8 +39,8 @@ async def scripts(store_url: str) -> AsyncIterator[Noting]:
 
 
 @pytest.fixture
-def limiter(scripts: Noting) -> Limiter:
-    return Limiter(scripts, key_prefix="gk:", rate=SLOW, burst_seconds=BURST)
+def limiter(scripts: Noting) -> RateLimiter:
+    return RateLimiter(scripts, key_prefix="gk:", rate=SLOW, burst_seconds=BURST)
 
 
 def let_pass(store_url: str, seconds: float, who: str) -> None:
@@ -56,18 +56,18 @@ def value(store_url: str, who: str) -> Any:
         return client.get(f"gk:rate:{who}")
 
 
-async def asked(limiter: Limiter, times: int, who: str = "user:74", **options: float) -> list[int]:
-    return [await limiter.wait(who, **options) for _ in range(times)]
+async def asked(limiter: RateLimiter, times: int, who: str = "user:74", **options: float) -> list[int]:
+    return [await limiter.wait_seconds(who, **options) for _ in range(times)]
 
 
 async def test_four_seconds_worth_may_come_at_once_and_no_call_more(scripts: Noting) -> None:
     # A-24, RATE_LIMIT: in one batch, so within far less than the fifth of a second that one more call takes
-    limiter = Limiter(scripts, key_prefix="gk:", rate=Rate(5, 1))
-    waits = await asyncio.gather(*(limiter.wait("user:74") for _ in range(22)))
+    limiter = RateLimiter(scripts, key_prefix="gk:", rate=Rate(5, 1))
+    waits = await asyncio.gather(*(limiter.wait_seconds("user:74") for _ in range(22)))
     assert waits == [0] * 20 + [1, 1]
 
 
-async def test_a_refused_call_is_told_the_whole_seconds_until_it_would_pass(limiter: Limiter) -> None:
+async def test_a_refused_call_is_told_the_whole_seconds_until_it_would_pass(limiter: RateLimiter) -> None:
     # A-24: `Retry-After`
     assert await asked(limiter, 4) == [0] * 4
     (wait,) = await asked(limiter, 1)
@@ -75,7 +75,7 @@ async def test_a_refused_call_is_told_the_whole_seconds_until_it_would_pass(limi
 
 
 async def test_a_wait_is_never_zero_seconds(scripts: Noting, store_url: str) -> None:
-    limiter = Limiter(scripts, key_prefix="gk:", rate=SLOW, burst_seconds=BURST)
+    limiter = RateLimiter(scripts, key_prefix="gk:", rate=SLOW, burst_seconds=BURST)
     await asked(limiter, 5)
     # All but a moment of it is over.
     let_pass(store_url, INTERVAL - 30, "user:74")
@@ -83,7 +83,7 @@ async def test_a_wait_is_never_zero_seconds(scripts: Noting, store_url: str) -> 
     assert 1 <= wait <= 30
 
 
-async def test_refused_calls_use_nothing_up(limiter: Limiter, store_url: str) -> None:
+async def test_refused_calls_use_nothing_up(limiter: RateLimiter, store_url: str) -> None:
     await asked(limiter, 4)
     before = value(store_url, "user:74")
     assert all(await asked(limiter, 50))
@@ -93,7 +93,9 @@ async def test_refused_calls_use_nothing_up(limiter: Limiter, store_url: str) ->
     assert (first, second > 0) == (0, True)
 
 
-async def test_what_was_not_used_comes_back_up_to_the_burst_and_not_beyond(limiter: Limiter, store_url: str) -> None:
+async def test_what_was_not_used_comes_back_up_to_the_burst_and_not_beyond(
+    limiter: RateLimiter, store_url: str
+) -> None:
     for passed, allowed in ((0.0, 4), (2 * INTERVAL, 2), (3 * INTERVAL, 3), (1000 * INTERVAL, 4)):
         let_pass(store_url, passed, "user:74")
         waits = await asked(limiter, 6)
@@ -101,14 +103,14 @@ async def test_what_was_not_used_comes_back_up_to_the_burst_and_not_beyond(limit
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_any_history_is_that_of_the_algorithm(limiter: Limiter, store_url: str, seed: int) -> None:
+async def test_any_history_is_that_of_the_algorithm(limiter: RateLimiter, store_url: str, seed: int) -> None:
     """Against the textbook in Python; the clock is the sum of the jumps, a test's own time being nothing beside."""
     draw, clock, due = random.Random(seed), 0.0, 0.0
     for _ in range(120):
         jump = draw.choice([0.0, 0.0, 0.3, 1.0, 1.7, 5.0]) * INTERVAL
         clock += jump
         let_pass(store_url, jump, "user:74")
-        wait = await limiter.wait("user:74")
+        wait = await limiter.wait_seconds("user:74")
         expected = max(clock, due) + INTERVAL - clock - BURST
         # Within half a minute of the edge it is the test's own time that decides: not asserted.
         if expected > 30:
@@ -119,20 +121,20 @@ async def test_any_history_is_that_of_the_algorithm(limiter: Limiter, store_url:
             due = max(clock, due) + INTERVAL
 
 
-async def test_users_and_addresses_are_counted_apart(limiter: Limiter) -> None:
+async def test_users_and_addresses_are_counted_apart(limiter: RateLimiter) -> None:
     for who in ("user:74", "user:75", "user:203.0.113.9", "address:203.0.113.9", "address:74", "user:{74}", "user:*"):
         assert await asked(limiter, 4, who) == [0] * 4
-        assert await limiter.wait(who) > 0
+        assert await limiter.wait_seconds(who) > 0
 
 
 async def test_an_address_has_four_times_the_rate(scripts: Noting) -> None:
-    limiter = Limiter(scripts, key_prefix="gk:", rate=Rate(5, 1))
-    waits = await asyncio.gather(*(limiter.wait("address:203.0.113.9", factor=4) for _ in range(82)))
+    limiter = RateLimiter(scripts, key_prefix="gk:", rate=Rate(5, 1))
+    waits = await asyncio.gather(*(limiter.wait_seconds("address:203.0.113.9", factor=4) for _ in range(82)))
     assert waits == [0] * 80 + [1, 1]
 
 
 async def test_a_rate_below_one_call_a_burst_still_lets_one_through(scripts: Noting) -> None:
-    limiter = Limiter(scripts, key_prefix="gk:", rate=Rate(1, 86_400))
+    limiter = RateLimiter(scripts, key_prefix="gk:", rate=Rate(1, 86_400))
     first, second = await asked(limiter, 2)
     assert (first, 86_340 < second <= 86_400) == (0, True)
     # Four people behind one address have one each.
@@ -143,14 +145,14 @@ async def test_a_rate_below_one_call_a_burst_still_lets_one_through(scripts: Not
 async def test_two_gatekeepers_share_one_limit(store_url: str) -> None:
     # A-24: however many processes there are
     both = [Noting(store_url) for _ in range(2)]
-    limiters = [Limiter(scripts, key_prefix="gk:", rate=SLOW, burst_seconds=BURST) for scripts in both]
-    waits = await asyncio.gather(*(limiters[number % 2].wait("user:74") for number in range(40)))
+    limiters = [RateLimiter(scripts, key_prefix="gk:", rate=SLOW, burst_seconds=BURST) for scripts in both]
+    waits = await asyncio.gather(*(limiters[number % 2].wait_seconds("user:74") for number in range(40)))
     assert sum(wait == 0 for wait in waits) == 4
     for scripts in both:
         await scripts.aclose()
 
 
-async def test_a_count_leaves_by_itself(limiter: Limiter, store_url: str) -> None:
+async def test_a_count_leaves_by_itself(limiter: RateLimiter, store_url: str) -> None:
     await asked(limiter, 3)
     with redis.Redis.from_url(store_url) as client:
         remaining: Any = client.pttl("gk:rate:user:74")
@@ -159,25 +161,25 @@ async def test_a_count_leaves_by_itself(limiter: Limiter, store_url: str) -> Non
 
 @pytest.mark.parametrize("garbage", ["x", "", "nan nan"])
 async def test_a_count_that_is_not_ours_is_a_fault_and_lets_nobody_through(
-    limiter: Limiter, store_url: str, garbage: str
+    limiter: RateLimiter, store_url: str, garbage: str
 ) -> None:
     # C07
     with redis.Redis.from_url(store_url) as client:
         client.set("gk:rate:user:74", garbage)
     with pytest.raises(StoreUnavailable):
-        await limiter.wait("user:74")
+        await limiter.wait_seconds("user:74")
 
 
 @pytest.mark.parametrize("reply", [None, [], [b"gk:rate:user:75", 0], 7, b"OK", [b"gk:rate:user:74"]])
 async def test_an_answer_about_somebody_else_is_a_fault(reply: Any) -> None:
     # R19
-    class Odd(Scripts):
+    class Odd(StoreClient):
         async def run(self, *_: Any) -> Any:
             return reply
 
-    limiter = Limiter(Odd("unix:///nowhere", timeout_seconds=1), key_prefix="gk:", rate=SLOW)
+    limiter = RateLimiter(Odd("unix:///nowhere", timeout_seconds=1), key_prefix="gk:", rate=SLOW)
     with pytest.raises(StoreUnavailable):
-        await limiter.wait("user:74")
+        await limiter.wait_seconds("user:74")
 
 
 # Beside the verdict
@@ -187,14 +189,14 @@ class Silent:
     def count(self, event: Event, actor: Actor, number: int = 1) -> None: ...
 
 
-def gate(scripts: Scripts, rate: Rate | None = SLOW) -> Gate:
+def gate(scripts: StoreClient, rate: Rate | None = SLOW) -> Gate:
     return Gate(
         sources=TokenSources(["header"]),
         verifier=forge.verifier(StaticKeys([forge.SECRET], [], ["HS256"]), now=time.time),
         store=SessionStore(Slots(scripts, key_prefix="gk:", rules=RULES)),
         events=Silent(),
         exempt=Exemptions(()),
-        limiter=None if rate is None else Limiter(scripts, key_prefix="gk:", rate=rate, burst_seconds=BURST),
+        limiter=None if rate is None else RateLimiter(scripts, key_prefix="gk:", rate=rate, burst_seconds=BURST),
     )
 
 

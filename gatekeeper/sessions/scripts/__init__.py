@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from gatekeeper.store.client import Script, load_script
+from gatekeeper.store.command import Script, load_script
 
 SCRIPTS: Final = Path(__file__).parent
 
