@@ -1,7 +1,7 @@
 """The composition root of the sidecar: settings → ASGI application. Read this file first.
 
     uvicorn → front → GatekeeperMiddleware → (a verdict) → Proxy → backend
-                    ↘ Shortcut, for what is plain ────────────↗
+                    ↘ DirectRoute, for what is plain ────────────↗
 
 The middleware is the same class that an application mounts; around a proxy it is the sidecar.
 """
@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from gatekeeper.forward.http import Proxy
-from gatekeeper.forward.plan import Shortcut
+from gatekeeper.forward.plan import DirectRoute
 from gatekeeper.http.headers import REQUEST_ID
 from gatekeeper.runtime import Engine
 from gatekeeper.server import Exchange, no_shortcut
@@ -55,7 +55,7 @@ def create_app(settings: Settings, engine: Engine) -> App:
     )
     app = GatekeeperMiddleware(proxy, engine=engine)
     if isinstance(upstream, NativeUpstream):
-        return App(app, Shortcut(engine, app, upstream, own_headers))
+        return App(app, DirectRoute(engine, app, upstream, own_headers))
     return App(app, no_shortcut)
 
 

@@ -9,9 +9,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from gatekeeper.auth.gate import Exemptions, Gate
-from gatekeeper.auth.issued_sign_in import Issuing
-from gatekeeper.auth.oauth import BackChannel, Clients, Provider
-from gatekeeper.auth.observed_sign_in import Parts
+from gatekeeper.auth.issued_sign_in import IssuedSignIn
+from gatekeeper.auth.oauth import BackChannelLogout, IntrospectionClients, TokenEndpoints
+from gatekeeper.auth.observed_sign_in import SignInServices
 from gatekeeper.auth.sign_out import SignOut
 from gatekeeper.dialects import endpoints
 from gatekeeper.dialects.endpoints import Endpoint, Serves
@@ -41,7 +41,9 @@ from gatekeeper.store.embedded import EmbeddedValkey
 from gatekeeper.store.epoch import Epoch
 from gatekeeper.store.rate_limit import Rate, RateLimiter
 from gatekeeper.store.replay import ReplayGuard
-from gatekeeper.telemetry.metrics import AccessLog, Metrics, Mode, Telemetry
+from gatekeeper.telemetry.access_log import AccessLog
+from gatekeeper.telemetry.metrics import Metrics, Mode
+from gatekeeper.telemetry.telemetry import Telemetry
 from gatekeeper.tokens.issuer import AccessTokenIssuer
 from gatekeeper.tokens.keys import FetchKeySet, JoinedKeys, JwksKeys, Keys, StaticKeys, http_fetcher
 from gatekeeper.tokens.login_check import LoginCheck, asgi_transport
@@ -73,7 +75,7 @@ def build(
     access_log: AccessLog | None = None,
     application: Any = None,
 ) -> Engine:
-    """The engine that `settings` describe, not started. `fetch` gets the key set, `turns` are those of
+    """The engine that `settings` describe, not started. `fetch` gets the key set, `verify_queue` are those of
     signatures; `application` is asked for passwords where `LOGIN_CHECK_URL` is a path and there is no `UPSTREAM_URL`.
     Raises `ConfigError` for keys that cannot be used.
     """
@@ -107,7 +109,7 @@ def build(
     )
     store.breaker.add_listener(metrics.store_is_up)
     sign_ins = SignIns(store.slots, reuse_window_seconds=settings.refresh_reuse_window)
-    parts = Parts(
+    parts = SignInServices(
         gate=gate,
         verifier=verifier,
         sign_ins=sign_ins,
@@ -123,8 +125,10 @@ def build(
         manager=manager,
         parts=parts,
         issuing=_issuing(settings, parts, signing, application) if signing is not None else None,
-        provider=Provider(parts, adopts_unknown=settings.adopts_unknown, issues=signing is not None),
-        clients=Clients({client.id: client.secret.get_secret_value() for client in settings.introspection_clients}),
+        provider=TokenEndpoints(parts, adopts_unknown=settings.adopts_unknown, issues=signing is not None),
+        clients=IntrospectionClients(
+            {client.id: client.secret.get_secret_value() for client in settings.introspection_clients}
+        ),
         backchannel=_backchannel(settings, parts, keys, store.scripts, verify_queue),
         endpoints=enabled,
         key_set=signing.jwks if signing is not None else None,
@@ -271,7 +275,7 @@ def _attempts(settings: Settings, scripts: StoreClient) -> LoginAttempts | None:
     return LoginAttempts(scripts, key_prefix=settings.key_prefix, rate=Rate(number, seconds))
 
 
-def _issuing(settings: Settings, parts: Parts, signing: SigningKeys, application: Any) -> Issuing:
+def _issuing(settings: Settings, parts: SignInServices, signing: SigningKeys, application: Any) -> IssuedSignIn:
     try:
         access_tokens = AccessTokenIssuer(
             signing,
@@ -283,7 +287,7 @@ def _issuing(settings: Settings, parts: Parts, signing: SigningKeys, application
         check = _login_check(settings, application) if settings.login_paths else None
     except ValueError as error:
         raise ConfigError([f"GATEKEEPER_TOKENS: {error}"]) from None
-    return Issuing(parts, check=check, access_tokens=access_tokens, session_seconds=settings.session_ttl)
+    return IssuedSignIn(parts, check=check, access_tokens=access_tokens, session_seconds=settings.session_ttl)
 
 
 def _login_check(settings: Settings, application: Any) -> LoginCheck:
@@ -311,8 +315,8 @@ def _login_check(settings: Settings, application: Any) -> LoginCheck:
 
 
 def _backchannel(
-    settings: Settings, parts: Parts, keys: Keys, scripts: StoreClient, verify_queue: VerifyQueue
-) -> BackChannel | None:
+    settings: Settings, parts: SignInServices, keys: Keys, scripts: StoreClient, verify_queue: VerifyQueue
+) -> BackChannelLogout | None:
     if settings.backchannel_issuer is None:
         return None
     tokens = LogoutTokenVerifier(
@@ -323,7 +327,7 @@ def _backchannel(
         leeway_seconds=settings.jwt_leeway,
         verify_queue=verify_queue,
     )
-    return BackChannel(
+    return BackChannelLogout(
         parts,
         tokens,
         ReplayGuard(scripts, key_prefix=settings.key_prefix, kind="logout", leeway_seconds=settings.jwt_leeway),

@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from gatekeeper.auth.gate import Facts
+from gatekeeper.auth.gate import RequestFacts
 from gatekeeper.build import build
 from gatekeeper.errors import KeysUnavailable, StoreUnavailable
 from gatekeeper.models import Client
@@ -81,7 +81,7 @@ async def _judge(engine: Engine, token_file: Path) -> bool:
     except OSError as error:
         print(f"failed: --token {token_file}: {error.strerror}", file=sys.stderr)
         return False
-    facts = Facts(
+    facts = RequestFacts(
         headers=[(b"authorization", b"Bearer " + token)],
         query=b"",
         websocket=False,

@@ -10,9 +10,9 @@ from contextlib import suppress
 from typing import Any
 
 from gatekeeper.auth.gate import Gate
-from gatekeeper.auth.issued_sign_in import Issuing
-from gatekeeper.auth.oauth import BackChannel, Clients, Provider
-from gatekeeper.auth.observed_sign_in import Parts
+from gatekeeper.auth.issued_sign_in import IssuedSignIn
+from gatekeeper.auth.oauth import BackChannelLogout, IntrospectionClients, TokenEndpoints
+from gatekeeper.auth.observed_sign_in import SignInServices
 from gatekeeper.dialects.endpoints import Endpoint
 from gatekeeper.dialects.router import Router
 from gatekeeper.errors import KeysUnavailable, StoreUnavailable
@@ -29,7 +29,7 @@ from gatekeeper.store.breaker import Breaker
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.embedded import EmbeddedValkey
 from gatekeeper.store.epoch import BEAT_SECONDS, Epoch
-from gatekeeper.telemetry.metrics import Telemetry
+from gatekeeper.telemetry.telemetry import Telemetry
 from gatekeeper.tokens.keys import Keys
 from gatekeeper.tokens.sources import TokenSources
 from gatekeeper.tokens.verify_queue import VerifyQueue
@@ -47,11 +47,11 @@ class Engine:
         *,
         gate: Gate,
         manager: Manager,
-        parts: Parts,
-        issuing: Issuing | None,
-        provider: Provider,
-        clients: Clients,
-        backchannel: BackChannel | None,
+        parts: SignInServices,
+        issuing: IssuedSignIn | None,
+        provider: TokenEndpoints,
+        clients: IntrospectionClients,
+        backchannel: BackChannelLogout | None,
         endpoints: Sequence[Endpoint],
         key_set: Any,
         cookie_transport: bool,

@@ -39,10 +39,10 @@ from gatekeeper.server.websocket import WebSocketFront, websockets
 from gatekeeper.settings import ListenAddress, Settings, load
 from gatekeeper.store.embedded import EmbeddedStoreFailed
 from gatekeeper.telemetry import logs
+from gatekeeper.telemetry.access_log import AccessLog
 from gatekeeper.telemetry.health import Health, of_registry, of_workers
-from gatekeeper.telemetry.metrics import AccessLog
 from gatekeeper.upstream.websocket import MAX_MESSAGE_BYTES
-from gatekeeper.web.front_errors import Refusals
+from gatekeeper.web.server_errors import ServerErrors
 from gatekeeper.web.session_end import ResponseCut
 
 _log = logging.getLogger("gatekeeper")
@@ -212,7 +212,7 @@ async def serve(
     app, shortcut = create_app(settings, engine)
     overloaded = engine.telemetry.connection_refused
     left = engine.verify_queue.cancel
-    door = protocol(limits(settings), Refusals(engine), overloaded=overloaded, shortcut=shortcut, left=left)
+    door = protocol(limits(settings), ServerErrors(engine), overloaded=overloaded, shortcut=shortcut, left=left)
     front = listener(app, door, grace_seconds=settings.shutdown_grace, ws=websockets(left))
     # Signals first: one that comes during the start must not leave a store behind.
     async with Drain(settings, health, front, parent):

@@ -26,7 +26,7 @@ from gatekeeper.tokens.verifier import Verifier
 _ADDRESS_FACTOR: Final = 4
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
+class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What the gate looks at: headers as received, the query (for WebSocket tokens only), and who is asking.
     `cookie_allowed` is False where a token from a cookie would be another site's doing (`http/origins.py`); `checked`
     is what the store has said to the token already, if it was asked."""
@@ -75,7 +75,7 @@ class Gate:
         self._limiter = limiter
         self._degraded = degraded
 
-    async def judge(self, facts: Facts) -> Verdict:
+    async def judge(self, facts: RequestFacts) -> Verdict:
         """One verdict, one round trip to the store. Raises `StoreUnavailable` and `KeysUnavailable`."""
         identified = await self.identify(facts)
         if identified.claims is None:
@@ -152,7 +152,7 @@ class Gate:
             waits.append(self._limiter.wait_seconds(f"address:{address}", factor=_ADDRESS_FACTOR))
         return max(await asyncio.gather(*waits))
 
-    async def identify(self, facts: Facts, *, ignore_expiry: bool = False) -> Verdict:
+    async def identify(self, facts: RequestFacts, *, ignore_expiry: bool = False) -> Verdict:
         """Whose token this is, without asking for the session: never admits. `claims` is set if the token is good; with
         `ignore_expiry` also if `exp` is its only fault. Raises `KeysUnavailable`."""
         try:

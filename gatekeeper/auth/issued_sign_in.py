@@ -13,7 +13,14 @@ from typing import Any, Final
 
 import msgspec
 
-from gatekeeper.auth.observed_sign_in import Parts, Visit, Who, counted, record, record_failed_login
+from gatekeeper.auth.observed_sign_in import (
+    SessionOwner,
+    SignInRequest,
+    SignInServices,
+    counted,
+    record,
+    record_failed_login,
+)
 from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.models import Client, Problem, Session
 from gatekeeper.sessions.audit import Action
@@ -27,7 +34,7 @@ from gatekeeper.tokens.login_check import LoginCheck
 _FAILURE_SECONDS: Final = 0.5
 
 
-class Pair(msgspec.Struct, frozen=True):
+class IssuedTokens(msgspec.Struct, frozen=True):
     """What a login or a refresh hands out; `expires_in` and `session_seconds` in seconds."""
 
     access_token: str
@@ -36,12 +43,17 @@ class Pair(msgspec.Struct, frozen=True):
     session_seconds: int
 
 
-class Issuing:
+class IssuedSignIn:
     """Logs in, refreshes and logs out. Raises `StoreUnavailable`, `KeysUnavailable`, `UpstreamUnavailable` and
     `UpstreamTimeout`. Without a `check` nobody logs in here: the application signs people in itself."""
 
     def __init__(
-        self, parts: Parts, *, check: LoginCheck | None, access_tokens: AccessTokenIssuer, session_seconds: float
+        self,
+        parts: SignInServices,
+        *,
+        check: LoginCheck | None,
+        access_tokens: AccessTokenIssuer,
+        session_seconds: float,
     ) -> None:
         self._parts = parts
         self._check = check
@@ -54,11 +66,11 @@ class Issuing:
         return self._access_tokens.ttl_seconds
 
     def __repr__(self) -> str:
-        return f"<Issuing {self._access_tokens!r}>"
+        return f"<IssuedSignIn {self._access_tokens!r}>"
 
     async def login(
-        self, visit: Visit, members: Mapping[str, Any], who: Who, *, headers: Sequence[tuple[str, str]]
-    ) -> Pair | Problem:
+        self, visit: SignInRequest, members: Mapping[str, Any], who: SessionOwner, *, headers: Sequence[tuple[str, str]]
+    ) -> IssuedTokens | Problem:
         """A pair for who has the right password. `headers` go to the backend that is asked."""
         if not (isinstance(members.get("username"), str) and isinstance(members.get("password"), str)):
             return Problem(reason=Reason.BAD_REQUEST, detail="username and password must be strings")
@@ -70,13 +82,13 @@ class Issuing:
             return Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=wait)
         with attempts.under_way(visit.user_names):
             pair = await self._logged_in(visit, members, who, headers)
-        if isinstance(pair, Pair):
+        if isinstance(pair, IssuedTokens):
             await attempts.succeeded(visit.user_names, visit.address)
         return pair
 
     async def _logged_in(
-        self, visit: Visit, members: Mapping[str, Any], who: Who, headers: Sequence[tuple[str, str]]
-    ) -> Pair | Problem:
+        self, visit: SignInRequest, members: Mapping[str, Any], who: SessionOwner, headers: Sequence[tuple[str, str]]
+    ) -> IssuedTokens | Problem:
         began = time.monotonic()
         assert self._check is not None  # noqa: S101 - or there is no path that leads here
         checked = await self._check.check(members, headers=headers)
@@ -88,7 +100,9 @@ class Issuing:
             return Problem(reason=Reason.INVALID_CREDENTIALS)
         return await self.sign_in(checked.user, visit, who, claims=checked.claims)
 
-    async def sign_in(self, user: str, visit: Visit, who: Who, *, claims: Mapping[str, Any]) -> Pair | Problem:
+    async def sign_in(
+        self, user: str, visit: SignInRequest, who: SessionOwner, *, claims: Mapping[str, Any]
+    ) -> IssuedTokens | Problem:
         """A new session and its pair, for a user who has shown who they are. `claims` are those of its access tokens.
         The session of a token that the request brings makes way: one device, one session."""
         who.user = user
@@ -119,7 +133,7 @@ class Issuing:
             issued = self.sign(user, sid=sid, claims=claims, session_expires_at=signed_in.expires_at, jti=issued.jti)
         return self._pair(issued.token, refresh, signed_in.expires_at)
 
-    async def _end_the_one_before(self, user: str, visit: Visit, session_id: int) -> None:
+    async def _end_the_one_before(self, user: str, visit: SignInRequest, session_id: int) -> None:
         """The session of a refresh cookie makes way as that of an access token does, which has expired sooner."""
         presented = digest(visit.sent.refresh_token) if visit.sent.refresh_token is not None else None
         if presented is None or await self._parts.sign_ins.user_of(presented) != user:
@@ -151,7 +165,7 @@ class Issuing:
         )
         return counted(self._parts.events, signed_in) or issued.token
 
-    async def refresh(self, visit: Visit, who: Who) -> Pair | Problem:
+    async def refresh(self, visit: SignInRequest, who: SessionOwner) -> IssuedTokens | Problem:
         """A new pair for a refresh token that is current, or the same for one that was so a moment ago."""
         presented = visit.sent.refresh_token
         if presented is None:
@@ -178,7 +192,7 @@ class Issuing:
         who.session_id = rotated.session_id
         return pair
 
-    def _successor(self, user: str, rotation: Rotation, presented: str) -> tuple[Pair, Successor]:
+    def _successor(self, user: str, rotation: Rotation, presented: str) -> tuple[IssuedTokens, Successor]:
         claims = msgspec.json.decode(rotation.claims) if rotation.claims else {}
         issued = self._access_tokens.issue(
             user, sid=rotation.reference, claims=claims, session_expires_at=rotation.expires_at
@@ -188,24 +202,26 @@ class Issuing:
         sealed = seal(presented, msgspec.json.encode(pair))
         return pair, Successor(digest(refresh), issued.jti, issued.expires_at, sealed)
 
-    def _pair(self, access_token: str, refresh_token: str, session_expires_at: float) -> Pair:
+    def _pair(self, access_token: str, refresh_token: str, session_expires_at: float) -> IssuedTokens:
         seconds = max(0, int(session_expires_at - time.time()))
-        return Pair(access_token, refresh_token, self._access_tokens.ttl_seconds, seconds)
+        return IssuedTokens(access_token, refresh_token, self._access_tokens.ttl_seconds, seconds)
 
-    async def _rotated(self, rotation: Rotation, presented: str, visit: Visit, who: Who) -> Pair | Problem:
+    async def _rotated(
+        self, rotation: Rotation, presented: str, visit: SignInRequest, who: SessionOwner
+    ) -> IssuedTokens | Problem:
         """What a token that is not, or no more, the current one gets."""
         who.session_id = rotation.session_id or None
         if rotation.word == "again":
             content = unseal(presented, rotation.sealed)
             if content is not None:
-                return msgspec.json.decode(content, type=Pair)
+                return msgspec.json.decode(content, type=IssuedTokens)
         if rotation.word == "reused":
             self._parts.events.count(Event.REFRESH_REUSED, "system")
         elif rotation.word == "ended":
             await record(self._parts, Action.REFRESH_REFUSED, visit, who, reason=rotation.end_reason)
         return Problem(reason=Reason.REFRESH_TOKEN_INVALID, end_reason=rotation.end_reason)
 
-    async def logout(self, visit: Visit, who: Who) -> Problem | None:
+    async def logout(self, visit: SignInRequest, who: SessionOwner) -> Problem | None:
         """Ends the sessions of the request's tokens."""
         named = await self._parts.sign_out.named(visit.facts, visit.sent, strict=True)
         if isinstance(named, Problem):

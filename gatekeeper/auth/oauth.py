@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gatekeeper.auth.observed_sign_in import Parts, Who
+from gatekeeper.auth.observed_sign_in import SessionOwner, SignInServices
 from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.models import Claims, Client, Problem
 from gatekeeper.sessions.events import Acting
@@ -22,14 +22,14 @@ _TOLD: Final = ("scope", "client_id", "username", "exp", "iat", "nbf", "sub", "a
 INACTIVE: Final[Mapping[str, Any]] = {"active": False}
 
 
-class Clients:
+class IntrospectionClients:
     """Who may revoke and introspect: ids with their secrets."""
 
     def __init__(self, secrets: Mapping[str, str]) -> None:
         self._digests = {name: _sha256(secret) for name, secret in secrets.items()}
 
     def __repr__(self) -> str:
-        return f"<Clients {', '.join(sorted(self._digests))}>"
+        return f"<IntrospectionClients {', '.join(sorted(self._digests))}>"
 
     def knows(self, name: str, secret: str) -> bool:
         """Whether it is one, in a time that does not tell which part was wrong."""
@@ -41,10 +41,10 @@ def _sha256(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-class Provider:
+class TokenEndpoints:
     """Raises `StoreUnavailable` and `KeysUnavailable`."""
 
-    def __init__(self, parts: Parts, *, adopts_unknown: bool, issues: bool) -> None:
+    def __init__(self, parts: SignInServices, *, adopts_unknown: bool, issues: bool) -> None:
         """`issues`: refresh tokens are Gatekeeper's own, and good for one use."""
         self._parts = parts
         self._issues = issues
@@ -73,7 +73,7 @@ class Provider:
             return INACTIVE
         return {"active": True, "token_type": "refresh_token", "sub": user, "exp": int(linked.expires_at)}
 
-    async def revoke(self, token: str, client: Client, who: Who) -> None:
+    async def revoke(self, token: str, client: Client, who: SessionOwner) -> None:
         """Ends the session that an access or refresh token names. One that names none is no fault (RFC 7009 section
         2.2)."""
         try:
@@ -83,7 +83,7 @@ class Provider:
             return
         who.user, who.session_id = claims.user, await self._parts.manager.log_out(claims, client)
 
-    async def _revoke_refresh_token(self, token: str, client: Client, who: Who) -> None:
+    async def _revoke_refresh_token(self, token: str, client: Client, who: SessionOwner) -> None:
         digested = digest(token)
         who.user = await self._parts.sign_ins.user_of(digested)
         if who.user is None:
@@ -100,12 +100,18 @@ def _described(claims: Claims) -> Mapping[str, Any]:
     return {"active": True, "token_type": "Bearer", **said, "sub": claims.user}
 
 
-class BackChannel:
+class BackChannelLogout:
     """Takes an identity provider's word that somebody has signed out there. Raises `StoreUnavailable` and
     `KeysUnavailable`."""
 
     def __init__(
-        self, parts: Parts, tokens: LogoutTokenVerifier, used: ReplayGuard, *, sub_is_user: bool, session_seconds: float
+        self,
+        parts: SignInServices,
+        tokens: LogoutTokenVerifier,
+        used: ReplayGuard,
+        *,
+        sub_is_user: bool,
+        session_seconds: float,
     ) -> None:
         self._parts = parts
         self._tokens = tokens
@@ -113,7 +119,7 @@ class BackChannel:
         self._sub_is_user = sub_is_user
         self._session_seconds = session_seconds
 
-    async def log_out(self, token: str, *, client: Client, who: Who) -> Problem | None:
+    async def log_out(self, token: str, *, client: Client, who: SessionOwner) -> Problem | None:
         """Ends what a logout token names: the sessions of its `sid`, else all of its `sub`. None: they are over."""
         try:
             logout = await self._tokens.verify(token)
@@ -127,7 +133,7 @@ class BackChannel:
         await self._used.record_use(logout.jti, expires_at=logout.expires_at)
         return None
 
-    async def _end(self, logout: LogoutToken, client: Client, who: Who) -> None:
+    async def _end(self, logout: LogoutToken, client: Client, who: SessionOwner) -> None:
         manager = self._parts.manager.by(Acting.of(client, None, actor="system"))
         who.user = logout.sub if self._sub_is_user else None
         if logout.sid is None:

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from gatekeeper.auth.gate import Exemptions, Facts, Gate
+from gatekeeper.auth.gate import Exemptions, Gate, RequestFacts
 from gatekeeper.auth.sign_out import SignOut
 from gatekeeper.errors import Reason, StoreUnavailable, TokenRejected
 from gatekeeper.http.paths import Kind
@@ -32,12 +32,12 @@ _CROWDED_SECONDS: Final = 60
 _REFUSED_LOGIN: Final = frozenset({401, 403})
 
 
-class Visit(msgspec.Struct, frozen=True, kw_only=True):
+class SignInRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One request for a login, refresh or logout path. `sent` are the credentials in its body and cookies, `user_names`
     all names by which its login may count, `token_like` whatever in it may be a token; `address` is the client's where
     clients can be told apart, `language` that of the body."""
 
-    facts: Facts
+    facts: RequestFacts
     sent: Credentials
     address: str | None
     request_id: str
@@ -50,21 +50,21 @@ class Visit(msgspec.Struct, frozen=True, kw_only=True):
         return self.facts.client
 
 
-class ObservedResponse(msgspec.Struct, frozen=True):
+class SignInResponse(msgspec.Struct, frozen=True):
     """What the backend answered: its status, and the tokens in it."""
 
     status: int
     given: Credentials
 
 
-class Who(msgspec.Struct):
+class SessionOwner(msgspec.Struct):
     """Whose session it was, for the access line."""
 
     user: str | None = None
     session_id: int | None = None
 
 
-class Parts(msgspec.Struct, frozen=True, kw_only=True):
+class SignInServices(msgspec.Struct, frozen=True, kw_only=True):
     """What all of this is done with."""
 
     gate: Gate
@@ -78,14 +78,14 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     attempts: LoginAttempts | None
 
 
-class Observation(Protocol):
+class ObservedSignIn(Protocol):
     """One request on its way."""
 
-    who: Who
+    who: SessionOwner
 
     async def before(self) -> Problem | None: ...
 
-    async def after(self, answered: ObservedResponse) -> Problem | None: ...
+    async def after(self, answered: SignInResponse) -> Problem | None: ...
 
     def under_way(self) -> AbstractContextManager[None]:
         """Around what is between the two."""
@@ -118,25 +118,27 @@ def counted(events: Events, signed_in: SignedIn) -> Problem | None:
     return refusal(signed_in.end_reason)
 
 
-async def record(parts: Parts, action: Action, visit: Visit, who: Who, *, reason: str | None = None) -> None:
+async def record(
+    parts: SignInServices, action: Action, visit: SignInRequest, who: SessionOwner, *, reason: str | None = None
+) -> None:
     """An event that changes no session. Raises `StoreUnavailable`."""
     acting = Acting.of(visit.client, who.user, user_name=visit.sent.user_name or "")
     await parts.trail.record(action, acting, user=who.user, session_id=who.session_id, reason=reason)
 
 
-async def record_failed_login(parts: Parts, visit: Visit, who: Who) -> None:
+async def record_failed_login(parts: SignInServices, visit: SignInRequest, who: SessionOwner) -> None:
     """Where the store does not take it, the log has it: who is refused is given nothing."""
     with suppress(StoreUnavailable):
         await record(parts, Action.LOGIN_FAILED, visit, who)
 
 
-class _Watched:
+class _Observed:
     """What the three have in common."""
 
-    def __init__(self, parts: Parts, visit: Visit) -> None:
+    def __init__(self, parts: SignInServices, visit: SignInRequest) -> None:
         self._parts = parts
         self._visit = visit
-        self.who = Who()
+        self.who = SessionOwner()
 
     def under_way(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -161,7 +163,7 @@ class _Watched:
         await record(self._parts, action, self._visit, self.who, reason=reason)
 
 
-class Login(_Watched):
+class Login(_Observed):
     """A login: limited before, a session after."""
 
     def under_way(self) -> AbstractContextManager[None]:
@@ -181,7 +183,7 @@ class Login(_Watched):
         await self._record(Action.LOGIN_THROTTLED)
         return Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=wait)
 
-    async def after(self, answered: ObservedResponse) -> Problem | None:
+    async def after(self, answered: SignInResponse) -> Problem | None:
         try:
             return await self._signed_in(answered)
         except StoreUnavailable as error:
@@ -193,7 +195,7 @@ class Login(_Watched):
         if not self._parts.gate.allows_verified(error):
             raise error
 
-    async def _signed_in(self, answered: ObservedResponse) -> Problem | None:
+    async def _signed_in(self, answered: SignInResponse) -> Problem | None:
         address, attempts = self._visit.address, self._parts.attempts
         if answered.status in _REFUSED_LOGIN:
             if attempts is not None:
@@ -223,14 +225,14 @@ class Login(_Watched):
         return None
 
 
-class Refresh(_Watched):
+class Refresh(_Observed):
     """A refresh: refused before if it is of a session that is over, the same session after.
 
     Which tokens of a request the backend takes, only it knows. So whatever in it is a known refresh token, or an access
     token of ours, is looked up: together they name one user, and none of them may carry a session past its end.
     """
 
-    def __init__(self, parts: Parts, visit: Visit) -> None:
+    def __init__(self, parts: SignInServices, visit: SignInRequest) -> None:
         super().__init__(parts, visit)
         self._sent = refresh_token(visit.sent.refresh_token)
         self._is_known = False
@@ -285,7 +287,7 @@ class Refresh(_Watched):
             return Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=_CROWDED_SECONDS)
         return None
 
-    async def after(self, answered: ObservedResponse) -> Problem | None:
+    async def after(self, answered: SignInResponse) -> Problem | None:
         claims = await self._claims(answered.given.access_token)
         if claims is None:
             return None
@@ -307,7 +309,7 @@ class Refresh(_Watched):
         return None
 
 
-class Logout(_Watched):
+class Logout(_Observed):
     """A logout: the sessions of its tokens end before the backend hears of it."""
 
     async def before(self) -> Problem | None:
@@ -319,16 +321,16 @@ class Logout(_Watched):
         self.who.user, self.who.session_id = named.user, await self._parts.sign_out.end(named, facts)
         return None
 
-    async def after(self, answered: ObservedResponse) -> Problem | None:
+    async def after(self, answered: SignInResponse) -> Problem | None:
         return None
 
 
-def observation(kind: Kind, parts: Parts, visit: Visit) -> Observation:
+def observation(kind: Kind, parts: SignInServices, visit: SignInRequest) -> ObservedSignIn:
     """What follows a request for a login, refresh or logout path."""
     return _KINDS[kind](parts, visit)
 
 
-_KINDS: Final[Mapping[Kind, Callable[[Parts, Visit], Observation]]] = {
+_KINDS: Final[Mapping[Kind, Callable[[SignInServices, SignInRequest], ObservedSignIn]]] = {
     Kind.LOGIN: Login,
     Kind.REFRESH: Refresh,
     Kind.LOGOUT: Logout,

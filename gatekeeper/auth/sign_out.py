@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from gatekeeper.auth.gate import Facts, Gate
+from gatekeeper.auth.gate import Gate, RequestFacts
 from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.models import Claims, Problem
 from gatekeeper.sessions.events import Acting
@@ -17,7 +17,7 @@ from gatekeeper.tokens.issuer import digest
 from gatekeeper.tokens.verifier import Verifier
 
 
-class Named(msgspec.Struct, frozen=True, kw_only=True):
+class SignOutTargets(msgspec.Struct, frozen=True, kw_only=True):
     """Whom a request that signs out names, and by what: all of it is one user's."""
 
     user: str
@@ -35,7 +35,7 @@ class SignOut:
         self._sign_ins = sign_ins
         self._manager = manager
 
-    async def named(self, facts: Facts, sent: Credentials, *, strict: bool) -> Named | Problem:
+    async def named(self, facts: RequestFacts, sent: Credentials, *, strict: bool) -> SignOutTargets | Problem:
         """Whom the request names. `strict`: a token that is not good, and none at all, is a `Problem`; else it names
         nobody, and `TOKEN_MISSING` says that nobody was named. Tokens of two users are a `Problem` always."""
         verdict = await self._gate.identify(facts, ignore_expiry=True)
@@ -55,9 +55,9 @@ class SignOut:
             return Problem(reason=Reason.TOKEN_INVALID)
         if not users:
             return Problem(reason=Reason.TOKEN_MISSING if digested is None else Reason.REFRESH_TOKEN_INVALID)
-        return Named(user=users.pop(), tokens=tokens, digest=digested if holder is not None else None)
+        return SignOutTargets(user=users.pop(), tokens=tokens, digest=digested if holder is not None else None)
 
-    async def end(self, named: Named, facts: Facts) -> int | None:
+    async def end(self, named: SignOutTargets, facts: RequestFacts) -> int | None:
         """Ends the sessions; the id of one that was live, if there was one."""
         ended = None
         manager = self._manager.by(Acting.of(facts.client, named.user))

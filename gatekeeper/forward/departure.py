@@ -16,7 +16,7 @@ class Client(Protocol):
         """Returns when the client has left."""
 
 
-class WhileClientStays:
+class CancelWhenClientLeaves:
     """Cancels its block when the client leaves, and then goes on behind it as if nothing had happened.
 
     `asyncio.timeout` with a departure for a deadline; cancellation from outside passes through.

@@ -26,7 +26,7 @@ from gatekeeper.server import Exchange, opening
 from gatekeeper.sessions.store import Checked
 from gatekeeper.store.command import Command
 from gatekeeper.store.errors import unavailable_from
-from gatekeeper.telemetry.metrics import Exchange as Record
+from gatekeeper.telemetry.request_record import RequestRecord
 from gatekeeper.upstream.http1 import Connection, Failure
 from gatekeeper.upstream.http1_client import RETRIED_METHODS, NativeUpstream
 from gatekeeper.web.outcome import conclude
@@ -79,7 +79,7 @@ class Means(NamedTuple):
     upstream: NativeUpstream
 
 
-class Carriage:
+class DirectForward:
     """One request on its way: a `Carrier` to the front, a `Sink` to the backend's connection, a `Stream` to its
     session."""
 
@@ -110,7 +110,7 @@ class Carriage:
         self._claims = claims
         self._touch = touch
         head = exchange.head
-        self._record = Record(
+        self._record = RequestRecord(
             method=head.method,
             path=head.target.partition(b"?")[0].decode("ascii"),
             request_id=plan.request_id or random_uuid(),

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
-from gatekeeper.forward.departure import ClientDisconnected, WhileClientStays
+from gatekeeper.forward.departure import CancelWhenClientLeaves, ClientDisconnected
 from gatekeeper.forward.websocket import WebSocketTunnel
 from gatekeeper.http.client_address import TrustedProxies, canonical
 from gatekeeper.http.forwarding import (
@@ -95,7 +95,7 @@ class Proxy:
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = _Client(receive, has_body=_has_body(scope), own_headers=self._own_headers)
-        offered = _Offered(scope, send)
+        offered = _ClientCapabilities(scope, send)
         headers = request_headers(scope["headers"], arrival(scope, self._trusted_proxies), self._own_headers)
         request = UpstreamRequest(
             method=scope["method"],
@@ -106,7 +106,7 @@ class Proxy:
         )
         response: UpstreamResponse | None = None
         complete = False
-        async with WhileClientStays(client):
+        async with CancelWhenClientLeaves(client):
             response = await self._answer_of(request, scope)
             try:
                 await self._pass_back(response, offered)
@@ -138,7 +138,7 @@ class Proxy:
             self._on_upstream(seconds)
         return response
 
-    async def _pass_back(self, response: UpstreamResponse, offered: _Offered) -> None:
+    async def _pass_back(self, response: UpstreamResponse, offered: _ClientCapabilities) -> None:
         send = offered.send
         await offered.start(response)
         try:
@@ -153,7 +153,7 @@ class Proxy:
             self._on_error(error.kind)
 
 
-class _Offered:
+class _ClientCapabilities:
     """What the server in front can pass on beyond the least that ASGI has: by the extensions `gatekeeper.http` and
     `http.response.trailers`.
 

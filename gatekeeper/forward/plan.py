@@ -3,7 +3,7 @@
 Most requests of most APIs have no body or one that comes along with the head, a token that was found good before, and a
 session that lives. Such a one needs its verdict and the hop, and for neither a task or an ASGI message:
 
-    front → Shortcut → Gate.recognised → SessionStore.send_for ─ touched → Connection → Carriage → front
+    front → DirectRoute → Gate.recognised → SessionStore.send_for ─ touched → Connection → DirectForward → front
 
 Clients send the same headers again and again, so what they come to is found out once for each section of headers that
 the front remembers (`Plan`); the token is judged anew by its times, its keys and its session on every request.
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gatekeeper.forward.direct import Carriage, Means, Plan
+from gatekeeper.forward.direct import DirectForward, Means, Plan
 from gatekeeper.forward.http import arrival
 from gatekeeper.http.forwarding import request_headers
 from gatekeeper.http.headers import REQUEST_ID, get, request_id
@@ -32,7 +32,7 @@ _UNPLAIN_METHODS: Final = frozenset({"OPTIONS", "TRACE", "CONNECT"})
 _UNPLAIN_HEADERS: Final = frozenset({b"te", b"upgrade", b"expect", b"x-http-method-override"})
 
 
-class Shortcut:
+class DirectRoute:
     """Called with every request that came whole: True where it is carried from here."""
 
     def __init__(
@@ -44,7 +44,7 @@ class Shortcut:
         self._own_headers = own_headers
 
     def __repr__(self) -> str:
-        return f"<Shortcut to {self._upstream!r}>"
+        return f"<DirectRoute to {self._upstream!r}>"
 
     def __call__(self, exchange: Exchange) -> bool:
         head, gate = exchange.head, self._engine.gate
@@ -62,12 +62,12 @@ class Shortcut:
         if plan is None or (recognised := gate.recognised(plan.token)) is None:
             return False
         claims, touch = recognised
-        Carriage(self._means, exchange, plan, claims, touch).begin()
+        DirectForward(self._means, exchange, plan, claims, touch).begin()
         return True
 
     def _plan(self, exchange: Exchange) -> Plan | None:
         """None for a request that is not plain. Of each section of headers one is noted: somebody who changes addresses
-        is no reason to remember them all, and another `Shortcut` of this process has rules of its own."""
+        is no reason to remember them all, and another `DirectRoute` of this process has rules of its own."""
         peer, noted = exchange.scopes.client, exchange.head.fields.noted
         address = None if peer is None else peer[0]
         if noted.get("by") is not self or noted["address"] != address:

@@ -20,7 +20,7 @@ from websockets.exceptions import InvalidState
 from websockets.frames import CloseCode
 
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
-from gatekeeper.forward.departure import WhileClientStays
+from gatekeeper.forward.departure import CancelWhenClientLeaves
 from gatekeeper.http.forwarding import response_headers
 from gatekeeper.http.types import Message, Receive, Scope, Send
 from gatekeeper.net import LEFT
@@ -70,7 +70,7 @@ class WebSocketTunnel:
         offered = (scope.get("extensions") or {}).get(LEFT)
         async with _Client(receive, send, offered["left"] if offered else asyncio.Event()) as client:
             answer: Backend | Refusal | None = None
-            async with WhileClientStays(client):
+            async with CancelWhenClientLeaves(client):
                 answer = await self._asked(request, scope)
             if isinstance(answer, Backend):
                 await self._carry_messages(client, answer)
@@ -133,7 +133,7 @@ async def _carry_up(client: _Client, backend: Backend) -> Ending | None:
                 return _ending_of(message)
             backend.write(message)
             if backend.is_full:
-                async with WhileClientStays(client):
+                async with CancelWhenClientLeaves(client):
                     await backend.drained()
     except (OSError, InvalidState):
         # Closing or lost; which, and with what code, is read on the way down.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gatekeeper.auth.issued_sign_in import Pair
+from gatekeeper.auth.issued_sign_in import IssuedTokens
 from gatekeeper.http.headers import HeaderList, Headers
 from gatekeeper.tokens.sources import TokenSources
 
@@ -17,7 +17,7 @@ _SAME_SITE: Final = {ACCESS: "Lax", REFRESH: "Strict"}
 _refresh_cookie: Final = TokenSources([f"cookie:{REFRESH}"])
 
 
-def setting(pair: Pair) -> HeaderList:
+def setting(pair: IssuedTokens) -> HeaderList:
     """Both cookies; each goes with its token."""
     return [
         _cookie(ACCESS, pair.access_token, min(pair.expires_in, pair.session_seconds)),

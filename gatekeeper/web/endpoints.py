@@ -9,20 +9,20 @@ from typing import Any, Final
 from urllib.parse import unquote_plus
 
 from gatekeeper import messages
-from gatekeeper.auth.issued_sign_in import Pair
-from gatekeeper.auth.observed_sign_in import Visit, Who
+from gatekeeper.auth.issued_sign_in import IssuedTokens
+from gatekeeper.auth.observed_sign_in import SessionOwner, SignInRequest
 from gatekeeper.dialects.base import Answer, Wording
 from gatekeeper.dialects.endpoints import UNKNOWN_CLIENT, Endpoint, LoggedOut, Nothing, Serves, TokenPair
 from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.http.headers import HeaderList, Headers, get_all
 from gatekeeper.models import Problem
 from gatekeeper.runtime import Engine
-from gatekeeper.telemetry.metrics import Exchange
+from gatekeeper.telemetry.request_record import RequestRecord
 from gatekeeper.tokens.credentials import Credentials, user_name
 from gatekeeper.web import cookies
 from gatekeeper.web.body import Receive, read_form, read_object
 from gatekeeper.web.outcome import Refused, Served, conclude
-from gatekeeper.web.request import Incoming
+from gatekeeper.web.request import IncomingRequest
 
 _BASIC: Final[HeaderList] = [(b"www-authenticate", b'Basic realm="gatekeeper", charset="UTF-8"')]
 
@@ -34,43 +34,48 @@ class Endpoints:
         self._engine = engine
 
     async def serve(
-        self, endpoint: Endpoint, incoming: Incoming, exchange: Exchange, receive: Receive, language: str
+        self, endpoint: Endpoint, incoming: IncomingRequest, record: RequestRecord, receive: Receive, language: str
     ) -> Refused | Served:
         """`language` is that of the headers."""
         members: Mapping[str, Any] | Problem = {}
         if endpoint.serves is not Serves.KEYS:
             members = await (read_form if endpoint.form else read_object)(receive, incoming.headers)
         if isinstance(members, Problem):
-            return self._refused(endpoint, exchange, members, language)
+            return self._refused(endpoint, record, members, language)
         asked = members.get("language")
         language = (messages.known(asked) if isinstance(asked, str) else None) or language
-        who = Who()
+        who = SessionOwner()
         if endpoint.form:
             outcome = await self._form(endpoint, incoming, members, who)
         else:
             outcome = await self._tokens(endpoint, incoming, members, who, language)
-        exchange.user_id, exchange.session_id = who.user, who.session_id
+        record.user_id, record.session_id = who.user, who.session_id
         if isinstance(outcome, Problem):
             # A user name and a password are no token (RFC 6750 section 3).
-            return self._refused(endpoint, exchange, outcome, language, token_sent=endpoint.serves is not Serves.LOGIN)
+            return self._refused(endpoint, record, outcome, language, token_sent=endpoint.serves is not Serves.LOGIN)
         if outcome.answer is not None and outcome.answer.status >= 400:
-            conclude(exchange, "deny", Reason.INVALID_CREDENTIALS)
+            conclude(record, "deny", Reason.INVALID_CREDENTIALS)
         else:
-            conclude(exchange, "allow")
+            conclude(record, "allow")
         return outcome
 
     @staticmethod
     def _refused(
-        endpoint: Endpoint, exchange: Exchange, problem: Problem, language: str, *, token_sent: bool = False
+        endpoint: Endpoint, record: RequestRecord, problem: Problem, language: str, *, token_sent: bool = False
     ) -> Refused:
-        conclude(exchange, "error" if problem.reason.status >= 500 else "deny", problem.reason)
+        conclude(record, "error" if problem.reason.status >= 500 else "deny", problem.reason)
         token_sent = token_sent and problem.reason is not Reason.TOKEN_MISSING
         return Refused(problem, endpoint.dialect, None, token_sent, language)
 
     # Tokens of Gatekeeper's own
 
     async def _tokens(
-        self, endpoint: Endpoint, incoming: Incoming, members: Mapping[str, Any], who: Who, language: str
+        self,
+        endpoint: Endpoint,
+        incoming: IncomingRequest,
+        members: Mapping[str, Any],
+        who: SessionOwner,
+        language: str,
     ) -> Served | Problem:
         issuing = self._engine.issuing
         if issuing is None or endpoint.serves is Serves.KEYS:
@@ -88,7 +93,9 @@ class Endpoints:
         body = LoggedOut(messages.translate("Logged out successfully", language))
         return Served(Answer(body=body), cookies.clearing() if self._engine.cookie_transport else ())
 
-    def _visit(self, endpoint: Endpoint, incoming: Incoming, members: Mapping[str, Any]) -> Visit | Problem:
+    def _visit(
+        self, endpoint: Endpoint, incoming: IncomingRequest, members: Mapping[str, Any]
+    ) -> SignInRequest | Problem:
         """What the request brings. A member that is there is a string."""
         for name in ("access_token", "refresh_token"):
             if not isinstance(members.get(name, ""), str):
@@ -106,7 +113,7 @@ class Endpoints:
             return Problem(reason=Reason.BAD_REQUEST, detail="refresh_token must be a string")
         access = members.get("access_token") if endpoint.serves is Serves.LOGOUT else None
         who = user_name(members)
-        return Visit(
+        return SignInRequest(
             facts=facts,
             sent=Credentials(access_token=access, refresh_token=refresh, user_name=who),
             user_names=(who,) if who is not None else (),
@@ -114,7 +121,7 @@ class Endpoints:
             request_id=incoming.request_id,
         )
 
-    def _handed_out(self, pair: Pair | Problem) -> Served | Problem:
+    def _handed_out(self, pair: IssuedTokens | Problem) -> Served | Problem:
         if isinstance(pair, Problem):
             return pair
         if self._engine.cookie_transport:
@@ -132,7 +139,7 @@ class Endpoints:
         )
 
     @staticmethod
-    def _told(incoming: Incoming) -> list[tuple[str, str]]:
+    def _told(incoming: IncomingRequest) -> list[tuple[str, str]]:
         """What the backend that checks a password is told of who asks."""
         told = [("x-request-id", incoming.request_id), ("x-forwarded-for", incoming.client.ip_address)]
         return [*told, ("user-agent", incoming.client.user_agent or "gatekeeper")]
@@ -140,7 +147,7 @@ class Endpoints:
     # Standards
 
     async def _form(
-        self, endpoint: Endpoint, incoming: Incoming, fields: Mapping[str, Any], who: Who
+        self, endpoint: Endpoint, incoming: IncomingRequest, fields: Mapping[str, Any], who: SessionOwner
     ) -> Served | Problem:
         name = "logout_token" if endpoint.serves is Serves.BACKCHANNEL else "token"
         if endpoint.serves is not Serves.BACKCHANNEL and not self._is_client(incoming.headers, fields):

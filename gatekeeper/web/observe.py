@@ -13,18 +13,18 @@ from typing import Any, Final
 import msgspec
 
 from gatekeeper import messages
-from gatekeeper.auth.observed_sign_in import Observation, ObservedResponse, Visit, observation
+from gatekeeper.auth.observed_sign_in import ObservedSignIn, SignInRequest, SignInResponse, observation
 from gatekeeper.errors import KeysUnavailable, Reason, StoreUnavailable, TokenRejected
 from gatekeeper.http.headers import Headers, get
 from gatekeeper.http.paths import Kind
 from gatekeeper.models import Problem
 from gatekeeper.runtime import Engine
-from gatekeeper.telemetry.metrics import Exchange
+from gatekeeper.telemetry.request_record import RequestRecord
 from gatekeeper.tokens import body_search, credentials
 from gatekeeper.tokens.credentials import MAX_BODY_BYTES, Credentials
 from gatekeeper.tokens.sources import TokenSources
 from gatekeeper.web.outcome import conclude, conclude_failed, identify_as
-from gatekeeper.web.request import Incoming
+from gatekeeper.web.request import IncomingRequest
 from gatekeeper.web.respond import Message, Send
 
 Receive = Callable[[], Awaitable[Message]]
@@ -40,8 +40,8 @@ _ENCODINGS: Final = frozenset({b"", b"identity", b"gzip", b"x-gzip", b"deflate",
 
 
 async def observe(
-    engine: Engine, kind: Kind, incoming: Incoming, receive: Receive
-) -> tuple[Observation, Visit, Receive] | Problem:
+    engine: Engine, kind: Kind, incoming: IncomingRequest, receive: Receive
+) -> tuple[ObservedSignIn, SignInRequest, Receive] | Problem:
     """Reads a request for a login, refresh or logout path. The `Receive` gives it once more.
 
     A refresh, and a login while failures are counted, that cannot be read is a `Problem`: it could hide the refresh
@@ -67,7 +67,7 @@ async def observe(
     facts = incoming.facts(engine.origins, own=kind is Kind.LOGOUT)
     if sent.refresh_token is None and (kind is not Kind.LOGOUT or facts.cookie_allowed):
         sent = msgspec.structs.replace(sent, refresh_token=_cookie(incoming.headers))
-    visit = Visit(
+    visit = SignInRequest(
         facts=facts,
         sent=sent,
         address=engine.address_of(incoming.client.ip_address, incoming.peer),
@@ -110,7 +110,7 @@ async def _body(receive: Receive) -> tuple[bytes, Receive]:
     return bytes(content), again
 
 
-class Watch:
+class ResponseObserver:
     """The `send` of a request whose answer may hold tokens.
 
     `answer` sends a problem in the place of what is held; after that, whatever the application still says is dropped.
@@ -119,15 +119,15 @@ class Watch:
     def __init__(
         self,
         send: Send,
-        observation: Observation,
+        observation: ObservedSignIn,
         *,
         engine: Engine,
-        exchange: Exchange,
+        record: RequestRecord,
         answer: Callable[[Problem], Awaitable[None]],
     ) -> None:
         self._send = send
         self.observation = observation
-        self._exchange = exchange
+        self._exchange = record
         self._engine = engine
         self._answer = answer
         self._held: list[Message] = []
@@ -170,7 +170,7 @@ class Watch:
     async def _settle(self, content: bytes) -> None:
         """Everything that will be known of the answer is known."""
         start = self._held[0]
-        problem = await self._judged(ObservedResponse(start["status"], self._given(start, content)))
+        problem = await self._judged(SignInResponse(start["status"], self._given(start, content)))
         if problem is not None:
             self.withheld = True
             await self._answer(problem)
@@ -180,7 +180,7 @@ class Watch:
             await self._send(message)
         self._held.clear()
 
-    async def _judged(self, answered: ObservedResponse) -> Problem | None:
+    async def _judged(self, answered: SignInResponse) -> Problem | None:
         try:
             problem = await self.observation.after(answered)
             if problem is not None:
@@ -220,7 +220,9 @@ def _may_hold_tokens(start: Message) -> bool:
     )
 
 
-async def run(app: Callable[[Any, Receive, Send], Awaitable[None]], scope: Any, receive: Receive, watch: Watch) -> None:
+async def run(
+    app: Callable[[Any, Receive, Send], Awaitable[None]], scope: Any, receive: Receive, watch: ResponseObserver
+) -> None:
     """The application behind, its answer watched."""
     left = False
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from gatekeeper.auth.observed_sign_in import Observation, Who
+from gatekeeper.auth.observed_sign_in import ObservedSignIn, SessionOwner
 from gatekeeper.dialects import fastapi
 from gatekeeper.dialects.base import Answer, Dialect, Operation
 from gatekeeper.dialects.endpoints import Endpoint
@@ -16,7 +16,7 @@ from gatekeeper.errors import GatekeeperError, Reason
 from gatekeeper.http.headers import HeaderList
 from gatekeeper.http.paths import Kind, Matched
 from gatekeeper.models import Problem, Verdict
-from gatekeeper.telemetry.metrics import Decision, Exchange
+from gatekeeper.telemetry.request_record import Decision, RequestRecord
 from gatekeeper.web.request import CurrentSession
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -48,7 +48,7 @@ class Passed(msgspec.Struct, frozen=True):
     session: CurrentSession | None = None
     body: bool = True
     receive: Receive | None = None
-    observation: Observation | None = None
+    observation: ObservedSignIn | None = None
     language: str | None = None
 
 
@@ -62,32 +62,32 @@ def failed(problem: Problem, kind: Matched | Kind) -> Refused:
     return Refused(problem, target.dialect, target.operation) if isinstance(target, Bound) else Refused(problem)
 
 
-def conclude_failed(exchange: Exchange, error: GatekeeperError) -> None:
+def conclude_failed(record: RequestRecord, error: GatekeeperError) -> None:
     """Nothing could be found out: what is behind is at fault, or there is too much to find out."""
-    conclude(exchange, "error" if error.reason.status >= 500 else "deny", error.reason)
+    conclude(record, "error" if error.reason.status >= 500 else "deny", error.reason)
 
 
 def problem_of(verdict: Verdict) -> Problem:
     return Problem(reason=verdict.reason, end_reason=verdict.end_reason)
 
 
-def identify(exchange: Exchange, verdict: Verdict) -> None:
-    exchange.user_id = verdict.user
-    exchange.session_id = verdict.session_id
+def identify(record: RequestRecord, verdict: Verdict) -> None:
+    record.user_id = verdict.user
+    record.session_id = verdict.session_id
 
 
-def identify_as(exchange: Exchange, who: Who) -> None:
+def identify_as(record: RequestRecord, who: SessionOwner) -> None:
     if who.user is not None:
-        exchange.user_id, exchange.session_id = who.user, who.session_id
+        record.user_id, record.session_id = who.user, who.session_id
 
 
-def conclude(exchange: Exchange, decision: Decision, reason: Reason | None = None) -> None:
-    exchange.decision = decision
-    exchange.reason = "none" if reason is None else reason.code
+def conclude(record: RequestRecord, decision: Decision, reason: Reason | None = None) -> None:
+    record.decision = decision
+    record.reason = "none" if reason is None else reason.code
 
 
 def refuse(
-    exchange: Exchange,
+    record: RequestRecord,
     problem: Problem,
     asked: Bound | Dialect | None = None,
     verdict: Verdict | None = None,
@@ -95,7 +95,7 @@ def refuse(
     token_sent: bool = False,
     language: str | None = None,
 ) -> Refused:
-    conclude(exchange, "deny", problem.reason)
+    conclude(record, "deny", problem.reason)
     dialect, operation = (asked.dialect, asked.operation) if isinstance(asked, Bound) else (asked, None)
     token_sent = token_sent or (verdict is not None and verdict.token_source is not None)
     return Refused(problem, dialect, operation, token_sent, language)

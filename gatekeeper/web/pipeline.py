@@ -33,11 +33,11 @@ from gatekeeper.sessions.open_streams import under_way
 from gatekeeper.settings import Settings as Settings
 from gatekeeper.settings import load as load
 from gatekeeper.store.embedded import EmbeddedStoreFailed
-from gatekeeper.telemetry.metrics import Exchange
+from gatekeeper.telemetry.request_record import RequestRecord
 from gatekeeper.tokens.sources import TokenSources
 from gatekeeper.web import cookies
 from gatekeeper.web.endpoints import Endpoints
-from gatekeeper.web.observe import Watch, observe, run
+from gatekeeper.web.observe import ResponseObserver, observe, run
 from gatekeeper.web.operations import Operations
 from gatekeeper.web.outcome import (
     Passed,
@@ -51,9 +51,9 @@ from gatekeeper.web.outcome import (
     problem_of,
     refuse,
 )
-from gatekeeper.web.request import ENGINE, SERVER, CurrentSession, Incoming, Scope, read, without_credentials
-from gatekeeper.web.respond import Message, Reply, Send, problem_headers, send_answer
-from gatekeeper.web.session_end import SESSION_ENDED, Passage
+from gatekeeper.web.request import ENGINE, SERVER, CurrentSession, IncomingRequest, Scope, read, without_credentials
+from gatekeeper.web.respond import Message, ResponseSender, Send, problem_headers, send_answer
+from gatekeeper.web.session_end import SESSION_ENDED, SessionBoundRequest
 
 Receive = Callable[[], Awaitable[Message]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -96,7 +96,7 @@ class GatekeeperMiddleware:
             await self._app(scope, receive, send)
             return
         incoming = read(scope, self._engine.trusted)
-        exchange = Exchange(
+        record = RequestRecord(
             method=incoming.method,
             path=incoming.path.decode("latin-1"),
             request_id=incoming.request_id,
@@ -105,14 +105,14 @@ class GatekeeperMiddleware:
             websocket=incoming.websocket,
         )
         telemetry = self._engine.telemetry
-        telemetry.began(exchange)
+        telemetry.began(record)
         if (server := (scope.get("extensions") or {}).get(SERVER)) is not None:
             # A server that answers by itself what is wrong with the rest of a request says so here.
-            server["exchange"] = exchange
+            server["record"] = record
         try:
-            await self._handle(scope, receive, Reply(send, exchange), incoming, exchange)
+            await self._handle(scope, receive, ResponseSender(send, record), incoming, record)
         finally:
-            telemetry.finished(exchange)
+            telemetry.finished(record)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Starts and ends the engine with the application. A server without lifespan starts it at the first request."""
@@ -131,25 +131,25 @@ class GatekeeperMiddleware:
         await self._app(scope, receiving, sending)
 
     async def _handle(
-        self, scope: Scope, receive: Receive, reply: Reply, incoming: Incoming, exchange: Exchange
+        self, scope: Scope, receive: Receive, reply: ResponseSender, incoming: IncomingRequest, record: RequestRecord
     ) -> None:
         """The one door: whatever happens, a request is answered once."""
         try:
-            outcome = await self._decide(incoming, exchange, receive)
-            exchange.decided_seconds = time.perf_counter() - exchange.started_at
+            outcome = await self._decide(incoming, record, receive)
+            record.decided_seconds = time.perf_counter() - record.started_at
             if not isinstance(outcome, Passed):
                 await self._answer(scope, reply, incoming, outcome)
                 return
         except Exception:
             _log.exception("internal error", extra={"request_id": incoming.request_id})
-            conclude(exchange, "error", Reason.INTERNAL_ERROR)
+            conclude(record, "error", Reason.INTERNAL_ERROR)
             if reply.started:
                 raise
             await self._answer(scope, reply, incoming, self._internal_error(incoming))
             return
-        await self._pass(scope, receive, reply, incoming, exchange, outcome)
+        await self._pass(scope, receive, reply, incoming, record, outcome)
 
-    def _internal_error(self, incoming: Incoming) -> Refused:
+    def _internal_error(self, incoming: IncomingRequest) -> Refused:
         """Our bug, in the shape of whatever was asked."""
         problem = Problem(reason=Reason.INTERNAL_ERROR)
         try:
@@ -158,7 +158,9 @@ class GatekeeperMiddleware:
             return Refused(problem)
         return failed(problem, kind)
 
-    async def _decide(self, incoming: Incoming, exchange: Exchange, receive: Receive) -> Refused | Served | Passed:
+    async def _decide(
+        self, incoming: IncomingRequest, record: RequestRecord, receive: Receive
+    ) -> Refused | Served | Passed:
         if not self._engine.started:
             try:
                 await self._engine.start()
@@ -166,34 +168,36 @@ class GatekeeperMiddleware:
                 # A store that is away, like any other: what needs it is 503, and the next request tries again.
                 _log.error("%s", error)
         if incoming.method in _UNTUNNELLED:
-            return refuse(exchange, Problem(reason=Reason.METHOD_NOT_ALLOWED, detail="This method is not allowed"))
+            return refuse(record, Problem(reason=Reason.METHOD_NOT_ALLOWED, detail="This method is not allowed"))
         try:
             kind = self._engine.paths.classify(incoming.method, incoming.path)
         except BadPath as error:
-            return refuse(exchange, Problem(reason=Reason.BAD_REQUEST, detail=str(error)))
+            return refuse(record, Problem(reason=Reason.BAD_REQUEST, detail=str(error)))
         endpoint = kind.route.target if isinstance(kind, Matched) else None
         try:
             if isinstance(endpoint, Endpoint):
-                exchange.route = endpoint.path
+                record.route = endpoint.path
                 language = self._operations.language(incoming)
-                return await self._endpoints.serve(endpoint, incoming, exchange, receive, language)
+                return await self._endpoints.serve(endpoint, incoming, record, receive, language)
             if isinstance(kind, Matched):
-                return await self._operations.serve(kind, incoming, exchange, receive)
+                return await self._operations.serve(kind, incoming, record, receive)
             if incoming.is_preflight:
-                answered = self._operations.preflight(incoming, exchange)
+                answered = self._operations.preflight(incoming, record)
                 if answered is not None:
                     return answered
             if kind is Kind.RESERVED:
-                exchange.route = "/_gatekeeper/{path}"
-                return refuse(exchange, Problem(reason=Reason.NOT_FOUND), fastapi)
-            return await self._forward(kind, incoming, exchange, receive)
+                record.route = "/_gatekeeper/{path}"
+                return refuse(record, Problem(reason=Reason.NOT_FOUND), fastapi)
+            return await self._forward(kind, incoming, record, receive)
         except (StoreUnavailable, KeysUnavailable, UpstreamUnavailable, UpstreamTimeout) as error:
             # Could not find out: neither let through nor "not signed in".
             self._engine.telemetry.failed(error)
-            conclude_failed(exchange, error)
+            conclude_failed(record, error)
             return failed(Problem(reason=error.reason), kind)
 
-    async def _forward(self, kind: Kind, incoming: Incoming, exchange: Exchange, receive: Receive) -> Refused | Passed:
+    async def _forward(
+        self, kind: Kind, incoming: IncomingRequest, record: RequestRecord, receive: Receive
+    ) -> Refused | Passed:
         """Whatever is the application's."""
         clean = self._engine.identity.without_spoofed(incoming.headers)
         if incoming.overrides_method:
@@ -206,10 +210,10 @@ class GatekeeperMiddleware:
         if self._engine.cookie_transport:
             clean = cookies.without_refresh_token(clean)
         if kind in _BYPASSES:
-            conclude(exchange, "bypass")
-            return await self._observe(kind, Passed(clean), incoming, exchange, receive)
+            conclude(record, "bypass")
+            return await self._observe(kind, Passed(clean), incoming, record, receive)
         if kind is not Kind.PUBLIC and incoming.is_preflight:
-            conclude(exchange, "bypass")
+            conclude(record, "bypass")
             return Passed(without_credentials(clean), body=False)
         try:
             verdict = await self._judge(incoming)
@@ -218,19 +222,19 @@ class GatekeeperMiddleware:
                 raise
             self._engine.telemetry.failed(error)
             verdict = Verdict(token_source="unjudged")  # noqa: S106 - a source, no token
-        identify(exchange, verdict)
+        identify(record, verdict)
         if verdict.admitted:
-            conclude(exchange, "allow")
+            conclude(record, "allow")
             passed = self._admitted(clean, verdict)
             if kind in _LOOKALIKES and not incoming.websocket:
-                return await self._observe(_LOOKALIKES[kind], passed, incoming, exchange, receive)
+                return await self._observe(_LOOKALIKES[kind], passed, incoming, record, receive)
             return passed
         if kind is Kind.PUBLIC:
-            conclude(exchange, "bypass")
+            conclude(record, "bypass")
             return Passed(clean if verdict.token_source is None else self._engine.sources.strip_tokens(clean))
-        return refuse(exchange, problem_of(verdict), None, verdict)
+        return refuse(record, problem_of(verdict), None, verdict)
 
-    async def _judge(self, incoming: Incoming) -> Verdict:
+    async def _judge(self, incoming: IncomingRequest) -> Verdict:
         """The verdict on what is forwarded; where the operator allows it, without the store while that is away. Raises
         `StoreUnavailable` and `KeysUnavailable`."""
         gate, telemetry = self._engine.gate, self._engine.telemetry
@@ -248,17 +252,17 @@ class GatekeeperMiddleware:
             return verdict
 
     async def _observe(
-        self, kind: Kind, passed: Passed, incoming: Incoming, exchange: Exchange, receive: Receive
+        self, kind: Kind, passed: Passed, incoming: IncomingRequest, record: RequestRecord, receive: Receive
     ) -> Refused | Passed:
         """A login, refresh or logout of the application's own, on its way: what it says is read."""
         observed = await observe(self._engine, kind, incoming, receive)
         if isinstance(observed, Problem):
-            return refuse(exchange, observed)
+            return refuse(record, observed)
         observation, visit, again = observed
         problem = await observation.before()
-        identify_as(exchange, observation.who)
+        identify_as(record, observation.who)
         if problem is not None:
-            return refuse(exchange, problem, token_sent=True, language=visit.language)
+            return refuse(record, problem, token_sent=True, language=visit.language)
         watched = observation if kind is not Kind.LOGOUT else None
         return msgspec.structs.replace(passed, receive=again, observation=watched, language=visit.language)
 
@@ -283,15 +287,19 @@ class GatekeeperMiddleware:
         )
         return Passed(headers, session)
 
-    def failure(self, incoming: Incoming, exchange: Exchange, error: GatekeeperError) -> Callable[..., Awaitable[None]]:
+    def failure(
+        self, incoming: IncomingRequest, record: RequestRecord, error: GatekeeperError
+    ) -> Callable[..., Awaitable[None]]:
         """What answers (`scope`, `send`) a request that was admitted and could not be forwarded."""
 
         async def answer(scope: Scope, send: Send) -> None:
-            await self._answer(scope, Reply(send, exchange), incoming, _unforwarded(error))
+            await self._answer(scope, ResponseSender(send, record), incoming, _unforwarded(error))
 
         return answer
 
-    async def _answer(self, scope: Scope, reply: Reply, incoming: Incoming, outcome: Refused | Served) -> None:
+    async def _answer(
+        self, scope: Scope, reply: ResponseSender, incoming: IncomingRequest, outcome: Refused | Served
+    ) -> None:
         body: Any = None
         if isinstance(outcome, Refused):
             status = outcome.problem.reason.status
@@ -318,9 +326,9 @@ class GatekeeperMiddleware:
         self,
         scope: Scope,
         receive: Receive,
-        reply: Reply,
-        incoming: Incoming,
-        exchange: Exchange,
+        reply: ResponseSender,
+        incoming: IncomingRequest,
+        record: RequestRecord,
         passed: Passed,
     ) -> None:
         headers = [pair for pair in passed.headers if pair[0] != REQUEST_ID]
@@ -330,36 +338,36 @@ class GatekeeperMiddleware:
         try:
             if incoming.websocket:
                 _hide_websocket_token(inner, self._engine.sources)
-            await self._run(inner, passed.receive or receive, reply, scope, incoming, exchange, passed)
+            await self._run(inner, passed.receive or receive, reply, scope, incoming, record, passed)
         except GatekeeperError as error:
             if reply.started:
                 raise
-            conclude(exchange, "error", error.reason)
+            conclude(record, "error", error.reason)
             await self._answer(scope, reply, incoming, _unforwarded(error))
         except Exception:
             # Mounted, the application's exceptions are the application's; in the sidecar they are our bugs.
             if reply.started or self._engine.telemetry.metrics.mode == "middleware":
                 raise
             _log.exception("internal error", extra={"request_id": incoming.request_id})
-            conclude(exchange, "error", Reason.INTERNAL_ERROR)
+            conclude(record, "error", Reason.INTERNAL_ERROR)
             await self._answer(scope, reply, incoming, Refused(Problem(reason=Reason.INTERNAL_ERROR)))
         except asyncio.CancelledError:
             # The server ends and waits no longer. Left to itself, it would answer 500 in words of its own.
             if not reply.started:
-                conclude(exchange, "error", Reason.UPSTREAM_TIMEOUT)
+                conclude(record, "error", Reason.UPSTREAM_TIMEOUT)
                 await self._answer(scope, reply, incoming, Refused(Problem(reason=Reason.UPSTREAM_TIMEOUT)))
             raise
         finally:
-            exchange.upstream_seconds = state.get("upstream_seconds")
+            record.upstream_seconds = state.get("upstream_seconds")
 
     async def _run(
         self,
         inner: dict[str, Any],
         receive: Receive,
-        reply: Reply,
+        reply: ResponseSender,
         scope: Scope,
-        incoming: Incoming,
-        exchange: Exchange,
+        incoming: IncomingRequest,
+        record: RequestRecord,
         passed: Passed,
     ) -> None:
         """The application behind; an answer that may hold tokens is looked at before it is passed on."""
@@ -374,16 +382,18 @@ class GatekeeperMiddleware:
             refused = Refused(problem, token_sent=True, language=passed.language)
             await self._answer(scope, reply, incoming, refused)
 
-        watch = Watch(reply, passed.observation, engine=self._engine, exchange=exchange, answer=answer)
+        watch = ResponseObserver(reply, passed.observation, engine=self._engine, record=record, answer=answer)
         await run(self._app, inner, receive, watch)
 
-    async def _run_held(self, inner: dict[str, Any], receive: Receive, reply: Reply, session: CurrentSession) -> None:
+    async def _run_held(
+        self, inner: dict[str, Any], receive: Receive, reply: ResponseSender, session: CurrentSession
+    ) -> None:
         """The application behind, for as long as the session lasts."""
         mounted = self._engine.telemetry.metrics.mode == "middleware"
         websocket = inner["type"] == "websocket"
         # A backend behind a proxy has another connection than the client's: that goes away.
         told_code = SESSION_ENDED if mounted else _GOING_AWAY
-        passage = Passage(session.session_id, receive, reply, websocket=websocket, told_code=told_code)
+        passage = SessionBoundRequest(session.session_id, receive, reply, websocket=websocket, told_code=told_code)
         self._engine.streams.add(session.user, passage)
         try:
             if mounted:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from gatekeeper.auth.gate import Facts
+from gatekeeper.auth.gate import RequestFacts
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.http.client_address import TrustedProxies
 from gatekeeper.http.headers import HeaderList, Headers, get, get_all, request_id
@@ -32,7 +32,7 @@ _SCHEMES: Final = frozenset({b"http", b"https", b"ws", b"wss"})
 _CREDENTIALS: Final = frozenset({b"authorization", b"cookie"})
 
 
-class Incoming(msgspec.Struct, frozen=True, kw_only=True):
+class IncomingRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One request as it came. `headers` is a copy: uvicorn's httptools protocol appends trailer fields to the scope's
     own list while the application runs."""
 
@@ -47,13 +47,13 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     peer: str | None
     checked: Checked | StoreUnavailable | None = None
 
-    def facts(self, origins: Origins, *, own: bool) -> Facts:
+    def facts(self, origins: Origins, *, own: bool) -> RequestFacts:
         """For the gate. `own`: one of Gatekeeper's own operations, which a cookie alone must not trigger."""
         if self.websocket:
             cookie_allowed = origins.may_connect(self.headers, scheme=self.scheme)
         else:
             cookie_allowed = not own or origins.may_change(self.headers, method=self.method, scheme=self.scheme)
-        return Facts(
+        return RequestFacts(
             headers=self.headers,
             query=self.query,
             websocket=self.websocket,
@@ -64,7 +64,7 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_preflight(self) -> bool:
-        """A CORS preflight (Fetch standard): it never carries credentials, so it cannot be judged."""
+        """A CORS preflight (FetchKeySet standard): it never carries credentials, so it cannot be judged."""
         if self.method != "OPTIONS":
             return False
         names = {name for name, _ in self.headers}
@@ -84,7 +84,7 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
         return get(self.headers, b"x-http-method-override") is not None
 
 
-def read(scope: Scope, trusted: TrustedProxies) -> Incoming:
+def read(scope: Scope, trusted: TrustedProxies) -> IncomingRequest:
     """The request of an `http` or `websocket` scope."""
     headers = tuple((name.lower(), value) for name, value in scope["headers"])
     websocket = scope["type"] == "websocket"
@@ -94,7 +94,7 @@ def read(scope: Scope, trusted: TrustedProxies) -> Incoming:
     if raw_path is None:
         # ASGI makes `raw_path` optional.
         raw_path = quote(scope["path"], safe=_SAFE_IN_PATH).encode("ascii")
-    return Incoming(
+    return IncomingRequest(
         method="GET" if websocket else scope["method"],
         path=raw_path.partition(b"?")[0],
         query=scope.get("query_string", b""),

@@ -11,7 +11,7 @@ import msgspec
 
 from gatekeeper.http.headers import REQUEST_ID, HeaderList
 from gatekeeper.models import Problem
-from gatekeeper.telemetry.metrics import Exchange
+from gatekeeper.telemetry.request_record import RequestRecord
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -23,13 +23,13 @@ _RETRY_AFTER_SECONDS: Final = b"1"
 _STARTS: Final = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
 
 
-class Reply:
+class ResponseSender:
     """The `send` of one request: puts the request id on the answer, sees its status and size, and knows whether it has
     begun, so that nothing is ever answered twice."""
 
-    def __init__(self, send: Send, exchange: Exchange) -> None:
+    def __init__(self, send: Send, record: RequestRecord) -> None:
         self._send = send
-        self._exchange = exchange
+        self._exchange = record
         self.started = False
 
     async def __call__(self, message: Message) -> None:
@@ -44,7 +44,7 @@ class Reply:
         elif kind in {"http.response.body", "websocket.http.response.body"}:
             self._exchange.bytes_out += len(message.get("body", b""))
         elif kind == "websocket.close" and not self.started:
-            # A server turns a close before the handshake into 403 (ASGI specification).
+            # A server verify_queue a close before the handshake into 403 (ASGI specification).
             self.started = True
             self._exchange.status = 403
         await self._send(message)
@@ -69,7 +69,7 @@ def problem_headers(problem: Problem, *, token_sent: bool) -> HeaderList:
 
 
 async def send_answer(
-    reply: Reply, *, status: int, body: Any, headers: HeaderList, head: bool, websocket: bool, extension: bool
+    reply: ResponseSender, *, status: int, body: Any, headers: HeaderList, head: bool, websocket: bool, extension: bool
 ) -> None:
     """One answer, with `body` as JSON, or without one where the status is 204. A WebSocket that is refused gets the
     same answer where the server can send it (`extension`: `websocket.http.response`), else it is closed before the

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from gatekeeper.http.headers import get
 from gatekeeper.models import EndReason
-from gatekeeper.web.respond import Message, Reply, Send
+from gatekeeper.web.respond import Message, ResponseSender, Send
 
 Receive = Callable[[], Awaitable[Message]]
 ASGIApp = Callable[[Any, Receive, Send], Awaitable[None]]
@@ -44,7 +44,7 @@ class ClientCutOff(OSError):
     """Raised by `send` once the client has been cut off: to ASGI, the client is gone."""
 
 
-class Passage:
+class SessionBoundRequest:
     """One admitted request on its way through the application behind: a `Stream` of `sessions/open_streams.py`.
 
     `told_code` is the code with which, as a WebSocket's application is told, its client has closed.
@@ -65,7 +65,9 @@ class Passage:
     _last_word: asyncio.Task[None] | None = None
     _timer: asyncio.TimerHandle | None = None
 
-    def __init__(self, session_id: int, receive: Receive, reply: Reply, *, websocket: bool, told_code: int) -> None:
+    def __init__(
+        self, session_id: int, receive: Receive, reply: ResponseSender, *, websocket: bool, told_code: int
+    ) -> None:
         self.session_id = session_id
         self._receive = receive
         self._reply = reply

@@ -10,8 +10,8 @@ from functools import cached_property
 from typing import Any
 
 from gatekeeper import messages
-from gatekeeper.auth.gate import Facts
-from gatekeeper.auth.observed_sign_in import Visit
+from gatekeeper.auth.gate import RequestFacts
+from gatekeeper.auth.observed_sign_in import SignInRequest
 from gatekeeper.errors import GatekeeperError, TokenRejected
 from gatekeeper.models import Client
 from gatekeeper.runtime import Engine
@@ -19,8 +19,8 @@ from gatekeeper.sessions.events import Acting
 from gatekeeper.sessions.manager import Manager
 from gatekeeper.tokens.claims import parse_user_id
 from gatekeeper.tokens.credentials import Credentials
-from gatekeeper.web.request import ENGINE, Incoming, Scope, read
-from gatekeeper_middleware.errors import unavailable
+from gatekeeper.web.request import ENGINE, IncomingRequest, Scope, read
+from gatekeeper_middleware.faults import unavailable
 
 _NOBODY = Client(ip_address="", user_agent="")
 
@@ -76,7 +76,7 @@ class Caller:
         return f"<Caller [{'a request' if self._scope is not None else 'the application'}] {self.engine!r}>"
 
     @cached_property
-    def _incoming(self) -> Incoming | None:
+    def _incoming(self) -> IncomingRequest | None:
         return None if self._scope is None else read(self._scope, self.engine.trusted)
 
     @property
@@ -99,15 +99,15 @@ class Caller:
         header = "" if self._incoming is None else self._incoming.language_header
         return known or messages.accepted(header, self.engine.language)
 
-    def visit(self, *, refresh_token: str | None = None) -> Visit:
+    def visit(self, *, refresh_token: str | None = None) -> SignInRequest:
         """The request, as logins and refreshes are asked for."""
         incoming, address = self._incoming, None
-        facts = Facts(headers=(), query=b"", websocket=False, client=_NOBODY)
+        facts = RequestFacts(headers=(), query=b"", websocket=False, client=_NOBODY)
         if incoming is not None:
             facts = incoming.facts(self.engine.origins, own=True)
             address = self.engine.address_of(incoming.client.ip_address, incoming.peer)
         sent = Credentials(refresh_token=refresh_token)
-        return Visit(facts=facts, sent=sent, address=address, request_id=self.request_id)
+        return SignInRequest(facts=facts, sent=sent, address=address, request_id=self.request_id)
 
     @contextmanager
     def asking(self, language: str) -> Iterator[None]:

@@ -18,7 +18,7 @@ from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.models import Problem
 from gatekeeper_middleware import current_session
 from gatekeeper_middleware.caller import Caller, engine_of
-from gatekeeper_middleware.errors import AuthenticationError, answer_fault, refused, unauthorized
+from gatekeeper_middleware.faults import AuthenticationError, answer_fault, refused, unauthorized
 from gatekeeper_middleware.schemas import (
     LoginRequest,
     LogoutRequest,

@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from gatekeeper.auth.issued_sign_in import Issuing, Pair
-from gatekeeper.auth.observed_sign_in import Who
+from gatekeeper.auth.issued_sign_in import IssuedSignIn, IssuedTokens
+from gatekeeper.auth.observed_sign_in import SessionOwner
 from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.models import Problem, Session, Verdict
 from gatekeeper.runtime import Engine
@@ -25,7 +25,7 @@ from gatekeeper.tokens.claims import unverified_reference
 from gatekeeper.tokens.jws import unverified_payload
 from gatekeeper.web.request import CurrentSession
 from gatekeeper_middleware.caller import Caller, engine_of, known_id, roles_of, scope_of, user_id
-from gatekeeper_middleware.errors import AuthenticationError, ServiceUnavailable, refused
+from gatekeeper_middleware.faults import AuthenticationError, ServiceUnavailable, refused
 from gatekeeper_middleware.schemas import SessionInfo
 
 __all__ = [
@@ -237,7 +237,7 @@ class TokenService:
         """
         issuing, language = issuing_of(self._engine), self._caller.language(language)
         with self._caller.asking(language):
-            pair = await issuing.refresh(self._caller.visit(refresh_token=token), Who())
+            pair = await issuing.refresh(self._caller.visit(refresh_token=token), SessionOwner())
         if isinstance(pair, Problem):
             raise refused(pair, language)
         return {
@@ -266,19 +266,19 @@ class TokenService:
         return dict(claims.claims)
 
 
-async def _signed_in(caller: Caller, user: Any, claims: Mapping[str, Any] | None) -> Pair:
+async def _signed_in(caller: Caller, user: Any, claims: Mapping[str, Any] | None) -> IssuedTokens:
     """The pair of a new session."""
     issuing, language = issuing_of(caller.engine), caller.language()
     with caller.asking(language):
         pair = await issuing.sign_in(
-            user_id(user), caller.visit(), Who(), claims=claims_of(caller.engine, user, claims)
+            user_id(user), caller.visit(), SessionOwner(), claims=claims_of(caller.engine, user, claims)
         )
     if isinstance(pair, Problem):
         raise refused(pair, language)
     return pair
 
 
-def issuing_of(engine: Engine) -> Issuing:
+def issuing_of(engine: Engine) -> IssuedSignIn:
     """What issues tokens. Raises RuntimeError where nothing does."""
     if engine.issuing is None:
         raise RuntimeError(

@@ -13,7 +13,7 @@ from gatekeeper.forward.http import Proxy
 from gatekeeper.http.client_address import TrustedProxies
 from gatekeeper.http.headers import HeaderList
 from gatekeeper.upstream.http1_client import NativeUpstream
-from gatekeeper.web.respond import Reply
+from gatekeeper.web.respond import ResponseSender
 from tests.forward.chain import CHUNKED
 from tests.servers import OK, RecordingBackend, Script
 
@@ -217,7 +217,7 @@ async def test_the_middlewares_send_lets_all_of_it_through() -> None:
         passed.append(message)
 
     messages = await answers_to(HINTS + TRAILED, headers=WANTED)
-    reply = Reply(send, Exchange())  # type: ignore[arg-type]
+    reply = ResponseSender(send, Exchange())  # type: ignore[arg-type]
     for message in messages:
         await reply(message)
 

@@ -17,7 +17,7 @@ from gatekeeper.build import build
 from gatekeeper.serve import limits
 from gatekeeper.server import protocol
 from gatekeeper.settings import Settings, load
-from gatekeeper.web.front_errors import Refusals
+from gatekeeper.web.server_errors import ServerErrors
 from gatekeeper_middleware import GatekeeperMiddleware
 from tests.servers import serve_asgi
 from tests.system.sidecar import Backend, Reached, Store, World, environment
@@ -98,5 +98,5 @@ def serve_sidecar(settings: Settings) -> Iterator[str]:
     """The application of the sidecar behind its front door, without its process; yields its base URL."""
     engine = build(settings, mode="sidecar")
     app, shortcut = create_app(settings, engine)
-    with serve_asgi(app, http=protocol(limits(settings), Refusals(engine), shortcut=shortcut)) as url:
+    with serve_asgi(app, http=protocol(limits(settings), ServerErrors(engine), shortcut=shortcut)) as url:
         yield url

@@ -12,7 +12,7 @@ import pytest
 from gatekeeper.build import build
 from gatekeeper.runtime import Engine
 from gatekeeper.settings import load
-from gatekeeper_middleware.errors import AuthenticationError
+from gatekeeper_middleware.faults import AuthenticationError
 from tests.middleware.host import environ_for
 from tests.system.sidecar import Store
 

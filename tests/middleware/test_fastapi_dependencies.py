@@ -16,7 +16,6 @@ from starlette.responses import JSONResponse
 from gatekeeper.models import EndReason
 from gatekeeper.runtime import Engine
 from gatekeeper_middleware import GatekeeperMiddleware
-from gatekeeper_middleware.errors import AuthenticationError, Fault, answer_fault
 from gatekeeper_middleware.fastapi import (
     User,
     current_active_user,
@@ -33,6 +32,7 @@ from gatekeeper_middleware.fastapi import (
     token_service,
     use_users,
 )
+from gatekeeper_middleware.faults import AuthenticationError, Fault, answer_fault
 from gatekeeper_middleware.services import (
     SessionService,
     TokenService,

@@ -13,7 +13,7 @@ import pytest
 from gatekeeper.errors import ConfigError
 from gatekeeper.runtime import Engine
 from gatekeeper.settings import load
-from gatekeeper_middleware.errors import AuthenticationError
+from gatekeeper_middleware.faults import AuthenticationError
 from gatekeeper_middleware.services import SessionService, TokenService, extract_jti_from_token
 from tests.middleware.python_api import ISSUES, refused, running
 from tests.system.sidecar import Store, environment, someone, token

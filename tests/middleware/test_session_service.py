@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from gatekeeper.runtime import Engine
-from gatekeeper_middleware.errors import ServiceUnavailable
+from gatekeeper_middleware.faults import ServiceUnavailable
 from gatekeeper_middleware.schemas import SessionCreate, SessionResponse
 from gatekeeper_middleware.services import SessionService, TokenService, extract_jti_from_token
 from tests.middleware.python_api import ISSUES, refused, running

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from gatekeeper.auth.gate import Exemptions, Facts, Gate
+from gatekeeper.auth.gate import Exemptions, Gate, RequestFacts
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.sessions.events import Actor, Event
 from gatekeeper.sessions.keys import Slots
@@ -200,9 +200,9 @@ def gate(scripts: StoreClient, rate: Rate | None = SLOW) -> Gate:
     )
 
 
-def facts(user: str, jti: str) -> Facts:
+def facts(user: str, jti: str) -> RequestFacts:
     headers = [(b"authorization", f"Bearer {token(user, jti=jti)}".encode())]
-    return Facts(headers=headers, query=b"", websocket=False, client=CLIENT)
+    return RequestFacts(headers=headers, query=b"", websocket=False, client=CLIENT)
 
 
 async def test_a_check_and_its_limits_are_one_round_trip(scripts: Noting) -> None:

@@ -24,9 +24,9 @@ from gatekeeper.serve import limits
 from gatekeeper.server import protocol
 from gatekeeper.server.websocket import websockets
 from gatekeeper.settings import load
-from gatekeeper.telemetry.metrics import AccessLog
+from gatekeeper.telemetry.access_log import AccessLog
 from gatekeeper.tokens.verify_queue import VerifyQueue
-from gatekeeper.web.front_errors import Refusals
+from gatekeeper.web.server_errors import ServerErrors
 from tests.servers import ClientResponse, RawClient, afetch, fetch, raw_client, serve_asgi
 from tests.system.sidecar import (
     Backend,
@@ -155,12 +155,12 @@ class Crowded(NamedTuple):
 
 @contextmanager
 def crowded(store: Store, backend: Backend, verify_queue: VerifyQueue, **settings: str) -> Iterator[Crowded]:
-    """The application of the sidecar behind its front door, with turns of the test's choice."""
+    """The application of the sidecar behind its front door, with verify_queue of the test's choice."""
     chosen = load(environment(redis_url=store.url, upstream_url=backend.url, **settings), require_upstream=True)
     out = io.BytesIO()
     engine = build(chosen, mode="sidecar", access_log=AccessLog(out), verify_queue=verify_queue)
     app, shortcut = create_app(chosen, engine)
-    door = protocol(limits(chosen), Refusals(engine), shortcut=shortcut, left=verify_queue.cancel)
+    door = protocol(limits(chosen), ServerErrors(engine), shortcut=shortcut, left=verify_queue.cancel)
     with serve_asgi(app, http=door, ws=websockets(verify_queue.cancel)) as url:
         yield Crowded(url, verify_queue, engine, out)
 

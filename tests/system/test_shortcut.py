@@ -25,8 +25,8 @@ from gatekeeper.runtime import Engine
 from gatekeeper.serve import limits
 from gatekeeper.server import Exchange, protocol
 from gatekeeper.settings import load
-from gatekeeper.telemetry.metrics import AccessLog
-from gatekeeper.web.front_errors import Refusals
+from gatekeeper.telemetry.access_log import AccessLog
+from gatekeeper.web.server_errors import ServerErrors
 from tests.servers import RawClient, RawConnection, RawRequest, afetch, raw_client, serve_asgi
 from tests.system.sidecar import (
     Backend,
@@ -141,7 +141,7 @@ def gate_before(url: str, store: Store, **settings: str) -> Iterator[Gate]:
         taken.append(shortcut(exchange))
         return taken[-1]
 
-    with serve_asgi(app, http=protocol(limits(chosen), Refusals(engine), shortcut=counted)) as listening:
+    with serve_asgi(app, http=protocol(limits(chosen), ServerErrors(engine), shortcut=counted)) as listening:
         yield Gate(listening, engine, taken, out)
     # Whoever is counted in is counted out.
     assert engine.telemetry.metrics._open == {True: 0, False: 0}

@@ -9,15 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
-from gatekeeper.telemetry.metrics import AccessLog, Durations, Exchange, Metrics
+from gatekeeper.telemetry.access_log import AccessLog
+from gatekeeper.telemetry.metrics import Durations, Metrics
+from gatekeeper.telemetry.request_record import RequestRecord
 
 BUCKETS = (0.001, 0.01, 0.1, 1.0)
 # Those of a bucket's own bound belong to it.
 SECONDS = st.one_of(st.floats(0, 5), st.sampled_from([*BUCKETS, 0.0]))
 
 
-def exchange(*, method: str = "GET", websocket: bool = False, seconds: float = 0.25, status: int = 200) -> Exchange:
-    return Exchange(
+def record(*, method: str = "GET", websocket: bool = False, seconds: float = 0.25, status: int = 200) -> RequestRecord:
+    return RequestRecord(
         method=method,
         path="/a",
         request_id="1",
@@ -50,7 +52,7 @@ def test_numbers_are_those_of_the_moment_in_which_they_are_read() -> None:
     def value(name: str, **labels: str) -> float | None:
         return metrics.registry.get_sample_value(f"gatekeeper_{name}", labels)
 
-    under_way = [exchange(), exchange(method="BREW", status=418), exchange(websocket=True)]
+    under_way = [record(), record(method="BREW", status=418), record(websocket=True)]
     for each in under_way:
         metrics.began(each)
     generate_latest(metrics.registry)
@@ -58,8 +60,8 @@ def test_numbers_are_those_of_the_moment_in_which_they_are_read() -> None:
 
     for each in under_way:
         metrics.finished(each)
-    metrics.began(exchange())
-    metrics.began(moved := exchange())
+    metrics.began(record())
+    metrics.began(moved := record())
     metrics.left(moved)
     generate_latest(metrics.registry)
     assert (value("http_requests_in_flight"), value("websockets_open")) == (1, 0)
@@ -71,8 +73,8 @@ def test_numbers_are_those_of_the_moment_in_which_they_are_read() -> None:
     assert value("upstream_request_duration_seconds_count") == 0
 
     for _ in range(1000):
-        metrics.began(exchange())
-        metrics.finished(exchange())
+        metrics.began(record())
+        metrics.finished(record())
     assert len(metrics._over) < 100
     generate_latest(metrics.registry)
     assert value("http_requests_in_flight") == 1
@@ -83,7 +85,7 @@ def test_lines_wait_for_their_write_and_come_once() -> None:
     written = io.BytesIO()
     log = AccessLog(written)
     for status in (200, 500):
-        log.add(exchange(status=status))
+        log.add(record(status=status))
     assert not written.getvalue()
 
     log.flush()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from gatekeeper.auth.oauth import Clients
+from gatekeeper.auth.oauth import IntrospectionClients
 from gatekeeper.errors import TokenRejected
 from gatekeeper.tokens.keys import StaticKeys
 from tests.tokens import forge
@@ -103,7 +103,7 @@ def test_an_hmac_is_compared_whole(algorithm: str) -> None:
 
 def test_a_client_of_introspection_is_the_same_work_known_or_not() -> None:
     # T27
-    clients = Clients({"app": SECRET})
+    clients = IntrospectionClients({"app": SECRET})
     found = []
     for name, secret in [
         ("app", SECRET),

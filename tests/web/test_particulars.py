@@ -15,7 +15,7 @@ import pytest
 
 from gatekeeper.build import build
 from gatekeeper.settings import load
-from gatekeeper.telemetry.metrics import AccessLog
+from gatekeeper.telemetry.access_log import AccessLog
 from gatekeeper_middleware import GatekeeperMiddleware
 from tests.middleware.host import environ_for, mounted, starlette_app
 from tests.servers import ClientResponse, raw_client, serve_asgi

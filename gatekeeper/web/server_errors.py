@@ -13,10 +13,10 @@ from gatekeeper.http.paths import BadPath, Kind, Matched
 from gatekeeper.models import Problem
 from gatekeeper.runtime import Engine
 from gatekeeper.server import EXTENSION, ErrorResponse, Refusal
-from gatekeeper.telemetry.metrics import Exchange
+from gatekeeper.telemetry.request_record import RequestRecord
 from gatekeeper.web.operations import Operations
 from gatekeeper.web.outcome import Refused, conclude, failed
-from gatekeeper.web.request import Incoming, read
+from gatekeeper.web.request import IncomingRequest, read
 from gatekeeper.web.respond import JSON, OWN_HEADERS, encode
 
 _REASONS: Final = {
@@ -31,7 +31,7 @@ _REASONS: Final = {
 }
 
 
-class Refusals:
+class ServerErrors:
     """Words refusals for `front.protocol`."""
 
     def __init__(self, engine: Engine) -> None:
@@ -39,26 +39,28 @@ class Refusals:
         self._operations = Operations(engine)
 
     def __repr__(self) -> str:
-        return f"<Refusals of {self._engine!r}>"
+        return f"<ServerErrors of {self._engine!r}>"
 
     def __call__(self, refusal: Refusal) -> ErrorResponse:
         reason = _REASONS[refusal.status]
         incoming = self._incoming(refusal)
         kind = self._kind(incoming)
         refused = failed(Problem(reason=reason, detail="" if reason.detail else refusal.detail), kind)
-        under_way: Exchange | None = ((refusal.scope or {}).get("extensions") or {}).get(EXTENSION, {}).get("exchange")
-        exchange = under_way or self._begun(incoming, kind)
-        body = self._body(refused, msgspec.structs.replace(incoming, request_id=exchange.request_id))
-        exchange.status = refusal.status
-        conclude(exchange, "error" if refusal.status >= 500 else "deny", reason)
+        under_way: RequestRecord | None = (
+            ((refusal.scope or {}).get("extensions") or {}).get(EXTENSION, {}).get("record")
+        )
+        record = under_way or self._begun(incoming, kind)
+        body = self._body(refused, msgspec.structs.replace(incoming, request_id=record.request_id))
+        record.status = refusal.status
+        conclude(record, "error" if refusal.status >= 500 else "deny", reason)
         if refusal.method != "HEAD":
-            exchange.bytes_out += len(body)
+            record.bytes_out += len(body)
         if under_way is None:
-            self._engine.telemetry.finished(exchange)
+            self._engine.telemetry.finished(record)
         headers = [*OWN_HEADERS, *self._engine.origins.answer_headers(refusal.headers), JSON]
-        return ErrorResponse([*headers, (REQUEST_ID, exchange.request_id.encode())], body)
+        return ErrorResponse([*headers, (REQUEST_ID, record.request_id.encode())], body)
 
-    def _incoming(self, refusal: Refusal) -> Incoming:
+    def _incoming(self, refusal: Refusal) -> IncomingRequest:
         path, _, query = refusal.target.partition(b"?")
         scope = {
             "type": "http",
@@ -70,15 +72,15 @@ class Refusals:
         }
         return read(scope, self._engine.trusted)
 
-    def _kind(self, incoming: Incoming) -> Matched | Kind:
+    def _kind(self, incoming: IncomingRequest) -> Matched | Kind:
         """What was asked, as far as that can be told. Nothing but the shape of the answer hangs on it."""
         try:
             return self._engine.paths.classify(incoming.method, incoming.path)
         except BadPath:
             return Kind.PROTECTED
 
-    def _begun(self, incoming: Incoming, kind: Matched | Kind) -> Exchange:
-        exchange = Exchange(
+    def _begun(self, incoming: IncomingRequest, kind: Matched | Kind) -> RequestRecord:
+        record = RequestRecord(
             method=incoming.method,
             path=incoming.path.decode("latin-1"),
             request_id=incoming.request_id,
@@ -86,12 +88,12 @@ class Refusals:
             started_at=time.perf_counter(),
         )
         if isinstance(kind, Matched):
-            exchange.route = kind.route.template
+            record.route = kind.route.template
         elif kind is Kind.RESERVED:
-            exchange.route = "/_gatekeeper/{path}"
-        self._engine.telemetry.began(exchange)
-        return exchange
+            record.route = "/_gatekeeper/{path}"
+        self._engine.telemetry.began(record)
+        return record
 
-    def _body(self, refused: Refused, incoming: Incoming) -> bytes:
+    def _body(self, refused: Refused, incoming: IncomingRequest) -> bytes:
         wording = self._operations.wording(incoming, refused.operation, {})
         return encode(self._engine.router.word(refused.problem, refused.dialect, wording))

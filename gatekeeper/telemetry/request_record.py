@@ -1,0 +1,31 @@
+"""The record of one request: filled while the request is served, then counted and written to the access log once."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Decision = Literal["allow", "deny", "bypass", "error"]
+
+
+class RequestRecord(msgspec.Struct, kw_only=True):
+    """One request, as it will be counted and logged. `route` is a template, or `upstream` for what is forwarded;
+    `seconds` is for how long it lasted, once it is over."""
+
+    method: str
+    path: str
+    request_id: str
+    client_ip: str
+    started_at: float
+    websocket: bool = False
+    route: str = "upstream"
+    decision: Decision = "error"
+    reason: str = "none"
+    user_id: str | None = None
+    session_id: int | None = None
+    status: int = 0
+    bytes_out: int = 0
+    decided_seconds: float | None = None
+    upstream_seconds: float | None = None
+    seconds: float = 0.0
