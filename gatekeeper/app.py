@@ -20,10 +20,10 @@ from gatekeeper.forward.http import Proxy
 from gatekeeper.forward.plan import DirectRoute
 from gatekeeper.http.headers import REQUEST_ID
 from gatekeeper.runtime import Engine
-from gatekeeper.server import Exchange, no_shortcut
+from gatekeeper.server import Exchange, no_fast_path
 from gatekeeper.settings import Settings
 from gatekeeper.telemetry.health import Health, Scrape
-from gatekeeper.upstream.http1_client import NativeUpstream
+from gatekeeper.upstream.http1_client import Http1Upstream
 from gatekeeper.upstream.httpx_client import HttpxUpstream
 from gatekeeper_middleware import GatekeeperMiddleware
 
@@ -39,7 +39,7 @@ def create_app(settings: Settings, engine: Engine) -> App:
     """Every request is judged, then served here or passed to the backend."""
     if settings.upstream_url is None:
         raise ValueError("settings without upstream_url cannot be served")
-    transport = NativeUpstream if settings.upstream_transport == "native" else HttpxUpstream
+    transport = Http1Upstream if settings.upstream_transport == "native" else HttpxUpstream
     upstream = transport(
         settings.upstream_url,
         connect_timeout_seconds=settings.upstream_connect_timeout,
@@ -54,9 +54,9 @@ def create_app(settings: Settings, engine: Engine) -> App:
         on_error=engine.telemetry.metrics.upstream_failed,
     )
     app = GatekeeperMiddleware(proxy, engine=engine)
-    if isinstance(upstream, NativeUpstream):
+    if isinstance(upstream, Http1Upstream):
         return App(app, DirectRoute(engine, app, upstream, own_headers))
-    return App(app, no_shortcut)
+    return App(app, no_fast_path)
 
 
 def create_ops(health: Health, scrape: Scrape) -> Starlette:

@@ -20,7 +20,7 @@ from gatekeeper.errors import ConfigError
 from gatekeeper.http.client_address import TrustedProxies
 from gatekeeper.http.headers import IdentityHeaders
 from gatekeeper.http.origins import Origins
-from gatekeeper.http.paths import Kind, PathTable, compile_pattern
+from gatekeeper.http.paths import PathKind, PathTable, compile_pattern
 from gatekeeper.runtime import Engine
 from gatekeeper.sessions.degraded import Degraded
 from gatekeeper.sessions.geo import Locator, open_locator
@@ -336,12 +336,12 @@ def _backchannel(
     )
 
 
-def _sign_in_paths(settings: Settings) -> list[tuple[Serves, Kind, tuple[str, ...]]]:
+def _sign_in_paths(settings: Settings) -> list[tuple[Serves, PathKind, tuple[str, ...]]]:
     """In the order in which they are asked: a login path that is public too is a login path."""
     return [
-        (Serves.LOGIN, Kind.LOGIN, settings.login_paths),
-        (Serves.REFRESH, Kind.REFRESH, settings.refresh_paths),
-        (Serves.LOGOUT, Kind.LOGOUT, settings.logout_paths),
+        (Serves.LOGIN, PathKind.LOGIN, settings.login_paths),
+        (Serves.REFRESH, PathKind.REFRESH, settings.refresh_paths),
+        (Serves.LOGOUT, PathKind.LOGOUT, settings.logout_paths),
     ]
 
 
@@ -367,7 +367,7 @@ def _path_table(settings: Settings, router: Router, enabled: list[Endpoint]) -> 
             for _, kind, patterns in _sign_in_paths(settings)
             if not issues
         ),
-        (Kind.PUBLIC, [compile_pattern(text) for text in settings.public_paths]),
+        (PathKind.PUBLIC, [compile_pattern(text) for text in settings.public_paths]),
     ]
     by_pattern = [endpoint for endpoint in enabled if endpoint.is_pattern]
     return PathTable(

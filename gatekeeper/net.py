@@ -7,7 +7,7 @@ import select
 import socket
 from typing import Final
 
-LEFT: Final = "gatekeeper.websocket"
+CLIENT_LEFT: Final = "gatekeeper.websocket"
 """The extension of a `websocket` scope by which a server tells that its client is gone, however many messages still
 wait to be received: `scope["extensions"][LEFT]["left"]` is an `asyncio.Event`."""
 
@@ -17,7 +17,7 @@ _INTERVAL_SECONDS: Final = 20
 _PROBES: Final = 6
 
 
-def keep_alive(transport: asyncio.BaseTransport) -> None:
+def enable_keepalive(transport: asyncio.BaseTransport) -> None:
     """Has the system ask the other side of a silent TCP connection whether it is there (RFC 9293 section 3.8.4)."""
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):

@@ -34,8 +34,8 @@ from gatekeeper.app import create_app, create_ops
 from gatekeeper.build import build
 from gatekeeper.forward.http import ResponseTruncated
 from gatekeeper.runtime import Engine
-from gatekeeper.server import ErrorResponse, Limits, Refusal, protocol
-from gatekeeper.server.websocket import WebSocketFront, websockets
+from gatekeeper.server import ErrorResponse, Limits, RejectedRequest, http_protocol
+from gatekeeper.server.websocket import WebSocketServerProtocol, websocket_protocol
 from gatekeeper.settings import ListenAddress, Settings, load
 from gatekeeper.store.embedded import EmbeddedStoreFailed
 from gatekeeper.telemetry import logs
@@ -119,7 +119,11 @@ def limits(settings: Settings) -> Limits:
 
 
 def listener(
-    app: Any, http: type[asyncio.Protocol], *, grace_seconds: float, ws: type[WebSocketFront] = WebSocketFront
+    app: Any,
+    http: type[asyncio.Protocol],
+    *,
+    grace_seconds: float,
+    ws: type[WebSocketServerProtocol] = WebSocketServerProtocol,
 ) -> Listener:
     """A server for `app` behind the front door `http`. What uvicorn would add to answers, log by itself or believe of
     forwarding headers is off."""
@@ -212,8 +216,10 @@ async def serve(
     app, shortcut = create_app(settings, engine)
     overloaded = engine.telemetry.connection_refused
     left = engine.verify_queue.cancel
-    door = protocol(limits(settings), ServerErrors(engine), overloaded=overloaded, shortcut=shortcut, left=left)
-    front = listener(app, door, grace_seconds=settings.shutdown_grace, ws=websockets(left))
+    door = http_protocol(
+        limits(settings), ServerErrors(engine), on_overload=overloaded, fast_path=shortcut, on_client_left=left
+    )
+    front = listener(app, door, grace_seconds=settings.shutdown_grace, ws=websocket_protocol(left))
     # Signals first: one that comes during the start must not leave a store behind.
     async with Drain(settings, health, front, parent):
         try:
@@ -240,7 +246,7 @@ async def serving(app: Any, settings: Settings, where: socket.socket | None) -> 
     if where is None:
         yield
         return
-    server = listener(app, protocol(limits(settings), _plain), grace_seconds=1)
+    server = listener(app, http_protocol(limits(settings), _plain), grace_seconds=1)
     task = asyncio.create_task(server.serve(sockets=[where]))
     try:
         yield
@@ -249,7 +255,7 @@ async def serving(app: Any, settings: Settings, where: socket.socket | None) -> 
         await task
 
 
-def _plain(refusal: Refusal) -> ErrorResponse:
+def _plain(refusal: RejectedRequest) -> ErrorResponse:
     """An answer on the ops port."""
     return ErrorResponse([(b"content-type", b"text/plain; charset=utf-8")], f"{refusal.detail}\n".encode())
 

@@ -26,8 +26,8 @@ from urllib.parse import urlsplit
 
 import uvicorn
 
-from gatekeeper.server import ErrorResponse, Limits, Refusal, protocol
-from gatekeeper.server.websocket import WebSocketFront
+from gatekeeper.server import ErrorResponse, Limits, RejectedRequest, http_protocol
+from gatekeeper.server.websocket import WebSocketServerProtocol
 
 _BACKENDS = Path(__file__).parent / "backends"
 _START_SECONDS = 30.0
@@ -154,8 +154,8 @@ def serve_asgi(app: Any, **settings: Any) -> Iterator[str]:
     config = uvicorn.Config(
         app,
         **{
-            "http": protocol(Limits(), _plain),
-            "ws": WebSocketFront,
+            "http": http_protocol(Limits(), _plain),
+            "ws": WebSocketServerProtocol,
             "ws_per_message_deflate": False,
             "ws_ping_timeout": None,
             "lifespan": "on",
@@ -184,7 +184,7 @@ def serve_asgi(app: Any, **settings: Any) -> Iterator[str]:
         assert not thread.is_alive(), "the application did not stop"
 
 
-def _plain(refusal: Refusal) -> ErrorResponse:
+def _plain(refusal: RejectedRequest) -> ErrorResponse:
     return ErrorResponse([(b"content-type", b"text/plain")], refusal.detail.encode())
 
 

@@ -17,7 +17,7 @@ import msgspec
 from gatekeeper.auth.gate import Exemptions, Gate, RequestFacts
 from gatekeeper.auth.sign_out import SignOut
 from gatekeeper.errors import Reason, StoreUnavailable, TokenRejected
-from gatekeeper.http.paths import Kind
+from gatekeeper.http.paths import PathKind
 from gatekeeper.models import Claims, Client, EndReason, Problem
 from gatekeeper.sessions.audit import Action, Trail
 from gatekeeper.sessions.events import Acting, Event, Events
@@ -325,13 +325,13 @@ class Logout(_Observed):
         return None
 
 
-def observation(kind: Kind, parts: SignInServices, visit: SignInRequest) -> ObservedSignIn:
+def observation(kind: PathKind, parts: SignInServices, visit: SignInRequest) -> ObservedSignIn:
     """What follows a request for a login, refresh or logout path."""
     return _KINDS[kind](parts, visit)
 
 
-_KINDS: Final[Mapping[Kind, Callable[[SignInServices, SignInRequest], ObservedSignIn]]] = {
-    Kind.LOGIN: Login,
-    Kind.REFRESH: Refresh,
-    Kind.LOGOUT: Logout,
+_KINDS: Final[Mapping[PathKind, Callable[[SignInServices, SignInRequest], ObservedSignIn]]] = {
+    PathKind.LOGIN: Login,
+    PathKind.REFRESH: Refresh,
+    PathKind.LOGOUT: Logout,
 }

@@ -12,7 +12,7 @@ import msgspec
 from gatekeeper.dialects import fastapi, oauth
 from gatekeeper.dialects.base import Dialect
 from gatekeeper.errors import Reason
-from gatekeeper.http.paths import Pattern, Route, compile_pattern
+from gatekeeper.http.paths import PathPattern, Route, compile_pattern
 
 
 class Serves(Enum):
@@ -176,6 +176,6 @@ def by_pattern(serves: Serves, pattern: str) -> Endpoint:
     return msgspec.structs.replace(_BY_KIND[serves], method=method.strip() or "POST", path=path)
 
 
-def compiled(endpoint: Endpoint) -> Pattern:
+def compiled(endpoint: Endpoint) -> PathPattern:
     """What its path matches, where that is a pattern."""
     return compile_pattern(f"{endpoint.method} {endpoint.path}")

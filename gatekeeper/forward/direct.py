@@ -19,16 +19,16 @@ from gatekeeper.errors import (
 )
 from gatekeeper.http.forwarding import response_headers
 from gatekeeper.http.headers import REQUEST_ID, HeaderList, IdentityHeaders, random_uuid
-from gatekeeper.http.response_parser import Head
+from gatekeeper.http.response_parser import ResponseHead
 from gatekeeper.models import Claims, EndReason
 from gatekeeper.runtime import Engine
-from gatekeeper.server import Exchange, opening
+from gatekeeper.server import Exchange, response_head_lines
 from gatekeeper.sessions.store import Checked
 from gatekeeper.store.command import Command
 from gatekeeper.store.errors import unavailable_from
 from gatekeeper.telemetry.request_record import RequestRecord
-from gatekeeper.upstream.http1 import Connection, Failure
-from gatekeeper.upstream.http1_client import RETRIED_METHODS, NativeUpstream
+from gatekeeper.upstream.http1 import Failure, Http1Connection
+from gatekeeper.upstream.http1_client import RETRIED_METHODS, Http1Upstream
 from gatekeeper.web.outcome import conclude
 from gatekeeper.web.request import CHECKED, read
 from gatekeeper.web.session_end import LEFT_SECONDS, is_of_events, last_event
@@ -76,7 +76,7 @@ class Means(NamedTuple):
 
     engine: Engine
     app: GatekeeperMiddleware
-    upstream: NativeUpstream
+    upstream: Http1Upstream
 
 
 class DirectForward:
@@ -117,7 +117,7 @@ class DirectForward:
             client_ip=plan.client_ip,
             started_at=time.perf_counter(),
         )
-        self._connection: Connection | None = None
+        self._connection: Http1Connection | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._outgoing = b""
         self._reason: EndReason | None = None
@@ -130,7 +130,7 @@ class DirectForward:
     def begin(self) -> None:
         engine = self._means.engine
         engine.telemetry.began(self._record)
-        self._exchange.carry(self)
+        self._exchange.attach(self)
         try:
             engine.gate.send_for(self, self._touch)
         except StoreUnavailable as error:
@@ -173,10 +173,10 @@ class DirectForward:
     def _hand_over(self, checked: Checked | StoreUnavailable) -> None:
         """Not for this way. The application counts it as its own."""
         self._ended = True
-        self._exchange.drop(self)
+        self._exchange.detach(self)
         self._means.engine.telemetry.left(self._record)
         self._exchange.scope[CHECKED] = checked
-        self._exchange.hand_over()
+        self._exchange.run_application()
 
     # The request
 
@@ -214,19 +214,19 @@ class DirectForward:
         else:
             self._start(connection)
 
-    def _start(self, connection: Connection) -> None:
+    def _start(self, connection: Http1Connection) -> None:
         self._connecting = None
         self._connection = connection
         connection.start(self._outgoing, self, to_head_request=self._exchange.head.method == "HEAD")
 
     # The answer
 
-    def on_informational(self, head: Head) -> None:
+    def on_informational(self, head: ResponseHead) -> None:
         if head.status != 100:
             self._exchange.send_informational(head.status, response_headers(head.headers, head.status))
             self._heed_the_client()
 
-    def on_head(self, head: Head) -> None:
+    def on_head(self, head: ResponseHead) -> None:
         record = self._record
         record.upstream_seconds = time.perf_counter() - self._sent_at
         record.status = head.status
@@ -247,19 +247,21 @@ class DirectForward:
         if self._exchange.is_full and self._connection is not None:
             self._connection.pause_reading()
 
-    takes_whole = True
+    takes_full_response = True
 
-    def on_whole(self, head: Head, body: bytes) -> None:
+    def on_full_response(self, head: ResponseHead, body: bytes) -> None:
         self._connection = None
         record, exchange = self._record, self._exchange
         record.upstream_seconds = time.perf_counter() - self._sent_at
         record.status, record.bytes_out = head.status, len(body)
         if head.noted is None:
-            head.noted = opening(head.status, head.reason, response_headers(head.headers, head.status)) + _REQUEST_ID
+            head.noted = (
+                response_head_lines(head.status, head.reason, response_headers(head.headers, head.status)) + _REQUEST_ID
+            )
         self._finish()
-        exchange.send_whole(head.noted, b"%b\r\n" % record.request_id.encode(), body)
+        exchange.send_full_response(head.noted, b"%b\r\n" % record.request_id.encode(), body)
 
-    def on_pause(self) -> None:
+    def on_batch_end(self) -> None:
         self._exchange.uncork()
 
     def on_end(self, trailers: HeaderList) -> None:
@@ -291,7 +293,7 @@ class DirectForward:
         exchange, record = self._exchange, self._record
         if exchange.started:
             self._finish()
-            exchange.break_off()
+            exchange.abort_response()
             return
         self._leave_backend()
         conclude(record, "error", error.reason)
@@ -300,8 +302,8 @@ class DirectForward:
         answer = self._means.app.failure(incoming, record, error)
         self._ended = True
         self._means.engine.streams.remove(self)
-        exchange.drop(self)
-        exchange.hand_over(self._told(answer))
+        exchange.detach(self)
+        exchange.run_application(self._told(answer))
 
     def _internal_error(self) -> None:
         _log.exception("internal error", extra={"request_id": self._record.request_id})
@@ -322,7 +324,7 @@ class DirectForward:
         if self._ended:
             return
         self._ended = True
-        self._exchange.drop(self)
+        self._exchange.detach(self)
         self._means.engine.streams.remove(self)
         self._leave_backend()
         self._means.engine.telemetry.finished(self._record)
@@ -357,7 +359,7 @@ class DirectForward:
             exchange = self._exchange
             self._finish()
             if not exchange.end_event_stream():
-                exchange.break_off()
+                exchange.abort_response()
             return
         self._fail(UpstreamTimeout("the server ends"))
 
@@ -385,4 +387,4 @@ class DirectForward:
         if not self._ended:
             exchange = self._exchange
             self._finish()
-            exchange.break_off()
+            exchange.abort_response()

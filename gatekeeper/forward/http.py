@@ -20,7 +20,7 @@ from gatekeeper.http.forwarding import (
 )
 from gatekeeper.http.headers import HeaderList, get
 from gatekeeper.http.types import Message, Receive, Scope, Send
-from gatekeeper.upstream.upstream import Upstream, UpstreamRequest, UpstreamResponse
+from gatekeeper.upstream.interface import Upstream, UpstreamRequest, UpstreamResponse
 
 # As what browsers know them, and proxies name them in `X-Forwarded-Proto`.
 _HTTP_SCHEMES = {"ws": "http", "wss": "https"}
@@ -102,7 +102,7 @@ class Proxy:
             target=target(scope),
             headers=headers + _TAKES_TRAILERS if offered.trailers else headers,
             body=client if client.has_body else None,
-            informed=offered.inform if offered.informational else None,
+            on_informational=offered.inform if offered.informational else None,
         )
         response: UpstreamResponse | None = None
         complete = False

@@ -20,11 +20,11 @@ from gatekeeper.forward.direct import DirectForward, Means, Plan
 from gatekeeper.forward.http import arrival
 from gatekeeper.http.forwarding import request_headers
 from gatekeeper.http.headers import REQUEST_ID, get, request_id
-from gatekeeper.http.paths import BadPath, Kind
-from gatekeeper.http.request_writer import RequestNotForwardable, outgoing
+from gatekeeper.http.paths import BadPath, PathKind
+from gatekeeper.http.request_writer import RequestNotForwardable, serialize_head
 from gatekeeper.runtime import Engine
 from gatekeeper.server import Exchange
-from gatekeeper.upstream.http1_client import NativeUpstream
+from gatekeeper.upstream.http1_client import Http1Upstream
 from gatekeeper_middleware import GatekeeperMiddleware
 
 _REQUEST_ID_LINE: Final = b"\r\n%b: \r\n" % REQUEST_ID
@@ -36,7 +36,7 @@ class DirectRoute:
     """Called with every request that came whole: True where it is carried from here."""
 
     def __init__(
-        self, engine: Engine, app: GatekeeperMiddleware, upstream: NativeUpstream, own_headers: frozenset[bytes]
+        self, engine: Engine, app: GatekeeperMiddleware, upstream: Http1Upstream, own_headers: frozenset[bytes]
     ) -> None:
         self._engine = engine
         self._upstream = upstream
@@ -54,7 +54,7 @@ class DirectRoute:
             # Who sends request after request and reads no answer waits in the application's `send`.
             return False
         try:
-            if self._engine.paths.classify(head.method, head.target.partition(b"?")[0]) is not Kind.PROTECTED:
+            if self._engine.paths.classify(head.method, head.target.partition(b"?")[0]) is not PathKind.PROTECTED:
                 return False
         except BadPath:
             return False
@@ -89,7 +89,7 @@ class DirectRoute:
         kept.append((REQUEST_ID, b""))
         passed = request_headers(kept, arrival(scope, engine.trusted), self._own_headers)
         try:
-            lines = outgoing("GET", b"/", passed, authority=self._upstream.authority, has_body=length > 0).head
+            lines = serialize_head("GET", b"/", passed, authority=self._upstream.authority, has_body=length > 0).head
         except RequestNotForwardable:
             return None
         before, _, after = lines.partition(_REQUEST_ID_LINE)

@@ -23,9 +23,9 @@ from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.forward.departure import CancelWhenClientLeaves
 from gatekeeper.http.forwarding import response_headers
 from gatekeeper.http.types import Message, Receive, Scope, Send
-from gatekeeper.net import LEFT
-from gatekeeper.upstream.upstream import Upstream, UpstreamRequest
-from gatekeeper.upstream.websocket import Backend, Ending, Refusal, open_backend
+from gatekeeper.net import CLIENT_LEFT
+from gatekeeper.upstream.interface import Upstream, UpstreamRequest
+from gatekeeper.upstream.websocket import BackendWebSocket, HandshakeRefused, WebSocketClose, open_websocket
 
 # How long after the client's leg broke its close code may take to arrive here.
 _LAST_WORD_SECONDS: Final = 0.5
@@ -35,8 +35,8 @@ _OF_THE_HANDSHAKE: Final = b"sec-websocket-"
 class Ends(NamedTuple):
     """What each side is to be told when the other has ended. Without anything to say, a connection just ends."""
 
-    for_client: Ending | None = None
-    for_backend: Ending | None = None
+    for_client: WebSocketClose | None = None
+    for_backend: WebSocketClose | None = None
 
 
 class WebSocketTunnel:
@@ -67,20 +67,20 @@ class WebSocketTunnel:
         RequestNotForwardable, all of them before anything was sent to the client.
         """
         await receive()  # `websocket.connect`
-        offered = (scope.get("extensions") or {}).get(LEFT)
+        offered = (scope.get("extensions") or {}).get(CLIENT_LEFT)
         async with _Client(receive, send, offered["left"] if offered else asyncio.Event()) as client:
-            answer: Backend | Refusal | None = None
+            answer: BackendWebSocket | HandshakeRefused | None = None
             async with CancelWhenClientLeaves(client):
                 answer = await self._asked(request, scope)
-            if isinstance(answer, Backend):
+            if isinstance(answer, BackendWebSocket):
                 await self._carry_messages(client, answer)
             elif answer is not None:
                 await client.refuse(answer, in_http="websocket.http.response" in scope.get("extensions", {}))
 
-    async def _asked(self, request: UpstreamRequest, scope: Scope) -> Backend | Refusal:
+    async def _asked(self, request: UpstreamRequest, scope: Scope) -> BackendWebSocket | HandshakeRefused:
         started = time.perf_counter()
         try:
-            answer = await open_backend(self._upstream, request)
+            answer = await open_websocket(self._upstream, request)
         except (UpstreamUnavailable, UpstreamTimeout) as error:
             self._failed(error.kind)
             raise
@@ -90,7 +90,7 @@ class WebSocketTunnel:
             self._on_upstream(seconds)
         return answer
 
-    async def _carry_messages(self, client: _Client, backend: Backend) -> None:
+    async def _carry_messages(self, client: _Client, backend: BackendWebSocket) -> None:
         try:
             await client.accept(backend)
             ends = await _both_ways(client, backend)
@@ -106,7 +106,7 @@ class WebSocketTunnel:
             self._on_error(kind)
 
 
-async def _both_ways(client: _Client, backend: Backend) -> Ends:
+async def _both_ways(client: _Client, backend: BackendWebSocket) -> Ends:
     """Carries messages until one leg ends."""
     up = asyncio.create_task(_carry_up(client, backend))
     down = asyncio.create_task(_carry_down(client, backend))
@@ -124,7 +124,7 @@ async def _both_ways(client: _Client, backend: Backend) -> Ends:
         await asyncio.gather(up, down, return_exceptions=True)
 
 
-async def _carry_up(client: _Client, backend: Backend) -> Ending | None:
+async def _carry_up(client: _Client, backend: BackendWebSocket) -> WebSocketClose | None:
     """From the client to the backend. Returns how the client ended, and never where the backend takes no more."""
     try:
         while True:
@@ -141,7 +141,7 @@ async def _carry_up(client: _Client, backend: Backend) -> Ending | None:
         raise
 
 
-async def _carry_down(client: _Client, backend: Backend) -> Ending | None:
+async def _carry_down(client: _Client, backend: BackendWebSocket) -> WebSocketClose | None:
     """From the backend to the client. Returns how the backend ended, or None where the client takes no more."""
     while messages := await backend.read():
         for message in messages:
@@ -150,7 +150,7 @@ async def _carry_down(client: _Client, backend: Backend) -> Ending | None:
     return backend.ending
 
 
-def _ending_of(message: Message) -> Ending | None:
+def _ending_of(message: Message) -> WebSocketClose | None:
     """What `websocket.disconnect` means.
 
     uvicorn gives a `reason`, be it empty, only for a close frame: the client's, or the one with which uvicorn itself
@@ -161,8 +161,8 @@ def _ending_of(message: Message) -> Ending | None:
     if code == CloseCode.ABNORMAL_CLOSURE or (code == CloseCode.NO_STATUS_RCVD and reason is None):
         return None
     if code == CloseCode.SERVICE_RESTART and reason is None:
-        return Ending(CloseCode.GOING_AWAY)
-    return Ending(None if code == CloseCode.NO_STATUS_RCVD else code, reason or "")
+        return WebSocketClose(CloseCode.GOING_AWAY)
+    return WebSocketClose(None if code == CloseCode.NO_STATUS_RCVD else code, reason or "")
 
 
 class _Client:
@@ -204,11 +204,11 @@ class _Client:
         finally:
             left.cancel()
 
-    async def accept(self, backend: Backend) -> None:
+    async def accept(self, backend: BackendWebSocket) -> None:
         headers = [pair for pair in response_headers(backend.headers, 101) if _crosses_back(pair[0])]
         await self._tell({"type": "websocket.accept", "subprotocol": backend.subprotocol, "headers": headers})
 
-    async def refuse(self, refusal: Refusal, *, in_http: bool) -> None:
+    async def refuse(self, refusal: HandshakeRefused, *, in_http: bool) -> None:
         if not in_http:
             # A server makes of a close before the handshake a 403 (ASGI specification).
             await self._tell({"type": "websocket.close", "code": CloseCode.POLICY_VIOLATION, "reason": ""})
@@ -224,7 +224,7 @@ class _Client:
         kind = "text" if isinstance(message, str) else "bytes"
         return await self._tell({"type": "websocket.send", kind: message})
 
-    async def close(self, ending: Ending | None) -> None:
+    async def close(self, ending: WebSocketClose | None) -> None:
         if ending is None:
             return
         # To ASGI a code that is missing is 1000. None is not in the specification; uvicorn makes of it the close

@@ -47,7 +47,7 @@ class Origins:
             return True
         return self.may_connect(headers, scheme=scheme)
 
-    def answer_headers(self, headers: Headers) -> HeaderList:
+    def cors_headers(self, headers: Headers) -> HeaderList:
         """What lets the page behind `Origin` read an answer of Gatekeeper's own."""
         if not self._allowed:
             return []
@@ -61,7 +61,7 @@ class Origins:
     def preflight_headers(self, headers: Headers, *, methods: Collection[str]) -> HeaderList:
         """The answer to a preflight (Fetch standard, "CORS-preflight fetch") of an allowed origin."""
         found = [
-            *self.answer_headers(headers),
+            *self.cors_headers(headers),
             (b"access-control-allow-methods", ", ".join(sorted(methods)).encode()),
             (b"access-control-max-age", _PREFLIGHT_SECONDS),
         ]

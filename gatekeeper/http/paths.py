@@ -23,7 +23,7 @@ class BadPath(ValueError):
     """A path that cannot be judged; the text says what is wrong with it."""
 
 
-class Kind(Enum):
+class PathKind(Enum):
     """What is done with a path that no route serves. `RESERVED`: below `/_gatekeeper/`, where nothing is the backend's.
     `LIKE_LOGIN`, `LIKE_REFRESH`: protected, but a backend may read it as such a path all the same."""
 
@@ -134,7 +134,7 @@ def check(path: bytes) -> None:
         raise BadPath("The path holds an overlong encoding")
 
 
-class Pattern(msgspec.Struct, frozen=True):
+class PathPattern(msgspec.Struct, frozen=True):
     """One entry of a path setting: methods (None: any) and what the path must match."""
 
     methods: frozenset[str] | None
@@ -147,7 +147,7 @@ class Pattern(msgspec.Struct, frozen=True):
         return self.names(method) and any(glob.match(way) for glob in self.globs)
 
 
-def compile_pattern(text: str, *, default_method: str | None = None) -> Pattern:
+def compile_pattern(text: str, *, default_method: str | None = None) -> PathPattern:
     """`/health`, `/static/*`, `*/docs`, each with an optional method before it (`GET` includes `HEAD`). `*` matches
     any characters, `/` too; a trailing slash is optional. A pattern is read in the ways a path is."""
     method, _, glob = text.rpartition(" ")
@@ -155,7 +155,7 @@ def compile_pattern(text: str, *, default_method: str | None = None) -> Pattern:
     methods = frozenset({method, "HEAD"} if method == "GET" else {method}) if method else None
     star, rest = ("*", glob[1:]) if glob.startswith("*") else ("", glob)
     globs = {star.encode() + way for way in readings(rest.encode())} if rest else {b"*"}
-    return Pattern(methods, tuple(map(_glob, sorted(globs))))
+    return PathPattern(methods, tuple(map(_glob, sorted(globs))))
 
 
 def _glob(glob: bytes) -> re.Pattern[bytes]:
@@ -179,7 +179,7 @@ def _in_turn(parts: Iterable[bytes]) -> bytes:
     return b"".join(b"(?>.*?" + part + b")" for part in parts)
 
 
-def _matches(patterns: Iterable[Pattern], method: str, ways: frozenset[bytes]) -> bool:
+def _matches(patterns: Iterable[PathPattern], method: str, ways: frozenset[bytes]) -> bool:
     """Whether every reading is named by one of the patterns. In its own letter case: what a pattern names so, it names
     in every other way of writing both."""
     globs = [regex for pattern in patterns if pattern.names(method) for regex in pattern.globs]
@@ -194,14 +194,14 @@ class Route(msgspec.Struct, frozen=True):
     target: object
 
 
-class Matched(msgspec.Struct, frozen=True):
+class RouteMatch(msgspec.Struct, frozen=True):
     """A route with the values of its parameters."""
 
     route: Route
     parameters: dict[str, str]
 
 
-_LIKE: Final = {Kind.LOGIN: Kind.LIKE_LOGIN, Kind.REFRESH: Kind.LIKE_REFRESH}
+_LIKE: Final = {PathKind.LOGIN: PathKind.LIKE_LOGIN, PathKind.REFRESH: PathKind.LIKE_REFRESH}
 
 
 class PathTable:
@@ -210,8 +210,8 @@ class PathTable:
     def __init__(
         self,
         routes: Sequence[Route],
-        kinds: Sequence[tuple[Kind, Sequence[Pattern]]],
-        own: Sequence[tuple[Pattern, Route]] = (),
+        kinds: Sequence[tuple[PathKind, Sequence[PathPattern]]],
+        own: Sequence[tuple[PathPattern, Route]] = (),
     ) -> None:
         """`own` are routes that patterns name instead of templates."""
         # Literal before parameter: `/sessions/all` is asked before `/sessions/{id}`.
@@ -227,7 +227,7 @@ class PathTable:
         ]
         self._remembered = lru_cache(maxsize=4096)(self._classify)
 
-    def classify(self, method: str, path: bytes) -> Matched | Kind:
+    def classify(self, method: str, path: bytes) -> RouteMatch | PathKind:
         """What `path` is for `method`. Raises `BadPath`."""
         # Long ones are not remembered: anybody can send them, and thousands of them are a lot of memory.
         return (self._remembered if len(path) <= _LONGEST_REMEMBERED else self._classify)(method, path)
@@ -238,16 +238,16 @@ class PathTable:
         methods |= {route.method for pattern, _, route in self._patterns if pattern.matches(route.method, path)}
         return frozenset(methods | {"HEAD"} if "GET" in methods else methods)
 
-    def _classify(self, method: str, path: bytes) -> Matched | Kind:
+    def _classify(self, method: str, path: bytes) -> RouteMatch | PathKind:
         if path == b"*" and method == "OPTIONS":
             # About the server as a whole (RFC 9110 section 9.3.7): no pattern names it, so nothing makes it public.
-            return Kind.PROTECTED
+            return PathKind.PROTECTED
         check(path)
         own = _route(self._own, method, path) or self._by_pattern(method, path)
         if own is not None:
             return own
         if _RESERVED.match(path):
-            return Kind.RESERVED
+            return PathKind.RESERVED
         ways = readings(path)
         if any(self._is_own_otherwise(method, way) for way in ways):
             raise BadPath("The path must be written as it is documented")
@@ -257,12 +257,12 @@ class PathTable:
         for kind, patterns in self._lookalikes:
             if any(pattern.matches(method, way) for pattern in patterns for way in ways):
                 return kind
-        return Kind.PROTECTED
+        return PathKind.PROTECTED
 
-    def _by_pattern(self, method: str, path: bytes) -> Matched | None:
+    def _by_pattern(self, method: str, path: bytes) -> RouteMatch | None:
         for pattern, _, route in self._patterns:
             if pattern.matches(method, path):
-                return Matched(route, {})
+                return RouteMatch(route, {})
         return None
 
     def _is_own_otherwise(self, method: str, way: bytes) -> bool:
@@ -272,8 +272,8 @@ class PathTable:
         return any(pattern.matches(method, way) for _, pattern, _ in self._patterns)
 
 
-def _any_case(pattern: Pattern) -> Pattern:
-    return Pattern(
+def _any_case(pattern: PathPattern) -> PathPattern:
+    return PathPattern(
         pattern.methods, tuple(re.compile(glob.pattern, glob.flags | re.IGNORECASE) for glob in pattern.globs)
     )
 
@@ -284,7 +284,7 @@ def _template(template: str) -> re.Pattern[bytes]:
     return re.compile(body.encode() + rb"/?\Z")
 
 
-def _route(table: Sequence[tuple[Route, re.Pattern[bytes]]], method: str, path: bytes) -> Matched | None:
+def _route(table: Sequence[tuple[Route, re.Pattern[bytes]]], method: str, path: bytes) -> RouteMatch | None:
     # HEAD is answered wherever GET is (RFC 9110 section 9.3.2).
     asked = "GET" if method == "HEAD" else method
     for route, regex in table:
@@ -292,5 +292,5 @@ def _route(table: Sequence[tuple[Route, re.Pattern[bytes]]], method: str, path: 
             match = regex.match(path)
             if match:
                 values = {name: value.decode("latin-1") for name, value in match.groupdict().items()}
-                return Matched(route, values)
+                return RouteMatch(route, values)
     return None

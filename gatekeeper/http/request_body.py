@@ -1,4 +1,4 @@
-"""The body of a request, taken out of its framing. Pure; what is malformed raises `Refused`."""
+"""The body of a request, taken out of its framing. Pure; what is malformed raises `RequestRejected`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Final, Protocol
 from gatekeeper.http.request_head import (
     HEADERS_TOO_LARGE,
     TOO_MANY_HEADERS,
-    Head,
     HeaderList,
     Limits,
-    Refused,
+    RequestHead,
+    RequestRejected,
     check_unfinished,
     parse_trailer,
 )
@@ -43,7 +43,7 @@ class Body(Protocol):
     def remaining_bytes(self) -> int: ...
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """What of `data` belongs to the body, and what came after its end. Raises `Refused`."""
+        """What of `data` belongs to the body, and what came after its end. Raises `RequestRejected`."""
 
 
 class SizedBody:
@@ -95,7 +95,7 @@ class ChunkedBody:
         "trailers",
     )
 
-    def __init__(self, head: Head, limits: Limits) -> None:
+    def __init__(self, head: RequestHead, limits: Limits) -> None:
         self._limits = limits
         self._section_bytes = head.size_bytes
         self._fields = len(head.headers)
@@ -155,42 +155,42 @@ class ChunkedBody:
             return at + 2
         if mark in {b"", b"\r"}:
             return None
-        raise Refused(400, _BAD_CHUNK)
+        raise RequestRejected(400, _BAD_CHUNK)
 
     def _begin_chunk(self, line: bytes) -> None:
         match = _SIZE_LINE.fullmatch(line)
         if match is None or len(line) > _LONGEST_SIZE_LINE:
-            raise Refused(400, _BAD_CHUNK)
+            raise RequestRejected(400, _BAD_CHUNK)
         size = int(match[1], 16)
         if size == 0:
             self._next = _TRAILER
             return
         self._excess = max(0, self._excess + len(line) + 2 - _DECENT_OVERHEAD_BYTES - 2 * size)
         if self._excess > _MOST_EXCESS_BYTES:
-            raise Refused(400, "The body is more framing than content")
+            raise RequestRejected(400, "The body is more framing than content")
         self._total += size
         if self._limits.max_body_bytes is not None and self._total > self._limits.max_body_bytes:
-            raise Refused(413, BODY_TOO_LARGE)
+            raise RequestRejected(413, BODY_TOO_LARGE)
         self.remaining_bytes = size
         self._next = _DATA_END
 
     def _take_trailer(self, line: bytes) -> None:
         self._section_bytes += len(line) + 2
         if self._section_bytes > self._limits.max_header_bytes:
-            raise Refused(431, HEADERS_TOO_LARGE)
+            raise RequestRejected(431, HEADERS_TOO_LARGE)
         if not line:
             self._next = _NOTHING
             return
         self.trailers.append(parse_trailer(line))
         self._fields += 1
         if self._fields > self._limits.max_headers:
-            raise Refused(431, TOO_MANY_HEADERS)
+            raise RequestRejected(431, TOO_MANY_HEADERS)
 
     def _check_part(self, line: bytes) -> None:
         """A line whose end has not come yet: whether it can still become a good one."""
         if self._next is _TRAILER:
             check_unfinished(line)
             if self._section_bytes + len(line) > self._limits.max_header_bytes:
-                raise Refused(431, HEADERS_TOO_LARGE)
+                raise RequestRejected(431, HEADERS_TOO_LARGE)
         elif len(line) > _LONGEST_SIZE_LINE or not _SIZE_SO_FAR.fullmatch(line):
-            raise Refused(400, _BAD_CHUNK)
+            raise RequestRejected(400, _BAD_CHUNK)

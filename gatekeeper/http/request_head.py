@@ -77,7 +77,7 @@ class Limits(msgspec.Struct, frozen=True):
     max_body_bytes: int | None = None
 
 
-class Refused(Exception):
+class RequestRejected(Exception):
     """A request that goes no further, whatever follows it; its connection ends with the answer. `headers` belong to
     the answer."""
 
@@ -88,7 +88,7 @@ class Refused(Exception):
         self.headers = tuple(headers)
 
 
-class Fields(msgspec.Struct, frozen=True, eq=False):
+class HeaderSection(msgspec.Struct, frozen=True, eq=False):
     """A header section without fault. Names are lower-case, order and repetition as sent; `length` is None where the
     body is chunked; `upgrade` holds what `Upgrade` asks for, lower-case, None where there is none.
 
@@ -104,14 +104,14 @@ class Fields(msgspec.Struct, frozen=True, eq=False):
     noted: dict[Any, Any]
 
 
-class Head(msgspec.Struct, frozen=True):
+class RequestHead(msgspec.Struct, frozen=True):
     """A head without fault."""
 
     method: str
     target: bytes
     version: str
     size_bytes: int
-    fields: Fields
+    fields: HeaderSection
 
     @property
     def headers(self) -> HeaderList:
@@ -141,8 +141,8 @@ class Head(msgspec.Struct, frozen=True):
 _NOTHING: Final[frozenset[bytes]] = frozenset()
 
 
-def parse_head(raw: bytes, limits: Limits) -> Head:
-    """The request whose head is `raw`, from the request line to the empty line. Raises `Refused`."""
+def parse_head(raw: bytes, limits: Limits) -> RequestHead:
+    """The request whose head is `raw`, from the request line to the empty line. Raises `RequestRejected`."""
     line = _REQUEST_LINE.match(raw)
     if line is None:
         raise _bad_request_line(raw)
@@ -151,15 +151,15 @@ def parse_head(raw: bytes, limits: Limits) -> Head:
     section, modern = raw[line.end() :], minor == b"1"
     parse = _parse_known_fields if len(section) <= _REMEMBERED_BYTES else _parse_fields
     fields = parse(section, modern, limits.max_headers)
-    return Head(method.decode(), target, "1.1" if modern else "1.0", len(raw), fields)
+    return RequestHead(method.decode(), target, "1.1" if modern else "1.0", len(raw), fields)
 
 
-def _parse_fields(section: bytes, modern: bool, max_headers: int) -> Fields:
+def _parse_fields(section: bytes, modern: bool, max_headers: int) -> HeaderSection:
     fields = _FIELD.findall(section)
     if len(fields) != section.count(b"\n") - 1:
-        raise Refused(400, CONTROL_BYTE if _STRAY.search(section) else "A header line is malformed")
+        raise RequestRejected(400, CONTROL_BYTE if _STRAY.search(section) else "A header line is malformed")
     if len(fields) > max_headers:
-        raise Refused(431, TOO_MANY_HEADERS)
+        raise RequestRejected(431, TOO_MANY_HEADERS)
     if b" \r\n" in section or b"\t\r\n" in section:
         fields = [(name, value.rstrip(b" \t")) for name, value in fields]
     headers = [(name.lower(), value) for name, value in fields]
@@ -170,7 +170,7 @@ def _parse_fields(section: bytes, modern: bool, max_headers: int) -> Fields:
     _check_host(said.get(b"host"), required=modern)
     length = _body_length(said, modern=modern)
     connection = frozenset(_members(said[b"connection"])) if b"connection" in said else _NOTHING
-    return Fields(
+    return HeaderSection(
         headers=headers,
         length=length,
         # RFC 9112 section 9.3.
@@ -196,44 +196,44 @@ def salvage(raw: bytes, limits: Limits) -> tuple[str, bytes, HeaderList]:
 
 
 def parse_trailer(line: bytes) -> tuple[bytes, bytes]:
-    """Name (lower-case) and value of a trailer line without its end. Raises `Refused` for one that is no field."""
+    """Return name (lower-case) and value of a trailer line without its CRLF. Raises `RequestRejected`."""
     field = _FIELD.fullmatch(line + b"\r\n")
     if field is None:
-        raise Refused(400, "A trailer is malformed")
+        raise RequestRejected(400, "A trailer is malformed")
     return field[1].lower(), field[2].rstrip(b" \t")
 
 
 def check_unfinished(data: bytes | bytearray, start: int = 0) -> None:
-    """Raises `Refused` if no byte that may follow could make `data` good, as far as line ends go."""
+    """Raises `RequestRejected` if no byte that may follow could make `data` good, as far as line ends go."""
     if _STRAY.search(data, start):
-        raise Refused(400, CONTROL_BYTE)
+        raise RequestRejected(400, CONTROL_BYTE)
 
 
-def _bad_request_line(raw: bytes) -> Refused:
+def _bad_request_line(raw: bytes) -> RequestRejected:
     """Why `raw` does not begin with a request line."""
     line = _LIKE_A_REQUEST_LINE.match(raw)
     if line is None:
-        return Refused(400, "The request line is malformed")
+        return RequestRejected(400, "The request line is malformed")
     if line[3] not in {b"1.1", b"1.0"}:
-        return Refused(400, "The protocol must be HTTP/1.1 or HTTP/1.0")
-    return Refused(400, "The request target holds a character that must be percent-encoded")
+        return RequestRejected(400, "The protocol must be HTTP/1.1 or HTTP/1.0")
+    return RequestRejected(400, "The request target holds a character that must be percent-encoded")
 
 
 def _check_target(method: bytes, target: bytes) -> None:
     if method in {b"TRACE", b"CONNECT"}:
-        raise Refused(405, "This method is not allowed", [(b"allow", ALLOWED_METHODS)])
+        raise RequestRejected(405, "This method is not allowed", [(b"allow", ALLOWED_METHODS)])
     if not target.startswith(b"/") and not (target == b"*" and method == b"OPTIONS"):
-        raise Refused(400, "The request target must be a path that begins with /")
+        raise RequestRejected(400, "The request target must be a path that begins with /")
 
 
 def _check_host(hosts: list[bytes] | None, *, required: bool) -> None:
     """RFC 9112 section 3.2: one, valid; HTTP/1.0 may do without."""
     if hosts is None:
         if required:
-            raise Refused(400, "The Host header is missing")
+            raise RequestRejected(400, "The Host header is missing")
         return
     if len(hosts) != 1 or not (_PLAIN_HOST.fullmatch(hosts[0]) or _is_host(hosts[0])):
-        raise Refused(400, "There must be one Host header that names a host")
+        raise RequestRejected(400, "There must be one Host header that names a host")
 
 
 def _is_host(value: bytes) -> bool:
@@ -252,20 +252,20 @@ def _is_host(value: bytes) -> bool:
 def _body_length(said: Mapping[bytes, list[bytes]], *, modern: bool) -> int | None:
     """RFC 9112 section 6.3, and nothing that it merely tolerates. None: chunked."""
     if not _ALMOST_FRAMING.isdisjoint(said):
-        raise Refused(400, "A header could be read as one that says how long the body is")
+        raise RequestRejected(400, "A header could be read as one that says how long the body is")
     lengths, codings = said.get(b"content-length"), said.get(b"transfer-encoding")
     if codings is None:
         if lengths is None:
             return 0
         if len(lengths) != 1 or not _LENGTH.fullmatch(lengths[0]):
-            raise Refused(400, "Content-Length must be one decimal number")
+            raise RequestRejected(400, "Content-Length must be one decimal number")
         return int(lengths[0])
     if lengths is not None:
-        raise Refused(400, "Content-Length and Transfer-Encoding exclude each other")
+        raise RequestRejected(400, "Content-Length and Transfer-Encoding exclude each other")
     if not modern:
-        raise Refused(400, "HTTP/1.0 has no Transfer-Encoding")
+        raise RequestRejected(400, "HTTP/1.0 has no Transfer-Encoding")
     if len(codings) != 1 or codings[0].lower() != b"chunked":
-        raise Refused(400, "Transfer-Encoding must be chunked and nothing else")
+        raise RequestRejected(400, "Transfer-Encoding must be chunked and nothing else")
     return None
 
 
@@ -288,7 +288,10 @@ class HeadReader:
         self._begin()
 
     def feed(self, data: bytes) -> tuple[bytes, bytes] | None:
-        """The head, if it is complete, and what came after it. Raises `Refused`; `buffer` then holds what was read."""
+        """Return the head, once it is complete, and the bytes that follow it; None until then.
+
+        Raises `RequestRejected`; `buffer` then holds what was read.
+        """
         if not self.buffer and not data.startswith((b"\r", b"\n")):
             # As nearly all come: whole, in one piece.
             end = data.find(b"\r\n\r\n") + 4
@@ -319,7 +322,7 @@ class HeadReader:
             self._blank_skipped = True
             self._scanned = 0
         if self._blank_skipped and self.buffer.startswith(b"\r\n"):
-            raise Refused(400, "There is more than one empty line before the request")
+            raise RequestRejected(400, "There is more than one empty line before the request")
 
     def _check_part(self) -> None:
         # The last byte again: a CR is good or bad by what follows it.
@@ -332,9 +335,9 @@ class HeadReader:
         if len(self.buffer) >= self._limit:
             raise self._too_large()
 
-    def _too_large(self) -> Refused:
+    def _too_large(self) -> RequestRejected:
         line_end = self.buffer.find(b"\n") + 1
         # RFC 9110 section 15.5.15 where not even the request line has room.
         if line_end == 0 or line_end > self._limit:
-            return Refused(414, TARGET_TOO_LONG)
-        return Refused(431, HEADERS_TOO_LARGE)
+            return RequestRejected(414, TARGET_TOO_LONG)
+        return RequestRejected(431, HEADERS_TOO_LARGE)

@@ -31,7 +31,7 @@ class RequestNotForwardable(GatekeeperError):
         super().__init__("The request has a header or a body that HTTP does not allow")
 
 
-class Outgoing(NamedTuple):
+class SerializedHead(NamedTuple):
     """The head of a request, and what it says of the body: its `length`, None for chunks; 0 where there is none.
     `expects` tells whether it waits for `100 Continue`."""
 
@@ -40,7 +40,7 @@ class Outgoing(NamedTuple):
     expects: bool
 
 
-def outgoing(method: str, target: bytes, headers: Headers, *, authority: bytes, has_body: bool) -> Outgoing:
+def serialize_head(method: str, target: bytes, headers: Headers, *, authority: bytes, has_body: bool) -> SerializedHead:
     """The head of this request. `authority` stands in for a missing `Host`, which HTTP/1.0 clients may leave out and
     HTTP/1.1 may not (RFC 9112 section 3.2). Raises RequestNotForwardable."""
     lines = [b"", b"", b""]
@@ -66,7 +66,7 @@ def outgoing(method: str, target: bytes, headers: Headers, *, authority: bytes, 
     lines[0] = b"%b %b" % (method.encode("ascii"), target)
     lines[1] = b" HTTP/1.1\r\n"
     lines.append(b"\r\n")
-    return Outgoing(b"".join(lines), length if has_body else 0, expects)
+    return SerializedHead(b"".join(lines), length if has_body else 0, expects)
 
 
 def chunk(data: bytes) -> bytes:

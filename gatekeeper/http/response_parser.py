@@ -43,7 +43,7 @@ _BODILESS: Final = frozenset({204, 304})
 _MOST_REMEMBERED: Final = 512
 _REMEMBERED_BYTES: Final = 1024
 _fields: Final[dict[bytes, tuple[bytes, bytes]]] = {}
-_heads: Final[dict[bytes, Head]] = {}
+_heads: Final[dict[bytes, ResponseHead]] = {}
 _T = TypeVar("_T")
 
 
@@ -51,7 +51,7 @@ class BadResponse(Exception):
     """These bytes are not an answer, or could be read in two ways. The text quotes nothing of them."""
 
 
-class Head(msgspec.Struct):
+class ResponseHead(msgspec.Struct):
     """The head of an answer. `headers` are as they came, names in lower-case; `reason` may be empty; `length` is what
     `Content-Length` says, None without one; `keeps_alive` tells whether the connection may go on.
 
@@ -75,27 +75,27 @@ class Head(msgspec.Struct):
         return self.status in _BODILESS
 
 
-class Reader(Protocol):
+class ParserCallbacks(Protocol):
     """Who is told what was read. Each may call `ResponseParser.stop`; the last two are the last word on an answer."""
 
-    def on_informational(self, head: Head) -> None: ...
+    def on_informational(self, head: ResponseHead) -> None: ...
 
-    def on_head(self, head: Head) -> None: ...
+    def on_head(self, head: ResponseHead) -> None: ...
 
     def on_data(self, data: bytes) -> None: ...
 
     def on_end(self, trailers: HeaderList) -> None: ...
 
-    def on_whole(self, head: Head, body: bytes) -> None:
+    def on_full_response(self, head: ResponseHead, body: bytes) -> None:
         """In place of all others: an answer with a `Content-Length` that came in one piece, as most do."""
 
 
-def parse_head(block: bytes) -> Head:
+def parse_head(block: bytes) -> ResponseHead:
     """The head in `block`, which ends with its empty line. Raises BadResponse."""
     return _heads.get(block) or _remembered(_heads, block, _parse_head(block))
 
 
-def _parse_head(block: bytes) -> Head:
+def _parse_head(block: bytes) -> ResponseHead:
     lines = block.split(b"\r\n")
     match = _STATUS_LINE.fullmatch(lines[0])
     if match is None:
@@ -119,7 +119,7 @@ def _parse_head(block: bytes) -> Head:
     if is_chunked and (length is not None or minor == b"0"):
         raise BadResponse("Transfer-Encoding beside Content-Length, or in HTTP/1.0")
     keeps_alive = b"close" not in options and (minor == b"1" or b"keep-alive" in options)
-    return Head(int(status), reason or b"", headers, length, is_chunked, keeps_alive)
+    return ResponseHead(int(status), reason or b"", headers, length, is_chunked, keeps_alive)
 
 
 @lru_cache(maxsize=64)
@@ -163,7 +163,7 @@ class ResponseParser:
 
     __slots__ = ("_count", "_held", "_is_fresh", "_left", "_parts", "_reader", "_state", "_to_head_request", "reusable")
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: ParserCallbacks) -> None:
         self._reader = reader
         self._state: Callable[[bytes, int], int] | None = None
         self._held = b""
@@ -224,7 +224,7 @@ class ResponseParser:
             return self._begin_answer(head, data, end)
         self._state = None
         self.reusable = head.keeps_alive
-        self._reader.on_whole(head, data[end:])
+        self._reader.on_full_response(head, data[end:])
         return len(data)
 
     def _read_head(self, data: bytes, at: int) -> int:
@@ -238,7 +238,7 @@ class ResponseParser:
             raise BadResponse("a head that is too long")
         return self._begin_answer(parse_head(data[at:end]), data, end)
 
-    def _begin_answer(self, head: Head, data: bytes, end: int) -> int:
+    def _begin_answer(self, head: ResponseHead, data: bytes, end: int) -> int:
         if head.status < 200:
             self._inform(head)
             return end
@@ -257,7 +257,7 @@ class ResponseParser:
             self._state = self._read_until_close
         return end
 
-    def _inform(self, head: Head) -> None:
+    def _inform(self, head: ResponseHead) -> None:
         self._count += 1
         if head.status == 101 or self._count > MAX_INFORMATIONAL:
             raise BadResponse("an upgrade that nobody asked for, or endless interim answers")

@@ -13,7 +13,7 @@ from websockets.server import ServerProtocol
 _Utf8: Final = getincrementaldecoder("utf-8")
 
 
-class _Frames(Protocol):
+class _StrictProtocol(Protocol):
     """Text is checked as it comes, so that what follows text that is no UTF-8 counts no more (section 8.1); the library
     leaves that to its user, who sees a frame only when those behind it have been answered. A close may come in the
     middle of a message (section 5.4), which to the library is an error."""
@@ -38,9 +38,9 @@ class _Frames(Protocol):
         super().recv_frame(frame)
 
 
-class ClientFrames(_Frames, ClientProtocol):
+class StrictClientProtocol(_StrictProtocol, ClientProtocol):
     """The leg to the backend."""
 
 
-class ServerFrames(_Frames, ServerProtocol):
+class StrictServerProtocol(_StrictProtocol, ServerProtocol):
     """The leg of the client."""

@@ -12,7 +12,13 @@ from typing import Final
 from websockets.exceptions import InvalidHeader
 from websockets.headers import parse_extension
 
-from gatekeeper.http.request_head import HEADERS_TOO_LARGE, TARGET_TOO_LONG, TOO_MANY_HEADERS, Head, Refused
+from gatekeeper.http.request_head import (
+    HEADERS_TOO_LARGE,
+    TARGET_TOO_LONG,
+    TOO_MANY_HEADERS,
+    RequestHead,
+    RequestRejected,
+)
 
 _VERSION: Final = b"13"
 # 16 bytes in base64.
@@ -25,16 +31,16 @@ _MOST_HEADERS: Final = 128
 _MALFORMED: Final = "The WebSocket handshake is malformed"
 
 
-def asks_for_websocket(head: Head) -> bool:
+def asks_for_websocket(head: RequestHead) -> bool:
     """Whether `Upgrade` names WebSocket, rightly or not."""
     return head.upgrade is not None and b"websocket" in head.upgrade.split(b",")
 
 
-def check_handshake(head: Head) -> None:
-    """Raises `Refused`: 426 for a version that is not 13 (RFC 6455 section 4.4), else 400, 414 or 431."""
+def check_handshake(head: RequestHead) -> None:
+    """Raises `RequestRejected`: 426 for a version that is not 13 (RFC 6455 section 4.4), else 400, 414 or 431."""
     versions = _values(head, b"sec-websocket-version")
     if len(versions) == 1 and versions[0] != _VERSION and versions[0].isdigit():
-        raise Refused(
+        raise RequestRejected(
             426,
             "The WebSocket version must be 13",
             [(b"sec-websocket-version", _VERSION), (b"upgrade", b"websocket")],
@@ -55,17 +61,17 @@ def check_handshake(head: Head) -> None:
         or not all(map(_TOKENS.fullmatch, _values(head, b"sec-websocket-protocol")))
         or not all(map(_is_extension_list, _values(head, b"sec-websocket-extensions")))
     ):
-        raise Refused(400, _MALFORMED)
+        raise RequestRejected(400, _MALFORMED)
     _check_sizes(head)
 
 
-def rebuilt(head: Head) -> bytes:
+def serialize_handshake(head: RequestHead) -> bytes:
     """The bytes of a handshake that was judged: nothing but what was seen in it."""
     lines = [b"%b: %b\r\n" % header for header in head.headers]
     return b"".join((b"GET %b HTTP/1.1\r\n" % head.target, *lines, b"\r\n"))
 
 
-def _values(head: Head, name: bytes) -> list[bytes]:
+def _values(head: RequestHead, name: bytes) -> list[bytes]:
     return [value for key, value in head.headers if key == name]
 
 
@@ -77,10 +83,10 @@ def _is_extension_list(value: bytes) -> bool:
     return True
 
 
-def _check_sizes(head: Head) -> None:
+def _check_sizes(head: RequestHead) -> None:
     if len(b"GET  HTTP/1.1") + len(head.target) > _LONGEST_LINE:
-        raise Refused(414, TARGET_TOO_LONG)
+        raise RequestRejected(414, TARGET_TOO_LONG)
     if any(len(name) + len(value) + 2 > _LONGEST_LINE for name, value in head.headers):
-        raise Refused(431, HEADERS_TOO_LARGE)
+        raise RequestRejected(431, HEADERS_TOO_LARGE)
     if len(head.headers) > _MOST_HEADERS:
-        raise Refused(431, TOO_MANY_HEADERS)
+        raise RequestRejected(431, TOO_MANY_HEADERS)

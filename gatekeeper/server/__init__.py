@@ -4,16 +4,16 @@ Neither of uvicorn's own parsers can stand there: one knows no limit, lets trail
 is already being judged, and takes two `Host`; the other takes `Content-Length` beside `Transfer-Encoding` and a bare
 LF for a line end; neither has a time-out for a head.
 
-    uvicorn.Config(app, http=protocol(Limits(max_headers=50), refuse))
+    uvicorn.Config(app, http=http_protocol(Limits(max_headers=50), render_error))
 
-`head`, `body` and `handshake` are the rules, pure; `exchange` is ASGI; `protocol` is the connection: order, time and
-what is answered without the application.
+The rules of HTTP/1 are in `gatekeeper.http` (`request_head`, `request_body`, `websocket_handshake`); `exchange` speaks
+ASGI; `protocol` keeps the connection: order of requests, timeouts, and responses without the application.
 """
 
 from gatekeeper.http.request_head import Limits
-from gatekeeper.server.exchange import Exchange, opening
-from gatekeeper.server.protocol import no_shortcut, protocol
-from gatekeeper.server.refusal import ErrorResponse, Refusal, Refuse
+from gatekeeper.server.exchange import Exchange, response_head_lines
+from gatekeeper.server.protocol import http_protocol, no_fast_path
+from gatekeeper.server.rejection import ErrorResponse, RejectedRequest, RenderError
 from gatekeeper.server.scope import EXTENSION
 
 __all__ = [
@@ -21,9 +21,9 @@ __all__ = [
     "ErrorResponse",
     "Exchange",
     "Limits",
-    "Refusal",
-    "Refuse",
-    "no_shortcut",
-    "opening",
-    "protocol",
+    "RejectedRequest",
+    "RenderError",
+    "http_protocol",
+    "no_fast_path",
+    "response_head_lines",
 ]

@@ -54,7 +54,7 @@ class Deadline:
             self._expired()
 
 
-class Stall:
+class StallTimer:
     """Whether a client has taken nothing of what was written to it for `seconds`."""
 
     __slots__ = ("_loop", "_seconds", "_timer")

@@ -11,8 +11,8 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Final, Protocol, TypeAlias
 
-from gatekeeper.http.request_head import Head, HeaderList
-from gatekeeper.server.scope import Scope, Scopes
+from gatekeeper.http.request_head import HeaderList, RequestHead
+from gatekeeper.server.scope import Scope, ScopeFactory
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -53,12 +53,12 @@ def _first_line(status: int, reason: bytes | None) -> bytes:
     return status_line(status, reason)
 
 
-def opening(status: int, reason: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+def response_head_lines(status: int, reason: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """The beginning of an answer whose head was read strictly, for `Exchange.send_whole`."""
     return b"".join((_first_line(status, reason), *[b"%b: %b\r\n" % pair for pair in headers]))
 
 
-class Carrier(Protocol):
+class Responder(Protocol):
     """Who answers a request without an application: by `Exchange.send_head` and `send_body`, from callbacks."""
 
     def client_left(self) -> None:
@@ -71,7 +71,7 @@ class Carrier(Protocol):
         """The server ends and waits no longer. Called as that of a task."""
 
 
-class Connection(Protocol):
+class ClientConnection(Protocol):
     """What an exchange needs of the connection it runs on."""
 
     @property
@@ -80,26 +80,26 @@ class Connection(Protocol):
 
     def write(self, data: bytes) -> None: ...
 
-    def later(self, do: Callable[[], None]) -> None:
+    def call_soon(self, do: Callable[[], None]) -> None:
         """Calls `do` at the end of this turn of the event loop."""
 
     def want_body(self) -> None:
         """The application waits for more of the body."""
 
-    def go_on(self) -> None:
+    def send_continue(self) -> None:
         """The application wants a body that its client sends only when told to."""
 
-    def answered(self) -> None:
+    def response_complete(self) -> None:
         """The answer is complete."""
 
-    def broke_off(self) -> None:
+    def response_failed(self) -> None:
         """There will be no (more) answer: the application failed."""
 
     def run(self, exchange: Exchange, app: ASGIApp | None = None) -> None:
         """Has the application answer, or `app`."""
 
     @property
-    def carriers(self) -> set[Carrier]:
+    def responders(self) -> set[Responder]:
         """Those of the server whose answers are under way."""
 
 
@@ -131,23 +131,25 @@ class Exchange:
         "_framing",
         "_has_trailers",
         "_is_event_stream",
-        "_left",
         "_parts",
+        "_remaining_bytes",
         "_scope",
         "_told_end",
         "_trailers",
         "buffered_bytes",
-        "carrier",
         "complete",
         "gone",
         "head",
         "keep_alive",
+        "responder",
         "scopes",
         "started",
         "task",
     )
 
-    def __init__(self, connection: Connection, head: Head, scopes: Scopes, default_headers: HeaderList) -> None:
+    def __init__(
+        self, connection: ClientConnection, head: RequestHead, scopes: ScopeFactory, default_headers: HeaderList
+    ) -> None:
         self._connection = connection
         self.head = head
         self.scopes = scopes
@@ -166,16 +168,16 @@ class Exchange:
         self.gone = self.started = self.complete = False
         self._expected = _START
         self._framing = _NONE
-        self._left = 0
+        self._remaining_bytes = 0
         self._has_trailers = self._is_event_stream = False
-        self.carrier: Carrier | None = None
+        self.responder: Responder | None = None
         self.task: asyncio.Task[None] | None = None
 
     @property
     def scope(self) -> Scope:
         """For the application."""
         if self._scope is None:
-            self._scope = self.scopes.scope_of(self.head)
+            self._scope = self.scopes.make(self.head)
         return self._scope
 
     @property
@@ -199,20 +201,20 @@ class Exchange:
             await app(self.scope, self.receive, self.send)
         except asyncio.CancelledError:
             if not self.end_event_stream():
-                self.break_off()
+                self.abort_response()
             raise
         except Exception:  # noqa: BLE001 - whatever an application raises
             _log.exception("Exception in ASGI application")
-            self.break_off()
+            self.abort_response()
         else:
             if not self.complete and not self.gone:
                 _log.error("ASGI callable returned without completing its response.")
-                self.break_off()
+                self.abort_response()
 
-    def break_off(self) -> None:
+    def abort_response(self) -> None:
         self.uncork()
         if not self.complete and not self.gone:
-            self._connection.broke_off()
+            self._connection.response_failed()
 
     def end_event_stream(self) -> bool:
         """The server ends, and this answer has no end of its own: a client reads on elsewhere after a regular end, and
@@ -225,17 +227,17 @@ class Exchange:
 
     # Without an application
 
-    def carry(self, carrier: Carrier) -> None:
-        """From now on `carrier` answers."""
-        self.carrier = carrier
-        self._connection.carriers.add(carrier)
+    def attach(self, responder: Responder) -> None:
+        """From now on `responder` answers."""
+        self.responder = responder
+        self._connection.responders.add(responder)
 
-    def drop(self, carrier: Carrier) -> None:
-        """`carrier` has answered, or never will."""
-        self.carrier = None
-        self._connection.carriers.discard(carrier)
+    def detach(self, responder: Responder) -> None:
+        """`responder` has answered, or never will."""
+        self.responder = None
+        self._connection.responders.discard(responder)
 
-    def hand_over(self, app: ASGIApp | None = None) -> None:
+    def run_application(self, app: ASGIApp | None = None) -> None:
         """Has the application answer, or `app`."""
         self._connection.run(self, app)
 
@@ -263,8 +265,8 @@ class Exchange:
         """The client is gone, or has no further claim to an answer."""
         self.gone = True
         self._wake()
-        if self.carrier is not None:
-            self.carrier.client_left()
+        if self.responder is not None:
+            self.responder.client_left()
 
     def _wake(self) -> None:
         if self._event is not None:
@@ -275,7 +277,7 @@ class Exchange:
     async def receive(self) -> Message:
         if self._expects_continue and not self.started and not self.gone:
             self._expects_continue = False
-            self._connection.go_on()
+            self._connection.send_continue()
         while not self._has_news():
             self._connection.want_body()
             if self._event is None:
@@ -321,7 +323,7 @@ class Exchange:
         if status == HTTPStatus.CONTINUE:
             if self._expects_continue:
                 self._expects_continue = False
-                self._connection.go_on()
+                self._connection.send_continue()
             return
         if not HTTPStatus.PROCESSING <= status < HTTPStatus.OK:
             raise RuntimeError(f"No status of an interim response: {status}")
@@ -350,10 +352,10 @@ class Exchange:
         # Most answers are complete before this turn of the loop is over, and then leave in one piece.
         self._corked = content
         if not hold:
-            self._connection.later(self.uncork)
+            self._connection.call_soon(self.uncork)
 
     def _take_headers(self, headers: HeaderList, content: list[bytes]) -> bytes | None:
-        """Puts the headers into `content`; what `Connection` says, `close` for any that names it."""
+        """Puts the headers into `content`; what `ClientConnection` says, `close` for any that names it."""
         connection: bytes | None = None
         for name, value in headers:
             key = name.lower()
@@ -379,7 +381,7 @@ class Exchange:
     def _set_length(self, value: bytes) -> None:
         if self._framing is _LENGTH or not value.isdigit():
             raise RuntimeError("Content-Length of a response must be one number.")
-        self._framing, self._left = _LENGTH, int(value)
+        self._framing, self._remaining_bytes = _LENGTH, int(value)
 
     def _choose_framing(self, status: int, content: list[bytes]) -> None:
         """RFC 9112 section 6.3."""
@@ -392,22 +394,22 @@ class Exchange:
             self._framing = _CLOSE
             self.keep_alive = False
 
-    def send_whole(self, opening: bytes, headers: bytes, body: bytes) -> None:
-        """A whole answer: what `opening` made of its head, which has a `Content-Length`, and more header lines. Not to
-        HEAD."""
+    def send_full_response(self, head_lines: bytes, headers: bytes, body: bytes) -> None:
+        """Send a full response: the output of `response_head_lines`, which includes `Content-Length`, further header
+        lines, and the body. Not for responses to HEAD."""
         end = b"\r\n"
         if not self.keep_alive:
             end = b"connection: close\r\n\r\n"
         elif self.head.version == "1.0":
             end = b"connection: keep-alive\r\n\r\n"
         self.started = self.complete = True
-        self._connection.write(b"".join((opening, headers, end, body)))
-        self._connection.answered()
+        self._connection.write(b"".join((head_lines, headers, end, body)))
+        self._connection.response_complete()
 
     def send_body(self, body: bytes, *, last: bool) -> None:
         if self._framing is _LENGTH:
-            self._left -= len(body)
-            if self._left < 0 or (last and self._left):
+            self._remaining_bytes -= len(body)
+            if self._remaining_bytes < 0 or (last and self._remaining_bytes):
                 raise RuntimeError("Response content differs from its Content-Length.")
         elif self._framing is _CHUNKED:
             end = b"\r\n"
@@ -444,7 +446,7 @@ class Exchange:
         self.uncork()
         self.complete = True
         self._wake()
-        self._connection.answered()
+        self._connection.response_complete()
 
 
 def _lines(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[bytes]:

@@ -18,12 +18,12 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gatekeeper.http.request_body import BODY_TOO_LARGE, Body, ChunkedBody, SizedBody
-from gatekeeper.http.request_head import Head, HeadReader, Limits, Refused, parse_head, salvage
-from gatekeeper.http.websocket_handshake import asks_for_websocket, check_handshake, rebuilt
-from gatekeeper.server.deadline import Deadline, Stall
-from gatekeeper.server.exchange import ASGIApp, Carrier, Exchange
-from gatekeeper.server.refusal import ErrorResponse, Refusal, Refuse, serialised
-from gatekeeper.server.scope import Scope, Scopes
+from gatekeeper.http.request_head import HeadReader, Limits, RequestHead, RequestRejected, parse_head, salvage
+from gatekeeper.http.websocket_handshake import asks_for_websocket, check_handshake, serialize_handshake
+from gatekeeper.server.deadline import Deadline, StallTimer
+from gatekeeper.server.exchange import ASGIApp, Exchange, Responder
+from gatekeeper.server.rejection import ErrorResponse, RejectedRequest, RenderError, serialize_error
+from gatekeeper.server.scope import Scope, ScopeFactory
 
 _log = logging.getLogger("uvicorn.error")
 
@@ -34,8 +34,8 @@ _MOST_DRAINED_BYTES: Final = 256 * 1024
 _LINGER_SECONDS: Final = 2.0
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
 
-Shortcut: TypeAlias = Callable[[Exchange], bool]
-Left: TypeAlias = "Callable[[asyncio.Task[None]], None]"
+FastPath: TypeAlias = Callable[[Exchange], bool]
+OnClientLeft: TypeAlias = "Callable[[asyncio.Task[None]], None]"
 
 TIMED_OUT: Final = "The request did not arrive in time"
 INTERNAL_ERROR: Final = "Internal error; the request id finds it in the log"
@@ -52,8 +52,8 @@ class _Phase(Enum):
 _HEAD, _BODY, _ANSWER, _LINGER = _Phase
 
 
-class FrontProtocol(asyncio.Protocol):
-    """HTTP/1 under uvicorn. Made by `protocol`, which fills in the class attributes."""
+class HttpServerProtocol(asyncio.Protocol):
+    """HTTP/1 under uvicorn. Made by `http_protocol`, which fills in the class attributes."""
 
     __slots__ = (
         "_app_state",
@@ -74,15 +74,15 @@ class FrontProtocol(asyncio.Protocol):
         "_stall",
         "_state",
         "_transport",
-        "carriers",
+        "responders",
         "writable",
     )
 
     _limits: Limits
-    _refuse: Refuse
-    _overloaded: Callable[[], None]
-    _shortcut: Shortcut
-    _left: Left
+    _render_error: RenderError
+    _on_overload: Callable[[], None]
+    _fast_path: FastPath
+    _on_client_left: OnClientLeft
 
     def __init__(
         self,
@@ -96,13 +96,13 @@ class FrontProtocol(asyncio.Protocol):
         # Typed as a set of uvicorn's own classes, used for their `shutdown` and their number.
         self._connections = cast("set[asyncio.Protocol]", server_state.connections)
         # uvicorn waits for them, and cancels them in the end, as it does its tasks.
-        self.carriers = cast("set[Carrier]", server_state.tasks)
+        self.responders = cast("set[Responder]", server_state.tasks)
         self._app_state = app_state
         self._loop = _loop or asyncio.get_running_loop()
         self._phase = _HEAD
         self._idle = False
         self._reader = HeadReader(self._limits)
-        self._head: Head | None = None
+        self._head: RequestHead | None = None
         self._body: Body | None = None
         self._exchange: Exchange | None = None
         self._held = b""
@@ -110,7 +110,7 @@ class FrontProtocol(asyncio.Protocol):
         self._read_paused = False
         self.writable: asyncio.Event | None = None
         self._deadline = Deadline(self._loop, self._expired)
-        self._stall = Stall(self._loop, self._limits.write_timeout)
+        self._stall = StallTimer(self._loop, self._limits.write_timeout)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._phase.value}>"
@@ -122,10 +122,10 @@ class FrontProtocol(asyncio.Protocol):
         if len(self._connections) >= self._limits.max_connections:
             self._phase = _LINGER
             self._transport.abort()
-            self._overloaded()
+            self._on_overload()
             return
         self._connections.add(self)
-        self._scopes = Scopes(
+        self._scopes = ScopeFactory(
             transport,
             root_path=self._config.root_path,
             asgi_version=self._config.asgi_version,
@@ -140,7 +140,7 @@ class FrontProtocol(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.disconnect()
             if self._exchange.task is not None:
-                self._left(self._exchange.task)
+                self._on_client_left(self._exchange.task)
         self.resume_writing()
 
     def data_received(self, data: bytes) -> None:
@@ -151,8 +151,8 @@ class FrontProtocol(asyncio.Protocol):
                 self._read_body(data)
             elif self._phase is _ANSWER:
                 self._hold(data)
-        except Refused as refused:
-            self._answer_refused(refused)
+        except RequestRejected as refused:
+            self._reject(refused)
 
     def pause_writing(self) -> None:
         self.writable = asyncio.Event()
@@ -162,8 +162,8 @@ class FrontProtocol(asyncio.Protocol):
         if self.writable is not None:
             self.writable.set()
             self.writable = None
-            if self._exchange is not None and self._exchange.carrier is not None:
-                self._exchange.carrier.client_writable()
+            if self._exchange is not None and self._exchange.responder is not None:
+                self._exchange.responder.client_writable()
         self._stall.cancel()
 
     def shutdown(self) -> None:
@@ -187,7 +187,7 @@ class FrontProtocol(asyncio.Protocol):
         self._deadline.clear()
         try:
             self._head = head = parse_head(raw, self._limits)
-        except Refused:
+        except RequestRejected:
             # For the wording.
             self._reader.buffer += raw
             raise
@@ -196,11 +196,11 @@ class FrontProtocol(asyncio.Protocol):
         else:
             self._begin(head, rest)
 
-    def _begin(self, head: Head, rest: bytes) -> None:
+    def _begin(self, head: RequestHead, rest: bytes) -> None:
         """From here on the request is the application's, unless its body is at fault from the start."""
         limit, length = self._limits.max_body_bytes, head.length
         if limit is not None and length is not None and length > limit:
-            raise Refused(413, BODY_TOO_LARGE)
+            raise RequestRejected(413, BODY_TOO_LARGE)
         exchange = Exchange(self, head, self._scopes, self._state.default_headers)
         if length == 0:
             self._phase = _ANSWER
@@ -216,7 +216,7 @@ class FrontProtocol(asyncio.Protocol):
             elif not exchange.waits_for_permission:
                 self._deadline.set(self._limits.body_timeout)
             self._exchange = exchange
-        if not (self._phase is _ANSWER and self._shortcut(exchange)):
+        if not (self._phase is _ANSWER and self._fast_path(exchange)):
             self.run(exchange)
 
     def _read_body(self, data: bytes, exchange: Exchange | None = None) -> None:
@@ -275,7 +275,7 @@ class FrontProtocol(asyncio.Protocol):
         self._state.tasks.add(task)
         task.add_done_callback(self._state.tasks.discard)
 
-    def later(self, do: Callable[[], None]) -> None:
+    def call_soon(self, do: Callable[[], None]) -> None:
         self._loop.call_soon(do)
 
     def write(self, data: bytes) -> None:
@@ -286,12 +286,12 @@ class FrontProtocol(asyncio.Protocol):
             self._deadline.set(self._limits.body_timeout)
             self._resume_reading()
 
-    def go_on(self) -> None:
+    def send_continue(self) -> None:
         if self._phase is _BODY:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._deadline.set(self._limits.body_timeout)
 
-    def answered(self) -> None:
+    def response_complete(self) -> None:
         self._state.total_requests += 1
         exchange = self._exchange
         if self._transport.is_closing() or self._phase is _LINGER or exchange is None:
@@ -303,14 +303,14 @@ class FrontProtocol(asyncio.Protocol):
         elif self._body is not None:
             self._drain(self._body)
 
-    def broke_off(self) -> None:
+    def response_failed(self) -> None:
         exchange = self._exchange
         if exchange is None or self._transport.is_closing():
             return
         if exchange.started:
             self._truncate(exchange)
         else:
-            self._answer_refused(Refused(500, INTERNAL_ERROR))
+            self._reject(RequestRejected(500, INTERNAL_ERROR))
 
     def _next(self) -> None:
         """On to the next request, which may be here already."""
@@ -327,7 +327,7 @@ class FrontProtocol(asyncio.Protocol):
 
     # The end
 
-    def _answer_refused(self, refused: Refused) -> None:
+    def _reject(self, refused: RequestRejected) -> None:
         """Answers in place of the application, for the last time on this connection."""
         exchange = self._exchange
         if exchange is not None and exchange.complete:
@@ -341,20 +341,20 @@ class FrontProtocol(asyncio.Protocol):
                 return
         refusal = self._refusal(refused, exchange.scope if exchange is not None else None)
         try:
-            answer = self._refuse(refusal)
+            answer = self._render_error(refusal)
         except Exception:  # noqa: BLE001 - the connection must end all the same
             _log.exception("a refusal could not be worded")
             answer = ErrorResponse([], b"")
         headers = [*answer.headers, *refused.headers]
-        self.write(serialised(refused.status, headers, answer.body, head_only=refusal.method == "HEAD"))
+        self.write(serialize_error(refused.status, headers, answer.body, head_only=refusal.method == "HEAD"))
         self._close(linger=True)
 
-    def _refusal(self, refused: Refused, scope: Scope | None) -> Refusal:
+    def _refusal(self, refused: RequestRejected, scope: Scope | None) -> RejectedRequest:
         if self._head is not None:
             method, target, headers = self._head.method, self._head.target, self._head.headers
         else:
             method, target, headers = salvage(bytes(self._reader.buffer), self._limits)
-        return Refusal(refused.status, refused.detail, method, target, headers, self._scopes.client, scope)
+        return RejectedRequest(refused.status, refused.detail, method, target, headers, self._scopes.client, scope)
 
     def _truncate(self, exchange: Exchange) -> None:
         """Ends an answer in the middle, so that its client can tell (RFC 9112 section 8)."""
@@ -389,13 +389,13 @@ class FrontProtocol(asyncio.Protocol):
         else:
             self._finish()
 
-    def _upgrade(self, head: Head, rest: bytes) -> None:
+    def _upgrade(self, head: RequestHead, rest: bytes) -> None:
         """Hands the connection over to the WebSocket protocol, which reads the handshake again, rebuilt from what was
         judged."""
         check_handshake(head)
         if rest:
             # RFC 6455 section 4.1: the client waits for the answer; what it cannot wait with may be a request.
-            raise Refused(400, "There is data before the WebSocket handshake was answered")
+            raise RequestRejected(400, "There is data before the WebSocket handshake was answered")
         self._deadline.cancel()
         self._stall.cancel()
         self._connections.discard(self)
@@ -404,7 +404,7 @@ class FrontProtocol(asyncio.Protocol):
             config=self._config, server_state=self._state, app_state=self._app_state
         )
         websocket.connection_made(self._transport)
-        websocket.data_received(rebuilt(head))
+        websocket.data_received(serialize_handshake(head))
         self._transport.set_protocol(websocket)
 
     # Time
@@ -413,37 +413,40 @@ class FrontProtocol(asyncio.Protocol):
         if self._phase is _LINGER or self._idle:
             self._finish()
         else:
-            self._answer_refused(Refused(408, TIMED_OUT))
+            self._reject(RequestRejected(408, TIMED_OUT))
 
 
 def _nothing(*_: object) -> None:
     """Of whoever does not want to know."""
 
 
-def no_shortcut(_: Exchange) -> bool:
+def no_fast_path(_: Exchange) -> bool:
     """Every request is the application's."""
     return False
 
 
-def protocol(
+def http_protocol(
     limits: Limits,
-    refuse: Refuse,
+    render_error: RenderError,
     *,
-    overloaded: Callable[[], None] = _nothing,
-    shortcut: Shortcut = no_shortcut,
-    left: Left = _nothing,
+    on_overload: Callable[[], None] = _nothing,
+    fast_path: FastPath = no_fast_path,
+    on_client_left: OnClientLeft = _nothing,
 ) -> type[asyncio.Protocol]:
-    """The protocol class for `uvicorn.Config(http=…)`. `overloaded` is called for each connection over the limit, which
-    is reset as it comes. `shortcut` is asked first about every request that came whole: True where it answers by itself
-    (`Exchange.carry`), False where the application is to. `left` is told the task of an application whose client is
-    gone."""
+    """Return the protocol class for `uvicorn.Config(http=…)`.
 
-    class Front(FrontProtocol):
+    `render_error` writes the responses to rejected requests. `on_overload` is called for each connection over the
+    limit, which is reset at once. `fast_path` is called first with every request that has arrived completely: it
+    returns True if it responds itself (`Exchange.attach`), False to leave the request to the application.
+    `on_client_left` is called with the task of an application whose client has disconnected.
+    """
+
+    class ConfiguredHttpProtocol(HttpServerProtocol):
         __slots__ = ()
         _limits = limits
-        _refuse = staticmethod(refuse)
-        _overloaded = staticmethod(overloaded)
-        _shortcut = staticmethod(shortcut)
-        _left = staticmethod(left)
+        _render_error = staticmethod(render_error)
+        _on_overload = staticmethod(on_overload)
+        _fast_path = staticmethod(fast_path)
+        _on_client_left = staticmethod(on_client_left)
 
-    return Front
+    return ConfiguredHttpProtocol

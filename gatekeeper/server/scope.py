@@ -7,7 +7,7 @@ from collections.abc import MutableMapping
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote
 
-from gatekeeper.http.request_head import Head
+from gatekeeper.http.request_head import RequestHead
 
 Scope: TypeAlias = MutableMapping[str, Any]
 
@@ -18,7 +18,7 @@ may have `reason`, the phrase of the status line in bytes. Before it, `gatekeepe
 `headers` sends an interim answer: 100 where the client waits for it, others to HTTP/1.1."""
 
 
-class Scopes:
+class ScopeFactory:
     """Scopes for the requests of one connection. `client` is address and port of the other side, None for a Unix
     socket, which has none."""
 
@@ -35,7 +35,7 @@ class Scopes:
         self._asgi_version = asgi_version
         self._app_state = app_state
 
-    def scope_of(self, head: Head) -> Scope:
+    def make(self, head: RequestHead) -> Scope:
         raw_path, _, query = head.target.partition(b"?")
         path = raw_path.decode("ascii")
         root = self._root_path

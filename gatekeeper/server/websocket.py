@@ -11,8 +11,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
-from gatekeeper.http.websocket_frames import ServerFrames
-from gatekeeper.net import LEFT, is_broken, keep_alive
+from gatekeeper.http.websocket_frames import StrictServerProtocol
+from gatekeeper.net import CLIENT_LEFT, enable_keepalive, is_broken
 from gatekeeper.upstream.websocket import MAX_MESSAGE_BYTES
 
 _WATCH_SECONDS: Final = 1.0
@@ -20,33 +20,33 @@ _WATCH_SECONDS: Final = 1.0
 _MAX_UNSENT_BYTES: Final = MAX_MESSAGE_BYTES + 1024 * 1024
 
 
-class WebSocketFront(WebSocketsSansIOProtocol):
-    """`told` hears of the task of an application whose client is gone."""
+class WebSocketServerProtocol(WebSocketsSansIOProtocol):
+    """`on_client_left` hears of the task of an application whose client is gone."""
 
-    told: Callable[[asyncio.Task[None]], None] | None = None
+    on_client_left: Callable[[asyncio.Task[None]], None] | None = None
     _task: asyncio.Task[None] | None = None
 
     def __init__(self, config: Config, *arguments: Any, **named: Any) -> None:
         super().__init__(config, *arguments, **named)
-        self.conn = ServerFrames(max_size=config.ws_max_size, logger=logging.getLogger("uvicorn.error"))
+        self.conn = StrictServerProtocol(max_size=config.ws_max_size, logger=logging.getLogger("uvicorn.error"))
         self._left = asyncio.Event()
         self._watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        keep_alive(transport)
+        enable_keepalive(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._left.set()
         if self._watch is not None:
             self._watch.cancel()
-        if self._task is not None and self.told is not None:
-            self.told(self._task)
+        if self._task is not None and self.on_client_left is not None:
+            self.on_client_left(self._task)
         super().connection_lost(exc)
 
     async def run_asgi(self) -> None:
         extensions: Any = self.scope["extensions"]
-        extensions[LEFT] = {"left": self._left}
+        extensions[CLIENT_LEFT] = {"left": self._left}
         self._task = asyncio.current_task()
         await super().run_asgi()
 
@@ -88,10 +88,13 @@ class WebSocketFront(WebSocketsSansIOProtocol):
             self.transport.abort()
 
 
-def websockets(left: Callable[[asyncio.Task[None]], None]) -> type[WebSocketFront]:
-    """The class for `uvicorn.Config(ws=…)`. `left` is told the task of an application whose client is gone."""
+def websocket_protocol(on_client_left: Callable[[asyncio.Task[None]], None]) -> type[WebSocketServerProtocol]:
+    """Return the class for `uvicorn.Config(ws=…)`.
 
-    class Front(WebSocketFront):
-        told = staticmethod(left)
+    `on_client_left` is called with the task of an application whose client has disconnected.
+    """
 
-    return Front
+    class ConfiguredWebSocketProtocol(WebSocketServerProtocol):
+        on_client_left = staticmethod(on_client_left)
+
+    return ConfiguredWebSocketProtocol

@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 import httpx
 
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
-from gatekeeper.net import keep_alive
+from gatekeeper.net import enable_keepalive
 
 _P = TypeVar("_P", bound=asyncio.BaseProtocol)
 
 
-class Origin(NamedTuple):
+class BackendAddress(NamedTuple):
     """Where the backend is. `authority` stands in for a missing `Host`; `socket_path` is that of a Unix socket, None
     over TCP."""
 
@@ -27,7 +27,7 @@ class Origin(NamedTuple):
     socket_path: str | None
 
 
-class Line(NamedTuple):
+class BackendStreams(NamedTuple):
     """A connection to the backend, nothing sent yet. `authority` stands in for a missing `Host`; `timeout_seconds` is
     how long the backend may be silent where it owes an answer."""
 
@@ -48,7 +48,7 @@ class Connector:
     def __init__(
         self, url: str, *, timeout_seconds: float, ca_file: str | None = None, alpn: Sequence[str] = ()
     ) -> None:
-        self.origin = parse_origin(url)
+        self.origin = parse_backend_url(url)
         self.ssl_context = _ssl_context(ca_file) if self.origin.is_tls else None
         if self.ssl_context is not None and alpn:
             self.ssl_context.set_alpn_protocols(list(alpn))
@@ -70,13 +70,13 @@ class Connector:
             raise UpstreamUnavailable(f"the backend cannot be reached: {error}", kind="connect") from error
         return protocol
 
-    async def dial(self, silence_seconds: float) -> Line:
+    async def dial(self, silence_seconds: float) -> BackendStreams:
         """A connection as a pair of streams."""
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(loop=loop)
         protocol = await self.connect(lambda: _Streams(reader, loop))
         writer = asyncio.StreamWriter(protocol.transport, protocol, reader, loop)
-        return Line(reader, writer, self.origin.authority, silence_seconds)
+        return BackendStreams(reader, writer, self.origin.authority, silence_seconds)
 
 
 class _Streams(asyncio.StreamReaderProtocol):
@@ -89,22 +89,22 @@ class _Streams(asyncio.StreamReaderProtocol):
         # uvloop's transports are no subclass of it.
         self.transport = cast("asyncio.Transport", transport)
         # A WebSocket may be silent for as long as both sides want.
-        keep_alive(transport)
+        enable_keepalive(transport)
         super().connection_made(transport)
 
 
-def parse_origin(url: str) -> Origin:
+def parse_backend_url(url: str) -> BackendAddress:
     """Raises ValueError."""
     parts = urlsplit(url)
     if parts.scheme == "http+unix" and parts.path.startswith("/") and not parts.netloc:
-        return Origin(is_tls=False, host="localhost", port=80, authority=b"localhost", socket_path=parts.path)
+        return BackendAddress(is_tls=False, host="localhost", port=80, authority=b"localhost", socket_path=parts.path)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/") or parts.username:
         # Not quoted: people put passwords into URLs.
         raise ValueError("the URL of a backend is http://host:port, https://host:port or http+unix:///path.sock")
     is_tls = parts.scheme == "https"
     host = parts.hostname if parts.hostname.isascii() else parts.hostname.encode("idna").decode("ascii")
     port = parts.port or (443 if is_tls else 80)
-    return Origin(is_tls, host, port, parts.netloc.encode(), socket_path=None)
+    return BackendAddress(is_tls, host, port, parts.netloc.encode(), socket_path=None)
 
 
 def _ssl_context(ca_file: str | None) -> ssl.SSLContext:

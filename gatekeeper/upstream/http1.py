@@ -1,7 +1,7 @@
 """One connection to the backend: one request at a time, told by callbacks.
 
 There is no task, no future and no coroutine here, so that a request costs what its bytes cost; whoever wants to await
-something builds it on a `Sink` (`native.py`).
+something builds it on a `ResponseCallbacks` (`native.py`).
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from typing import Final, Protocol, TypeAlias, cast
 
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.http.headers import HeaderList
-from gatekeeper.http.response_parser import BadResponse, Head, ResponseParser
+from gatekeeper.http.response_parser import BadResponse, ResponseHead, ResponseParser
 
 Failure: TypeAlias = UpstreamUnavailable | UpstreamTimeout
 
 _DRAIN_BYTES: Final = 256 * 1024
 
 
-class Sink(Protocol):
+class ResponseCallbacks(Protocol):
     """Who is told of the answer to one request. Any of these may call the connection's methods.
 
     After `on_end`, `on_failure` or its own `abort` the connection is not the sink's any more: it may be serving another
     request already.
     """
 
-    def on_informational(self, head: Head) -> None:
+    def on_informational(self, head: ResponseHead) -> None:
         """An interim answer (1xx, never 101)."""
 
-    def on_head(self, head: Head) -> None:
+    def on_head(self, head: ResponseHead) -> None:
         """The head of the final answer. Where `connection.uploading` is false now, no more of the body is wanted."""
 
     def on_data(self, data: bytes) -> None:
@@ -42,24 +42,24 @@ class Sink(Protocol):
         """The answer is complete, and with it the request, even where its body was not."""
 
     @property
-    def takes_whole(self) -> bool:
-        """Whether `on_whole` may be called."""
+    def takes_full_response(self) -> bool:
+        """Whether `on_full_response` may be called."""
 
-    def on_whole(self, head: Head, body: bytes) -> None:
+    def on_full_response(self, head: ResponseHead, body: bytes) -> None:
         """In place of the three above: the final answer, all of it, and the last word on it."""
 
     def on_failure(self, error: Failure, *, untouched: bool) -> None:
         """There will be no answer, or no more of it. `untouched`: a connection that had served before ended before it
         told anything, so that the backend may never have seen the request (RFC 9112 section 9.3.1)."""
 
-    def on_pause(self) -> None:
+    def on_batch_end(self) -> None:
         """No more has come for now, and the answer is not complete."""
 
     def on_writable(self) -> None:
         """The connection takes more of the request body, after `is_full`."""
 
 
-class Connection(asyncio.Protocol):
+class Http1Connection(asyncio.Protocol):
     """A connection that `pool` keeps. `timeout_seconds` bounds every silence of the backend while it owes an answer,
     or the reading of a body; never the whole.
 
@@ -91,8 +91,8 @@ class Connection(asyncio.Protocol):
         self,
         *,
         timeout_seconds: float,
-        on_idle: Callable[[Connection], None],
-        on_lost: Callable[[Connection], None],
+        on_idle: Callable[[Http1Connection], None],
+        on_lost: Callable[[Http1Connection], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._timeout_seconds = timeout_seconds
@@ -100,7 +100,7 @@ class Connection(asyncio.Protocol):
         self._on_lost = on_lost
         self._parser = ResponseParser(self)
         self._poll = select.poll()
-        self._sink: Sink | None = None
+        self._sink: ResponseCallbacks | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._deadline = math.inf
         self._is_reading = True
@@ -119,7 +119,9 @@ class Connection(asyncio.Protocol):
 
     # What a request does
 
-    def start(self, head: bytes, sink: Sink, *, to_head_request: bool = False, uploading: bool = False) -> None:
+    def start(
+        self, head: bytes, sink: ResponseCallbacks, *, to_head_request: bool = False, uploading: bool = False
+    ) -> None:
         """Sends the head of a request. With `uploading` its body is still to come, by `write` and `finish`."""
         self._sink = sink
         self.heard = False
@@ -187,7 +189,7 @@ class Connection(asyncio.Protocol):
             self._fail(UpstreamUnavailable(f"the backend broke HTTP: {error}", kind="protocol"))
         else:
             if self._sink is not None:
-                self._sink.on_pause()
+                self._sink.on_batch_end()
 
     def eof_received(self) -> None:
         if self._sink is not None and not self._parser.feed_eof():
@@ -211,11 +213,11 @@ class Connection(asyncio.Protocol):
 
     # What the parser tells
 
-    def on_informational(self, head: Head) -> None:
+    def on_informational(self, head: ResponseHead) -> None:
         assert self._sink is not None  # noqa: S101 - nothing is parsed without one
         self._sink.on_informational(head)
 
-    def on_head(self, head: Head) -> None:
+    def on_head(self, head: ResponseHead) -> None:
         assert self._sink is not None  # noqa: S101
         if self.uploading and head.status >= 300:
             # What is left of the body is not wanted; what the backend were sent next, it would take for that.
@@ -235,12 +237,12 @@ class Connection(asyncio.Protocol):
         self._let_go()
         sink.on_end(trailers)
 
-    def on_whole(self, head: Head, body: bytes) -> None:
+    def on_full_response(self, head: ResponseHead, body: bytes) -> None:
         sink = self._sink
         assert sink is not None  # noqa: S101
-        if sink.takes_whole:
+        if sink.takes_full_response:
             self._let_go()
-            sink.on_whole(head, body)
+            sink.on_full_response(head, body)
             return
         self.on_head(head)
         if self._sink is sink:

@@ -9,12 +9,12 @@ from typing import Final
 
 from gatekeeper.errors import UpstreamUnavailable
 from gatekeeper.http.headers import HeaderList
-from gatekeeper.http.request_writer import Outgoing, RequestNotForwardable, chunk, last_chunk, outgoing
-from gatekeeper.http.response_parser import Head
-from gatekeeper.upstream.connector import Connector, Line
-from gatekeeper.upstream.http1 import Connection, Failure
-from gatekeeper.upstream.pool import Pool
-from gatekeeper.upstream.upstream import RequestBody, UpstreamRequest, UpstreamResponse
+from gatekeeper.http.request_writer import RequestNotForwardable, SerializedHead, chunk, last_chunk, serialize_head
+from gatekeeper.http.response_parser import ResponseHead
+from gatekeeper.upstream.connector import BackendStreams, Connector
+from gatekeeper.upstream.http1 import Failure, Http1Connection
+from gatekeeper.upstream.interface import RequestBody, UpstreamRequest, UpstreamResponse
+from gatekeeper.upstream.pool import Http1Pool
 
 RETRIED_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """What may be sent twice where the first time may not have arrived (RFC 9110 section 9.2.2)."""
@@ -26,7 +26,7 @@ _MAX_HELD_HEADS: Final = 8
 _EXPECT_SECONDS: Final = 1.0
 
 
-class NativeUpstream:
+class Http1Upstream:
     """The backend at `url` (`http://host:port`, `https://…`, `http+unix:///path.sock`), over HTTP/1.1.
 
     `connect_timeout_seconds` bounds getting a connection, TLS included, and the wait for one that is free;
@@ -50,7 +50,7 @@ class NativeUpstream:
         self._timeout_seconds = timeout_seconds
         self._connector = Connector(url, timeout_seconds=connect_timeout_seconds, ca_file=ca_file)
         self.authority: Final = self._connector.origin.authority
-        self.pool: Final = Pool(
+        self.pool: Final = Http1Pool(
             self._connector,
             timeout_seconds=timeout_seconds,
             wait_seconds=connect_timeout_seconds,
@@ -58,35 +58,35 @@ class NativeUpstream:
         )
 
     def __repr__(self) -> str:
-        return f"<NativeUpstream {self._url} {self.pool!r}>"
+        return f"<Http1Upstream {self._url} {self.pool!r}>"
 
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
         method, target, headers, body, _ = request
-        out = outgoing(method, target, headers, authority=self.authority, has_body=body is not None)
+        out = serialize_head(method, target, headers, authority=self.authority, has_body=body is not None)
         connection = await self.pool.acquire()
-        exchange = Exchange(connection, request, out)
+        exchange = Http1Exchange(connection, request, out)
         try:
             head = await exchange.head()
         except UpstreamUnavailable:
             if not exchange.untouched or body is not None or method not in RETRIED_METHODS:
                 raise
-            exchange = Exchange(await self.pool.acquire(fresh=True), request, out)
+            exchange = Http1Exchange(await self.pool.acquire(fresh=True), request, out)
             head = await exchange.head()
-        return NativeResponse(head, exchange)
+        return Http1Response(head, exchange)
 
-    async def dial(self) -> Line:
+    async def dial(self) -> BackendStreams:
         return await self._connector.dial(self._timeout_seconds)
 
     async def aclose(self) -> None:
         await self.pool.aclose()
 
 
-class NativeResponse:
+class Http1Response:
     """The answer, read from its exchange."""
 
     __slots__ = ("_exchange", "headers", "may_have_trailers", "reason", "status")
 
-    def __init__(self, head: Head, exchange: Exchange) -> None:
+    def __init__(self, head: ResponseHead, exchange: Http1Exchange) -> None:
         self.status = head.status
         self.reason = head.reason
         self.headers = head.headers
@@ -105,7 +105,7 @@ class NativeResponse:
         await self._exchange.aclose()
 
 
-class Exchange:
+class Http1Exchange:
     """One request on its way, and its answer: begun when it is made. A `Sink`, and the iterator of the answer's body.
 
     One task may wait at a time, for `head` or for a part of the body; the upload, if there is one, is a task of its
@@ -129,10 +129,10 @@ class Exchange:
         "untouched",
     )
 
-    def __init__(self, connection: Connection, request: UpstreamRequest, out: Outgoing) -> None:
-        self._connection: Connection | None = connection
+    def __init__(self, connection: Http1Connection, request: UpstreamRequest, out: SerializedHead) -> None:
+        self._connection: Http1Connection | None = connection
         self._request = request
-        self._heads: deque[Head] = deque()
+        self._heads: deque[ResponseHead] = deque()
         self._parts: list[bytes] = []
         self._held_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -151,7 +151,7 @@ class Exchange:
 
     # What is awaited
 
-    async def head(self) -> Head:
+    async def head(self) -> ResponseHead:
         """The head of the final answer. Where it wants no more of the body, the upload has ended. Cancelled or failed,
         all of it is over."""
         try:
@@ -159,8 +159,8 @@ class Exchange:
                 head = await self._next_head()
                 if head.status >= 200:
                     break
-                if self._request.informed is not None:
-                    await self._request.informed(head.status, head.headers)
+                if self._request.on_informational is not None:
+                    await self._request.on_informational(head.status, head.headers)
                 if self._connection is not None:
                     self._connection.resume_reading()
             if self._upload is not None and (self._connection is None or not self._connection.uploading):
@@ -194,7 +194,7 @@ class Exchange:
         if self._upload is not None:
             await self._end_upload()
 
-    async def _next_head(self) -> Head:
+    async def _next_head(self) -> ResponseHead:
         while not self._heads:
             if self._error is not None:
                 raise self._error
@@ -214,17 +214,17 @@ class Exchange:
 
     # What the connection tells
 
-    def on_informational(self, head: Head) -> None:
+    def on_informational(self, head: ResponseHead) -> None:
         if head.status == 100:
             if self._upload is not None:
                 self._going_on.set()
-        elif self._request.informed is not None:
+        elif self._request.on_informational is not None:
             self._heads.append(head)
             if len(self._heads) > _MAX_HELD_HEADS and self._connection is not None:
                 self._connection.pause_reading()
             self._wake()
 
-    def on_head(self, head: Head) -> None:
+    def on_head(self, head: ResponseHead) -> None:
         if self._connection is not None and self._connection.uploading:
             self._going_on.set()
         self.has_body = not head.is_bodiless and self._request.method != "HEAD"
@@ -250,12 +250,12 @@ class Exchange:
         self._error = error
         self._wake()
 
-    takes_whole = False
+    takes_full_response = False
 
-    def on_whole(self, head: Head, body: bytes) -> None:
+    def on_full_response(self, head: ResponseHead, body: bytes) -> None:
         """Never: it is taken part by part."""
 
-    def on_pause(self) -> None:
+    def on_batch_end(self) -> None:
         """What has come is taken as it is asked for."""
 
     def on_writable(self) -> None:
@@ -265,7 +265,7 @@ class Exchange:
 
     # The body
 
-    async def _send_body(self, connection: Connection, body: RequestBody, out: Outgoing) -> None:
+    async def _send_body(self, connection: Http1Connection, body: RequestBody, out: SerializedHead) -> None:
         try:
             if out.expects:
                 await self._told_to_go_on()
@@ -278,7 +278,7 @@ class Exchange:
                 self._error = error
                 self._wake()
 
-    async def _send_parts(self, connection: Connection, body: RequestBody, length: int | None) -> None:
+    async def _send_parts(self, connection: Http1Connection, body: RequestBody, length: int | None) -> None:
         left = length
         while left is None or left > 0:
             try:

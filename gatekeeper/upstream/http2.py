@@ -26,8 +26,8 @@ from h2.settings import SettingCodes, Settings
 from gatekeeper.errors import UpstreamUnavailable
 from gatekeeper.http.headers import HeaderList
 from gatekeeper.http.response_parser import MAX_HEAD_BYTES
-from gatekeeper.net import keep_alive
-from gatekeeper.upstream.http2_stream import Stream
+from gatekeeper.net import enable_keepalive
+from gatekeeper.upstream.http2_stream import Http2Stream
 from gatekeeper.upstream.pool import IDLE_SECONDS
 
 MAX_STREAMS: Final = 100
@@ -41,7 +41,7 @@ _DEFAULT_WINDOW_BYTES: Final = 65_535
 _MAX_STREAMS_EVER: Final = 900
 
 
-class _Frames(H2Connection):
+class _GracefulH2(H2Connection):
     """h2, but a connection that the backend winds up (GOAWAY) still carries the answers that are on their way."""
 
     def _receive_goaway_frame(self, frame: Any) -> tuple[list[Any], list[Event]]:
@@ -61,7 +61,7 @@ class Http2Connection(asyncio.Protocol):
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._on_lost = on_lost
         self._frames = _frames()
-        self._streams: dict[int, Stream] = {}
+        self._streams: dict[int, Http2Stream] = {}
         self._opened = 0
         self._is_winding_up = False
         self._is_lost = False
@@ -76,14 +76,14 @@ class Http2Connection(asyncio.Protocol):
         most = min(MAX_STREAMS, self._frames.remote_settings.max_concurrent_streams)
         return not (self._is_winding_up or self._is_lost) and self._frames.open_outbound_streams < most
 
-    def open(self, headers: HeaderList, *, has_body: bool) -> Stream:
+    def open(self, headers: HeaderList, *, has_body: bool) -> Http2Stream:
         """A stream that begins with these fields, pseudo-header fields first, which must be clean: a field that h2
         refused half-way would put the two ends' tables of fields (RFC 7541) at odds."""
         self._stay()
         self._opened += 1
         self._is_winding_up |= self._opened >= _MAX_STREAMS_EVER
         number = self._frames.get_next_available_stream_id()
-        stream = self._streams[number] = Stream(self, number, has_body=has_body)
+        stream = self._streams[number] = Http2Stream(self, number, has_body=has_body)
         try:
             self._frames.send_headers(number, headers, end_stream=not has_body)
         except ProtocolError as error:
@@ -100,7 +100,7 @@ class Http2Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are no subclass of it.
         self._transport = cast("asyncio.Transport", transport)
-        keep_alive(transport)
+        enable_keepalive(transport)
         secured = transport.get_extra_info("ssl_object")
         self.offered = secured is not None and secured.selected_alpn_protocol() == "h2"
         if self.offered:
@@ -226,8 +226,8 @@ class Http2Connection(asyncio.Protocol):
             self._transport.write(data)
 
 
-def _frames() -> _Frames:
-    frames = _Frames(
+def _frames() -> _GracefulH2:
+    frames = _GracefulH2(
         H2Configuration(
             client_side=True,
             header_encoding=None,

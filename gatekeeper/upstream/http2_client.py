@@ -14,8 +14,8 @@ from gatekeeper.http.request_writer import RequestNotForwardable
 from gatekeeper.upstream.connector import Connector
 from gatekeeper.upstream.http1_client import RETRIED_METHODS
 from gatekeeper.upstream.http2 import Http2Connection
-from gatekeeper.upstream.http2_stream import Head, Stream
-from gatekeeper.upstream.upstream import RequestBody, UpstreamRequest, UpstreamResponse
+from gatekeeper.upstream.http2_stream import Http2Head, Http2Stream
+from gatekeeper.upstream.interface import RequestBody, UpstreamRequest, UpstreamResponse
 
 ALPN: Final = ("h2", "http/1.1")
 
@@ -32,7 +32,7 @@ _CLOSING_TURNS: Final = 3
 _MAX_KEPT_BYTES: Final = 64 * 1024
 
 
-class Http2:
+class Http2Client:
     """HTTP/2 to the backend that `connector`, whose ALPN is `ALPN`, leads to.
 
     As many requests share a connection as the backend allows, up to a hundred; then another is opened. What the backend
@@ -53,12 +53,14 @@ class Http2:
     async def send(self, request: UpstreamRequest) -> UpstreamResponse | None:
         """As `Upstream.send`; None, with nothing sent, if the backend speaks HTTP/1.1."""
         headers = self._fields(request)
-        body = None if request.body is None else Kept(request.body)
+        body = None if request.body is None else ReplayableBody(request.body)
         for is_last in (False, True):
             connection = await self._acquire()
             if connection is None:
                 return None
-            exchange = Exchange(connection.open(headers, has_body=body is not None), request, body, is_last=is_last)
+            exchange = Http2Exchange(
+                connection.open(headers, has_body=body is not None), request, body, is_last=is_last
+            )
             try:
                 return Http2Response(await exchange.head(), exchange)
             except UpstreamUnavailable:
@@ -139,7 +141,7 @@ class Http2:
 class Http2Response:
     """The answer, read from its exchange. HTTP/2 has no reason phrases: it is the usual one."""
 
-    def __init__(self, head: Head, exchange: Exchange) -> None:
+    def __init__(self, head: Http2Head, exchange: Http2Exchange) -> None:
         self.status = head.status
         self.reason = _reason(head.status)
         self.headers = head.headers
@@ -157,10 +159,12 @@ class Http2Response:
         await self._exchange.aclose()
 
 
-class Exchange:
+class Http2Exchange:
     """One request on its way, and its answer. The body goes up in a task of its own, also when the answer has begun."""
 
-    def __init__(self, stream: Stream, request: UpstreamRequest, body: Kept | None, *, is_last: bool) -> None:
+    def __init__(
+        self, stream: Http2Stream, request: UpstreamRequest, body: ReplayableBody | None, *, is_last: bool
+    ) -> None:
         self.stream = stream
         self._request = request
         self._body = body
@@ -177,10 +181,10 @@ class Exchange:
         if self._is_last:
             return False
         if self.stream.refused:
-            return self._body is None or self._body.is_whole
+            return self._body is None or self._body.is_complete
         return self.stream.untouched and self._body is None and self._request.method in RETRIED_METHODS
 
-    async def head(self) -> Head:
+    async def head(self) -> Http2Head:
         """The head of the final answer. Cancelled or failed, all of it is over."""
         try:
             while True:
@@ -189,8 +193,8 @@ class Exchange:
                     await self._drop_body()
                 if head.status >= 200:
                     return head
-                if self._request.informed is not None and head.status != HTTPStatus.CONTINUE:
-                    await self._request.informed(head.status, head.headers)
+                if self._request.on_informational is not None and head.status != HTTPStatus.CONTINUE:
+                    await self._request.on_informational(head.status, head.headers)
         except BaseException as error:
             if isinstance(error, UpstreamUnavailable) and self.may_be_sent_again:
                 # The rest of the body is for the next attempt.
@@ -221,7 +225,7 @@ class Exchange:
             upload.cancel()
             await asyncio.wait({upload})
 
-    async def _or_failed_upload(self) -> Head:
+    async def _or_failed_upload(self) -> Http2Head:
         try:
             return await self.stream.head()
         except UpstreamUnavailable:
@@ -229,7 +233,7 @@ class Exchange:
                 raise self._upload_error from None
             raise
 
-    async def _send_body(self, body: Kept) -> None:
+    async def _send_body(self, body: ReplayableBody) -> None:
         try:
             expect = get(self._request.headers, b"expect")
             if expect is not None and expect.lower() == b"100-continue":
@@ -240,7 +244,7 @@ class Exchange:
             self._upload_error = error
             self.stream.give_up()
 
-    async def _send_parts(self, body: Kept) -> None:
+    async def _send_parts(self, body: ReplayableBody) -> None:
         length = get(self._request.headers, b"content-length")
         if length is not None and not _LENGTH.fullmatch(length):
             raise RequestNotForwardable
@@ -268,10 +272,10 @@ class Exchange:
             pass
 
 
-class Kept:
+class ReplayableBody:
     """A request body whose beginning is kept, to be sent again if the backend says that it has not begun with it.
 
-    `is_whole`: nothing that was read of it has been let go.
+    `is_complete`: nothing that was read of it has been let go.
     """
 
     def __init__(self, body: RequestBody) -> None:
@@ -279,7 +283,7 @@ class Kept:
         self._parts: list[bytes] = []
         self._size = 0
         self._at = 0
-        self.is_whole = True
+        self.is_complete = True
 
     @property
     def trailers(self) -> HeaderList:
@@ -288,7 +292,7 @@ class Kept:
     def rewind(self) -> None:
         self._at = 0
 
-    def __aiter__(self) -> Kept:
+    def __aiter__(self) -> ReplayableBody:
         return self
 
     async def __anext__(self) -> bytes:
@@ -299,7 +303,7 @@ class Kept:
         part = await anext(self._body)
         self._size += len(part)
         if self._size > _MAX_KEPT_BYTES:
-            self.is_whole = False
+            self.is_complete = False
             self._parts.clear()
             self._at = 0
         else:

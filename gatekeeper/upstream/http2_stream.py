@@ -32,7 +32,7 @@ _OF_A_CONNECTION: Final = frozenset(
 )
 
 
-class Carrier(Protocol):
+class StreamConnection(Protocol):
     """What a stream needs of its connection."""
 
     @property
@@ -55,7 +55,7 @@ class Carrier(Protocol):
         """A stream has waited for too long."""
 
 
-class Head(NamedTuple):
+class Http2Head(NamedTuple):
     """The head of an answer, final or interim; `is_all` if nothing follows."""
 
     status: int
@@ -63,7 +63,7 @@ class Head(NamedTuple):
     is_all: bool
 
 
-class Stream:
+class Http2Stream:
     """One request on a connection, and its answer. One task may wait for the answer, and one send the body.
 
     `untouched`: it failed, and nothing of an answer had come on a connection that had served before; `refused`: it
@@ -71,10 +71,10 @@ class Stream:
     complete.
     """
 
-    def __init__(self, connection: Carrier, number: int, *, has_body: bool) -> None:
+    def __init__(self, connection: StreamConnection, number: int, *, has_body: bool) -> None:
         self._connection = connection
         self._number = number
-        self._heads: deque[Head] = deque()
+        self._heads: deque[Http2Head] = deque()
         self._parts: deque[tuple[bytes, int]] = deque()
         self._news = asyncio.Event()
         self._error: UpstreamUnavailable | None = None
@@ -91,7 +91,7 @@ class Stream:
 
     # What is awaited
 
-    async def head(self) -> Head:
+    async def head(self) -> Http2Head:
         """The next head, interim or final."""
         while not self._heads:
             await self._next_news()
@@ -214,7 +214,7 @@ class Stream:
             self._broken()
             return
         self.going_on.set()
-        self._heads.append(Head(int(status), rest, is_all))
+        self._heads.append(Http2Head(int(status), rest, is_all))
 
     def _take_reset(self, event: StreamReset) -> None:
         if self.is_over and event.error_code == ErrorCodes.NO_ERROR:

@@ -18,11 +18,11 @@ import httpcore
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.http.headers import HeaderList, get, is_token
 from gatekeeper.http.request_writer import RequestNotForwardable
-from gatekeeper.upstream.connector import Connector, Line
-from gatekeeper.upstream.http2_client import ALPN, Http2
-from gatekeeper.upstream.httpx_duplex import DuplexBackend, Exchange, current_exchange
+from gatekeeper.upstream.connector import BackendStreams, Connector
+from gatekeeper.upstream.http2_client import ALPN, Http2Client
+from gatekeeper.upstream.httpx_duplex import DuplexBackend, HttpxExchange, current_exchange
+from gatekeeper.upstream.interface import RequestBody, UpstreamRequest, UpstreamResponse
 from gatekeeper.upstream.pool import IDLE_SECONDS, MAX_IDLE
-from gatekeeper.upstream.upstream import RequestBody, UpstreamRequest, UpstreamResponse
 
 _RETRIED_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -57,9 +57,9 @@ class HttpxUpstream:
             "read": timeout_seconds,
             "write": timeout_seconds,
         }
-        self._http2: Http2 | None = None
+        self._http2: Http2Client | None = None
         if where.is_tls:
-            self._http2 = Http2(
+            self._http2 = Http2Client(
                 Connector(url, timeout_seconds=connect_timeout_seconds, ca_file=ca_file, alpn=ALPN),
                 connect_timeout_seconds=connect_timeout_seconds,
                 timeout_seconds=timeout_seconds,
@@ -80,15 +80,15 @@ class HttpxUpstream:
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
         if self._http2 is not None and (response := await self._http2.send(request)) is not None:
             return response
-        exchange = Exchange(uploading=request.body is not None)
+        exchange = HttpxExchange(uploading=request.body is not None)
         try:
             return await self._send_once(request, exchange)
         except UpstreamUnavailable:
             if not _may_be_sent_again(request, exchange):
                 raise
-        return await self._send_once(request, Exchange(uploading=False))
+        return await self._send_once(request, HttpxExchange(uploading=False))
 
-    async def dial(self) -> Line:
+    async def dial(self) -> BackendStreams:
         return await self._connector.dial(self._timeouts["read"])
 
     async def aclose(self) -> None:
@@ -96,7 +96,7 @@ class HttpxUpstream:
             await self._http2.aclose()
         await self._pool.aclose()
 
-    async def _send_once(self, request: UpstreamRequest, exchange: Exchange) -> UpstreamResponse:
+    async def _send_once(self, request: UpstreamRequest, exchange: HttpxExchange) -> UpstreamResponse:
         outgoing = httpcore.Request(
             request.method,
             self._origin,
@@ -137,7 +137,7 @@ class HttpxUpstream:
 
 
 class _HttpxResponse:
-    def __init__(self, response: httpcore.Response, exchange: Exchange) -> None:
+    def __init__(self, response: httpcore.Response, exchange: HttpxExchange) -> None:
         self.status: int = response.status
         self.reason: bytes = response.extensions.get("reason_phrase", b"")
         self.headers: HeaderList = [(name.lower(), value) for name, value in response.headers]
@@ -146,7 +146,7 @@ class _HttpxResponse:
         self.body: AsyncGenerator[bytes, None] = self._parts(exchange)
         self._response = response
 
-    async def _parts(self, exchange: Exchange) -> AsyncGenerator[bytes, None]:
+    async def _parts(self, exchange: HttpxExchange) -> AsyncGenerator[bytes, None]:
         with _named_failures(exchange):
             async for part in self._response.aiter_stream():
                 yield part
@@ -159,7 +159,7 @@ class _HttpxResponse:
 class _Upload:
     """A request body that ends early when the backend answers early."""
 
-    def __init__(self, body: RequestBody, exchange: Exchange) -> None:
+    def __init__(self, body: RequestBody, exchange: HttpxExchange) -> None:
         self._body = body
         self._exchange = exchange
 
@@ -180,14 +180,14 @@ class _Upload:
         return None
 
 
-def _may_be_sent_again(request: UpstreamRequest, exchange: Exchange) -> bool:
+def _may_be_sent_again(request: UpstreamRequest, exchange: HttpxExchange) -> bool:
     """Whether the backend closed a kept connection just when this was sent on it (RFC 9112 section 9.3.1), and doing it
     twice would do no harm if it did not (RFC 9110 section 9.2.2)."""
     return exchange.reused and not exchange.heard and request.body is None and request.method in _RETRIED_METHODS
 
 
 @contextmanager
-def _named_failures(exchange: Exchange) -> Iterator[None]:
+def _named_failures(exchange: HttpxExchange) -> Iterator[None]:
     """The one place where httpcore's exceptions become ours."""
     try:
         yield

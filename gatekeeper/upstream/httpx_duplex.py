@@ -28,7 +28,7 @@ _INTERIM = re.compile(rb"HTTP/1\.[01] 1[0-9][0-9]")
 _STATUS_LINE_START_BYTES: Final = len("HTTP/1.1 100")
 
 
-class Exchange:
+class HttpxExchange:
     """What is known of one request on its connection.
 
     `uploading`: a body is to be sent; `reused`: the connection had served before; `heard`: bytes came after the request
@@ -43,7 +43,7 @@ class Exchange:
         self.ended = False
 
 
-current_exchange: ContextVar[Exchange] = ContextVar("current_exchange")
+current_exchange: ContextVar[HttpxExchange] = ContextVar("current_exchange")
 """Set by whoever sends a request: httpcore does not say which connection it picks, but writes to it in that task."""
 
 
@@ -52,7 +52,7 @@ class DuplexStream(httpcore.AsyncNetworkStream):
 
     def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
         self._inner = inner
-        self._exchange: Exchange | None = None
+        self._exchange: HttpxExchange | None = None
         self._heard: deque[asyncio.Task[bytes]] = deque()
         self._reading: asyncio.Task[bytes] | None = None
         self._answered = False

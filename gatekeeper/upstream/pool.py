@@ -9,7 +9,7 @@ from typing import Final
 
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.upstream.connector import Connector
-from gatekeeper.upstream.http1 import Connection
+from gatekeeper.upstream.http1 import Http1Connection
 
 # Below the 2 s after which gunicorn closes idle connections, the shortest among common servers (node and uvicorn: 5 s):
 # a request must not meet the close on its way (RFC 9112 section 9.3.1).
@@ -19,7 +19,7 @@ _CLOSING_TURNS: Final = 4
 _now = time.monotonic
 
 
-class Pool:
+class Http1Pool:
     """At most `max_connections`, of which at most `MAX_IDLE` are kept idle, for `IDLE_SECONDS` each.
 
     The connection that was used last serves next, so that a pool shrinks to what is needed. Who finds none waits, for
@@ -33,10 +33,10 @@ class Pool:
         self._timeout_seconds = timeout_seconds
         self._wait_seconds = wait_seconds
         self._max_connections = max_connections
-        self._idle: deque[Connection] = deque()
-        self._all: set[Connection] = set()
+        self._idle: deque[Http1Connection] = deque()
+        self._all: set[Http1Connection] = set()
         # A waiter is given a connection, or None: the room to open one.
-        self._waiting: deque[asyncio.Future[Connection | None]] = deque()
+        self._waiting: deque[asyncio.Future[Http1Connection | None]] = deque()
         self._opened = 0
         self._sweeper: asyncio.TimerHandle | None = None
         self._is_closed = False
@@ -44,7 +44,7 @@ class Pool:
     def __repr__(self) -> str:
         return f"<Pool [{self._opened} open, {len(self._idle)} idle, {len(self._waiting)} waiting]>"
 
-    def take_idle(self) -> Connection | None:
+    def take_idle(self) -> Http1Connection | None:
         """An idle connection, if there is one, at once. Nobody can be waiting then."""
         while self._idle:
             connection = self._idle.pop()
@@ -53,7 +53,7 @@ class Pool:
             connection.abort()
         return None
 
-    async def acquire(self, *, fresh: bool = False) -> Connection:
+    async def acquire(self, *, fresh: bool = False) -> Http1Connection:
         """A connection, idle or new; with `fresh` a new one while there is room. Raises UpstreamUnavailable or
         UpstreamTimeout."""
         while True:
@@ -81,7 +81,7 @@ class Pool:
         for _ in range(_CLOSING_TURNS):
             await asyncio.sleep(0)
 
-    async def _open(self) -> Connection:
+    async def _open(self) -> Http1Connection:
         """A new connection, in the room that was made for it."""
         try:
             connection = await self._connector.connect(self._made)
@@ -95,12 +95,12 @@ class Pool:
             raise UpstreamUnavailable("the backend closed the connection", kind="connect")
         return connection
 
-    def _made(self) -> Connection:
-        return Connection(timeout_seconds=self._timeout_seconds, on_idle=self._keep, on_lost=self._forget)
+    def _made(self) -> Http1Connection:
+        return Http1Connection(timeout_seconds=self._timeout_seconds, on_idle=self._keep, on_lost=self._forget)
 
-    async def _turn(self) -> Connection | None:
+    async def _turn(self) -> Http1Connection | None:
         """Waits for a connection, or for the room to open one."""
-        waiter: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[Http1Connection | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         try:
             async with asyncio.timeout(self._wait_seconds):
@@ -113,13 +113,13 @@ class Pool:
                 raise UpstreamTimeout("no connection to the backend came free for too long") from error
             raise
 
-    def _give_back(self, connection: Connection | None) -> None:
+    def _give_back(self, connection: Http1Connection | None) -> None:
         if connection is None:
             self._make_room()
         elif not connection.is_lost:
             self._keep(connection)
 
-    def _next_waiter(self) -> asyncio.Future[Connection | None] | None:
+    def _next_waiter(self) -> asyncio.Future[Http1Connection | None] | None:
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
@@ -133,7 +133,7 @@ class Pool:
         else:
             self._opened -= 1
 
-    def _keep(self, connection: Connection) -> None:
+    def _keep(self, connection: Http1Connection) -> None:
         if self._waiting and (waiter := self._next_waiter()) is not None:
             waiter.set_result(connection)
             return
@@ -154,7 +154,7 @@ class Pool:
             due_at = self._idle[0].idle_since + IDLE_SECONDS
             self._sweeper = asyncio.get_running_loop().call_later(max(0.0, due_at - _now()), self._sweep)
 
-    def _forget(self, connection: Connection) -> None:
+    def _forget(self, connection: Http1Connection) -> None:
         if connection not in self._all:
             # It was never given to anybody: who opened it knows.
             return

@@ -19,9 +19,9 @@ from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.http.headers import HeaderList, get, get_all
 from gatekeeper.http.request_writer import RequestNotForwardable
 from gatekeeper.http.types import Message
-from gatekeeper.http.websocket_frames import ClientFrames
-from gatekeeper.upstream.connector import Line
-from gatekeeper.upstream.upstream import Upstream, UpstreamRequest
+from gatekeeper.http.websocket_frames import StrictClientProtocol
+from gatekeeper.upstream.connector import BackendStreams
+from gatekeeper.upstream.interface import Upstream, UpstreamRequest
 
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 """The largest message, in either direction; the server in front is to be given the same limit for the client's."""
@@ -56,14 +56,14 @@ _quiet.setLevel(logging.WARNING)
 _NOWHERE: Final = WebSocketURI(secure=False, host="localhost", port=80, path="", query="")
 
 
-class Ending(NamedTuple):
+class WebSocketClose(NamedTuple):
     """How one leg ended, for the other to be told. `code` is None for a close frame without one (1005)."""
 
     code: int | None
     reason: str = ""
 
 
-class Refusal(NamedTuple):
+class HandshakeRefused(NamedTuple):
     """The backend's HTTP answer to a handshake that it does not accept."""
 
     status: int
@@ -71,13 +71,13 @@ class Refusal(NamedTuple):
     body: bytes
 
 
-class Backend:
+class BackendWebSocket:
     """The backend's leg: the library's protocol on a connection that has been upgraded.
 
     `failure` is the kind of a failure (`reset`, `protocol`), None while and if there is none.
     """
 
-    def __init__(self, line: Line, protocol: ClientFrames, headers: HeaderList, begun: bytes) -> None:
+    def __init__(self, line: BackendStreams, protocol: StrictClientProtocol, headers: HeaderList, begun: bytes) -> None:
         self.headers = headers
         self.subprotocol: str | None = protocol.subprotocol
         self.failure: str | None = None
@@ -92,7 +92,7 @@ class Backend:
             self._feed(begun)
 
     @property
-    def ending(self) -> Ending:
+    def ending(self) -> WebSocketClose:
         """What the client is told when `read` has come to the end.
 
         A close frame passes as it is. Anything else is the backend's fault and not the client's, which is told 1011:
@@ -101,12 +101,12 @@ class Backend:
         """
         close = self._protocol.close_rcvd
         if self.failure is None and close is not None:
-            return Ending(None if close.code == CloseCode.NO_STATUS_RCVD else close.code, close.reason)
+            return WebSocketClose(None if close.code == CloseCode.NO_STATUS_RCVD else close.code, close.reason)
         if isinstance(self._protocol.parser_exc, PayloadTooBig):
-            return Ending(CloseCode.INTERNAL_ERROR, "the backend sent a message that is too big")
+            return WebSocketClose(CloseCode.INTERNAL_ERROR, "the backend sent a message that is too big")
         if self.failure == "protocol":
-            return Ending(CloseCode.INTERNAL_ERROR, "the backend broke the protocol")
-        return Ending(CloseCode.INTERNAL_ERROR, "the connection to the backend was lost")
+            return WebSocketClose(CloseCode.INTERNAL_ERROR, "the backend broke the protocol")
+        return WebSocketClose(CloseCode.INTERNAL_ERROR, "the connection to the backend was lost")
 
     async def read(self) -> list[str | bytes]:
         """The next messages, as many as came together; none at the end."""
@@ -135,7 +135,7 @@ class Backend:
         """Returns when the backend takes more. Raises OSError when it never will."""
         await self._writer.drain()
 
-    async def close(self, ending: Ending | None) -> None:
+    async def close(self, ending: WebSocketClose | None) -> None:
         """Says `ending`, hears the backend out, and is gone `_CLOSE_SECONDS` after the backend has taken what was
         written before. With None, only that still goes out."""
         try:
@@ -215,28 +215,28 @@ def _decoded(data: bytes | bytearray | memoryview, *, is_text: bool) -> str | by
     return str(data, "utf-8") if is_text else bytes(data)
 
 
-async def open_backend(upstream: Upstream, request: UpstreamRequest) -> Backend | Refusal:
+async def open_websocket(upstream: Upstream, request: UpstreamRequest) -> BackendWebSocket | HandshakeRefused:
     """Connects, asks, and judges the answer (RFC 6455 section 4.1)."""
     line = await upstream.dial()
-    answer: Backend | Refusal | None = None
+    answer: BackendWebSocket | HandshakeRefused | None = None
     try:
         answer = await _shaken_hands(line, request)
     finally:
-        if not isinstance(answer, Backend):
+        if not isinstance(answer, BackendWebSocket):
             line.writer.transport.abort()
     return answer
 
 
-async def _shaken_hands(line: Line, request: UpstreamRequest) -> Backend | Refusal:
+async def _shaken_hands(line: BackendStreams, request: UpstreamRequest) -> BackendWebSocket | HandshakeRefused:
     offered = b",".join(get_all(request.headers, _PROTOCOLS)).decode("latin-1")
-    protocol = ClientFrames(
+    protocol = StrictClientProtocol(
         _NOWHERE,
         subprotocols=[Subprotocol(item.strip()) for item in offered.split(",") if item.strip()] or None,
         state=OPEN,
         max_size=MAX_MESSAGE_BYTES,
         logger=_quiet,
     )
-    asking = _Asking(line)
+    asking = _HandshakeRequest(line)
     head = await asking.answer_to(_handshake(request, protocol.key, line.authority))
     headers = [(bytes(name), bytes(value)) for name, value in head.headers]
     try:
@@ -244,14 +244,14 @@ async def _shaken_hands(line: Line, request: UpstreamRequest) -> Backend | Refus
         told = HandshakeHeaders([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers])
         if isinstance(head, h11.InformationalResponse):
             protocol.process_response(HandshakeResponse(head.status_code, "", told))
-            return Backend(line, protocol, headers, asking.rest())
+            return BackendWebSocket(line, protocol, headers, asking.rest())
     except InvalidHandshake as error:
         raise UpstreamUnavailable(f"the backend broke the WebSocket handshake: {error}", kind="protocol") from error
     if not 300 <= head.status_code < 600:
         # A success is that of a request without an upgrade: to the client no answer to what it asked. From 600 on there
         # are no statuses (RFC 9110 section 15).
         raise UpstreamUnavailable(f"the backend answered a handshake with {head.status_code}", kind="protocol")
-    return Refusal(head.status_code, headers, await asking.body())
+    return HandshakeRefused(head.status_code, headers, await asking.body())
 
 
 def _handshake(request: UpstreamRequest, key: str, authority: bytes) -> h11.Request:
@@ -270,11 +270,11 @@ def _handshake(request: UpstreamRequest, key: str, authority: bytes) -> h11.Requ
         raise RequestNotForwardable from error
 
 
-class _Asking:
+class _HandshakeRequest:
     """The HTTP part of a connection to the backend: one request, and its answer. Raises UpstreamUnavailable and
     UpstreamTimeout, the latter for any silence."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: BackendStreams) -> None:
         self._line = line
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
 

@@ -16,7 +16,7 @@ from gatekeeper import messages
 from gatekeeper.auth.observed_sign_in import ObservedSignIn, SignInRequest, SignInResponse, observation
 from gatekeeper.errors import KeysUnavailable, Reason, StoreUnavailable, TokenRejected
 from gatekeeper.http.headers import Headers, get
-from gatekeeper.http.paths import Kind
+from gatekeeper.http.paths import PathKind
 from gatekeeper.models import Problem
 from gatekeeper.runtime import Engine
 from gatekeeper.telemetry.request_record import RequestRecord
@@ -40,7 +40,7 @@ _ENCODINGS: Final = frozenset({b"", b"identity", b"gzip", b"x-gzip", b"deflate",
 
 
 async def observe(
-    engine: Engine, kind: Kind, incoming: IncomingRequest, receive: Receive
+    engine: Engine, kind: PathKind, incoming: IncomingRequest, receive: Receive
 ) -> tuple[ObservedSignIn, SignInRequest, Receive] | Problem:
     """Reads a request for a login, refresh or logout path. The `Receive` gives it once more.
 
@@ -53,19 +53,19 @@ async def observe(
     token_like: list[str] = []
     try:
         texts = body_search.decodings(content, encoding)
-        if kind is Kind.LOGIN:
+        if kind is PathKind.LOGIN:
             user_names = body_search.find_user_names(texts)
-        elif kind is Kind.REFRESH:
+        elif kind is PathKind.REFRESH:
             around = [incoming.query, *(value for _, value in incoming.headers)]
             token_like = body_search.find_token_candidates([*texts, *around], limit=_MOST_CANDIDATES)
     except body_search.Unsearchable:
-        if kind is Kind.REFRESH or (kind is Kind.LOGIN and engine.parts.attempts is not None):
+        if kind is PathKind.REFRESH or (kind is PathKind.LOGIN and engine.parts.attempts is not None):
             return Problem(
                 reason=Reason.BODY_TOO_LARGE, detail="The body is too large, or compressed in an unknown way"
             )
     sent = _sent(content, encoding, incoming.headers)
-    facts = incoming.facts(engine.origins, own=kind is Kind.LOGOUT)
-    if sent.refresh_token is None and (kind is not Kind.LOGOUT or facts.cookie_allowed):
+    facts = incoming.facts(engine.origins, own=kind is PathKind.LOGOUT)
+    if sent.refresh_token is None and (kind is not PathKind.LOGOUT or facts.cookie_allowed):
         sent = msgspec.structs.replace(sent, refresh_token=_cookie(incoming.headers))
     visit = SignInRequest(
         facts=facts,

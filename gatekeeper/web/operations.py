@@ -12,7 +12,7 @@ from gatekeeper.dialects.base import Answer, Needs, Operation, Wording
 from gatekeeper.dialects.router import Bound
 from gatekeeper.errors import Reason
 from gatekeeper.http.origins import SAFE_METHODS
-from gatekeeper.http.paths import BadPath, Kind, Matched
+from gatekeeper.http.paths import BadPath, PathKind, RouteMatch
 from gatekeeper.models import Claims, Problem, Verdict
 from gatekeeper.runtime import Engine
 from gatekeeper.telemetry.request_record import RequestRecord
@@ -31,7 +31,7 @@ class Operations:
         self._engine = engine
 
     async def serve(
-        self, matched: Matched, incoming: IncomingRequest, record: RequestRecord, receive: Receive
+        self, matched: RouteMatch, incoming: IncomingRequest, record: RequestRecord, receive: Receive
     ) -> Refused | Served:
         """One of Gatekeeper's own operations."""
         record.route = matched.route.template
@@ -55,7 +55,7 @@ class Operations:
         return await self._operate(bound, verdict.claims, verdict.session_id, matched, incoming, record, members)
 
     async def _sign_out(
-        self, bound: Bound, matched: Matched, incoming: IncomingRequest, record: RequestRecord, receive: Receive
+        self, bound: Bound, matched: RouteMatch, incoming: IncomingRequest, record: RequestRecord, receive: Receive
     ) -> Refused | Served:
         """An operation of whoever holds a token: in the request, in its body, or both if they are one user's."""
         engine = self._engine
@@ -99,7 +99,7 @@ class Operations:
         bound: Bound,
         claims: Claims,
         session_id: int | None,
-        matched: Matched,
+        matched: RouteMatch,
         incoming: IncomingRequest,
         record: RequestRecord,
         members: Mapping[str, Any],
@@ -154,7 +154,7 @@ class Operations:
         except BadPath:
             # The request itself will be told so.
             return None
-        if not isinstance(matched, Matched):
+        if not isinstance(matched, RouteMatch):
             return None
         record.route = matched.route.template
         if not origins.allows(incoming.headers):
@@ -163,7 +163,7 @@ class Operations:
         return Served(None, origins.preflight_headers(incoming.headers, methods=paths.own_methods(incoming.path)))
 
 
-def bound_of(kind: Matched | Kind) -> Bound | None:
+def bound_of(kind: RouteMatch | PathKind) -> Bound | None:
     """The operation behind a path, if it is one."""
-    target = kind.route.target if isinstance(kind, Matched) else None
+    target = kind.route.target if isinstance(kind, RouteMatch) else None
     return target if isinstance(target, Bound) else None

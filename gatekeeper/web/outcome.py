@@ -14,7 +14,7 @@ from gatekeeper.dialects.endpoints import Endpoint
 from gatekeeper.dialects.router import Bound
 from gatekeeper.errors import GatekeeperError, Reason
 from gatekeeper.http.headers import HeaderList
-from gatekeeper.http.paths import Kind, Matched
+from gatekeeper.http.paths import PathKind, RouteMatch
 from gatekeeper.models import Problem, Verdict
 from gatekeeper.telemetry.request_record import Decision, RequestRecord
 from gatekeeper.web.request import CurrentSession
@@ -52,11 +52,11 @@ class Passed(msgspec.Struct, frozen=True):
     language: str | None = None
 
 
-def failed(problem: Problem, kind: Matched | Kind) -> Refused:
+def failed(problem: Problem, kind: RouteMatch | PathKind) -> Refused:
     """`problem` in the shape of whatever was asked."""
-    if kind is Kind.RESERVED:
+    if kind is PathKind.RESERVED:
         return Refused(problem, fastapi)
-    target = kind.route.target if isinstance(kind, Matched) else None
+    target = kind.route.target if isinstance(kind, RouteMatch) else None
     if isinstance(target, Endpoint):
         return Refused(problem, target.dialect)
     return Refused(problem, target.dialect, target.operation) if isinstance(target, Bound) else Refused(problem)

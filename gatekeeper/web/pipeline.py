@@ -26,7 +26,7 @@ from gatekeeper.errors import (
     UpstreamUnavailable,
 )
 from gatekeeper.http.headers import DEGRADED, REQUEST_ID, HeaderList
-from gatekeeper.http.paths import BadPath, Kind, Matched
+from gatekeeper.http.paths import BadPath, PathKind, RouteMatch
 from gatekeeper.models import Problem, Verdict
 from gatekeeper.runtime import Engine
 from gatekeeper.sessions.open_streams import under_way
@@ -59,15 +59,15 @@ Receive = Callable[[], Awaitable[Message]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _log = logging.getLogger("gatekeeper")
-_BYPASSES: Final = frozenset({Kind.LOGIN, Kind.REFRESH, Kind.LOGOUT})
+_BYPASSES: Final = frozenset({PathKind.LOGIN, PathKind.REFRESH, PathKind.LOGOUT})
 _LIKE: Final = {
-    Kind.LOGIN: Kind.LIKE_LOGIN,
-    Kind.REFRESH: Kind.LIKE_REFRESH,
-    Kind.LIKE_LOGIN: Kind.LIKE_LOGIN,
-    Kind.LIKE_REFRESH: Kind.LIKE_REFRESH,
+    PathKind.LOGIN: PathKind.LIKE_LOGIN,
+    PathKind.REFRESH: PathKind.LIKE_REFRESH,
+    PathKind.LIKE_LOGIN: PathKind.LIKE_LOGIN,
+    PathKind.LIKE_REFRESH: PathKind.LIKE_REFRESH,
 }
 # Protected paths that a backend may read as one where people sign in: judged, and then read as that.
-_LOOKALIKES: Final = {Kind.LIKE_LOGIN: Kind.LOGIN, Kind.LIKE_REFRESH: Kind.REFRESH}
+_LOOKALIKES: Final = {PathKind.LIKE_LOGIN: PathKind.LOGIN, PathKind.LIKE_REFRESH: PathKind.REFRESH}
 # RFC 6455 section 7.4.1
 _GOING_AWAY: Final = 1001
 _UNTUNNELLED: Final = frozenset({"TRACE", "CONNECT"})
@@ -173,19 +173,19 @@ class GatekeeperMiddleware:
             kind = self._engine.paths.classify(incoming.method, incoming.path)
         except BadPath as error:
             return refuse(record, Problem(reason=Reason.BAD_REQUEST, detail=str(error)))
-        endpoint = kind.route.target if isinstance(kind, Matched) else None
+        endpoint = kind.route.target if isinstance(kind, RouteMatch) else None
         try:
             if isinstance(endpoint, Endpoint):
                 record.route = endpoint.path
                 language = self._operations.language(incoming)
                 return await self._endpoints.serve(endpoint, incoming, record, receive, language)
-            if isinstance(kind, Matched):
+            if isinstance(kind, RouteMatch):
                 return await self._operations.serve(kind, incoming, record, receive)
             if incoming.is_preflight:
                 answered = self._operations.preflight(incoming, record)
                 if answered is not None:
                     return answered
-            if kind is Kind.RESERVED:
+            if kind is PathKind.RESERVED:
                 record.route = "/_gatekeeper/{path}"
                 return refuse(record, Problem(reason=Reason.NOT_FOUND), fastapi)
             return await self._forward(kind, incoming, record, receive)
@@ -196,29 +196,29 @@ class GatekeeperMiddleware:
             return failed(Problem(reason=error.reason), kind)
 
     async def _forward(
-        self, kind: Kind, incoming: IncomingRequest, record: RequestRecord, receive: Receive
+        self, kind: PathKind, incoming: IncomingRequest, record: RequestRecord, receive: Receive
     ) -> Refused | Passed:
         """Whatever is the application's."""
         clean = self._engine.identity.without_spoofed(incoming.headers)
         if incoming.overrides_method:
             # The backend may take it for another method than the rule named.
             named = self._engine.paths.classify("POST", incoming.path)
-            kind = _LIKE.get(named, Kind.PROTECTED) if isinstance(named, Kind) else Kind.PROTECTED
+            kind = _LIKE.get(named, PathKind.PROTECTED) if isinstance(named, PathKind) else PathKind.PROTECTED
         elif kind in _BYPASSES and incoming.websocket:
             # Nobody signs in by a WebSocket.
-            kind = Kind.PROTECTED
+            kind = PathKind.PROTECTED
         if self._engine.cookie_transport:
             clean = cookies.without_refresh_token(clean)
         if kind in _BYPASSES:
             conclude(record, "bypass")
             return await self._observe(kind, Passed(clean), incoming, record, receive)
-        if kind is not Kind.PUBLIC and incoming.is_preflight:
+        if kind is not PathKind.PUBLIC and incoming.is_preflight:
             conclude(record, "bypass")
             return Passed(without_credentials(clean), body=False)
         try:
             verdict = await self._judge(incoming)
         except (StoreUnavailable, KeysUnavailable) as error:
-            if kind is not Kind.PUBLIC:
+            if kind is not PathKind.PUBLIC:
                 raise
             self._engine.telemetry.failed(error)
             verdict = Verdict(token_source="unjudged")  # noqa: S106 - a source, no token
@@ -229,7 +229,7 @@ class GatekeeperMiddleware:
             if kind in _LOOKALIKES and not incoming.websocket:
                 return await self._observe(_LOOKALIKES[kind], passed, incoming, record, receive)
             return passed
-        if kind is Kind.PUBLIC:
+        if kind is PathKind.PUBLIC:
             conclude(record, "bypass")
             return Passed(clean if verdict.token_source is None else self._engine.sources.strip_tokens(clean))
         return refuse(record, problem_of(verdict), None, verdict)
@@ -252,7 +252,7 @@ class GatekeeperMiddleware:
             return verdict
 
     async def _observe(
-        self, kind: Kind, passed: Passed, incoming: IncomingRequest, record: RequestRecord, receive: Receive
+        self, kind: PathKind, passed: Passed, incoming: IncomingRequest, record: RequestRecord, receive: Receive
     ) -> Refused | Passed:
         """A login, refresh or logout of the application's own, on its way: what it says is read."""
         observed = await observe(self._engine, kind, incoming, receive)
@@ -263,7 +263,7 @@ class GatekeeperMiddleware:
         identify_as(record, observation.who)
         if problem is not None:
             return refuse(record, problem, token_sent=True, language=visit.language)
-        watched = observation if kind is not Kind.LOGOUT else None
+        watched = observation if kind is not PathKind.LOGOUT else None
         return msgspec.structs.replace(passed, receive=again, observation=watched, language=visit.language)
 
     def _admitted(self, headers: HeaderList, verdict: Verdict) -> Passed:
@@ -311,7 +311,7 @@ class GatekeeperMiddleware:
         else:
             status, body, headers = outcome.answer.status, outcome.answer.body, list(outcome.headers)
         if not isinstance(outcome, Served) or outcome.answer is not None:
-            headers += self._engine.origins.answer_headers(incoming.headers)
+            headers += self._engine.origins.cors_headers(incoming.headers)
         await send_answer(
             reply,
             status=status,

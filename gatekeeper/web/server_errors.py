@@ -9,10 +9,10 @@ import msgspec
 
 from gatekeeper.errors import Reason
 from gatekeeper.http.headers import REQUEST_ID
-from gatekeeper.http.paths import BadPath, Kind, Matched
+from gatekeeper.http.paths import BadPath, PathKind, RouteMatch
 from gatekeeper.models import Problem
 from gatekeeper.runtime import Engine
-from gatekeeper.server import EXTENSION, ErrorResponse, Refusal
+from gatekeeper.server import EXTENSION, ErrorResponse, RejectedRequest
 from gatekeeper.telemetry.request_record import RequestRecord
 from gatekeeper.web.operations import Operations
 from gatekeeper.web.outcome import Refused, conclude, failed
@@ -41,7 +41,7 @@ class ServerErrors:
     def __repr__(self) -> str:
         return f"<ServerErrors of {self._engine!r}>"
 
-    def __call__(self, refusal: Refusal) -> ErrorResponse:
+    def __call__(self, refusal: RejectedRequest) -> ErrorResponse:
         reason = _REASONS[refusal.status]
         incoming = self._incoming(refusal)
         kind = self._kind(incoming)
@@ -57,10 +57,10 @@ class ServerErrors:
             record.bytes_out += len(body)
         if under_way is None:
             self._engine.telemetry.finished(record)
-        headers = [*OWN_HEADERS, *self._engine.origins.answer_headers(refusal.headers), JSON]
+        headers = [*OWN_HEADERS, *self._engine.origins.cors_headers(refusal.headers), JSON]
         return ErrorResponse([*headers, (REQUEST_ID, record.request_id.encode())], body)
 
-    def _incoming(self, refusal: Refusal) -> IncomingRequest:
+    def _incoming(self, refusal: RejectedRequest) -> IncomingRequest:
         path, _, query = refusal.target.partition(b"?")
         scope = {
             "type": "http",
@@ -72,14 +72,14 @@ class ServerErrors:
         }
         return read(scope, self._engine.trusted)
 
-    def _kind(self, incoming: IncomingRequest) -> Matched | Kind:
+    def _kind(self, incoming: IncomingRequest) -> RouteMatch | PathKind:
         """What was asked, as far as that can be told. Nothing but the shape of the answer hangs on it."""
         try:
             return self._engine.paths.classify(incoming.method, incoming.path)
         except BadPath:
-            return Kind.PROTECTED
+            return PathKind.PROTECTED
 
-    def _begun(self, incoming: IncomingRequest, kind: Matched | Kind) -> RequestRecord:
+    def _begun(self, incoming: IncomingRequest, kind: RouteMatch | PathKind) -> RequestRecord:
         record = RequestRecord(
             method=incoming.method,
             path=incoming.path.decode("latin-1"),
@@ -87,9 +87,9 @@ class ServerErrors:
             client_ip=incoming.client.ip_address,
             started_at=time.perf_counter(),
         )
-        if isinstance(kind, Matched):
+        if isinstance(kind, RouteMatch):
             record.route = kind.route.template
-        elif kind is Kind.RESERVED:
+        elif kind is PathKind.RESERVED:
             record.route = "/_gatekeeper/{path}"
         self._engine.telemetry.began(record)
         return record

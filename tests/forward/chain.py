@@ -10,19 +10,19 @@ from typing import Any, TypeAlias
 from gatekeeper.errors import GatekeeperError
 from gatekeeper.forward.http import Proxy, ResponseTruncated
 from gatekeeper.http.client_address import TrustedProxies
-from gatekeeper.upstream.http1_client import NativeUpstream
+from gatekeeper.upstream.http1_client import Http1Upstream
 from gatekeeper.upstream.httpx_client import HttpxUpstream
 from tests.servers import OK, RawClient, RecordingBackend, Script, raw_client, serve_asgi
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
-Transport: TypeAlias = type[NativeUpstream] | type[HttpxUpstream]
-TRANSPORTS: dict[str, Transport] = {"native": NativeUpstream, "httpx": HttpxUpstream}
+Transport: TypeAlias = type[Http1Upstream] | type[HttpxUpstream]
+TRANSPORTS: dict[str, Transport] = {"native": Http1Upstream, "httpx": HttpxUpstream}
 
 
 class Chosen:
     """The transport under test: the default one, or as the fixture `each_transport` says."""
 
-    transport: Transport = NativeUpstream
+    transport: Transport = Http1Upstream
 
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"

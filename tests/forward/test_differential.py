@@ -19,7 +19,7 @@ import pytest
 
 from gatekeeper.forward.http import Proxy
 from gatekeeper.http.client_address import TrustedProxies
-from gatekeeper.upstream.http1_client import NativeUpstream
+from gatekeeper.upstream.http1_client import Http1Upstream
 from tests.forward.chain import chain
 from tests.machine import need
 from tests.servers import RawConnection, RawRequest, raw_client, serve_asgi
@@ -185,7 +185,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Counting]:
 @pytest.fixture(scope="module", params=["proxy", pytest.param("sidecar", marks=pytest.mark.slow)])
 def chained(request: pytest.FixtureRequest, backend: Counting) -> Iterator[Chained]:
     if request.param == "proxy":
-        with serve_asgi(Proxy(NativeUpstream(backend.url), trusted_proxies=TrustedProxies([]))) as url:
+        with serve_asgi(Proxy(Http1Upstream(backend.url), trusted_proxies=TrustedProxies([]))) as url:
             yield Chained(url, backend, b"")
         return
     with external_store() as store, sidecar(backend.url, redis_url=store.url) as gate:

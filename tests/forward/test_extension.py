@@ -12,7 +12,7 @@ import pytest
 from gatekeeper.forward.http import Proxy
 from gatekeeper.http.client_address import TrustedProxies
 from gatekeeper.http.headers import HeaderList
-from gatekeeper.upstream.http1_client import NativeUpstream
+from gatekeeper.upstream.http1_client import Http1Upstream
 from gatekeeper.web.respond import ResponseSender
 from tests.forward.chain import CHUNKED
 from tests.servers import OK, RecordingBackend, Script
@@ -53,7 +53,7 @@ async def forwarded(
     async def send(message: Any) -> None:
         told.append(message)
 
-    upstream = NativeUpstream(backend.url)
+    upstream = Http1Upstream(backend.url)
     try:
         await Proxy(upstream, trusted_proxies=TrustedProxies([]), own_headers=OWN)(scope, receive, send)
     finally:

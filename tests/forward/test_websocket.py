@@ -20,7 +20,7 @@ from websockets.frames import Frame, Opcode
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.forward.http import Proxy
 from gatekeeper.http.client_address import TrustedProxies
-from gatekeeper.server.websocket import WebSocketFront
+from gatekeeper.server.websocket import WebSocketServerProtocol
 from gatekeeper.upstream import websocket as websocket_backend
 from gatekeeper.upstream.httpx_client import HttpxUpstream
 from gatekeeper.upstream.websocket import MAX_MESSAGE_BYTES
@@ -367,7 +367,7 @@ async def test_a_hundred_thousand_fragments_of_one_byte_are_one_message() -> Non
 
 # W05
 def test_fragments_of_a_client_are_kept_as_one() -> None:
-    front = WebSocketFront.__new__(WebSocketFront)
+    front = WebSocketServerProtocol.__new__(WebSocketServerProtocol)
     front.frames = [b"a"]
     for data in (b"", b"b", b""):
         front.handle_cont(Frame(Opcode.CONT, data, fin=False))

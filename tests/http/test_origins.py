@@ -119,7 +119,7 @@ def test_a_listed_origin_is_matched_exactly(origin: bytes) -> None:
     assert not LISTED.allows(headers)
     assert not LISTED.may_connect(headers, scheme="https")
     assert not LISTED.may_change(headers, method="DELETE", scheme="https")
-    assert LISTED.answer_headers(headers) == [(b"vary", b"Origin")]
+    assert LISTED.cors_headers(headers) == [(b"vary", b"Origin")]
 
 
 @pytest.mark.parametrize("origin", [b"https://front.example", b"http://localhost:3000"])
@@ -128,13 +128,13 @@ def test_a_listed_origin_may_read_and_change(origin: bytes) -> None:
     headers = [HOST, (b"origin", origin), (b"sec-fetch-site", b"cross-site")]
     assert LISTED.may_connect(headers, scheme="wss")
     assert LISTED.may_change(headers, method="DELETE", scheme="https")
-    assert LISTED.answer_headers(headers) == [
+    assert LISTED.cors_headers(headers) == [
         (b"vary", b"Origin"),
         (b"access-control-allow-origin", origin),
         (b"access-control-allow-credentials", b"true"),
     ]
     assert not NONE.may_change(headers, method="DELETE", scheme="https")
-    assert NONE.answer_headers(headers) == []
+    assert NONE.cors_headers(headers) == []
 
 
 def test_two_origins_are_none() -> None:
@@ -144,8 +144,8 @@ def test_two_origins_are_none() -> None:
 
 
 def test_without_an_origin_nobody_is_told_anything() -> None:
-    assert LISTED.answer_headers([HOST]) == [(b"vary", b"Origin")]
-    assert NONE.answer_headers([HOST]) == []
+    assert LISTED.cors_headers([HOST]) == [(b"vary", b"Origin")]
+    assert NONE.cors_headers([HOST]) == []
     assert (bool(NONE), bool(LISTED)) == (False, True)
 
 

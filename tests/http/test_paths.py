@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatekeeper.http.paths import BadPath, Kind, Matched, PathTable, Route, check, compile_pattern, readings
+from gatekeeper.http.paths import BadPath, PathKind, PathTable, Route, RouteMatch, check, compile_pattern, readings
 
 ROUTES = [
     Route(method, template, f"{method} {template}")
@@ -33,10 +33,10 @@ def table(*public: str) -> PathTable:
     return PathTable(
         ROUTES,
         [
-            (Kind.LOGIN, [compile_pattern(text, default_method="POST") for text in ("*/auth/login", "/login")]),
-            (Kind.REFRESH, [compile_pattern("*/auth/refresh", default_method="POST")]),
-            (Kind.LOGOUT, [compile_pattern("*/auth/logout", default_method="POST")]),
-            (Kind.PUBLIC, [compile_pattern(text) for text in public]),
+            (PathKind.LOGIN, [compile_pattern(text, default_method="POST") for text in ("*/auth/login", "/login")]),
+            (PathKind.REFRESH, [compile_pattern("*/auth/refresh", default_method="POST")]),
+            (PathKind.LOGOUT, [compile_pattern("*/auth/logout", default_method="POST")]),
+            (PathKind.PUBLIC, [compile_pattern(text) for text in public]),
         ],
     )
 
@@ -50,7 +50,7 @@ def kind(method: str, path: bytes, paths: PathTable = TABLE) -> str:
         found = paths.classify(method, path)
     except BadPath:
         return "bad"
-    return f"own {found.route.target}" if isinstance(found, Matched) else found.value
+    return f"own {found.route.target}" if isinstance(found, RouteMatch) else found.value
 
 
 PATHS: list[tuple[str, bytes, str]] = [
@@ -265,7 +265,7 @@ def test_a_path_is_what_every_reading_of_it_says(method: str, path: bytes, expec
 
 def test_the_parameters_of_a_route_are_its_own_bytes() -> None:
     found = TABLE.classify("DELETE", b"/sessions/user/a%2Fb/5/")
-    assert isinstance(found, Matched)
+    assert isinstance(found, RouteMatch)
     assert found.parameters == {"user_id": "a%2Fb", "id": "5"}
 
 
@@ -278,7 +278,8 @@ def test_a_literal_goes_before_a_parameter_whatever_the_order() -> None:
 
 def test_of_two_kinds_the_first_in_the_table_decides() -> None:
     paths = PathTable(
-        [], [(Kind.LOGIN, [compile_pattern("/a", default_method="POST")]), (Kind.PUBLIC, [compile_pattern("/*")])]
+        [],
+        [(PathKind.LOGIN, [compile_pattern("/a", default_method="POST")]), (PathKind.PUBLIC, [compile_pattern("/*")])],
     )
     assert kind("POST", b"/a", paths) == "login"
     assert kind("GET", b"/a", paths) == "public"
@@ -373,8 +374,8 @@ PATTERNS: list[tuple[str, str, bytes, bool]] = [
 
 @pytest.mark.parametrize(("pattern", "method", "path", "named"), PATTERNS)
 def test_a_pattern_names_what_it_says(pattern: str, method: str, path: bytes, named: bool) -> None:
-    paths = PathTable([], [(Kind.PUBLIC, [compile_pattern(pattern)])])
-    assert (paths.classify(method, path) is Kind.PUBLIC) is named
+    paths = PathTable([], [(PathKind.PUBLIC, [compile_pattern(pattern)])])
+    assert (paths.classify(method, path) is PathKind.PUBLIC) is named
 
 
 def test_a_default_method_is_for_patterns_without_one() -> None:

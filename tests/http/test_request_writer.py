@@ -8,13 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatekeeper.http.headers import HeaderList
-from gatekeeper.http.request_writer import Outgoing, RequestNotForwardable, chunk, last_chunk, outgoing
+from gatekeeper.http.request_writer import RequestNotForwardable, SerializedHead, chunk, last_chunk, serialize_head
 
 HOST = (b"host", b"a")
 
 
-def made(*headers: tuple[bytes, bytes], method: str = "GET", target: bytes = b"/", has_body: bool = False) -> Outgoing:
-    return outgoing(method, target, headers, authority=b"backend:81", has_body=has_body)
+def made(
+    *headers: tuple[bytes, bytes], method: str = "GET", target: bytes = b"/", has_body: bool = False
+) -> SerializedHead:
+    return serialize_head(method, target, headers, authority=b"backend:81", has_body=has_body)
 
 
 def test_a_head_holds_what_was_given_in_its_order() -> None:

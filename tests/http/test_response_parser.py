@@ -15,7 +15,7 @@ from gatekeeper.http.response_parser import (
     MAX_HEAD_BYTES,
     MAX_INFORMATIONAL,
     BadResponse,
-    Head,
+    ResponseHead,
     ResponseParser,
 )
 
@@ -28,10 +28,10 @@ class Told:
         self.parser = ResponseParser(self)
         self.parser.begin(to_head_request=to_head_request)
 
-    def on_informational(self, head: Head) -> None:
+    def on_informational(self, head: ResponseHead) -> None:
         self.events.append((head.status, head.reason, head.headers))
 
-    def on_head(self, head: Head) -> None:
+    def on_head(self, head: ResponseHead) -> None:
         self.events.append((head.status, head.reason, head.headers))
 
     def on_data(self, data: bytes) -> None:
@@ -44,7 +44,7 @@ class Told:
     def on_end(self, trailers: HeaderList) -> None:
         self.events.append(("end", trailers, self.parser.reusable))
 
-    def on_whole(self, head: Head, body: bytes) -> None:
+    def on_full_response(self, head: ResponseHead, body: bytes) -> None:
         self.on_head(head)
         self.on_data(body)
         self.on_end([])

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from gatekeeper.app import create_app
 from gatekeeper.build import build
 from gatekeeper.serve import limits
-from gatekeeper.server import protocol
+from gatekeeper.server import http_protocol
 from gatekeeper.settings import Settings, load
 from gatekeeper.web.server_errors import ServerErrors
 from gatekeeper_middleware import GatekeeperMiddleware
@@ -98,5 +98,5 @@ def serve_sidecar(settings: Settings) -> Iterator[str]:
     """The application of the sidecar behind its front door, without its process; yields its base URL."""
     engine = build(settings, mode="sidecar")
     app, shortcut = create_app(settings, engine)
-    with serve_asgi(app, http=protocol(limits(settings), ServerErrors(engine), shortcut=shortcut)) as url:
+    with serve_asgi(app, http=http_protocol(limits(settings), ServerErrors(engine), fast_path=shortcut)) as url:
         yield url

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from gatekeeper.http.headers import request_id
-from gatekeeper.server import ErrorResponse, Limits, Refusal, protocol
+from gatekeeper.server import ErrorResponse, Limits, RejectedRequest, http_protocol
 from tests.servers import RawClient, serve_asgi
 
 CODES = {
@@ -40,11 +40,11 @@ class House:
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
         self.bodies: list[bytes] = []
-        self.refusals: list[Refusal] = []
+        self.refusals: list[RejectedRequest] = []
         self.left = 0
         self.running = 0
 
-    def refuse(self, refusal: Refusal) -> ErrorResponse:
+    def refuse(self, refusal: RejectedRequest) -> ErrorResponse:
         self.refusals.append(refusal)
         body = json.dumps({"detail": refusal.detail, "code": CODES[refusal.status]}).encode()
         headers = [
@@ -134,7 +134,7 @@ async def _reply(send: Callable[[Any], Awaitable[None]], body: bytes) -> None:
 @contextmanager
 def open_house(limits: Limits | None = None, **settings: Any) -> Iterator[House]:
     house = House()
-    with serve_asgi(house, http=protocol(limits or Limits(), house.refuse), **settings) as url:
+    with serve_asgi(house, http=http_protocol(limits or Limits(), house.refuse), **settings) as url:
         house.url = url
         yield house
 

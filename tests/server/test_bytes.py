@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from gatekeeper.server import Limits
-from gatekeeper.server.protocol import FrontProtocol
+from gatekeeper.server.protocol import HttpServerProtocol
 from tests.server.house import GET, SMUGGLED, House, answer, open_house, until
 from tests.servers import RawClient, raw_client
 
@@ -560,7 +560,7 @@ def _open_files() -> int:
 
 def _protocols() -> int:
     gc.collect()
-    return sum(isinstance(thing, FrontProtocol) for thing in gc.get_objects())
+    return sum(isinstance(thing, HttpServerProtocol) for thing in gc.get_objects())
 
 
 # WebSockets and the end

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from gatekeeper.http.request_body import Body, ChunkedBody, SizedBody
-from gatekeeper.http.request_head import Head, HeadReader, Limits, Refused, parse_head, salvage
+from gatekeeper.http.request_head import HeadReader, Limits, RequestHead, RequestRejected, parse_head, salvage
 from gatekeeper.http.websocket_handshake import asks_for_websocket, check_handshake
 
 LIMITS = Limits()
@@ -20,7 +20,7 @@ def head(*lines: bytes, request: bytes = b"POST / HTTP/1.1", host: bytes | None 
 
 
 def status_of(raw: bytes, limits: Limits = LIMITS) -> int:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRejected) as refused:
         parse_head(raw, limits)
     return refused.value.status
 
@@ -156,7 +156,7 @@ def test_request_lines_that_are_none(line: bytes) -> None:
 
 @pytest.mark.parametrize("line", [b"TRACE / HTTP/1.1", b"CONNECT a:443 HTTP/1.1", b"CONNECT / HTTP/1.0"])
 def test_trace_and_connect_are_not_allowed(line: bytes) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRejected) as refused:
         parse_head(head(request=line), LIMITS)
     assert refused.value.status == 405
     assert b"TRACE" not in dict(refused.value.headers)[b"allow"]
@@ -372,7 +372,7 @@ def test_a_head_is_found_however_it_is_cut(size: int, before: bytes) -> None:
 )
 def test_what_cannot_become_a_head_is_not_waited_for(data: bytes, size: int) -> None:
     reader = HeadReader(LIMITS)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRejected) as refused:
         parse_head((feed_all(reader, pieces(data, size)) or (b"", b""))[0], LIMITS)
     assert refused.value.status == 400
 
@@ -385,7 +385,7 @@ def test_a_head_may_have_its_limit_to_the_byte(size: int) -> None:
     good, bad = (head(b"X: " + b"a" * (length - frame)) for length in (2000, 2001))
     assert feed_all(HeadReader(limits), pieces(good, size)) == (good, b"")
     reader = HeadReader(limits)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRejected) as refused:
         feed_all(reader, pieces(bad, size))
     assert refused.value.status == 431
     assert len(reader.buffer) <= max(2001, size)
@@ -393,7 +393,7 @@ def test_a_head_may_have_its_limit_to_the_byte(size: int) -> None:
 
 @pytest.mark.parametrize("end", [b"", b" HTTP/1.1\r\n", b" HTTP/1.1\r\nHost: a\r\n\r\n"])
 def test_a_request_line_without_room_is_414(end: bytes) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRejected) as refused:
         HeadReader(Limits(max_header_bytes=2000)).feed(b"GET /" + b"a" * 2000 + end)
     assert refused.value.status == 414
 
@@ -471,14 +471,14 @@ def test_a_sized_body_ends_where_it_says(size: int) -> None:
     ],
 )
 def test_chunks_that_are_none(data: bytes, size: int) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRejected) as refused:
         read_body(chunked(), pieces(data, size if len(data) < 10_000 else 1000))
     assert refused.value.status == 400
 
 
 def test_a_million_chunks_may_not_be_mostly_extensions() -> None:
     # F08
-    with pytest.raises(Refused):
+    with pytest.raises(RequestRejected):
         read_body(chunked(), [b"1;0123456789abcde\r\nx\r\n" * 1_000] * 1_000)
     # Small ones without are slow, and good.
     assert len(read_body(chunked(), [b"1\r\nx\r\n" * 20_000])[0]) == 20_000
@@ -488,7 +488,7 @@ def test_trailers_count_with_the_headers() -> None:
     # P0-S1, P0-S2: one host, one transfer-encoding, 98 trailers.
     good, bad = (b"0\r\n" + b"x:y\r\n" * number + b"\r\n" for number in (98, 99))
     assert read_body(chunked(), [good]) == (b"", b"")
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRejected) as refused:
         chunked().feed(bad)
     assert refused.value.status == 431
 
@@ -498,7 +498,7 @@ def test_trailers_count_with_the_headers() -> None:
 def test_trailers_have_the_room_that_the_head_left(size: int, end: bytes) -> None:
     limits = Limits(max_header_bytes=2000)
     body = chunked(limits)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRejected) as refused:
         read_body(body, pieces(b"0\r\nX: " + b"a" * 2000 + end, size))
     assert refused.value.status == 431
 
@@ -506,7 +506,7 @@ def test_trailers_have_the_room_that_the_head_left(size: int, end: bytes) -> Non
 def test_a_chunk_that_would_be_too_much_is_refused_by_its_announcement() -> None:
     body = chunked(Limits(max_body_bytes=10))
     assert body.feed(b"a\r\n0123456789\r\n") == (b"0123456789", b"")
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRejected) as refused:
         body.feed(b"1\r\n")
     assert refused.value.status == 413
 
@@ -532,7 +532,7 @@ CONNECTION = b"Connection: keep-alive, Upgrade"
 GET = b"GET /ws HTTP/1.1"
 
 
-def handshake(*lines: bytes, request: bytes = GET) -> Head:
+def handshake(*lines: bytes, request: bytes = GET) -> RequestHead:
     return parse_head(head(*lines, request=request), LIMITS)
 
 
@@ -579,13 +579,13 @@ def test_handshakes(more: list[bytes]) -> None:
 def test_handshakes_that_are_none(lines: list[bytes]) -> None:
     request = handshake(*lines)
     assert asks_for_websocket(request)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRejected) as refused:
         check_handshake(request)
     assert refused.value.status == 400
 
 
 def test_only_get_shakes_hands() -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRejected) as refused:
         check_handshake(handshake(UPGRADE, CONNECTION, KEY, VERSION, request=b"POST /ws HTTP/1.1"))
     assert refused.value.status == 400
 
@@ -593,17 +593,17 @@ def test_only_get_shakes_hands() -> None:
 @pytest.mark.parametrize("version", [b"777", b"8", b"0"])
 def test_another_version_is_told_which_one(version: bytes) -> None:
     # F19
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRejected) as refused:
         check_handshake(handshake(UPGRADE, CONNECTION, KEY, b"Sec-WebSocket-Version: " + version))
     assert refused.value.status == 426
     assert (b"sec-websocket-version", b"13") in refused.value.headers
 
 
 def test_what_the_websocket_library_cannot_read_is_refused_before_it() -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRejected) as refused:
         check_handshake(handshake(UPGRADE, CONNECTION, KEY, VERSION, b"Cookie: " + b"a" * 9000))
     assert refused.value.status == 431
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRejected) as refused:
         check_handshake(handshake(UPGRADE, CONNECTION, KEY, VERSION, request=b"GET /" + b"a" * 9000 + b" HTTP/1.1"))
     assert refused.value.status == 414
 
@@ -618,6 +618,6 @@ def test_http_1_0_cannot_ask_for_an_upgrade() -> None:
     # W10, RFC 9110 section 7.8
     asked = handshake(UPGRADE, CONNECTION, KEY, VERSION, request=b"GET /ws HTTP/1.0")
     assert asks_for_websocket(asked)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRejected) as refused:
         check_handshake(asked)
     assert refused.value.status == 400

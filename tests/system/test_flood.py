@@ -21,8 +21,8 @@ from gatekeeper.app import create_app
 from gatekeeper.build import build
 from gatekeeper.runtime import Engine
 from gatekeeper.serve import limits
-from gatekeeper.server import protocol
-from gatekeeper.server.websocket import websockets
+from gatekeeper.server import http_protocol
+from gatekeeper.server.websocket import websocket_protocol
 from gatekeeper.settings import load
 from gatekeeper.telemetry.access_log import AccessLog
 from gatekeeper.tokens.verify_queue import VerifyQueue
@@ -160,8 +160,8 @@ def crowded(store: Store, backend: Backend, verify_queue: VerifyQueue, **setting
     out = io.BytesIO()
     engine = build(chosen, mode="sidecar", access_log=AccessLog(out), verify_queue=verify_queue)
     app, shortcut = create_app(chosen, engine)
-    door = protocol(limits(chosen), ServerErrors(engine), shortcut=shortcut, left=verify_queue.cancel)
-    with serve_asgi(app, http=door, ws=websockets(verify_queue.cancel)) as url:
+    door = http_protocol(limits(chosen), ServerErrors(engine), fast_path=shortcut, on_client_left=verify_queue.cancel)
+    with serve_asgi(app, http=door, ws=websocket_protocol(verify_queue.cancel)) as url:
         yield Crowded(url, verify_queue, engine, out)
 
 

@@ -23,7 +23,7 @@ from gatekeeper.app import create_app
 from gatekeeper.build import build
 from gatekeeper.runtime import Engine
 from gatekeeper.serve import limits
-from gatekeeper.server import Exchange, protocol
+from gatekeeper.server import Exchange, http_protocol
 from gatekeeper.settings import load
 from gatekeeper.telemetry.access_log import AccessLog
 from gatekeeper.web.server_errors import ServerErrors
@@ -141,7 +141,7 @@ def gate_before(url: str, store: Store, **settings: str) -> Iterator[Gate]:
         taken.append(shortcut(exchange))
         return taken[-1]
 
-    with serve_asgi(app, http=protocol(limits(chosen), ServerErrors(engine), shortcut=counted)) as listening:
+    with serve_asgi(app, http=http_protocol(limits(chosen), ServerErrors(engine), fast_path=counted)) as listening:
         yield Gate(listening, engine, taken, out)
     # Whoever is counted in is counted out.
     assert engine.telemetry.metrics._open == {True: 0, False: 0}

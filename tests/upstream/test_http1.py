@@ -16,12 +16,12 @@ import uvloop
 
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.http.headers import HeaderList
-from gatekeeper.http.request_writer import outgoing
-from gatekeeper.http.response_parser import Head
+from gatekeeper.http.request_writer import serialize_head
+from gatekeeper.http.response_parser import ResponseHead
 from gatekeeper.upstream import pool
 from gatekeeper.upstream.http1 import Failure
-from gatekeeper.upstream.http1_client import NativeUpstream
-from gatekeeper.upstream.upstream import UpstreamRequest
+from gatekeeper.upstream.http1_client import Http1Upstream
+from gatekeeper.upstream.interface import UpstreamRequest
 from tests.forward.chain import CHUNKED
 from tests.forward.sockets import sockets
 from tests.servers import OK, RawConnection, RawRequest, RecordingBackend, Script
@@ -63,7 +63,7 @@ async def native(answer: bytes | Script = OK, *, read_bodies: bool = True, **set
     """A backend and the client before it; afterwards no socket and no task of it may be left."""
     before, tasks = sockets(), asyncio.all_tasks()
     async with RecordingBackend(answer, read_bodies=read_bodies) as backend:
-        upstream = NativeUpstream(backend.url, **settings)
+        upstream = Http1Upstream(backend.url, **settings)
         try:
             yield backend, upstream
         finally:
@@ -75,7 +75,7 @@ async def native(answer: bytes | Script = OK, *, read_bodies: bool = True, **set
 
 
 async def ask(
-    upstream: NativeUpstream, method: str = "GET", *, body: Parts | None = None, headers: Sequence[Any] = ()
+    upstream: Http1Upstream, method: str = "GET", *, body: Parts | None = None, headers: Sequence[Any] = ()
 ) -> tuple[int, bytes]:
     response = await upstream.send(UpstreamRequest(method, b"/", [HOST, *headers], body))
     try:
@@ -275,11 +275,11 @@ EXPECT = (b"expect", b"100-continue")
 
 # X04, F12
 async def test_a_body_that_expects_100_waits_for_it() -> None:
-    asked, go_on = asyncio.Event(), asyncio.Event()
+    asked, send_continue = asyncio.Event(), asyncio.Event()
 
     async def script(connection: RawConnection, request: RawRequest) -> None:
         asked.set()
-        await go_on.wait()
+        await send_continue.wait()
         await connection.write(b"HTTP/1.1 103 E\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n")
         assert await connection.body(request.head) == b"abc"
         await connection.write(OK)
@@ -290,7 +290,7 @@ async def test_a_body_that_expects_100_waits_for_it() -> None:
         await asked.wait()
         await asyncio.sleep(0.05)
         assert body.asked == 0
-        go_on.set()
+        send_continue.set()
         assert await call == (200, b"ok")
 
 
@@ -322,7 +322,7 @@ async def test_a_thousand_requests_left_at_any_point_leave_nothing_behind() -> N
         else:
             await connection.gone()
 
-    async def leave(upstream: NativeUpstream, number: int) -> None:
+    async def leave(upstream: Http1Upstream, number: int) -> None:
         body = Parts(*[b"x" * 1000] * (number % 5), wait=asyncio.Event()) if number % 3 else None
         call = asyncio.create_task(ask(upstream, "POST" if body else "GET", body=body))
         for _ in range(random.randrange(12)):
@@ -524,7 +524,7 @@ async def test_a_backend_on_ipv6_is_reached() -> None:
         server = await asyncio.start_server(serve, "::1", 0)
     except OSError:
         pytest.skip("no IPv6 here")
-    upstream = NativeUpstream(f"http://[::1]:{server.sockets[0].getsockname()[1]}")
+    upstream = Http1Upstream(f"http://[::1]:{server.sockets[0].getsockname()[1]}")
     assert await ask(upstream) == (200, b"host: a")
     await upstream.aclose()
     server.close()
@@ -544,7 +544,7 @@ async def test_a_name_is_looked_up_for_every_connection(monkeypatch: pytest.Monk
     async with native(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n") as (backend, _):
         monkeypatch.setattr(socket, "getaddrinfo", lookup)
         port = backend.url.rpartition(":")[2]
-        upstream = NativeUpstream(f"http://backend.test:{port}")
+        upstream = Http1Upstream(f"http://backend.test:{port}")
         answers += ["127.0.0.2", socket.gaierror("no such name"), "127.0.0.1"]
         for _ in range(2):
             with pytest.raises(UpstreamUnavailable) as failed:
@@ -561,10 +561,10 @@ class Kept:
         self.told: list[Any] = []
         self.over = asyncio.Event()
 
-    def on_informational(self, head: Head) -> None:
+    def on_informational(self, head: ResponseHead) -> None:
         self.told.append(head.status)
 
-    def on_head(self, head: Head) -> None:
+    def on_head(self, head: ResponseHead) -> None:
         self.told.append(head.status)
 
     def on_data(self, data: bytes) -> None:
@@ -578,11 +578,11 @@ class Kept:
         self.told.append((error.kind, untouched))
         self.over.set()
 
-    takes_whole = False
+    takes_full_response = False
 
-    def on_whole(self, head: Head, body: bytes) -> None: ...
+    def on_full_response(self, head: ResponseHead, body: bytes) -> None: ...
 
-    def on_pause(self) -> None: ...
+    def on_batch_end(self) -> None: ...
 
     def on_writable(self) -> None: ...
 
@@ -590,7 +590,7 @@ class Kept:
 async def test_requests_need_neither_tasks_nor_futures() -> None:
     answer = b"HTTP/1.1 103 E\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nT: 1\r\n\r\n"
     async with native(answer) as (backend, upstream):
-        head = outgoing("GET", b"/", [HOST], authority=upstream.authority, has_body=False).head
+        head = serialize_head("GET", b"/", [HOST], authority=upstream.authority, has_body=False).head
         assert upstream.pool.take_idle() is None
         connection = await upstream.pool.acquire()
         for _ in range(3):
@@ -616,7 +616,7 @@ async def test_a_sink_is_told_that_a_connection_may_have_died_before_the_request
             await connection.write(OK)
 
     async with native(script) as (_, upstream):
-        head = outgoing("POST", b"/", [HOST], authority=b"a", has_body=False).head
+        head = serialize_head("POST", b"/", [HOST], authority=b"a", has_body=False).head
         connection = await upstream.pool.acquire()
         told = []
         for _ in range(2):
@@ -637,7 +637,7 @@ async def test_an_aborted_request_tells_its_sink_nothing_more() -> None:
     async with native(script) as (_, upstream):
         sink = Kept()
         connection = await upstream.pool.acquire()
-        connection.start(outgoing("GET", b"/", [HOST], authority=b"a", has_body=False).head, sink)
+        connection.start(serialize_head("GET", b"/", [HOST], authority=b"a", has_body=False).head, sink)
         connection.abort()
         await asyncio.sleep(0.05)
         assert sink.told == []

@@ -20,7 +20,7 @@ from gatekeeper.http.headers import HeaderList
 from gatekeeper.http.request_writer import RequestNotForwardable
 from gatekeeper.upstream.http2 import MAX_STREAMS
 from gatekeeper.upstream.httpx_client import HttpxUpstream
-from gatekeeper.upstream.upstream import UpstreamRequest, UpstreamResponse
+from gatekeeper.upstream.interface import UpstreamRequest, UpstreamResponse
 from tests.servers import raw_client, serve_asgi
 from tests.upstream.http2_backend import Asked, HttpTwoScript, ScriptedBackend, hypercorn
 from tests.upstream.test_upstream import Parts, ask, self_signed
@@ -426,10 +426,10 @@ async def test_an_early_answer_is_heard_and_ends_the_upload(certificate: Path, *
 
 
 async def test_interim_answers_and_trailers_pass_in_both_directions(certificate: Path) -> None:
-    informed: list[tuple[int, HeaderList]] = []
+    on_informational: list[tuple[int, HeaderList]] = []
 
     async def inform(status: int, headers: HeaderList) -> None:
-        informed.append((status, headers))
+        on_informational.append((status, headers))
 
     async def script(asked: Asked) -> None:
         asked.head(100)
@@ -443,11 +443,11 @@ async def test_interim_answers_and_trailers_pass_in_both_directions(certificate:
         body = Parts(b"a")
         body.trailers = [(b"x-up", b"2")]
         headers: HeaderList = [*HOST, (b"expect", b"100-continue")]
-        response = await send(upstream, "POST", headers=headers, body=body, informed=inform)
+        response = await send(upstream, "POST", headers=headers, body=body, on_informational=inform)
         assert response.may_have_trailers
         assert await whole(response) == b"ok"
         assert response.trailers == [(b"x-sum", b"1")]
-        assert informed == [(103, [(b"link", b"</a>")])]
+        assert on_informational == [(103, [(b"link", b"</a>")])]
         assert backend.requests[0].trailers == [(b"x-up", b"2")]
 
 

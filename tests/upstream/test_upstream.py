@@ -23,7 +23,7 @@ from gatekeeper.http.headers import HeaderList
 from gatekeeper.http.request_writer import RequestNotForwardable
 from gatekeeper.upstream.httpx_client import HttpxUpstream
 from gatekeeper.upstream.httpx_duplex import final_answer_begun
-from gatekeeper.upstream.upstream import Upstream, UpstreamRequest
+from gatekeeper.upstream.interface import Upstream, UpstreamRequest
 from tests.forward.chain import Chosen, Transport
 from tests.servers import OK, RawConnection, RawRequest, RecordingBackend
 

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NamedTuple, Protocol, TypeAlias
 
 from gatekeeper.http.headers import HeaderList
-from gatekeeper.upstream.connector import Line
+from gatekeeper.upstream.connector import BackendStreams
 
-Informed: TypeAlias = Callable[[int, HeaderList], Awaitable[None]]
+OnInformational: TypeAlias = Callable[[int, HeaderList], Awaitable[None]]
 """Is told the status and the headers of an interim answer."""
 
 
@@ -35,16 +35,16 @@ class RequestBody(Protocol):
 class UpstreamRequest(NamedTuple):
     """One request for the backend.
 
-    `target` is path and query, byte for byte. `headers` are final but for the framing, names in lower-case: a `body`
-    without `Content-Length` goes out chunked, and only then its trailers go too; None is no body at all. `informed` is
-    awaited for every interim answer (1xx) but 101, in order, before the answer is returned.
+    `target` is path and query, byte for byte. `headers` are final except for the framing, names in lower-case. A
+    `body` without `Content-Length` is sent chunked, and its trailers are sent only then; None means no body.
+    `on_informational` is awaited for every interim response (1xx) but 101, in order, before the response is returned.
     """
 
     method: str
     target: bytes
     headers: HeaderList
     body: RequestBody | None
-    informed: Informed | None = None
+    on_informational: OnInformational | None = None
 
 
 class UpstreamResponse(Protocol):
@@ -86,7 +86,7 @@ class Upstream(Protocol):
         """
         ...
 
-    async def dial(self) -> Line:
+    async def dial(self) -> BackendStreams:
         """A connection of its own, TLS included, for what begins as a request and goes on as something else.
 
         Raises UpstreamUnavailable or UpstreamTimeout. It is the caller's, who closes it.

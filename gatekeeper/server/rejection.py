@@ -13,7 +13,7 @@ from gatekeeper.server.exchange import status_line
 from gatekeeper.server.scope import Scope
 
 
-class Refusal(msgspec.Struct, frozen=True):
+class RejectedRequest(msgspec.Struct, frozen=True):
     """A request that the front answers itself; the connection ends with it.
 
     `status` is 400, 405, 408, 413, 414, 426 or 431, and 500 for an application that failed without an answer; `detail`
@@ -39,11 +39,11 @@ class ErrorResponse(msgspec.Struct, frozen=True):
     body: bytes
 
 
-Refuse: TypeAlias = Callable[[Refusal], ErrorResponse]
+RenderError: TypeAlias = Callable[[RejectedRequest], ErrorResponse]
 """Words a refusal. Called once for each, so it may count and log; it must not block."""
 
 
-def serialised(status: int, headers: HeaderList, body: bytes, *, head_only: bool) -> bytes:
+def serialize_error(status: int, headers: HeaderList, body: bytes, *, head_only: bool) -> bytes:
     """A whole answer, the last of its connection."""
     if all(name.lower() != b"date" for name, _ in headers):
         # RFC 9110 section 6.6.1: whoever makes an answer and has a clock dates it.
