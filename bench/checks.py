@@ -22,7 +22,7 @@ import redis
 import uvloop
 
 from gatekeeper.models import Claims, Client
-from gatekeeper.sessions.keys import Rules, Slots
+from gatekeeper.sessions.keys import Rules, ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
 
@@ -52,7 +52,7 @@ _RULES: Final = Rules(
 def open_store(url: str) -> tuple[StoreClient, SessionStore]:
     """With the settings as shipped."""
     scripts = StoreClient(url, timeout_seconds=10.0)
-    return scripts, SessionStore(Slots(scripts, key_prefix="gk:", rules=_RULES))
+    return scripts, SessionStore(ScriptRunner(scripts, key_prefix="gk:", rules=_RULES))
 
 
 def claims_of(number: int) -> Claims:

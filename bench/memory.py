@@ -24,7 +24,7 @@ from typing import Any, Final
 import redis
 
 from gatekeeper.models import Claims, Client
-from gatekeeper.sessions.keys import Rules, Slots
+from gatekeeper.sessions.keys import Rules, ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.embedded import server_binary
@@ -55,7 +55,7 @@ def _server(binary: str) -> Iterator[str]:
             process.wait()
 
 
-def _store(url: str, *, seconds: float) -> tuple[StoreClient, Slots]:
+def _store(url: str, *, seconds: float) -> tuple[StoreClient, ScriptRunner]:
     scripts = StoreClient(url, timeout_seconds=60)
     rules = Rules(
         session_seconds=seconds,
@@ -66,7 +66,7 @@ def _store(url: str, *, seconds: float) -> tuple[StoreClient, Slots]:
         adopt_unknown=True,
         leeway_seconds=0,
     )
-    return scripts, Slots(scripts, key_prefix="gk:", rules=rules)
+    return scripts, ScriptRunner(scripts, key_prefix="gk:", rules=rules)
 
 
 def _token(number: int, lives: float, a_user: int) -> Claims:
@@ -86,19 +86,19 @@ def _token(number: int, lives: float, a_user: int) -> Claims:
 
 
 async def _open(
-    store: SessionStore, slots: Slots, numbers: range, lives: float, a_user: int = 3, user_agent: str = _AGENT
+    store: SessionStore, runner: ScriptRunner, numbers: range, lives: float, a_user: int = 3, user_agent: str = _AGENT
 ) -> None:
     client = Client(ip_address="203.0.113.117", user_agent=user_agent)
     for start in range(numbers.start, numbers.stop, _AT_ONCE):
         some = range(start, min(start + _AT_ONCE, numbers.stop))
         await asyncio.gather(*(store.check(_token(number, lives, a_user), client) for number in some))
-        await slots.outbox.flush()
+        await runner.outbox.flush()
 
 
 async def measure_bytes(url: str, sessions: int, a_user: int, user_agent: str = _AGENT) -> dict[str, float]:
     """Bytes a session, by what they are for, in a store that is empty."""
-    scripts, slots = _store(url, seconds=86_400)
-    await _open(SessionStore(slots), slots, range(sessions), 900, a_user, user_agent)
+    scripts, runner = _store(url, seconds=86_400)
+    await _open(SessionStore(runner), runner, range(sessions), 900, a_user, user_agent)
     await scripts.aclose()
     taken: Counter[str] = Counter()
     with redis.Redis.from_url(url) as client:
@@ -128,28 +128,28 @@ def _version(url: str) -> str:
 async def churn(url: str, sessions: int, *, batch: int = 20_000) -> tuple[int, int, set[str]]:
     """Opens sessions that live for a second and waits until they have left. Bytes before and after, without the audit
     stream, and the keys that are there at the end."""
-    scripts, slots = _store(url, seconds=1.0)
-    store = SessionStore(slots)
+    scripts, runner = _store(url, seconds=1.0)
+    store = SessionStore(runner)
     with redis.Redis.from_url(url, decode_responses=True) as client:
         # Scripts are loaded and connections open, and stay so.
-        await _open(store, slots, range(1), 1)
-        await _until_gone(store, slots, client)
+        await _open(store, runner, range(1), 1)
+        await _until_gone(store, runner, client)
         before = _used(client)
         for start in range(0, sessions, batch):
-            await _open(store, slots, range(start, min(start + batch, sessions)), 1)
-            await store.keep_house(1000)
-        await _until_gone(store, slots, client)
+            await _open(store, runner, range(start, min(start + batch, sessions)), 1)
+            await store.settle_due(1000)
+        await _until_gone(store, runner, client)
         left = set(client.keys("*"))
         after = _used(client)
     await scripts.aclose()
     return before, after, left
 
 
-async def _until_gone(store: SessionStore, slots: Slots, client: redis.Redis) -> None:
+async def _until_gone(store: SessionStore, runner: ScriptRunner, client: redis.Redis) -> None:
     while client.dbsize() > 1:
-        await slots.outbox.flush()
-        await slots.outbox.sweep()
-        if not await store.keep_house(1000):
+        await runner.outbox.flush()
+        await runner.outbox.sweep()
+        if not await store.settle_due(1000):
             await asyncio.sleep(0.2)
 
 

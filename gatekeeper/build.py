@@ -22,15 +22,15 @@ from gatekeeper.http.headers import IdentityHeaders
 from gatekeeper.http.origins import Origins
 from gatekeeper.http.paths import PathKind, PathTable, compile_pattern
 from gatekeeper.runtime import Engine
-from gatekeeper.sessions.degraded import Degraded
+from gatekeeper.sessions.degraded import DegradedMode
 from gatekeeper.sessions.geo import Locator, open_locator
 from gatekeeper.sessions.housekeeping import Housekeeping
-from gatekeeper.sessions.keys import Rules, Slots, microseconds
+from gatekeeper.sessions.keys import Rules, ScriptRunner, microseconds
 from gatekeeper.sessions.login_attempts import LoginAttempts
 from gatekeeper.sessions.manager import Manager
 from gatekeeper.sessions.open_streams import OpenStreams
-from gatekeeper.sessions.revocations import End, EndsListener
-from gatekeeper.sessions.revoked_cache import Ended
+from gatekeeper.sessions.revocations import Revocation, RevocationListener
+from gatekeeper.sessions.revoked_cache import RevokedCache
 from gatekeeper.sessions.sign_ins import SignIns
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.settings import Settings
@@ -58,7 +58,7 @@ class Store(NamedTuple):
     """What speaks to the store."""
 
     scripts: StoreClient
-    slots: Slots
+    runner: ScriptRunner
     epoch: Epoch
     breaker: Breaker
     sessions: SessionStore
@@ -83,7 +83,7 @@ def build(
     signing = _signing_keys(settings)
     keys = _keys(settings, signing, fetch or http_fetcher())
     store = open_store(settings)
-    store.slots.outbox.events = metrics
+    store.runner.outbox.events = metrics
     streams = OpenStreams(store.sessions, idle_seconds=settings.idle_timeout)
     manager = Manager(store.sessions, metrics)
     sources = TokenSources(settings.effective_token_sources)
@@ -108,7 +108,7 @@ def build(
         degraded=_degraded(settings, store),
     )
     store.breaker.add_listener(metrics.store_is_up)
-    sign_ins = SignIns(store.slots, reuse_window_seconds=settings.refresh_reuse_window)
+    sign_ins = SignIns(store.runner, reuse_window_seconds=settings.refresh_reuse_window)
     parts = SignInServices(
         gate=gate,
         verifier=verifier,
@@ -117,7 +117,7 @@ def build(
         manager=manager,
         exempt=Exemptions(settings.exempt_users),
         events=metrics,
-        trail=store.slots.outbox.trail,
+        audit_log=store.runner.outbox.audit_log,
         attempts=_attempts(settings, store.scripts),
     )
     return Engine(
@@ -146,7 +146,7 @@ def build(
         breaker=store.breaker,
         streams=streams,
         ends=_ends(store, streams),
-        housekeeping=Housekeeping(store.sessions, store.slots.outbox),
+        housekeeping=Housekeeping(store.sessions, store.runner.outbox),
         keys=keys,
         verify_queue=verify_queue,
         embedded=store.embedded,
@@ -167,39 +167,41 @@ def open_store(settings: Settings) -> Store:
     )
     epoch = Epoch(scripts, key_prefix=settings.key_prefix)
     scripts.breaker = breaker = Breaker(epoch.beat, opens=not scripts.is_cluster, probe_first=True)
-    slots = Slots(
+    runner = ScriptRunner(
         scripts,
         key_prefix=settings.key_prefix,
         rules=_rules(settings),
         locator=_locator(settings.geo),
         epoch=epoch,
-        ended=_ended(settings),
+        revoked=_revoked(settings),
     )
-    return Store(scripts, slots, epoch, breaker, SessionStore(slots), embedded, connect)
+    return Store(scripts, runner, epoch, breaker, SessionStore(runner), embedded, connect)
 
 
-def _ended(settings: Settings) -> Ended | None:
+def _revoked(settings: Settings) -> RevokedCache | None:
     """Remembered only where it will be asked for."""
     if settings.on_store_failure == "deny":
         return None
-    return Ended(kept_seconds=settings.session_ttl + settings.ended_session_ttl)
+    return RevokedCache(kept_seconds=settings.session_ttl + settings.ended_session_ttl)
 
 
-def _degraded(settings: Settings, store: Store) -> Degraded | None:
+def _degraded(settings: Settings, store: Store) -> DegradedMode | None:
     if settings.on_store_failure == "deny":
         return None
-    return Degraded(store.breaker, store.slots.ended, most_seconds=settings.degraded_max)
+    return DegradedMode(store.breaker, store.runner.revoked, most_seconds=settings.degraded_max)
 
 
-def _ends(store: Store, streams: OpenStreams) -> EndsListener:
-    def told(end: End) -> None:
-        streams.ended(end)
-        if end.session_id is not None:
-            store.slots.ended.tell(end.user, end.session_id, end.reason)
+def _ends(store: Store, streams: OpenStreams) -> RevocationListener:
+    def on_revocation(revocation: Revocation) -> None:
+        streams.revoke(revocation)
+        if revocation.session_id is not None:
+            store.runner.revoked.add_ended(revocation.user, revocation.session_id, revocation.reason)
         else:
-            store.slots.ended.tell_all(end.user, microseconds(time.time()), end.spared or None, end.reason)
+            store.runner.revoked.add_all_ended(
+                revocation.user, microseconds(time.time()), revocation.spared_id or None, revocation.reason
+            )
 
-    return EndsListener(store.connect, store.slots, told=told, doubt=streams.doubt)
+    return RevocationListener(store.connect, store.runner, on_revocation=on_revocation, on_gap=streams.check_all)
 
 
 def _rules(settings: Settings) -> Rules:

@@ -18,7 +18,7 @@ from gatekeeper import __version__
 from gatekeeper.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gatekeeper.sessions.audit import AuditEvent, Trail
+    from gatekeeper.sessions.audit import AuditEvent, AuditLog
 
 app = typer.Typer(
     name="gatekeeper",
@@ -169,12 +169,12 @@ def tail_audit(
 ) -> None:
     """The newest events, oldest first."""
 
-    async def work(trail: Trail) -> None:
-        newest = await trail.last(max(number, 1))
+    async def work(audit_log: AuditLog) -> None:
+        newest = await audit_log.last(max(number, 1))
         for _, event in newest[-number:] if number else ():
             _print_event(event)
         if follow:
-            async for event in trail.follow(newest[-1][0] if newest else None):
+            async for event in audit_log.follow(newest[-1][0] if newest else None):
                 _print_event(event)
 
     with suppress(KeyboardInterrupt):
@@ -191,8 +191,8 @@ def export_audit(
     start = "-" if since is None else str(_milliseconds("--since", since))
     end = "+" if until is None else f"({_milliseconds('--until', until)}"
 
-    async def work(trail: Trail) -> None:
-        async for _, event in trail.read(start, end):
+    async def work(audit_log: AuditLog) -> None:
+        async for _, event in audit_log.read(start, end):
             if user is None or user in (event.user_id, event.actor_id):
                 _print_event(event)
 
@@ -220,7 +220,7 @@ def _milliseconds(option: str, text: str) -> int:
         raise typer.BadParameter(f"{text!r} is no instant and no duration", param_hint=option) from None
 
 
-def _with_trail(work: Callable[[Trail], Awaitable[None]]) -> None:
+def _with_trail(work: Callable[[AuditLog], Awaitable[None]]) -> None:
     """Does `work` with the audit trail in the configured store."""
     from gatekeeper.build import open_store
     from gatekeeper.settings import load
@@ -231,7 +231,7 @@ def _with_trail(work: Callable[[Trail], Awaitable[None]]) -> None:
             await asyncio.to_thread(store.embedded.start)
         try:
             await store.epoch.beat()
-            await work(store.sessions.trail)
+            await work(store.sessions.audit_log)
         finally:
             await store.epoch.aclose()
             await store.breaker.aclose()

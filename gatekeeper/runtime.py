@@ -24,7 +24,7 @@ from gatekeeper.sessions.device import warm_up
 from gatekeeper.sessions.housekeeping import Housekeeping
 from gatekeeper.sessions.manager import Manager
 from gatekeeper.sessions.open_streams import OpenStreams
-from gatekeeper.sessions.revocations import EndsListener
+from gatekeeper.sessions.revocations import RevocationListener
 from gatekeeper.store.breaker import Breaker
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.embedded import EmbeddedValkey
@@ -67,7 +67,7 @@ class Engine:
         epoch: Epoch,
         breaker: Breaker,
         streams: OpenStreams,
-        ends: EndsListener,
+        ends: RevocationListener,
         housekeeping: Housekeeping,
         keys: Keys,
         verify_queue: VerifyQueue,

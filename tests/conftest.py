@@ -15,7 +15,7 @@ import pytest
 import redis
 from hypothesis import settings
 
-from gatekeeper.sessions.keys import Rules, Slots
+from gatekeeper.sessions.keys import Rules, ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.embedded import server_binary
@@ -108,7 +108,7 @@ async def make_store(store_url: str) -> AsyncIterator[MakeStore]:
         made.append(StoreClient(store_url, timeout_seconds=5.0))
         settled = {name: rules.get(name, getattr(RULES, name)) for name in Rules.__struct_fields__}
         assert not rules.keys() - settled.keys(), "no such rule"
-        return SessionStore(Slots(made[-1], key_prefix="gk:", rules=Rules(**settled)))
+        return SessionStore(ScriptRunner(made[-1], key_prefix="gk:", rules=Rules(**settled)))
 
     yield make
     for scripts in made:

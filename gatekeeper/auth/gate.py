@@ -14,9 +14,9 @@ import msgspec
 
 from gatekeeper.errors import Reason, StoreUnavailable, TokenRejected
 from gatekeeper.models import Claims, Client, Verdict
-from gatekeeper.sessions.degraded import Degraded
-from gatekeeper.sessions.events import Event, Events
-from gatekeeper.sessions.store import Checked, SessionStore
+from gatekeeper.sessions.degraded import DegradedMode
+from gatekeeper.sessions.events import Event, EventCounter
+from gatekeeper.sessions.store import CheckResult, SessionStore
 from gatekeeper.store.command import Command, ReplyReceiver
 from gatekeeper.store.rate_limit import RateLimiter
 from gatekeeper.tokens.sources import PresentedToken, TokenSources
@@ -36,7 +36,7 @@ class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
     websocket: bool
     client: Client
     cookie_allowed: bool = True
-    checked: Checked | StoreUnavailable | None = None
+    checked: CheckResult | StoreUnavailable | None = None
 
 
 class Exemptions:
@@ -62,10 +62,10 @@ class Gate:
         sources: TokenSources,
         verifier: Verifier,
         store: SessionStore,
-        events: Events,
+        events: EventCounter,
         exempt: Exemptions,
         limiter: RateLimiter | None = None,
-        degraded: Degraded | None = None,
+        degraded: DegradedMode | None = None,
     ) -> None:
         self._sources = sources
         self._verifier = verifier
@@ -103,22 +103,22 @@ class Gate:
         """Asks the store: `reply` is told what to give `checked`, or a `StoreUnavailable`, which may also be raised."""
         self._store.send_for(reply, touch)
 
-    def checked(self, claims: Claims, touch: Command, reply: Any) -> Checked:
+    def checked(self, claims: Claims, touch: Command, reply: Any) -> CheckResult:
         """What the reply says; from any word but `touched` let `judge` go on. Raises `StoreUnavailable`."""
-        return self._store.checked(claims, touch, reply)
+        return self._store.read_check(claims, touch, reply)
 
     async def admit(
         self,
         identified: Verdict,
         claims: Claims,
         client: Client,
-        checked: Checked | StoreUnavailable | None = None,
+        checked: CheckResult | StoreUnavailable | None = None,
     ) -> Verdict:
         """The verdict on whom `claims` identify: their session is found, judged and touched, or opened. Raises
         `StoreUnavailable`."""
         if isinstance(checked, StoreUnavailable):
             raise checked
-        if checked is None or checked.word == "absent":
+        if checked is None or checked.outcome == "absent":
             checked = await self._store.check(claims, client, exempt=self._exempt.covers(claims))
         self._count(checked)
         return _judged(identified, checked)
@@ -130,9 +130,9 @@ class Gate:
         if claims is None or not self.allows_verified(error):
             raise error
         assert self._degraded is not None  # noqa: S101 - or it would not be allowed
-        known = self._degraded.known(claims)
-        if known.over is not None:
-            over = Checked("ended", known.session_id or 0, known.over.end_reason, 0)
+        known = self._degraded.known_session(claims)
+        if known.ended is not None:
+            over = CheckResult("ended", known.session_id or 0, known.ended.end_reason, 0)
             return _judged(identified, over)
         return msgspec.structs.replace(
             identified, admitted=True, degraded=True, session_id=known.session_id, reason=Reason.TOKEN_MISSING
@@ -190,18 +190,18 @@ class Gate:
                 return True
         return False
 
-    def _count(self, checked: Checked) -> None:
-        if checked.word == "opened":
+    def _count(self, checked: CheckResult) -> None:
+        if checked.outcome == "opened":
             self._events.count(Event.OPENED, "user")
             if checked.evicted:
                 self._events.count(Event.EVICTED, "system", checked.evicted)
-        elif checked.word == "full":
+        elif checked.outcome == "full":
             self._events.count(Event.LIMIT_REFUSED, "system")
 
 
-def _judged(identified: Verdict, checked: Checked) -> Verdict:
+def _judged(identified: Verdict, checked: CheckResult) -> Verdict:
     user, source = identified.user, identified.token_source
-    if checked.word in {"touched", "opened"}:
+    if checked.outcome in {"touched", "opened"}:
         return Verdict(
             admitted=True,
             claims=identified.claims,
@@ -210,7 +210,7 @@ def _judged(identified: Verdict, checked: Checked) -> Verdict:
             token_source=source,
             more_tokens=identified.more_tokens,
         )
-    if checked.word == "full":
+    if checked.outcome == "full":
         return Verdict(reason=Reason.SESSION_LIMIT_EXCEEDED, user=user, token_source=source)
     # A session that is over, or none at all.
     reason = checked.end_reason.refusal if checked.end_reason else Reason.SESSION_REVOKED_OR_INVALID

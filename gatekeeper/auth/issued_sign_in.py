@@ -24,7 +24,7 @@ from gatekeeper.auth.observed_sign_in import (
 from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.models import Client, Problem, Session
 from gatekeeper.sessions.audit import Action
-from gatekeeper.sessions.events import Acting, Event
+from gatekeeper.sessions.events import Actor, Event
 from gatekeeper.sessions.sign_ins import RefreshToken, Rotation, Successor
 from gatekeeper.tokens.issuer import AccessTokenIssuer, IssuedToken, digest, new_refresh_token, new_sid, seal, unseal
 from gatekeeper.tokens.login_check import LoginCheck
@@ -124,7 +124,7 @@ class IssuedSignIn:
         who.session_id = signed_in.session_id or None
         problem = counted(self._parts.events, signed_in)
         if problem is not None:
-            if signed_in.word != "full":
+            if signed_in.outcome != "full":
                 await record(self._parts, Action.LOGIN_REFUSED, visit, who, reason=problem.reason.code)
             return problem
         await self._end_the_one_before(user, visit, signed_in.session_id)
@@ -138,10 +138,10 @@ class IssuedSignIn:
         presented = digest(visit.sent.refresh_token) if visit.sent.refresh_token is not None else None
         if presented is None or await self._parts.sign_ins.user_of(presented) != user:
             return
-        linked = await self._parts.sign_ins.link(user, digest=presented)
-        if linked.word in {"live", "crowded"} and linked.session_id != session_id:
-            acting = Acting.of(visit.client, user)
-            await self._parts.manager.by(acting).log_out_session(user, linked.session_id)
+        linked = await self._parts.sign_ins.lookup(user, digest=presented)
+        if linked.outcome in {"live", "crowded"} and linked.session_id != session_id:
+            actor = Actor.of(visit.client, user)
+            await self._parts.manager.by(actor).log_out_session(user, linked.session_id)
 
     def sign(
         self, user: str, *, sid: str, claims: Mapping[str, Any], session_expires_at: float, jti: str | None = None
@@ -160,7 +160,7 @@ class IssuedSignIn:
         except TokenRejected as rejected:
             # The session was opened by somebody else's token, whose reference is no `sid`.
             return Problem(reason=rejected.reason)
-        signed_in = await self._parts.sign_ins.refreshed(
+        signed_in = await self._parts.sign_ins.refresh(
             read, client, exempt=self._parts.exempt.covers(read), refresh=None, linked=session.id
         )
         return counted(self._parts.events, signed_in) or issued.token
@@ -181,13 +181,13 @@ class IssuedSignIn:
         wait = await self._parts.gate.wait_seconds(user, address=visit.address)
         if wait:
             return Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=wait)
-        acting = Acting.of(visit.client, user)
-        rotation = await self._parts.sign_ins.rotation(user, digested, acting=acting)
-        if rotation.word != "current":
+        actor = Actor.of(visit.client, user)
+        rotation = await self._parts.sign_ins.lookup_refresh_token(user, digested, actor=actor)
+        if rotation.outcome != "current":
             return await self._rotated(rotation, presented, visit, who)
         pair, successor = self._successor(user, rotation, presented)
-        rotated = await self._parts.sign_ins.rotate(user, digested, successor, acting=acting)
-        if rotated.word != "rotated":
+        rotated = await self._parts.sign_ins.rotate(user, digested, successor, actor=actor)
+        if rotated.outcome != "rotated":
             return await self._rotated(rotated, presented, visit, who)
         who.session_id = rotated.session_id
         return pair
@@ -211,13 +211,13 @@ class IssuedSignIn:
     ) -> IssuedTokens | Problem:
         """What a token that is not, or no more, the current one gets."""
         who.session_id = rotation.session_id or None
-        if rotation.word == "again":
+        if rotation.outcome == "again":
             content = unseal(presented, rotation.sealed)
             if content is not None:
                 return msgspec.json.decode(content, type=IssuedTokens)
-        if rotation.word == "reused":
+        if rotation.outcome == "reused":
             self._parts.events.count(Event.REFRESH_REUSED, "system")
-        elif rotation.word == "ended":
+        elif rotation.outcome == "ended":
             await record(self._parts, Action.REFRESH_REFUSED, visit, who, reason=rotation.end_reason)
         return Problem(reason=Reason.REFRESH_TOKEN_INVALID, end_reason=rotation.end_reason)
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from gatekeeper.auth.observed_sign_in import SessionOwner, SignInServices
 from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.models import Claims, Client, Problem
-from gatekeeper.sessions.events import Acting
+from gatekeeper.sessions.events import Actor
 from gatekeeper.store.replay import ReplayGuard
 from gatekeeper.tokens.issuer import digest
 from gatekeeper.tokens.logout_token import LogoutToken, LogoutTokenVerifier
@@ -57,17 +57,17 @@ class TokenEndpoints:
             claims = await self._parts.verifier.verify(token)
         except TokenRejected:
             return await self._refresh_token(token)
-        linked = await self._parts.sign_ins.link(claims.user, claims=claims)
-        if linked.word == "unknown":
+        linked = await self._parts.sign_ins.lookup(claims.user, claims=claims)
+        if linked.outcome == "unknown":
             adoptable = self._adopts_unknown and (not linked.not_before or (claims.issued_at or 0) > linked.not_before)
             return _described(claims) if adoptable else INACTIVE
-        return INACTIVE if linked.word == "ended" else _described(claims)
+        return INACTIVE if linked.outcome == "ended" else _described(claims)
 
     async def _refresh_token(self, token: str) -> Mapping[str, Any]:
         digested = digest(token)
         user = await self._parts.sign_ins.user_of(digested)
-        linked = await self._parts.sign_ins.link(user, digest=digested) if user is not None else None
-        if linked is None or linked.word not in {"live", "crowded"}:
+        linked = await self._parts.sign_ins.lookup(user, digest=digested) if user is not None else None
+        if linked is None or linked.outcome not in {"live", "crowded"}:
             return INACTIVE
         if self._issues and not linked.is_newest:
             return INACTIVE
@@ -88,9 +88,9 @@ class TokenEndpoints:
         who.user = await self._parts.sign_ins.user_of(digested)
         if who.user is None:
             return
-        linked = await self._parts.sign_ins.link(who.user, digest=digested)
-        if linked.word in {"live", "crowded"}:
-            manager = self._parts.manager.by(Acting.of(client, who.user))
+        linked = await self._parts.sign_ins.lookup(who.user, digest=digested)
+        if linked.outcome in {"live", "crowded"}:
+            manager = self._parts.manager.by(Actor.of(client, who.user))
             await manager.log_out_session(who.user, linked.session_id)
             who.session_id = linked.session_id
 
@@ -134,7 +134,7 @@ class BackChannelLogout:
         return None
 
     async def _end(self, logout: LogoutToken, client: Client, who: SessionOwner) -> None:
-        manager = self._parts.manager.by(Acting.of(client, None, actor="system"))
+        manager = self._parts.manager.by(Actor.of(client, None, kind="system"))
         who.user = logout.sub if self._sub_is_user else None
         if logout.sid is None:
             if who.user is not None:

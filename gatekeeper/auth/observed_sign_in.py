@@ -19,11 +19,11 @@ from gatekeeper.auth.sign_out import SignOut
 from gatekeeper.errors import Reason, StoreUnavailable, TokenRejected
 from gatekeeper.http.paths import PathKind
 from gatekeeper.models import Claims, Client, EndReason, Problem
-from gatekeeper.sessions.audit import Action, Trail
-from gatekeeper.sessions.events import Acting, Event, Events
+from gatekeeper.sessions.audit import Action, AuditLog
+from gatekeeper.sessions.events import Actor, Event, EventCounter
 from gatekeeper.sessions.login_attempts import LoginAttempts
 from gatekeeper.sessions.manager import Manager
-from gatekeeper.sessions.sign_ins import RefreshToken, SignedIn, SignIns
+from gatekeeper.sessions.sign_ins import RefreshToken, SignInResult, SignIns
 from gatekeeper.tokens.credentials import Credentials, unverified_expiry
 from gatekeeper.tokens.issuer import digest
 from gatekeeper.tokens.verifier import Verifier
@@ -73,8 +73,8 @@ class SignInServices(msgspec.Struct, frozen=True, kw_only=True):
     sign_out: SignOut
     manager: Manager
     exempt: Exemptions
-    events: Events
-    trail: Trail
+    events: EventCounter
+    audit_log: AuditLog
     attempts: LoginAttempts | None
 
 
@@ -104,15 +104,15 @@ def refusal(end_reason: EndReason | None) -> Problem:
     return Problem(reason=reason, end_reason=end_reason)
 
 
-def counted(events: Events, signed_in: SignedIn) -> Problem | None:
+def counted(events: EventCounter, signed_in: SignInResult) -> Problem | None:
     """What new tokens were refused with; None where they are live. Counts what happened."""
-    if signed_in.word == "opened":
+    if signed_in.outcome == "opened":
         events.count(Event.OPENED, "user")
         if signed_in.evicted:
             events.count(Event.EVICTED, "system", signed_in.evicted)
     if signed_in.is_live:
         return None
-    if signed_in.word == "full":
+    if signed_in.outcome == "full":
         events.count(Event.LIMIT_REFUSED, "system")
         return Problem(reason=Reason.SESSION_LIMIT_EXCEEDED)
     return refusal(signed_in.end_reason)
@@ -122,8 +122,8 @@ async def record(
     parts: SignInServices, action: Action, visit: SignInRequest, who: SessionOwner, *, reason: str | None = None
 ) -> None:
     """An event that changes no session. Raises `StoreUnavailable`."""
-    acting = Acting.of(visit.client, who.user, user_name=visit.sent.user_name or "")
-    await parts.trail.record(action, acting, user=who.user, session_id=who.session_id, reason=reason)
+    actor = Actor.of(visit.client, who.user, user_name=visit.sent.user_name or "")
+    await parts.audit_log.record(action, actor, user=who.user, session_id=who.session_id, reason=reason)
 
 
 async def record_failed_login(parts: SignInServices, visit: SignInRequest, who: SessionOwner) -> None:
@@ -217,7 +217,7 @@ class Login(_Observed):
         self._is(claims.user, signed_in.session_id)
         problem = counted(self._parts.events, signed_in)
         if problem is not None:
-            if signed_in.word != "full":
+            if signed_in.outcome != "full":
                 await self._record(Action.LOGIN_REFUSED, reason=problem.reason.code)
             return problem
         if attempts is not None:
@@ -269,13 +269,13 @@ class Refresh(_Observed):
     ) -> Problem | None:
         """What the sessions say that all of these name. A session that is over decides, unless only an access token
         that the request carries beside others names it, and another one is live."""
-        link = self._parts.sign_ins.link
+        link = self._parts.sign_ins.lookup
         links = await asyncio.gather(
             *(link(user, digest=digested) for digested in digests), *(link(user, claims=claims) for claims in bearers)
         )
         decisive = len(digests) + (1 if has_bearer else 0)
-        live = next((linked for linked in links if linked.word in {"live", "crowded"}), None)
-        ended = next((linked for linked in links[: decisive if live else None] if linked.word == "ended"), None)
+        live = next((linked for linked in links if linked.outcome in {"live", "crowded"}), None)
+        ended = next((linked for linked in links[: decisive if live else None] if linked.outcome == "ended"), None)
         if ended is not None:
             self._is(user, ended.session_id)
             await self._record(Action.REFRESH_REFUSED, reason=ended.end_reason)
@@ -283,7 +283,7 @@ class Refresh(_Observed):
         if live is None:
             return None
         self._is(user, live.session_id)
-        if live.word == "crowded":
+        if live.outcome == "crowded":
             return Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=_CROWDED_SECONDS)
         return None
 
@@ -296,13 +296,13 @@ class Refresh(_Observed):
         unknown = self._sent if not self._is_known and self._sent is not None and self._sent != given else None
         linked = self.who.session_id if claims.user == self.who.user else None
         for token in [*([unknown] if unknown else []), given] if given or unknown else [None]:
-            signed_in = await self._parts.sign_ins.refreshed(
+            signed_in = await self._parts.sign_ins.refresh(
                 claims, self._visit.client, exempt=self._parts.exempt.covers(claims), refresh=token, linked=linked
             )
             self._is(claims.user, signed_in.session_id)
             problem = counted(self._parts.events, signed_in)
             if problem is not None:
-                if signed_in.word != "full":
+                if signed_in.outcome != "full":
                     await self._record(Action.REFRESH_REFUSED, reason=problem.end_reason or problem.reason.code)
                 return problem
             linked = signed_in.session_id

@@ -9,7 +9,7 @@ import msgspec
 from gatekeeper.auth.gate import Gate, RequestFacts
 from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.models import Claims, Problem
-from gatekeeper.sessions.events import Acting
+from gatekeeper.sessions.events import Actor
 from gatekeeper.sessions.manager import Manager
 from gatekeeper.sessions.sign_ins import SignIns
 from gatekeeper.tokens.credentials import Credentials
@@ -60,12 +60,12 @@ class SignOut:
     async def end(self, named: SignOutTargets, facts: RequestFacts) -> int | None:
         """Ends the sessions; the id of one that was live, if there was one."""
         ended = None
-        manager = self._manager.by(Acting.of(facts.client, named.user))
+        manager = self._manager.by(Actor.of(facts.client, named.user))
         for claims in {claims.reference: claims for claims in named.tokens}.values():
             ended = await manager.log_out(claims, facts.client) or ended
         if named.digest is not None:
-            linked = await self._sign_ins.link(named.user, digest=named.digest)
-            if linked.word in {"live", "crowded"}:
+            linked = await self._sign_ins.lookup(named.user, digest=named.digest)
+            if linked.outcome in {"live", "crowded"}:
                 await manager.log_out_session(named.user, linked.session_id)
                 ended = linked.session_id
         return ended

@@ -16,7 +16,7 @@ from gatekeeper.dialects.openapi_endpoints import add_endpoints
 from gatekeeper.errors import Reason
 from gatekeeper.http.paths import Route
 from gatekeeper.models import Claims, Client, Problem
-from gatekeeper.sessions.events import Acting
+from gatekeeper.sessions.events import Actor
 from gatekeeper.sessions.manager import Manager
 
 OPENAPI_PATH: Final = "/_gatekeeper/openapi.json"
@@ -86,7 +86,7 @@ class Router:
         """The answer to an operation for a caller that has what `operation.needs` asks of the session. Raises
         `StoreUnavailable`."""
         operation = bound.operation
-        acting = Acting.of(client, claims.user, actor="admin" if operation.needs is Needs.ADMIN else "user")
+        actor = Actor.of(client, claims.user, kind="admin" if operation.needs is Needs.ADMIN else "user")
         if not claims.is_admin and (
             operation.needs is Needs.ADMIN or (operation.needs is Needs.DEBUG and not self._debug_for_everybody)
         ):
@@ -95,7 +95,7 @@ class Router:
         if isinstance(asked, Problem):
             return asked
         call = Call(
-            manager=self._manager.by(acting),
+            manager=self._manager.by(actor),
             claims=claims,
             session_id=session_id or 0,
             client=client,

@@ -23,7 +23,7 @@ from gatekeeper.http.response_parser import ResponseHead
 from gatekeeper.models import Claims, EndReason
 from gatekeeper.runtime import Engine
 from gatekeeper.server import Exchange, response_head_lines
-from gatekeeper.sessions.store import Checked
+from gatekeeper.sessions.store import CheckResult
 from gatekeeper.store.command import Command
 from gatekeeper.store.errors import unavailable_from
 from gatekeeper.telemetry.request_record import RequestRecord
@@ -98,7 +98,7 @@ class DirectForward:
         "_retried",
         "_sent_at",
         "_touch",
-        "ends_itself",
+        "ends_own_session",
         "moved_at",
         "session_id",
     )
@@ -125,7 +125,7 @@ class DirectForward:
         self._sent_at = 0.0
         self.session_id = 0
         self.moved_at = time.monotonic()
-        self.ends_itself = False
+        self.ends_own_session = False
 
     def begin(self) -> None:
         engine = self._means.engine
@@ -156,7 +156,7 @@ class DirectForward:
         except StoreUnavailable as error:
             self._hand_over(error)
             return
-        if checked.word != "touched":
+        if checked.outcome != "touched":
             self._hand_over(checked)
             return
         record = self._record
@@ -170,7 +170,7 @@ class DirectForward:
         self._means.engine.streams.add(self._claims.user, self)
         self._send()
 
-    def _hand_over(self, checked: Checked | StoreUnavailable) -> None:
+    def _hand_over(self, checked: CheckResult | StoreUnavailable) -> None:
         """Not for this way. The application counts it as its own."""
         self._ended = True
         self._exchange.detach(self)

@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from gatekeeper.errors import StoreUnavailable
-from gatekeeper.sessions.events import Acting, Actor
+from gatekeeper.sessions.events import Actor, ActorKind
 from gatekeeper.store.client import StoreClient
 
 _log = logging.getLogger("gatekeeper.audit")
@@ -55,7 +55,7 @@ class AuditEvent(msgspec.Struct, frozen=True, kw_only=True):
 
     ts: str
     event: str
-    actor: Actor
+    actor: ActorKind
     actor_id: str | None
     user_id: str | None
     session_id: int | None
@@ -69,7 +69,7 @@ class AuditEvent(msgspec.Struct, frozen=True, kw_only=True):
 _FIELDS: Final = AuditEvent.__struct_fields__
 
 
-def moment(microseconds: int) -> str:
+def timestamp(microseconds: int) -> str:
     """UTC with microseconds."""
     second, rest = divmod(microseconds, 1_000_000)
     return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}.{rest:06d}Z"
@@ -80,9 +80,9 @@ def printable(text: str, length: int) -> str:
     return "".join(character for character in text[: 4 * length] if character.isprintable())[:length]
 
 
-def happened(
+def audit_event(
     event: str,
-    acting: Acting,
+    actor: Actor,
     *,
     at: int,
     user: str | None = None,
@@ -92,21 +92,21 @@ def happened(
 ) -> AuditEvent:
     """An event at the instant `at`, in microseconds."""
     return AuditEvent(
-        ts=moment(at),
+        ts=timestamp(at),
         event=event,
-        actor=acting.actor,
-        actor_id=acting.actor_id or None,
+        actor=actor.kind,
+        actor_id=actor.user_id or None,
         user_id=user,
         session_id=session_id or None,
         reason=printable(reason, _REASON_CHARACTERS) if reason else None,
-        client_ip=acting.client_ip or None,
-        request_id=acting.request_id or None,
-        user_name=printable(acting.user_name, _NAME_CHARACTERS) or None,
+        client_ip=actor.client_ip or None,
+        request_id=actor.request_id or None,
+        user_name=printable(actor.user_name, _NAME_CHARACTERS) or None,
         id=event_id or uuid.uuid4().hex,
     )
 
 
-class Trail:
+class AuditLog:
     """Writes and reads events. Raises `StoreUnavailable`."""
 
     def __init__(self, scripts: StoreClient, *, key_prefix: str) -> None:
@@ -114,12 +114,12 @@ class Trail:
         self._key: Final = f"{key_prefix}audit".encode()
 
     def __repr__(self) -> str:
-        return f"<Trail {self._key.decode()}>"
+        return f"<AuditLog {self._key.decode()}>"
 
     async def record(
         self,
         action: Action,
-        acting: Acting,
+        actor: Actor,
         *,
         user: str | None = None,
         session_id: int | None = None,
@@ -128,14 +128,14 @@ class Trail:
         """An event that changes no session. Returns when the store has it: it is awaited before the answer, so who was
         answered is on record. The log has it in any case."""
         at = time.time_ns() // 1000
-        event = happened(action.value, acting, at=at, user=user, session_id=session_id, reason=reason)
-        _tell(event)
+        event = audit_event(action.value, actor, at=at, user=user, session_id=session_id, reason=reason)
+        _write_log(event)
         await self._append(msgspec.structs.replace(event, user_name=None))
 
     async def write(self, event: AuditEvent) -> None:
         """To the stream, then to the log."""
         await self._append(event)
-        _tell(event)
+        _write_log(event)
 
     async def _append(self, event: AuditEvent) -> None:
         values = msgspec.structs.asdict(event)
@@ -169,12 +169,12 @@ class Trail:
             await asyncio.sleep(_FOLLOW_SECONDS)
 
 
-def _tell(event: AuditEvent) -> None:
+def _write_log(event: AuditEvent) -> None:
     values = msgspec.structs.asdict(event)
     # `event` is what the line is, as of every line of the log.
-    told = {"action": values.pop("event"), **values}
-    del told["ts"]
-    _log.info("audit", extra=told)
+    line = {"action": values.pop("event"), **values}
+    del line["ts"]
+    _log.info("audit", extra=line)
 
 
 def _entries(found: Any) -> list[Any]:
@@ -185,9 +185,9 @@ def _entries(found: Any) -> list[Any]:
 
 def _read(entry: Any) -> tuple[str, AuditEvent]:
     try:
-        place, told = entry
+        place, content = entry
         # A client may have made a mapping of the flat list already.
-        pairs = told.items() if isinstance(told, dict) else zip(told[::2], told[1::2], strict=True)
+        pairs = content.items() if isinstance(content, dict) else zip(content[::2], content[1::2], strict=True)
         fields = {name.decode(): value.decode(errors="replace") for name, value in pairs}
         values: dict[str, Any] = {name: fields.get(name) or None for name in _FIELDS}
         if values["session_id"] is not None:

@@ -8,7 +8,7 @@ import msgspec
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import Claims
-from gatekeeper.sessions.revoked_cache import Ended, Over
+from gatekeeper.sessions.revoked_cache import EndedSession, RevokedCache
 from gatekeeper.store.breaker import STORE_WIDE_FAULTS, Breaker
 
 # A call that the store refused, and an answer that is not ours, are no outage: what is wrong there could be this very
@@ -16,23 +16,23 @@ from gatekeeper.store.breaker import STORE_WIDE_FAULTS, Breaker
 _OUTAGES: Final = STORE_WIDE_FAULTS | {"timeout", "connection", "too_many_clients", "cluster_down", "open"}
 
 
-class Known(msgspec.Struct, frozen=True):
-    """What is known of a session without the store: `over` where it has ended, and its id if it was ever seen."""
+class KnownSession(msgspec.Struct, frozen=True):
+    """What is known of a session without the store: `ended` where it has ended, and its id if it was ever seen."""
 
-    over: Over | None
+    ended: EndedSession | None
     session_id: int | None
 
 
-class Degraded:
+class DegradedMode:
     """Decides whether a fault of the store may be passed over: for `most_seconds` from the first failed call on."""
 
-    def __init__(self, breaker: Breaker, ended: Ended, *, most_seconds: float) -> None:
+    def __init__(self, breaker: Breaker, revoked: RevokedCache, *, most_seconds: float) -> None:
         self._breaker = breaker
-        self._ended = ended
+        self._revoked = revoked
         self._most_seconds = most_seconds
 
     def __repr__(self) -> str:
-        return f"<Degraded [{self._most_seconds:g} s] {self._breaker!r} {self._ended!r}>"
+        return f"<DegradedMode [{self._most_seconds:g} s] {self._breaker!r} {self._revoked!r}>"
 
     def allows(self, error: StoreUnavailable) -> bool:
         """Whether a token alone is enough now."""
@@ -41,9 +41,9 @@ class Degraded:
             error.kind in _OUTAGES
             and failing is not None
             and failing <= self._most_seconds
-            and not self._ended.has_gaps
+            and not self._revoked.has_gaps
         )
 
-    def known(self, claims: Claims) -> Known:
+    def known_session(self, claims: Claims) -> KnownSession:
         """What this process was told of the session of a token."""
-        return Known(self._ended.over(claims), self._ended.session_of(claims.user, claims.reference))
+        return KnownSession(self._revoked.find_ended(claims), self._revoked.session_of(claims.user, claims.reference))

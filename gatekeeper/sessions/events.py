@@ -9,8 +9,8 @@ import msgspec
 
 from gatekeeper.models import Client
 
-Actor = Literal["user", "admin", "system"]
-ACTORS: tuple[Actor, ...] = ("user", "admin", "system")
+ActorKind = Literal["user", "admin", "system"]
+ACTOR_KINDS: tuple[ActorKind, ...] = ("user", "admin", "system")
 
 
 class Event(StrEnum):
@@ -28,27 +28,27 @@ class Event(StrEnum):
     REFRESH_REUSED = "refresh_reused"
 
 
-class Events(Protocol):
+class EventCounter(Protocol):
     """Where events are counted."""
 
-    def count(self, event: Event, actor: Actor, number: int = 1) -> None: ...
+    def count(self, event: Event, actor: ActorKind, number: int = 1) -> None: ...
 
 
-class Acting(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class Actor(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Who does something to sessions, for the audit trail: as what, which user that is, from which address, in which
     request, and what was typed as a user name. Unknown is empty."""
 
-    actor: Actor
-    actor_id: str = ""
+    kind: ActorKind
+    user_id: str = ""
     client_ip: str = ""
     request_id: str = ""
     user_name: str = ""
 
     @classmethod
-    def of(cls, client: Client, user: str | None, *, actor: Actor = "user", user_name: str = "") -> Self:
+    def of(cls, client: Client, user: str | None, *, kind: ActorKind = "user", user_name: str = "") -> Self:
         return cls(
-            actor=actor,
-            actor_id=user or "",
+            kind=kind,
+            user_id=user or "",
             client_ip=client.ip_address,
             request_id=client.request_id,
             user_name=user_name,
@@ -60,4 +60,4 @@ class Acting(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 # Nobody: what comes about by itself, or by a program without a request.
-SYSTEM: Final = Acting(actor="system")
+SYSTEM: Final = Actor(kind="system")

@@ -44,17 +44,17 @@ def open_locator(setting: str) -> Locator:
     none of its kind, or has neither cities nor countries.
     """
     if setting == "off":
-        return Nowhere()
+        return NoLocator()
     if setting == "country":
         return RegistryLocator()
     return MmdbLocator(setting)
 
 
-class Nowhere:
+class NoLocator:
     """Knows of no place."""
 
     def __repr__(self) -> str:
-        return "<Nowhere>"
+        return "<NoLocator>"
 
     def locate(self, ip_address: str) -> Location:
         return _NOWHERE

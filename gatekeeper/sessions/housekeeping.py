@@ -57,7 +57,7 @@ class Housekeeping:
     async def step(self) -> bool:
         """One bounded piece of it. Whether there is more to do. Raises `StoreUnavailable`."""
         swept = await self._outbox.sweep()
-        return await self._store.keep_house(_USERS_A_STEP) >= _USERS_A_STEP or swept >= _USERS_A_STEP
+        return await self._store.settle_due(_USERS_A_STEP) >= _USERS_A_STEP or swept >= _USERS_A_STEP
 
     async def aclose(self) -> None:
         """The last of what this process itself has to carry over."""

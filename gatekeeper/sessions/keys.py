@@ -20,10 +20,10 @@ from gatekeeper.models import Claims, Client
 from gatekeeper.sessions import user_agents as agents
 from gatekeeper.sessions.audit import printable
 from gatekeeper.sessions.device import hints_of
-from gatekeeper.sessions.events import Acting
-from gatekeeper.sessions.geo import Locator, Nowhere
+from gatekeeper.sessions.events import Actor
+from gatekeeper.sessions.geo import Locator, NoLocator
 from gatekeeper.sessions.outbox import Outbox
-from gatekeeper.sessions.revoked_cache import Ended
+from gatekeeper.sessions.revoked_cache import RevokedCache
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.command import Command, ReplyReceiver, Script
 from gatekeeper.store.epoch import Epoch
@@ -59,7 +59,7 @@ def new_id() -> int:
     return secrets.randbelow(2**53 - 1) + 1
 
 
-class Slots:
+class ScriptRunner:
     """Runs scripts on the keys of one user, and keeps the indexes. Every method raises `StoreUnavailable`."""
 
     def __init__(
@@ -70,14 +70,14 @@ class Slots:
         rules: Rules,
         locator: Locator | None = None,
         epoch: Epoch | None = None,
-        ended: Ended | None = None,
+        revoked: RevokedCache | None = None,
     ) -> None:
         self._scripts = scripts
         # Where nobody beats, nothing is ever lost.
         self.epoch: Final = epoch or Epoch(scripts, key_prefix=key_prefix)
-        self.ended: Final = ended or Ended(most_users=0)
+        self.revoked: Final = revoked or RevokedCache(most_users=0)
         self._prefix = key_prefix
-        self._locator = locator or Nowhere()
+        self._locator = locator or NoLocator()
         self._leeway_seconds = rules.leeway_seconds
         self._index_sids = rules.index_sids
         self._kept_seconds = rules.session_seconds + rules.ended_seconds
@@ -95,7 +95,7 @@ class Slots:
         self.unknown: Final = "adopt" if rules.adopt_unknown else "reject"
 
     def __repr__(self) -> str:
-        return f"<Slots [{self._prefix}*] {self._scripts!r}>"
+        return f"<ScriptRunner [{self._prefix}*] {self._scripts!r}>"
 
     @property
     def replicated(self) -> bool:
@@ -118,7 +118,7 @@ class Slots:
         return tag.replace("%7D", "}").replace("%7B", "{").replace("%25", "%")
 
     @property
-    def ends_channel(self) -> str:
+    def revocation_channel(self) -> str:
         """Where the scripts announce ends (common.lua)."""
         return f"{self._prefix}ends"
 
@@ -127,11 +127,11 @@ class Slots:
         return f"{self._prefix}{{{user.translate(_TAG)}}}:pairs".encode()
 
     async def run(
-        self, script: Script, user: str, read: Callable[[list[Any]], T], *arguments: Any, also: bytes | None = None
+        self, script: Script, user: str, read: Callable[[list[Any]], T], *arguments: Any, extra_key: bytes | None = None
     ) -> T:
         """What `read` makes of the script's answer; `also` is one more key of that user."""
         keys = self.keys(user)
-        reply = await self._scripts.run(script, keys if also is None else (*keys, also), arguments)
+        reply = await self._scripts.run(script, keys if extra_key is None else (*keys, extra_key), arguments)
         return self.read_reply(keys[0], reply, read)
 
     def prepare(self, script: Script, user: str, *arguments: Any) -> Command:
@@ -157,27 +157,27 @@ class Slots:
         except (ValueError, TypeError, AttributeError, LookupError, msgspec.MsgspecError):
             raise StoreUnavailable("the session store answered what is not ours", kind="protocol") from None
 
-    async def act(
+    async def run_audited(
         self,
         script: Script,
         user: str,
         read: Callable[[list[Any]], T],
         *arguments: Any,
-        acting: Acting,
-        also: bytes | None = None,
+        actor: Actor,
+        extra_key: bytes | None = None,
         indexes: Sequence[Awaitable[None]] = (),
     ) -> T:
         """As `run`, for what opens or ends sessions: `acting` is its last argument, for the audit trail. `indexes` are
         written before it, in the same batch where one server has them all."""
-        note = self.outbox.note(user)
-        before = (self.outbox.remember(note), *indexes)
+        marker = self.outbox.marker(user)
+        before = (self.outbox.mark(marker), *indexes)
         if not self._scripts.ordered:
             await asyncio.gather(*before)
             before = ()
-        running = self.run(script, user, read, *arguments, acting.packed(), also=also)
+        running = self.run(script, user, read, *arguments, actor.packed(), extra_key=extra_key)
         done: T = (await asyncio.gather(*before, running))[-1]  # type: ignore[assignment]
         # Not after a failure: the script may be yet to run, and the note is what will find its words.
-        self.outbox.soon(note)
+        self.outbox.schedule(marker)
         return done
 
     def token_expires_at(self, claims: Claims) -> int:
@@ -188,7 +188,7 @@ class Slots:
         """Until when a token may turn up that expires then, leeway included."""
         return microseconds(seconds + self._leeway_seconds)
 
-    def particulars(self, client: Client) -> tuple[str | bytes, ...]:
+    def client_details(self, client: Client) -> tuple[str | bytes, ...]:
         """What a new record holds of who opened it: address, agent, hints, city, country."""
         location = self._locator.locate(client.ip_address)
         user_agent = agents.packed(printable(client.user_agent, agents.MOST_CHARACTERS))

@@ -9,9 +9,9 @@ from __future__ import annotations
 import msgspec
 
 from gatekeeper.models import Claims, Client, EndReason, Session
-from gatekeeper.sessions.audit import Action, Trail
-from gatekeeper.sessions.events import SYSTEM, Acting, Actor, Event, Events
-from gatekeeper.sessions.open_streams import ends_itself
+from gatekeeper.sessions.audit import Action, AuditLog
+from gatekeeper.sessions.events import SYSTEM, Actor, ActorKind, Event, EventCounter
+from gatekeeper.sessions.open_streams import expect_own_end
 from gatekeeper.sessions.store import SessionStore
 
 
@@ -19,26 +19,26 @@ class Manager:
     """Lists and ends sessions. Every method raises `StoreUnavailable`; an end returns once the store has it. Who acts
     is told by `by`, for the audit trail."""
 
-    def __init__(self, store: SessionStore, events: Events, acting: Acting = SYSTEM) -> None:
+    def __init__(self, store: SessionStore, events: EventCounter, actor: Actor = SYSTEM) -> None:
         self._store = store
         self._events = events
-        self._acting = acting
+        self._actor = actor
 
     @property
-    def trail(self) -> Trail:
+    def audit_log(self) -> AuditLog:
         """What is on record."""
-        return self._store.trail
+        return self._store.audit_log
 
-    def by(self, acting: Acting) -> Manager:
+    def by(self, actor: Actor) -> Manager:
         """The same, for what one request does."""
-        return Manager(self._store, self._events, acting)
+        return Manager(self._store, self._events, actor)
 
-    def _as(self, actor: Actor) -> Acting:
-        return msgspec.structs.replace(self._acting, actor=actor)
+    def _as(self, kind: ActorKind) -> Actor:
+        return msgspec.structs.replace(self._actor, kind=kind)
 
     async def record_admin_action(self, operation: str, user: str | None) -> None:
         """Puts on record that an administrator is about to look at, or end, the sessions of `user`, or of all."""
-        await self._store.trail.record(Action.ADMIN_ACTION, self._as("admin"), user=user, reason=operation)
+        await self._store.audit_log.record(Action.ADMIN_ACTION, self._as("admin"), user=user, reason=operation)
 
     async def sessions(self, user: str, *, include_inactive: bool = False) -> list[Session]:
         """A user's sessions, newest activity first; empty for an unknown user."""
@@ -58,27 +58,27 @@ class Manager:
         """Ends one session and keeps it listed as inactive. None: no such live session."""
         return await self._end(user, session_id, EndReason.DEACTIVATED, "user")
 
-    async def _end(self, user: str, session_id: int | None, reason: EndReason, actor: Actor) -> Session | None:
+    async def _end(self, user: str, session_id: int | None, reason: EndReason, kind: ActorKind) -> Session | None:
         if session_id is None:
             return None
-        ends_itself(user, session_id)
-        ended = await self._store.end(user, session_id, reason, acting=self._as(actor))
+        expect_own_end(user, session_id)
+        ended = await self._store.end(user, session_id, reason, actor=self._as(kind))
         if ended is not None:
-            self._events.count(Event(reason.value), actor)
+            self._events.count(Event(reason.value), kind)
         return ended
 
     async def revoke_all(self, user: str, *, spare: int | None = None, by_admin: bool = False) -> int:
         """Ends every session but `spare`. How many live ones that were."""
         reason = EndReason.REVOKED_BY_ADMIN if by_admin else EndReason.REVOKED_BY_USER
-        actor: Actor = "admin" if by_admin else "user"
-        ends_itself(user, spare=spare)
-        count = await self._store.end_all(user, reason, spare=spare, acting=self._as(actor))
-        self._events.count(Event(reason.value), actor, count)
+        kind: ActorKind = "admin" if by_admin else "user"
+        expect_own_end(user, spare=spare)
+        count = await self._store.end_all(user, reason, spare=spare, actor=self._as(kind))
+        self._events.count(Event(reason.value), kind, count)
         return count
 
     async def log_out(self, claims: Claims, client: Client) -> int | None:
         """Ends the session that a token names; its id. It is no fault if that was over already (None)."""
-        ends_itself(claims.user)
+        expect_own_end(claims.user)
         ended = await self._store.log_out(claims, client)
         if ended is not None:
             self._events.count(Event.LOGGED_OUT, "user")
@@ -94,22 +94,22 @@ class Manager:
 
     async def log_out_everywhere(self, user: str) -> int:
         """Ends every session of a user, as their identity provider says. How many live ones that were."""
-        ends_itself(user)
-        count = await self._store.end_all(user, EndReason.LOGGED_OUT, acting=self._as("system"))
+        expect_own_end(user)
+        count = await self._store.end_all(user, EndReason.LOGGED_OUT, actor=self._as("system"))
         self._events.count(Event.LOGGED_OUT, "system", count)
         return count
 
     async def log_out_sid(self, user: str, sid: str, *, tokens_expire_at: float) -> int:
         """Ends every session of one sign-in at an identity provider; tokens of it that were never seen are over too."""
-        ends_itself(user)
-        acting = self._as("system")
-        count = await self._store.end_sid(user, sid, tokens_expire_at=tokens_expire_at, acting=acting)
+        expect_own_end(user)
+        actor = self._as("system")
+        count = await self._store.end_sid(user, sid, tokens_expire_at=tokens_expire_at, actor=actor)
         self._events.count(Event.LOGGED_OUT, "system", count)
         return count
 
     async def enforce_limit(self, user: str) -> int:
         """Ends what a lowered device limit has left over; how many those were."""
-        count = await self._store.enforce_limit(user, acting=self._as("system"))
+        count = await self._store.enforce_limit(user, actor=self._as("system"))
         self._events.count(Event.EVICTED, "system", count)
         return count
 

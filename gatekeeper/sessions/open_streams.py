@@ -18,8 +18,8 @@ from typing import Final, Protocol
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
-from gatekeeper.sessions.revocations import End
-from gatekeeper.sessions.store import Outlook, SessionStore
+from gatekeeper.sessions.revocations import Revocation
+from gatekeeper.sessions.store import SessionState, SessionStore
 
 _log = logging.getLogger("gatekeeper")
 
@@ -35,28 +35,28 @@ _SESSIONS_AT_ONCE: Final = 200
 _clock = time.monotonic
 
 
-class Stream(Protocol):
+class OpenStream(Protocol):
     """A request under way, as whoever carries it shows it. `moved_at` is when bytes last moved, by `time.monotonic`;
-    `ends_itself` that its own doing ends its session, so that its answer is to be whole."""
+    `ends_own_session` that its own doing ends its session, so that its answer is to be whole."""
 
     session_id: int
     moved_at: float
-    ends_itself: bool
+    ends_own_session: bool
 
     def end(self, reason: EndReason) -> None:
         """Its session is over. Called once or more often; must not raise and must not wait."""
 
 
 class _Held:
-    """The streams of one user. `told` is up to when their bytes have been counted as activity."""
+    """The streams of one user. `reported_at` is up to when their bytes have been counted as activity."""
 
-    __slots__ = ("due_at", "streams", "told", "user")
+    __slots__ = ("due_at", "reported_at", "streams", "user")
 
     def __init__(self, user: str, now: float) -> None:
         self.user = user
-        self.streams: set[Stream] = set()
+        self.streams: set[OpenStream] = set()
         self.due_at = now + _FIRST_SECONDS
-        self.told = now
+        self.reported_at = now
 
 
 class OpenStreams:
@@ -65,9 +65,9 @@ class OpenStreams:
     def __init__(self, store: SessionStore, *, idle_seconds: float | None) -> None:
         self._store = store
         # Requests that began since the last tick, each with its user: most are over before the next.
-        self._new: dict[Stream, str] = {}
+        self._new: dict[OpenStream, str] = {}
         self._users: dict[str, _Held] = {}
-        self._held: dict[Stream, _Held] = {}
+        self._held: dict[OpenStream, _Held] = {}
         # When users were last told to have lost a session.
         self._recent: dict[str, float] = {}
         # So often that no movement is told only after the silence that it interrupted.
@@ -80,26 +80,26 @@ class OpenStreams:
     def __len__(self) -> int:
         return len(self._new) + len(self._held)
 
-    def add(self, user: str, stream: Stream) -> None:
+    def add(self, user: str, stream: OpenStream) -> None:
         """A request begins: its session may be ended until `remove`."""
         self._new[stream] = user
 
-    def remove(self, stream: Stream) -> None:
+    def remove(self, stream: OpenStream) -> None:
         """A request is over."""
         if self._new.pop(stream, None) is None and (held := self._held.pop(stream, None)) is not None:
             held.streams.discard(stream)
             if not held.streams:
                 del self._users[held.user]
 
-    def ended(self, end: End) -> None:
+    def revoke(self, revocation: Revocation) -> None:
         """An end that was announced. Of requests that have only just begun, the next tick asks."""
-        self._recent[end.user] = _clock()
-        held = self._users.get(end.user)
+        self._recent[revocation.user] = _clock()
+        held = self._users.get(revocation.user)
         if held is not None:
-            for stream in [stream for stream in held.streams if end.concerns(stream.session_id)]:
-                _end(stream, end.reason)
+            for stream in [stream for stream in held.streams if revocation.applies_to(stream.session_id)]:
+                _end(stream, revocation.reason)
 
-    def doubt(self) -> None:
+    def check_all(self) -> None:
         """Announcements may have been missed: everything is asked about now."""
         for held in self._users.values():
             held.due_at = 0.0
@@ -139,43 +139,43 @@ class OpenStreams:
         now = _clock()
         moved: dict[int, float | None] = {}
         for stream in held.streams:
-            ago = now - stream.moved_at if stream.moved_at > held.told else None
+            ago = now - stream.moved_at if stream.moved_at > held.reported_at else None
             known = moved.get(stream.session_id)
             moved[stream.session_id] = ago if known is None else known if ago is None else min(known, ago)
-        told, held.told, held.due_at = held.told, now, now + self._interval
+        before, held.reported_at, held.due_at = held.reported_at, now, now + self._interval
         ids = list(moved)
         for start in range(0, len(ids), _SESSIONS_AT_ONCE):
             part = {session_id: moved[session_id] for session_id in ids[start : start + _SESSIONS_AT_ONCE]}
             try:
-                outlooks = await self._store.outlook(held.user, part)
+                states = await self._store.session_states(held.user, part)
             except StoreUnavailable:
                 # Nothing was found out, so nothing changes; the movement is told the next time.
-                held.told = told
+                held.reported_at = before
                 return
-            self._settle(held, outlooks)
+            self._settle(held, states)
 
-    def _settle(self, held: _Held, outlooks: Iterable[Outlook]) -> None:
+    def _settle(self, held: _Held, states: Iterable[SessionState]) -> None:
         now = _clock()
-        for outlook in outlooks:
-            if outlook.end_reason is None:
+        for state in states:
+            if state.end_reason is None:
                 # A moment later than the store would say so: its clock and ours do not tick together.
-                held.due_at = min(held.due_at, now + outlook.seconds + 0.002)
+                held.due_at = min(held.due_at, now + state.seconds_left + 0.002)
                 continue
-            for stream in [stream for stream in held.streams if stream.session_id == outlook.session_id]:
-                _end(stream, outlook.end_reason)
+            for stream in [stream for stream in held.streams if stream.session_id == state.session_id]:
+                _end(stream, state.end_reason)
 
 
-def _end(stream: Stream, reason: EndReason) -> None:
-    if not stream.ends_itself:
+def _end(stream: OpenStream, reason: EndReason) -> None:
+    if not stream.ends_own_session:
         stream.end(reason)
 
 
 # The stream in whose task, or thread, an application is at work.
-_under_way: ContextVar[tuple[str, Stream] | None] = ContextVar("_under_way", default=None)
+_under_way: ContextVar[tuple[str, OpenStream] | None] = ContextVar("_under_way", default=None)
 
 
 @contextmanager
-def under_way(user: str, stream: Stream) -> Iterator[None]:
+def serving(user: str, stream: OpenStream) -> Iterator[None]:
     """What the block ends, the stream ends itself."""
     token = _under_way.set((user, stream))
     try:
@@ -184,7 +184,7 @@ def under_way(user: str, stream: Stream) -> Iterator[None]:
         _under_way.reset(token)
 
 
-def ends_itself(user: str, session_id: int | None = None, *, spare: int | None = None) -> None:
+def expect_own_end(user: str, session_id: int | None = None, *, spare: int | None = None) -> None:
     """To be called before one session of `user`, or every one but `spare`, is ended: where it is that of the request
     under way, the answer to that is to be whole."""
     found = _under_way.get()
@@ -192,4 +192,4 @@ def ends_itself(user: str, session_id: int | None = None, *, spare: int | None =
         return
     own = found[1].session_id
     if own == session_id or (session_id is None and own != spare):
-        found[1].ends_itself = True
+        found[1].ends_own_session = True

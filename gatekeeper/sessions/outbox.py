@@ -21,16 +21,16 @@ from typing import Any, Final
 import msgspec
 
 from gatekeeper.errors import StoreUnavailable
-from gatekeeper.sessions.audit import AuditEvent, Trail, happened
-from gatekeeper.sessions.events import SYSTEM, Acting, Actor, Event, Events
+from gatekeeper.sessions.audit import AuditEvent, AuditLog, audit_event
+from gatekeeper.sessions.events import SYSTEM, Actor, ActorKind, Event, EventCounter
 from gatekeeper.store.client import StoreClient
 
 _log = logging.getLogger("gatekeeper.audit")
 
 # The name that operators look for (C-32), without our prefix.
 MIRROR: Final = "access_token_blacklist:"
-_WORDS_A_STEP: Final = 100
-_NOTES_A_STEP: Final = 100
+_ENTRIES_A_STEP: Final = 100
+_MARKERS_A_STEP: Final = 100
 # Longer than a call may take: an act under way is not a leftover.
 _GRACE_SECONDS: Final = 10.0
 # Up to this, whole numbers are exact in the scripts, and the store takes them for an expiry.
@@ -40,10 +40,10 @@ _QUIET_SECONDS: Final = 60.0
 
 _BY_ITSELF: Final = frozenset({"evicted", "idle", "expired", "refresh_reused"})
 _COUNTED: Final = {"idle": Event.IDLE, "expired": Event.EXPIRED}
-_AS_WHAT: Final[dict[str, Actor]] = {"revoked_by_admin": "admin"}
+_AS_WHAT: Final[dict[str, ActorKind]] = {"revoked_by_admin": "admin"}
 
 
-class _Word(msgspec.Struct, frozen=True):
+class _Entry(msgspec.Struct, frozen=True):
     event: AuditEvent
     mirrored: Sequence[tuple[str, int]]
 
@@ -52,31 +52,31 @@ class Outbox:
     """The outboxes of all users. `outbox_key` names that of one. Raises `StoreUnavailable` where it is awaited."""
 
     def __init__(self, scripts: StoreClient, *, key_prefix: str, outbox_key: Callable[[str], bytes]) -> None:
-        self.trail: Final = Trail(scripts, key_prefix=key_prefix)
-        self.events: Events | None = None
+        self.audit_log: Final = AuditLog(scripts, key_prefix=key_prefix)
+        self.events: EventCounter | None = None
         self._scripts = scripts
         self._outbox_key = outbox_key
-        self._notes: Final = f"{key_prefix}outboxes".encode()
+        self._markers: Final = f"{key_prefix}outboxes".encode()
         # More than can be waiting while the store answers; what falls out is found by `sweep`.
-        self._waiting: deque[bytes] = deque(maxlen=10_000)
+        self._scheduled: deque[bytes] = deque(maxlen=10_000)
         self._woken: asyncio.Event | None = None
         self._quiet_until = 0.0
 
     def __repr__(self) -> str:
-        return f"<Outbox [{len(self._waiting)} waiting]>"
+        return f"<Outbox [{len(self._scheduled)} waiting]>"
 
     @staticmethod
-    def note(user: str) -> bytes:
+    def marker(user: str) -> bytes:
         """A note for one act: of its own, so that nobody takes away another's."""
         return f"{secrets.token_hex(8)}:{user}".encode()
 
-    async def remember(self, note: bytes) -> None:
+    async def mark(self, marker: bytes) -> None:
         """Before the act, and as it over the lane that waits for replicas where there are any: in its batch."""
-        await self._scripts.write("ZADD", self._notes, time.time_ns() // 1000, note)
+        await self._scripts.write("ZADD", self._markers, time.time_ns() // 1000, marker)
 
-    def soon(self, note: bytes) -> None:
+    def schedule(self, marker: bytes) -> None:
         """After the act: its words are carried over by `run`, while nobody waits."""
-        self._waiting.append(note)
+        self._scheduled.append(marker)
         if self._woken is not None:
             self._woken.set()
 
@@ -93,36 +93,38 @@ class Outbox:
 
     async def flush(self) -> None:
         """Carries over what this process has done. What the store does not take now, it is asked again by `sweep`."""
-        while self._waiting:
-            notes = [self._waiting.popleft() for _ in range(min(len(self._waiting), _NOTES_A_STEP))]
+        while self._scheduled:
+            markers = [self._scheduled.popleft() for _ in range(min(len(self._scheduled), _MARKERS_A_STEP))]
             with suppress(StoreUnavailable):
-                await self._carry(notes)
+                await self._deliver_marked(markers)
 
     async def sweep(self) -> int:
         """Carries over what others have left behind, a bounded number of outboxes; how many notes those were."""
         until = int((time.time() - _GRACE_SECONDS) * 1e6)
-        notes = await self._scripts.command("ZRANGEBYSCORE", self._notes, "-inf", until, "LIMIT", 0, _NOTES_A_STEP)
-        if not isinstance(notes, list):
+        markers = await self._scripts.command(
+            "ZRANGEBYSCORE", self._markers, "-inf", until, "LIMIT", 0, _MARKERS_A_STEP
+        )
+        if not isinstance(markers, list):
             raise StoreUnavailable("the session store answered what is not ours", kind="protocol")
-        if notes:
-            await self._carry(notes)
-        return len(notes)
+        if markers:
+            await self._deliver_marked(markers)
+        return len(markers)
 
-    async def _carry(self, notes: Sequence[bytes]) -> None:
+    async def _deliver_marked(self, markers: Sequence[bytes]) -> None:
         by_user: dict[str, list[bytes]] = {}
-        for note in notes:
-            by_user.setdefault(note.partition(b":")[2].decode(errors="replace"), []).append(note)
-        carried = await asyncio.gather(*map(self.carry, by_user), return_exceptions=True)
-        faults = [fault for fault in carried if fault is not None]
+        for marker in markers:
+            by_user.setdefault(marker.partition(b":")[2].decode(errors="replace"), []).append(marker)
+        delivered = await asyncio.gather(*map(self.deliver, by_user), return_exceptions=True)
+        faults = [fault for fault in delivered if fault is not None]
         # One user's fault keeps that user's notes only.
-        done = [each for own, fault in zip(by_user.values(), carried, strict=True) if fault is None for each in own]
+        done = [each for own, fault in zip(by_user.values(), delivered, strict=True) if fault is None for each in own]
         if done:
-            await self._scripts.command("ZREM", self._notes, *done)
+            await self._scripts.command("ZREM", self._markers, *done)
         if faults:
-            self._complain(faults[0])
+            self._log_fault(faults[0])
             raise faults[0]
 
-    def _complain(self, fault: BaseException) -> None:
+    def _log_fault(self, fault: BaseException) -> None:
         """That the store does not answer, others tell; that it does not take this, nobody else."""
         if not isinstance(fault, StoreUnavailable) or fault.kind not in ("refused", "protocol"):
             return
@@ -130,24 +132,24 @@ class Outbox:
             self._quiet_until = time.monotonic() + _QUIET_SECONDS
             _log.error("audit events wait in the store: %s", fault)
 
-    async def carry(self, user: str) -> None:
+    async def deliver(self, user: str) -> None:
         """Empties the outbox of a user."""
         key = self._outbox_key(user)
         while True:
-            packed = await self._scripts.command("LRANGE", key, 0, _WORDS_A_STEP - 1)
+            packed = await self._scripts.command("LRANGE", key, 0, _ENTRIES_A_STEP - 1)
             if not isinstance(packed, list):
                 raise StoreUnavailable("the session store answered what is not ours", kind="protocol")
-            words = [_understood(user, each) for each in packed]
-            told = [word for word in words if word is not None]
+            entries = [_parse(user, each) for each in packed]
+            parsed = [entry for entry in entries if entry is not None]
             # The mirror is there when the event is; and the events are in their order.
-            await asyncio.gather(*(self._mirror(word, *token) for word in told for token in word.mirrored))
-            await asyncio.gather(*(self.trail.write(word.event) for word in told))
+            await asyncio.gather(*(self._mirror(entry, *token) for entry in parsed for token in entry.mirrored))
+            await asyncio.gather(*(self.audit_log.write(entry.event) for entry in parsed))
             # By what they say, not by their place: another process may be at it too.
             removed = await asyncio.gather(*(self._scripts.command("LREM", key, 1, each) for each in packed))
-            for word, mine in zip(words, removed, strict=True):
-                if word is not None and mine:
-                    self._count(word.event)
-            if len(packed) < _WORDS_A_STEP:
+            for entry, mine in zip(entries, removed, strict=True):
+                if entry is not None and mine:
+                    self._count(entry.event)
+            if len(packed) < _ENTRIES_A_STEP:
                 return
 
     def _count(self, event: AuditEvent) -> None:
@@ -156,12 +158,12 @@ class Outbox:
         if self.events is not None and event.event == "session_ended" and reason in _COUNTED:
             self.events.count(_COUNTED[reason], "system")
 
-    async def _mirror(self, word: _Word, jti: str, expires_at: int) -> None:
+    async def _mirror(self, entry: _Entry, jti: str, expires_at: int) -> None:
         key = f"{MIRROR}{jti}".encode()
-        await self._scripts.command("SET", key, word.event.reason or "", "PXAT", expires_at // 1000 + 1)
+        await self._scripts.command("SET", key, entry.event.reason or "", "PXAT", expires_at // 1000 + 1)
 
 
-def _understood(user: str, packed: bytes) -> _Word | None:
+def _parse(user: str, packed: bytes) -> _Entry | None:
     try:
         return _read(user, packed)
     except (ValueError, TypeError, OverflowError, msgspec.MsgspecError):
@@ -169,17 +171,19 @@ def _understood(user: str, packed: bytes) -> _Word | None:
         return None
 
 
-def _read(user: str, packed: bytes) -> _Word:
-    event, session_id, at, reason, acting, *tokens = msgspec.msgpack.decode(packed, type=list[Any])
+def _read(user: str, packed: bytes) -> _Entry:
+    event, session_id, at, reason, actor, *tokens = msgspec.msgpack.decode(packed, type=list[Any])
     event_id = sha256(user.encode() + b"\0" + packed).hexdigest()[:32]
-    who = msgspec.json.decode(acting, type=Acting) if acting else SYSTEM
-    if event == "session_ended" and (not acting or reason in _BY_ITSELF):
-        actor = "system" if reason in _BY_ITSELF else _AS_WHAT.get(reason, "user")
-        who = msgspec.structs.replace(who, actor=actor)
+    who = msgspec.json.decode(actor, type=Actor) if actor else SYSTEM
+    if event == "session_ended" and (not actor or reason in _BY_ITSELF):
+        kind = "system" if reason in _BY_ITSELF else _AS_WHAT.get(reason, "user")
+        who = msgspec.structs.replace(who, kind=kind)
         # The request in which an idle one was found did not end it.
         who = SYSTEM if reason in {"idle", "expired"} else who
-    told = happened(event, who, at=int(at), user=user, session_id=int(session_id), reason=reason, event_id=event_id)
+    parsed = audit_event(
+        event, who, at=int(at), user=user, session_id=int(session_id), reason=reason, event_id=event_id
+    )
     mirrored = list(zip(tokens[::2], map(int, tokens[1::2]), strict=True))
     if not all(0 < expires_at <= _EXACT for _, expires_at in mirrored):
         raise ValueError("no instant")
-    return _Word(told, mirrored)
+    return _Entry(parsed, mirrored)

@@ -20,7 +20,7 @@ _MOST_USERS: Final = 100_000
 _MOST_NAMES: Final = 1_000
 
 
-class Over(msgspec.Struct, frozen=True):
+class EndedSession(msgspec.Struct, frozen=True):
     """A session is over; `end_reason` is None where nobody said how."""
 
     end_reason: EndReason | None
@@ -28,16 +28,16 @@ class Over(msgspec.Struct, frozen=True):
 
 class _User(msgspec.Struct):
     """What is known of one user: sessions by token reference, ends by session id and by reference, each oldest first.
-    `before`: every session opened until then (microseconds) is over, but the `spared` one."""
+    `before`: every session opened until then (microseconds) is over, but the `spared_id` one."""
 
     sessions: dict[str, int] = {}
-    ended: dict[int | str, Over] = {}
+    ended: dict[int | str, EndedSession] = {}
     before: int = 0
-    spared: int = 0
+    spared_id: int = 0
     before_reason: EndReason | None = None
 
 
-class Ended:
+class RevokedCache:
     """The memory. `most_users` 0 remembers nothing, for a process that never needs it. `kept_seconds` is how long an
     end may matter: as long as tokens of that session may turn up."""
 
@@ -51,14 +51,14 @@ class Ended:
         self._gaps_until = float("-inf")
 
     @property
-    def remembers(self) -> bool:
+    def is_enabled(self) -> bool:
         """Whether it is worth telling it anything."""
         return self._most_users > 0
 
     def __repr__(self) -> str:
-        return f"<Ended [{len(self._users)} users]>"
+        return f"<RevokedCache [{len(self._users)} users]>"
 
-    def saw(self, user: str, reference: str, session_id: int) -> None:
+    def add_live(self, user: str, reference: str, session_id: int) -> None:
         """A token of that reference passed, for that session."""
         if not self._most_users:
             return
@@ -70,39 +70,39 @@ class Ended:
             if len(known.sessions) > _MOST_NAMES:
                 del known.sessions[next(iter(known.sessions))]
 
-    def tell(self, user: str, session_id: int, reason: EndReason | None) -> None:
+    def add_ended(self, user: str, session_id: int, reason: EndReason | None) -> None:
         """That session is over."""
-        self._tell(user, session_id, reason)
+        self._add(user, session_id, reason)
 
-    def tell_reference(self, user: str, reference: str, reason: EndReason | None) -> None:
+    def add_ended_reference(self, user: str, reference: str, reason: EndReason | None) -> None:
         """The session of that token reference is over, or there is none to be."""
-        self._tell(user, reference, reason)
+        self._add(user, reference, reason)
         session_id = self.session_of(user, reference)
         if session_id is not None:
-            self._tell(user, session_id, reason)
+            self._add(user, session_id, reason)
 
-    def tell_sid(self, user: str, sid: str, reason: EndReason | None) -> None:
+    def add_ended_sid(self, user: str, sid: str, reason: EndReason | None) -> None:
         """The sessions of that sign-in at a provider are over."""
         known = self._users.get(user)
         references = [name for name in known.sessions if name.startswith(f"{sid}:")] if known else []
         for reference in (sid, *references):
-            self.tell_reference(user, reference, reason)
+            self.add_ended_reference(user, reference, reason)
 
-    def tell_all(self, user: str, before: int, spared: int | None, reason: EndReason | None) -> None:
-        """Every session of that user opened until `before` (microseconds) is over, but the `spared` one."""
+    def add_all_ended(self, user: str, before: int, spared_id: int | None, reason: EndReason | None) -> None:
+        """Every session of that user opened until `before` (microseconds) is over, but the `spared_id` one."""
         if not self._most_users:
             return
         known = self._user(user)
-        known.before, known.spared, known.before_reason = max(before, known.before), spared or 0, reason
-        for session_id in {*known.sessions.values()} - {known.spared}:
-            self._tell(user, session_id, reason)
+        known.before, known.spared_id, known.before_reason = max(before, known.before), spared_id or 0, reason
+        for session_id in {*known.sessions.values()} - {known.spared_id}:
+            self._add(user, session_id, reason)
 
     def session_of(self, user: str, reference: str) -> int | None:
         """The session that a token reference names, as far as this process has seen."""
         known = self._users.get(user)
         return known.sessions.get(reference) if known else None
 
-    def over(self, claims: Claims) -> Over | None:
+    def find_ended(self, claims: Claims) -> EndedSession | None:
         """How the session of this token ended; None where nobody told this process that it did."""
         known = self._users.get(claims.user)
         if known is None:
@@ -115,7 +115,7 @@ class Ended:
             return told
         # A session seen since was marked, if it was not the one spared; of any other the token's age has to tell.
         if session_id is None and known.before and (claims.issued_at or 0) * 1e6 <= known.before:
-            return Over(known.before_reason)
+            return EndedSession(known.before_reason)
         return None
 
     @property
@@ -123,11 +123,11 @@ class Ended:
         """Whether it had to forget an end that may still matter."""
         return self._clock() < self._gaps_until
 
-    def _tell(self, user: str, name: int | str, reason: EndReason | None) -> None:
+    def _add(self, user: str, name: int | str, reason: EndReason | None) -> None:
         if not self._most_users:
             return
         known = self._user(user)
-        known.ended.setdefault(name, Over(reason))
+        known.ended.setdefault(name, EndedSession(reason))
         if len(known.ended) > _MOST_NAMES:
             del known.ended[next(iter(known.ended))]
             self._forgot()

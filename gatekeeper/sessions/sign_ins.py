@@ -11,8 +11,8 @@ from typing import Any, Final, Literal
 import msgspec
 
 from gatekeeper.models import Claims, Client, EndReason
-from gatekeeper.sessions.events import SYSTEM, Acting
-from gatekeeper.sessions.keys import Slots, microseconds, new_id
+from gatekeeper.sessions.events import SYSTEM, Actor
+from gatekeeper.sessions.keys import ScriptRunner, microseconds, new_id
 from gatekeeper.sessions.scripts import load
 
 LOGIN: Final = load("audit", "common", "upkeep", "opening", "arguments", "login", durable=True)
@@ -28,14 +28,14 @@ class RefreshToken(msgspec.Struct, frozen=True):
     expires_at: float | None = None
 
 
-class SignedIn(msgspec.Struct, frozen=True):
+class SignInResult(msgspec.Struct, frozen=True):
     """What became of new tokens.
 
     `opened`: they have a session of their own; `touched`: they belong to one that was there; `ended`: to one that is
     over; `full`: there is no room; `unknown`: they may not open a session. `expires_at` is the session's, in seconds.
     """
 
-    word: Literal["opened", "touched", "ended", "full", "unknown"]
+    outcome: Literal["opened", "touched", "ended", "full", "unknown"]
     session_id: int
     end_reason: EndReason | None
     evicted: int
@@ -43,15 +43,15 @@ class SignedIn(msgspec.Struct, frozen=True):
 
     @property
     def is_live(self) -> bool:
-        return self.word in {"opened", "touched"}
+        return self.outcome in {"opened", "touched"}
 
 
-class Linked(msgspec.Struct, frozen=True):
+class TokenLookup(msgspec.Struct, frozen=True):
     """Which session tokens name: `live`, `ended`, `unknown` (no session; tokens issued until `not_before`, in seconds,
     may not open one), or `crowded` (live, with more tokens than it may have). `is_newest`: the refresh token asked
     about is the one that the session was given last."""
 
-    word: Literal["live", "ended", "unknown", "crowded"]
+    outcome: Literal["live", "ended", "unknown", "crowded"]
     session_id: int
     end_reason: EndReason | None
     expires_at: float
@@ -63,7 +63,7 @@ class Rotation(msgspec.Struct, frozen=True):
     """What a refresh token of Gatekeeper's own is: `current` (to be rotated), `again` (rotated within the window; its
     `sealed` successors are given once more), `reused` (its session has ended by that), `ended`, `unknown`."""
 
-    word: Literal["current", "rotated", "again", "reused", "ended", "unknown"]
+    outcome: Literal["current", "rotated", "again", "reused", "ended", "unknown"]
     session_id: int = 0
     end_reason: EndReason | None = None
     reference: str = ""
@@ -85,22 +85,22 @@ class Successor(msgspec.Struct, frozen=True):
 class SignIns:
     """Logins and refreshes in the store. Every method raises `StoreUnavailable`."""
 
-    def __init__(self, slots: Slots, *, reuse_window_seconds: float = 0.0) -> None:
-        self._slots = slots
+    def __init__(self, runner: ScriptRunner, *, reuse_window_seconds: float = 0.0) -> None:
+        self._runner = runner
         self._window = microseconds(reuse_window_seconds)
-        self._over = (slots.idle, slots.ended_ttl)
-        self._rules = (slots.idle, slots.ttl, slots.ended_ttl, slots.limit, slots.policy, slots.unknown)
+        self._over = (runner.idle, runner.ended_ttl)
+        self._rules = (runner.idle, runner.ttl, runner.ended_ttl, runner.limit, runner.policy, runner.unknown)
 
     def __repr__(self) -> str:
-        return f"<SignIns {self._slots!r}>"
+        return f"<SignIns {self._runner!r}>"
 
     async def user_of(self, digest: str) -> str | None:
         """Whose refresh token it is, as far as the index knows."""
-        return await self._slots.user_of_refresh_token(digest)
+        return await self._runner.user_of_refresh_token(digest)
 
     async def user_of_sid(self, sid: str) -> str | None:
         """Whose sign-in at a provider it is, as far as the index knows."""
-        return await self._slots.user_of_sid(sid)
+        return await self._runner.user_of_sid(sid)
 
     async def log_in(
         self,
@@ -112,76 +112,76 @@ class SignIns:
         presented: str | None = None,
         kept_claims: str = "",
         user_name: str = "",
-    ) -> SignedIn:
+    ) -> SignInResult:
         """Opens a session for tokens that are about to be handed out. That of `presented`, the reference of a token
         that came with the login, ends; `kept_claims` are remembered for tokens to come. `user_name`
         is what was typed, for the audit trail."""
         arguments = self._arguments(claims, client, exempt, refresh, "password")
-        signed_in = await self._slots.act(
+        signed_in = await self._runner.run_audited(
             LOGIN,
             claims.user,
             _signed_in,
             *arguments,
             presented or "",
             kept_claims,
-            acting=Acting.of(client, claims.user, user_name=user_name),
+            actor=Actor.of(client, claims.user, user_name=user_name),
             indexes=self._indexes(claims, refresh),
         )
         if signed_in.is_live and presented is not None and presented != claims.reference:
-            self._slots.ended.tell_reference(claims.user, presented, EndReason.LOGGED_OUT)
-        return self._saw(claims, signed_in)
+            self._runner.revoked.add_ended_reference(claims.user, presented, EndReason.LOGGED_OUT)
+        return self._cache(claims, signed_in)
 
-    def _saw(self, claims: Claims, signed_in: SignedIn) -> SignedIn:
+    def _cache(self, claims: Claims, signed_in: SignInResult) -> SignInResult:
         if signed_in.is_live:
-            self._slots.ended.saw(claims.user, claims.reference, signed_in.session_id)
+            self._runner.revoked.add_live(claims.user, claims.reference, signed_in.session_id)
         return signed_in
 
-    async def refreshed(
+    async def refresh(
         self, claims: Claims, client: Client, *, exempt: bool, refresh: RefreshToken | None, linked: int | None
-    ) -> SignedIn:
+    ) -> SignInResult:
         """Gives new tokens to the session `linked`; without one, to that of their own, or to a new one."""
         arguments = self._arguments(claims, client, exempt, refresh, "refresh")
-        signed_in = await self._slots.act(
+        signed_in = await self._runner.run_audited(
             REFRESHED,
             claims.user,
             _signed_in,
             *arguments,
             linked or 0,
-            self._slots.epoch.adopt_not_before,
-            acting=Acting.of(client, claims.user),
+            self._runner.epoch.adopt_not_before,
+            actor=Actor.of(client, claims.user),
             indexes=self._indexes(claims, refresh),
         )
-        return self._saw(claims, signed_in)
+        return self._cache(claims, signed_in)
 
-    async def link(self, user: str, *, digest: str | None = None, claims: Claims | None = None) -> Linked:
+    async def lookup(self, user: str, *, digest: str | None = None, claims: Claims | None = None) -> TokenLookup:
         """The session that a refresh token or an access token of `user` names. Moves nothing."""
         token: tuple[str, int, int] = ("", 0, 0)
         if claims is not None:
             issued_at = microseconds(claims.issued_at or 0)
-            token = (claims.reference, self._slots.token_expires_at(claims), issued_at)
-        linked = await self._slots.run(LINK, user, _linked, *self._over, digest or "", *token)
-        if linked.word == "unknown":
-            lost = self._slots.epoch.adopt_not_before / 1e6
+            token = (claims.reference, self._runner.token_expires_at(claims), issued_at)
+        linked = await self._runner.run(LINK, user, _linked, *self._over, digest or "", *token)
+        if linked.outcome == "unknown":
+            lost = self._runner.epoch.adopt_not_before / 1e6
             return msgspec.structs.replace(linked, not_before=max(linked.not_before, lost))
         return linked
 
-    async def rotation(self, user: str, digest: str, *, acting: Acting = SYSTEM) -> Rotation:
+    async def lookup_refresh_token(self, user: str, digest: str, *, actor: Actor = SYSTEM) -> Rotation:
         """What a refresh token is. Asking is enough to end a session whose token is used again."""
-        return await self._rotate(user, digest, acting=acting)
+        return await self._rotate(user, digest, actor=actor)
 
-    async def rotate(self, user: str, digest: str, successor: Successor, *, acting: Acting = SYSTEM) -> Rotation:
+    async def rotate(self, user: str, digest: str, successor: Successor, *, actor: Actor = SYSTEM) -> Rotation:
         """Replaces a current refresh token; `again` where somebody else was faster."""
-        await self._slots.index_refresh_token(successor.digest, user)
-        next_expires_at = self._slots.expires_at(successor.expires_at)
+        await self._runner.index_refresh_token(successor.digest, user)
+        next_expires_at = self._runner.expires_at(successor.expires_at)
         new = (successor.digest, successor.jti, next_expires_at, successor.sealed, self._window)
-        return await self._rotate(user, digest, *new, acting=acting)
+        return await self._rotate(user, digest, *new, actor=actor)
 
-    async def _rotate(self, user: str, digest: str, *successor: Any, acting: Acting) -> Rotation:
-        pairs = self._slots.pairs_key(user)
+    async def _rotate(self, user: str, digest: str, *successor: Any, actor: Actor) -> Rotation:
+        pairs = self._runner.pairs_key(user)
         arguments = (*self._over, digest, *successor)
-        rotation = await self._slots.act(ROTATE, user, _rotation, *arguments, acting=acting, also=pairs)
-        if rotation.word == "reused":
-            self._slots.ended.tell(user, rotation.session_id, EndReason.REFRESH_REUSED)
+        rotation = await self._runner.run_audited(ROTATE, user, _rotation, *arguments, actor=actor, extra_key=pairs)
+        if rotation.outcome == "reused":
+            self._runner.revoked.add_ended(user, rotation.session_id, EndReason.REFRESH_REUSED)
         return rotation
 
     def _arguments(
@@ -194,18 +194,18 @@ class SignIns:
             claims.reference,
             claims.jti or "",
             microseconds(claims.issued_at or 0),
-            self._slots.token_expires_at(claims),
+            self._runner.token_expires_at(claims),
             int(exempt),
             refresh.digest if refresh else "",
             microseconds(refresh.expires_at or 0) if refresh else 0,
             login_method,
-            *self._slots.particulars(client),
+            *self._runner.client_details(client),
         )
 
     def _indexes(self, claims: Claims, refresh: RefreshToken | None) -> list[Awaitable[None]]:
         if refresh is None:
-            return self._slots.indexes(claims)
-        return self._slots.indexes(claims, refresh=refresh.digest, refresh_expires_at=refresh.expires_at)
+            return self._runner.indexes(claims)
+        return self._runner.indexes(claims, refresh=refresh.digest, refresh_expires_at=refresh.expires_at)
 
 
 def _word(raw: bytes, *known: str) -> Any:
@@ -220,18 +220,18 @@ def _reason(text: bytes) -> EndReason | None:
     return EndReason(text.decode()) if text else None
 
 
-def _signed_in(reply: list[Any]) -> SignedIn:
+def _signed_in(reply: list[Any]) -> SignInResult:
     _, word, session_id, reason, evicted, expires_at = reply
     told = _word(word, "opened", "touched", "ended", "full", "unknown")
-    return SignedIn(told, int(session_id), _reason(reason), int(evicted), int(expires_at) / 1e6)
+    return SignInResult(told, int(session_id), _reason(reason), int(evicted), int(expires_at) / 1e6)
 
 
-def _linked(reply: list[Any]) -> Linked:
+def _linked(reply: list[Any]) -> TokenLookup:
     _, word, session_id, reason, instant, newest = reply
     at = int(instant) / 1e6
     known = word != b"unknown"
     told = _word(word, "live", "ended", "unknown", "crowded")
-    return Linked(told, int(session_id), _reason(reason), at if known else 0.0, 0.0 if known else at, newest == 1)
+    return TokenLookup(told, int(session_id), _reason(reason), at if known else 0.0, 0.0 if known else at, newest == 1)
 
 
 def _rotation(reply: list[Any]) -> Rotation:

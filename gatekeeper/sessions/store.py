@@ -14,9 +14,9 @@ import msgspec
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import Claims, Client, EndReason, Session
-from gatekeeper.sessions.audit import Trail
-from gatekeeper.sessions.events import SYSTEM, Acting
-from gatekeeper.sessions.keys import Slots, microseconds, new_id
+from gatekeeper.sessions.audit import AuditLog
+from gatekeeper.sessions.events import SYSTEM, Actor
+from gatekeeper.sessions.keys import ScriptRunner, microseconds, new_id
 from gatekeeper.sessions.record import session_of
 from gatekeeper.sessions.scripts import load
 from gatekeeper.store.command import Command, ReplyReceiver
@@ -34,7 +34,7 @@ FIND: Final = load("audit", "common", "upkeep", "find")
 STREAMS: Final = load("audit", "common", "upkeep", "streams")
 ENFORCE: Final = load("audit", "common", "upkeep", "opening", "enforce", durable=True)
 
-Word = Literal["touched", "opened", "ended", "unknown", "full", "absent", "lost"]
+CheckOutcome = Literal["touched", "opened", "ended", "unknown", "full", "absent", "lost"]
 
 # Tokens that this process has seen pass: for them nothing is sent that only an opening needs. Half a kilobyte each.
 _KNOWN_TOKENS: Final = 20_000
@@ -45,26 +45,26 @@ _CLAIM: Final = 60_000_000
 _NAME: Final = re.compile(r"[A-Za-z0-9._~+/=:-]{1,320}")
 
 
-class Checked(msgspec.Struct, frozen=True):
+class CheckResult(msgspec.Struct, frozen=True):
     """The answer to a check: `word`, the session's id (0 where there is none), how it ended, how many it evicted."""
 
-    word: Word
+    outcome: CheckOutcome
     session_id: int
     end_reason: EndReason | None
     evicted: int
 
 
-class Outlook(msgspec.Struct, frozen=True):
+class SessionState(msgspec.Struct, frozen=True):
     """How a session stands: over, by `end_reason`, or live for `seconds` more if nothing happens until then."""
 
     session_id: int
     end_reason: EndReason | None
-    seconds: float
+    seconds_left: float
 
 
 # Any other word is no answer of ours, and refuses nobody.
-_WORDS: Final[dict[bytes, Word]] = {word.encode(): word for word in get_args(Word)}
-_ABSENT: Final = Checked("absent", 0, None, 0)
+_OUTCOMES: Final[dict[bytes, CheckOutcome]] = {word.encode(): word for word in get_args(CheckOutcome)}
+_ABSENT: Final = CheckResult("absent", 0, None, 0)
 
 
 class _Known(NamedTuple):
@@ -78,42 +78,42 @@ class _Known(NamedTuple):
 class SessionStore:
     """One implementation over the Redis protocol. Every method raises `StoreUnavailable` and nothing else."""
 
-    def __init__(self, slots: Slots) -> None:
-        self._slots = slots
+    def __init__(self, runner: ScriptRunner) -> None:
+        self._runner = runner
         self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
-        self._remembers = slots.ended.remembers
-        self._over = (slots.idle, slots.ended_ttl)
+        self._caches_revoked = runner.revoked.is_enabled
+        self._over = (runner.idle, runner.ended_ttl)
         # The part of a check that does not depend on the request.
-        self._settled = (slots.idle, slots.ttl, slots.ended_ttl, slots.limit, slots.policy, slots.unknown)
+        self._settled = (runner.idle, runner.ttl, runner.ended_ttl, runner.limit, runner.policy, runner.unknown)
 
     def __repr__(self) -> str:
-        return f"<SessionStore {self._slots!r}>"
+        return f"<SessionStore {self._runner!r}>"
 
     @property
-    def trail(self) -> Trail:
+    def audit_log(self) -> AuditLog:
         """Where what happens is put on record."""
-        return self._slots.outbox.trail
+        return self._runner.outbox.audit_log
 
     async def check(
         self, claims: Claims, client: Client, *, exempt: bool = False, login_method: str = "token"
-    ) -> Checked:
+    ) -> CheckResult:
         """Finds the session of a verified token, judges and touches it, or opens one: one atomic script."""
         checked = _ABSENT
         known = self.touch(claims, exempt=exempt)
         if known is not None:
-            checked = self.checked(claims, known, await self._slots.send(known))
-            if checked.word != "absent":
+            checked = self.read_check(claims, known, await self._runner.send(known))
+            if checked.outcome != "absent":
                 return checked
         arguments = self._arguments(claims, exempt=exempt)
-        if known is None and (self._slots.replicated or len(self._known) >= _KNOWN_TOKENS):
+        if known is None and (self._runner.replicated or len(self._known) >= _KNOWN_TOKENS):
             # What opens waits for replicas where they are asked for; a touch never does. And where more tokens come
             # than can be known here, one that is not may well have a session.
-            checked = await self._slots.run(CHECK, claims.user, _checked, *arguments)
-        if checked.word == "absent":
-            checked = await self._open(claims, client, (*arguments, login_method, *self._slots.particulars(client)))
-        if checked.word in {"touched", "opened"}:
+            checked = await self._runner.run(CHECK, claims.user, _checked, *arguments)
+        if checked.outcome == "absent":
+            checked = await self._open(claims, client, (*arguments, login_method, *self._runner.client_details(client)))
+        if checked.outcome in {"touched", "opened"}:
             self._remember(claims, exempt=exempt)
-        self._tell(claims, checked)
+        self._cache(claims, checked)
         return checked
 
     def touch(self, claims: Claims, *, exempt: bool) -> Command | None:
@@ -130,52 +130,52 @@ class SessionStore:
     def send_for(self, reply: ReplyReceiver, touch: Command) -> None:
         """Makes the check for those who cannot await: `reply` is told what to give `checked`, or a `StoreUnavailable`.
         Raises `StoreUnavailable`."""
-        self._slots.send_for(reply, touch)
+        self._runner.send_for(reply, touch)
 
-    def checked(self, claims: Claims, touch: Command, reply: Any) -> Checked:
+    def read_check(self, claims: Claims, touch: Command, reply: Any) -> CheckResult:
         """What the store says. Raises `StoreUnavailable`."""
-        checked = self._slots.read_reply(touch.key, reply, _checked)
-        if self._remembers:
-            self._tell(claims, checked)
+        checked = self._runner.read_reply(touch.key, reply, _checked)
+        if self._caches_revoked:
+            self._cache(claims, checked)
         return checked
 
-    def _tell(self, claims: Claims, checked: Checked) -> None:
+    def _cache(self, claims: Claims, checked: CheckResult) -> None:
         """Remembers what was found out, for the time in which it cannot be."""
-        if checked.word in {"touched", "opened"}:
-            self._slots.ended.saw(claims.user, claims.reference, checked.session_id)
-        elif checked.word in {"ended", "unknown"}:
-            self._slots.ended.tell_reference(claims.user, claims.reference, checked.end_reason)
+        if checked.outcome in {"touched", "opened"}:
+            self._runner.revoked.add_live(claims.user, claims.reference, checked.session_id)
+        elif checked.outcome in {"ended", "unknown"}:
+            self._runner.revoked.add_ended_reference(claims.user, claims.reference, checked.end_reason)
 
     def _arguments(self, claims: Claims, *, exempt: bool) -> tuple[Any, ...]:
         return (
             claims.reference,
             claims.jti or "",
             microseconds(claims.issued_at or 0),
-            self._slots.token_expires_at(claims),
+            self._runner.token_expires_at(claims),
             *self._settled,
             new_id(),
             int(exempt),
         )
 
     def _prepared(self, claims: Claims, *, exempt: bool) -> Command:
-        return self._slots.prepare(CHECK, claims.user, *self._arguments(claims, exempt=exempt))
+        return self._runner.prepare(CHECK, claims.user, *self._arguments(claims, exempt=exempt))
 
-    async def _open(self, claims: Claims, client: Client, arguments: tuple[Any, ...]) -> Checked:
+    async def _open(self, claims: Claims, client: Client, arguments: tuple[Any, ...]) -> CheckResult:
         """A check that may open a session: not by what is known of a store that has lost its data since."""
-        epoch = self._slots.epoch
+        epoch = self._runner.epoch
         for _ in range(3):
-            checked = await self._slots.act(
+            checked = await self._runner.run_audited(
                 OPEN,
                 claims.user,
                 _checked,
                 *arguments,
                 epoch.adopt_not_before,
                 epoch.id,
-                acting=Acting.of(client, claims.user),
-                also=None if epoch.in_other_slot else epoch.key,
-                indexes=self._slots.indexes(claims),
+                actor=Actor.of(client, claims.user),
+                extra_key=None if epoch.in_other_slot else epoch.key,
+                indexes=self._runner.indexes(claims),
             )
-            if checked.word != "lost":
+            if checked.outcome != "lost":
                 return checked
             await epoch.beat()
         raise StoreUnavailable("the session store loses its data", kind="protocol")
@@ -193,7 +193,7 @@ class SessionStore:
         def read(reply: list[Any]) -> list[Session]:
             return [session_of(user, int(row), int(last), record) for row, last, record in reply[1:]]
 
-        return await self._slots.run(LIST, user, read, *self._over, int(include_inactive))
+        return await self._runner.run(LIST, user, read, *self._over, int(include_inactive))
 
     async def find(self, user: str, name: str, *, touch: bool = False) -> Session | None:
         """The session, live or over, whose tokens have the reference `name`, or the newest of which has that `jti`.
@@ -207,16 +207,16 @@ class SessionStore:
             _, session_id, last_activity, record = reply
             return session_of(user, int(session_id), int(last_activity), record)
 
-        return await self._slots.run(FIND, user, read, *self._over, name, int(touch))
+        return await self._runner.run(FIND, user, read, *self._over, name, int(touch))
 
-    async def enforce_limit(self, user: str, *, acting: Acting = SYSTEM) -> int:
+    async def enforce_limit(self, user: str, *, actor: Actor = SYSTEM) -> int:
         """Ends what a lowered limit has left over, by the policy. How many those were."""
-        if not self._slots.limit:
+        if not self._runner.limit:
             return 0
-        rules = (*self._over, self._slots.limit, self._slots.policy)
-        return await self._slots.act(ENFORCE, user, _count, *rules, acting=acting)
+        rules = (*self._over, self._runner.limit, self._runner.policy)
+        return await self._runner.run_audited(ENFORCE, user, _count, *rules, actor=actor)
 
-    async def outlook(self, user: str, moved: Mapping[int, float | None]) -> list[Outlook]:
+    async def session_states(self, user: str, moved: Mapping[int, float | None]) -> list[SessionState]:
         """How sessions with open streams stand. `moved`: by id, how many seconds ago bytes moved on one of them, which
         is activity as a request is, or None. To be asked about is none."""
         arguments = [
@@ -224,50 +224,52 @@ class SessionStore:
             for session_id, ago in moved.items()
             for argument in (session_id, -1 if ago is None else microseconds(max(ago, 0.0)))
         ]
-        return await self._slots.run(STREAMS, user, _outlooks, *self._over, *arguments)
+        return await self._runner.run(STREAMS, user, _states, *self._over, *arguments)
 
-    async def end(self, user: str, session_id: int, reason: EndReason, *, acting: Acting = SYSTEM) -> Session | None:
+    async def end(self, user: str, session_id: int, reason: EndReason, *, actor: Actor = SYSTEM) -> Session | None:
         """Ends one session (`DEACTIVATED`: and keeps it listed as inactive). None: there is none to end."""
 
         def read(reply: list[Any]) -> Session | None:
             return session_of(user, session_id, int(reply[1]), reply[2]) if len(reply) > 1 else None
 
-        ended = await self._slots.act(END, user, read, session_id, reason.value, *self._over, acting=acting)
+        ended = await self._runner.run_audited(END, user, read, session_id, reason.value, *self._over, actor=actor)
         if ended is not None:
-            self._slots.ended.tell(user, session_id, reason)
+            self._runner.revoked.add_ended(user, session_id, reason)
         return ended
 
-    async def end_all(self, user: str, reason: EndReason, *, spare: int | None = None, acting: Acting = SYSTEM) -> int:
+    async def end_all(self, user: str, reason: EndReason, *, spare: int | None = None, actor: Actor = SYSTEM) -> int:
         """Ends every session, or every one but `spare`. How many live ones that were."""
-        count = await self._slots.act(END_ALL, user, _count, reason.value, spare or 0, *self._over, acting=acting)
-        self._slots.ended.tell_all(user, microseconds(time.time()), spare, reason)
+        count = await self._runner.run_audited(
+            END_ALL, user, _count, reason.value, spare or 0, *self._over, actor=actor
+        )
+        self._runner.revoked.add_all_ended(user, microseconds(time.time()), spare, reason)
         return count
 
     async def log_out(self, claims: Claims, client: Client) -> int | None:
         """Ends the session that a token names; every token of it is refused from then on, one never seen too. The
         session's id, or None where it was over, or never was."""
-        ended = await self._slots.act(
+        ended = await self._runner.run_audited(
             LOGOUT,
             claims.user,
             _logged_out,
             claims.reference,
             claims.jti or "",
-            self._slots.token_expires_at(claims),
+            self._runner.token_expires_at(claims),
             *self._over,
             new_id(),
-            *self._slots.particulars(client),
-            acting=Acting.of(client, claims.user),
+            *self._runner.client_details(client),
+            actor=Actor.of(client, claims.user),
         )
-        self._slots.ended.tell_reference(claims.user, claims.reference, EndReason.LOGGED_OUT)
+        self._runner.revoked.add_ended_reference(claims.user, claims.reference, EndReason.LOGGED_OUT)
         if ended is not None:
-            self._slots.ended.tell(claims.user, ended, EndReason.LOGGED_OUT)
+            self._runner.revoked.add_ended(claims.user, ended, EndReason.LOGGED_OUT)
         return ended
 
     async def log_out_unseen(self, user: str, reference: str, client: Client) -> None:
         """Sees to it that tokens with a reference that no session has open none, where such tokens would."""
-        if self._slots.unknown == "reject" or not _NAME.fullmatch(reference):
+        if self._runner.unknown == "reject" or not _NAME.fullmatch(reference):
             return
-        until = time.time() + self._slots.ttl / 1e6
+        until = time.time() + self._runner.ttl / 1e6
         claims = Claims(
             user=user,
             reference=reference,
@@ -280,16 +282,16 @@ class SessionStore:
         )
         await self.log_out(claims, client)
 
-    async def end_sid(self, user: str, sid: str, *, tokens_expire_at: float, acting: Acting = SYSTEM) -> int:
+    async def end_sid(self, user: str, sid: str, *, tokens_expire_at: float, actor: Actor = SYSTEM) -> int:
         """Ends every session whose tokens carry `sid`, those never seen included, whose last is over at
         `tokens_expire_at` (seconds). How many live ones that were."""
         until, ended, seen = microseconds(tokens_expire_at), 0, 0
         while True:
             arguments = (sid, until, *self._over, new_id(), seen)
-            found, seen = await self._slots.act(END_SID, user, _ended_so_far, *arguments, acting=acting)
+            found, seen = await self._runner.run_audited(END_SID, user, _ended_so_far, *arguments, actor=actor)
             ended += found
             if not seen:
-                self._slots.ended.tell_sid(user, sid, EndReason.LOGGED_OUT)
+                self._runner.revoked.add_ended_sid(user, sid, EndReason.LOGGED_OUT)
                 return ended
 
     async def clean_up(self) -> int:
@@ -299,7 +301,7 @@ class SessionStore:
         # Read once: what is put back comes after it, so this ends, whatever the store's clock says.
         now = microseconds(time.time())
         # Those due first: what the housekeeping claims meanwhile is among the others by then.
-        for next_users in (partial(self._claimed, now), self._slots.take_cleanable_users):
+        for next_users in (partial(self._claimed, now), self._runner.take_cleanable_users):
             found = _USERS_A_STEP
             while found == _USERS_A_STEP:
                 users, found = await next_users(_USERS_A_STEP)
@@ -308,16 +310,16 @@ class SessionStore:
 
     async def _claimed(self, now: int, most: int) -> tuple[list[bytes], int]:
         """Users at whom this process is to look now, and no other; and how many are due, `most` at the most."""
-        due = await self._slots.due_users(now, most)
-        claims = await asyncio.gather(*(self._slots.claim(user, until=now + _CLAIM) for user in due))
+        due = await self._runner.due_users(now, most)
+        claims = await asyncio.gather(*(self._runner.claim(user, until=now + _CLAIM) for user in due))
         return [user for user, mine in zip(due, claims, strict=True) if mine], len(due)
 
-    async def keep_house(self, most: int) -> int:
+    async def settle_due(self, most: int) -> int:
         """Ends what is due, of at most `most` users, and takes from the indexes what nobody needs any more; out of the
         lists it takes nothing. How many users it has looked at."""
         now = microseconds(time.time())
         due, found = await self._claimed(now, most)
-        users = [*due, *await self._slots.cleanable_users(now, most)]
+        users = [*due, *await self._runner.cleanable_users(now, most)]
         await self._look_at_all(users, now, hide=False)
         return max(found, len(users))
 
@@ -329,11 +331,11 @@ class SessionStore:
         for user, look in zip(users, looks, strict=True):
             if isinstance(look, _Look):
                 cleaned += look.cleaned
-                settled.append(self._slots.set_cleanable(user, look.listed_until))
+                settled.append(self._runner.set_cleanable(user, look.listed_until))
                 continue
             faults.append(look)
             if isinstance(look, StoreUnavailable) and look.kind == "refused":
-                settled.append(self._slots.set_cleanable(user, 0))
+                settled.append(self._runner.set_cleanable(user, 0))
         await asyncio.gather(*settled)
         if faults:
             raise faults[0]
@@ -344,7 +346,7 @@ class SessionStore:
         # Who is no text is nobody.
         name = user.decode(errors="replace")
         while True:
-            found = await self._slots.run(CLEAN_UP, name, _looked, *self._over, seen, int(hide))
+            found = await self._runner.run(CLEAN_UP, name, _looked, *self._over, seen, int(hide))
             cleaned += found.cleaned
             again = min(found.again or again, again or found.again)
             listed_until = max(listed_until, found.listed_until)
@@ -353,8 +355,8 @@ class SessionStore:
                 break
             seen = found.seen
         if again:
-            await self._slots.hint(user, max(again, now + 1))
-        await self._slots.outbox.carry(name)
+            await self._runner.hint(user, max(again, now + 1))
+        await self._runner.outbox.deliver(name)
         return _Look(cleaned, again, 0, listed_until)
 
 
@@ -377,9 +379,9 @@ def _ended_so_far(reply: list[Any]) -> tuple[int, int]:
     return int(ended), int(seen)
 
 
-def _outlooks(reply: list[Any]) -> list[Outlook]:
+def _states(reply: list[Any]) -> list[SessionState]:
     return [
-        Outlook(int(session_id), EndReason(reason.decode()) if reason else None, int(left) / 1e6)
+        SessionState(int(session_id), EndReason(reason.decode()) if reason else None, int(left) / 1e6)
         for session_id, reason, left in reply[1:]
     ]
 
@@ -394,7 +396,7 @@ def _logged_out(reply: list[Any]) -> int | None:
     return int(session_id) if ended else None
 
 
-def _checked(reply: list[Any]) -> Checked:
+def _checked(reply: list[Any]) -> CheckResult:
     _, word, session_id, end_reason, evicted = reply
     reason = EndReason(end_reason.decode()) if end_reason else None
-    return Checked(_WORDS[word], int(session_id), reason, int(evicted))
+    return CheckResult(_OUTCOMES[word], int(session_id), reason, int(evicted))

@@ -17,7 +17,7 @@ from gatekeeper.errors import (
     STORE_FAULTS,
     Reason,
 )
-from gatekeeper.sessions.events import ACTORS, Actor, Event
+from gatekeeper.sessions.events import ACTOR_KINDS, ActorKind, Event
 from gatekeeper.telemetry.request_record import RequestRecord
 
 Mode = Literal["sidecar", "middleware"]
@@ -108,7 +108,7 @@ class Metrics:
         for result, reason in _DECISIONS:
             self.decisions.labels(result, reason, self.mode)
         for event in Event:
-            for actor in ACTORS:
+            for actor in ACTOR_KINDS:
                 self.session_events.labels(event.value, actor)
         for kind in _UPSTREAM_ERRORS:
             self.upstream_errors.labels(kind)
@@ -116,7 +116,7 @@ class Metrics:
             self.store_errors.labels(kind)
         self.build_info.labels(__version__).set(1)
 
-    def count(self, event: Event, actor: Actor, number: int = 1) -> None:
+    def count(self, event: Event, actor: ActorKind, number: int = 1) -> None:
         self.session_events.labels(event.value, actor).inc(number)
 
     def store_is_up(self, up: bool) -> None:

@@ -29,7 +29,7 @@ from gatekeeper.http.headers import DEGRADED, REQUEST_ID, HeaderList
 from gatekeeper.http.paths import BadPath, PathKind, RouteMatch
 from gatekeeper.models import Problem, Verdict
 from gatekeeper.runtime import Engine
-from gatekeeper.sessions.open_streams import under_way
+from gatekeeper.sessions.open_streams import serving
 from gatekeeper.settings import Settings as Settings
 from gatekeeper.settings import load as load
 from gatekeeper.store.embedded import EmbeddedStoreFailed
@@ -397,7 +397,7 @@ class GatekeeperMiddleware:
         self._engine.streams.add(session.user, passage)
         try:
             if mounted:
-                with under_way(session.user, passage):
+                with serving(session.user, passage):
                     await passage.run(self._app, inner)
             else:
                 await passage.run(self._app, inner)

@@ -14,7 +14,7 @@ from gatekeeper.http.client_address import TrustedProxies
 from gatekeeper.http.headers import HeaderList, Headers, get, get_all, request_id
 from gatekeeper.http.origins import Origins
 from gatekeeper.models import Claims, Client
-from gatekeeper.sessions.store import Checked
+from gatekeeper.sessions.store import CheckResult
 
 Scope = MutableMapping[str, Any]
 
@@ -45,7 +45,7 @@ class IncomingRequest(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
     client: Client
     peer: str | None
-    checked: Checked | StoreUnavailable | None = None
+    checked: CheckResult | StoreUnavailable | None = None
 
     def facts(self, origins: Origins, *, own: bool) -> RequestFacts:
         """For the gate. `own`: one of Gatekeeper's own operations, which a cookie alone must not trigger."""

@@ -52,7 +52,7 @@ class SessionBoundRequest:
 
     # What most requests never need costs them nothing: it is set when it is.
     moved_at = 0.0
-    ends_itself = False
+    ends_own_session = False
     reason: EndReason | None = None
     _task: asyncio.Task[Any] | None = None
     _head: Message | None = None

@@ -15,7 +15,7 @@ from gatekeeper.auth.observed_sign_in import SignInRequest
 from gatekeeper.errors import GatekeeperError, TokenRejected
 from gatekeeper.models import Client
 from gatekeeper.runtime import Engine
-from gatekeeper.sessions.events import Acting
+from gatekeeper.sessions.events import Actor
 from gatekeeper.sessions.manager import Manager
 from gatekeeper.tokens.claims import parse_user_id
 from gatekeeper.tokens.credentials import Credentials
@@ -91,7 +91,7 @@ class Caller:
     @cached_property
     def manager(self) -> Manager:
         """The sessions, for what this request does."""
-        return self.engine.manager.by(Acting.of(self.client, None))
+        return self.engine.manager.by(Actor.of(self.client, None))
 
     def language(self, asked: str | None = None) -> str:
         """The language that was asked for, as far as it is known, else that of the request, else the configured one."""

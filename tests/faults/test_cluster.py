@@ -12,7 +12,7 @@ from msgspec import structs
 from redis.crc import key_slot
 
 from gatekeeper.errors import StoreUnavailable
-from gatekeeper.sessions.keys import Slots
+from gatekeeper.sessions.keys import ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.address import open_client
 from gatekeeper.store.client import StoreClient
@@ -34,22 +34,22 @@ def store(request: pytest.FixtureRequest) -> Iterator[Sharded]:
 
 def test_every_key_of_a_user_is_in_one_slot() -> None:
     # R14
-    slots = Slots(StoreClient("unix:///nowhere", timeout_seconds=1), key_prefix="gk:", rules=RULES)
+    runner = ScriptRunner(StoreClient("unix:///nowhere", timeout_seconds=1), key_prefix="gk:", rules=RULES)
     for user in ("74", "{", "}", "{}", "{}x", "a{b}c", "}{", "é", "%7B", " ", "a" * 512):
-        assert len({key_slot(key) for key in (*slots.keys(user), slots.pairs_key(user))}) == 1, user
+        assert len({key_slot(key) for key in (*runner.keys(user), runner.pairs_key(user))}) == 1, user
 
 
 async def test_indexes_in_other_slots_are_there_before_their_records(store: Sharded) -> None:
     # Rule 4.2: refresh token and `sid` lead to the user wherever they lie; clean-up finds all
     scripts = StoreClient(store.url, timeout_seconds=2, replicas=1)
-    door = Door(SessionStore(Slots(scripts, key_prefix="gk:", rules=structs.replace(RULES, index_sids=True))))
+    door = Door(SessionStore(ScriptRunner(scripts, key_prefix="gk:", rules=structs.replace(RULES, index_sids=True))))
     try:
         for number in range(20):
             claims = token(f"{number}", claims={"sid": f"sid{number}"})
-            assert (await door.log_in(claims, f"refresh{number}")).word == "opened"
+            assert (await door.log_in(claims, f"refresh{number}")).outcome == "opened"
             assert await door.sign_ins.user_of(f"refresh{number}") == "74"
             assert await door.sign_ins.user_of_sid(f"sid{number}") == "74"
-        assert (await door.rotate("refresh19", "next")).word == "rotated"
+        assert (await door.rotate("refresh19", "next")).outcome == "rotated"
         assert await door.sign_ins.user_of("next") == "74"
         assert await door.store.clean_up() == 0
         assert sum(bool(node.client.dbsize()) for node in store.primaries) == 3

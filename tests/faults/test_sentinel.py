@@ -10,7 +10,7 @@ import pytest
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
-from gatekeeper.sessions.keys import Slots
+from gatekeeper.sessions.keys import ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.address import open_client
 from gatekeeper.store.client import StoreClient
@@ -97,10 +97,10 @@ async def test_an_end_that_no_replica_has_is_never_acknowledged(store: Watched) 
     # R13, rule 4.8: so a failover cannot bring a session back whose end was answered with 2xx
     [replica] = store.replicas
     scripts = StoreClient(store.url, timeout_seconds=1, replicas=1)
-    sessions = SessionStore(Slots(scripts, key_prefix="gk:", rules=RULES))
+    sessions = SessionStore(ScriptRunner(scripts, key_prefix="gk:", rules=RULES))
     try:
         for reference in ("a", "b"):
-            assert (await sessions.check(token(reference), CLIENT)).word == "opened"
+            assert (await sessions.check(token(reference), CLIENT)).outcome == "opened"
         assert await sessions.log_out(token("a"), CLIENT)
         replica.freeze()
         for ending in (sessions.log_out(token("b"), CLIENT), sessions.end_all("74", EndReason.REVOKED_BY_USER)):
@@ -109,8 +109,8 @@ async def test_an_end_that_no_replica_has_is_never_acknowledged(store: Watched) 
         with pytest.raises(StoreUnavailable):
             await sessions.check(token("new", user="75"), CLIENT)
         # A touch waits for nobody. What was not acknowledged may have happened.
-        assert (await sessions.check(token("a"), CLIENT)).word == "ended"
-        assert (await sessions.check(token("b"), CLIENT)).word == "ended"
+        assert (await sessions.check(token("a"), CLIENT)).outcome == "ended"
+        assert (await sessions.check(token("b"), CLIENT)).outcome == "ended"
         store.master.kill()
         replica.thaw()
         await asyncio.to_thread(until, lambda: store.names(replica), "a successor")
@@ -150,6 +150,6 @@ async def test_the_password_is_the_masters_and_the_sentinels_where_they_ask_for_
 async def answered(sessions: SessionStore, reference: str) -> str:
     while True:
         try:
-            return (await sessions.check(token(reference), CLIENT)).word
+            return (await sessions.check(token(reference), CLIENT)).outcome
         except StoreUnavailable:
             await asyncio.sleep(0.05)

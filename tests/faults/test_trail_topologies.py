@@ -12,7 +12,7 @@ from msgspec import structs
 
 from gatekeeper.models import EndReason
 from gatekeeper.sessions.audit import AuditEvent
-from gatekeeper.sessions.keys import Slots
+from gatekeeper.sessions.keys import ScriptRunner
 from gatekeeper.sessions.outbox import MIRROR
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
@@ -37,7 +37,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[Sharded | Watched]:
 
 
 async def _events(store: SessionStore) -> list[AuditEvent]:
-    return [event async for _, event in store.trail.read()]
+    return [event async for _, event in store.audit_log.read()]
 
 
 @pytest.mark.parametrize("replicas", [0, 1])
@@ -47,15 +47,15 @@ async def test_openings_and_ends_are_on_record_wherever_their_users_lie(
     # A-24, C-32, R14: no script reaches over a slot, and what lies elsewhere is written before
     scripts = StoreClient(store.url, timeout_seconds=5, replicas=replicas)
     rules = structs.replace(RULES, index_sids=True)
-    door = Door(SessionStore(Slots(scripts, key_prefix="gk:", rules=rules)))
-    sessions, outbox = door.store, door.store._slots.outbox
+    door = Door(SessionStore(ScriptRunner(scripts, key_prefix="gk:", rules=rules)))
+    sessions, outbox = door.store, door.store._runner.outbox
     try:
         for user in USERS:
             jti = f"{user}-jti"
-            assert (await door.log_in(token(jti, user, jti=jti), f"{user}-refresh")).word == "opened"
+            assert (await door.log_in(token(jti, user, jti=jti), f"{user}-refresh")).outcome == "opened"
             checked = await sessions.check(token(f"{user}-b", user, jti=f"{user}-b"), CLIENT)
             assert await sessions.end(user, checked.session_id, EndReason.DEACTIVATED) is not None
-            assert (await sessions.check(token(f"{user}-b", user, jti=f"{user}-b"), CLIENT)).word == "ended"
+            assert (await sessions.check(token(f"{user}-b", user, jti=f"{user}-b"), CLIENT)).outcome == "ended"
             assert await sessions.end_all(user, EndReason.REVOKED_BY_USER) == 1
         await outbox.flush()
         events = await _events(sessions)
@@ -70,7 +70,7 @@ async def test_openings_and_ends_are_on_record_wherever_their_users_lie(
             assert await scripts.command("GET", f"{MIRROR}{user}-jti") == b"revoked_by_user"
             assert await scripts.command("GET", f"{MIRROR}{user}-b") == b"deactivated"
             assert await scripts.command("EXISTS", outbox._outbox_key(user)) == 0
-        assert [each for _, each in await sessions.trail.last(5)] == events[-5:]
+        assert [each for _, each in await sessions.audit_log.last(5)] == events[-5:]
         assert await scripts.command("EXISTS", "gk:outboxes") == 0
     finally:
         await scripts.aclose()
@@ -79,15 +79,15 @@ async def test_openings_and_ends_are_on_record_wherever_their_users_lie(
 async def test_what_a_process_left_behind_is_found_wherever_it_lies(store: Sharded | Watched) -> None:
     # A-24, R14: the note is there before the act
     doomed, other = (StoreClient(store.url, timeout_seconds=5) for _ in range(2))
-    left = SessionStore(Slots(doomed, key_prefix="gk:", rules=RULES))
-    finder = SessionStore(Slots(other, key_prefix="gk:", rules=RULES))
+    left = SessionStore(ScriptRunner(doomed, key_prefix="gk:", rules=RULES))
+    finder = SessionStore(ScriptRunner(other, key_prefix="gk:", rules=RULES))
     try:
         await asyncio.gather(*(left.check(token("a", user), CLIENT) for user in USERS))
         notes = await other.command("ZRANGE", "gk:outboxes", 0, -1)
         assert len(notes) == len(USERS)
         for note in notes:
             await other.command("ZINCRBY", "gk:outboxes", -60_000_000, note)
-        assert await finder._slots.outbox.sweep() == len(USERS)
+        assert await finder._runner.outbox.sweep() == len(USERS)
         assert sorted(each.user_id or "" for each in await _events(finder)) == sorted(USERS)
         assert await other.command("EXISTS", "gk:outboxes") == 0
     finally:

@@ -11,7 +11,7 @@ from typing import Any
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import Client
-from gatekeeper.sessions.keys import Rules, Slots
+from gatekeeper.sessions.keys import Rules, ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
 from tests.conftest import RULES
@@ -26,7 +26,7 @@ class Traffic:
     been acknowledged, `mixed_up` answers about a session that is not the asked user's."""
 
     def __init__(self, scripts: StoreClient) -> None:
-        self.store = SessionStore(Slots(scripts, key_prefix="gk:", rules=Rules(**_rules())))
+        self.store = SessionStore(ScriptRunner(scripts, key_prefix="gk:", rules=Rules(**_rules())))
         self.seen: Counter[str] = Counter()
         self.revived: list[str] = []
         self.mixed_up: list[str] = []
@@ -46,12 +46,12 @@ class Traffic:
             await asyncio.sleep(0.01)
             return error.kind
         self._served()
-        self.seen[checked.word] += 1
+        self.seen[checked.outcome] += 1
         if checked.session_id and self._session_ids.setdefault(checked.session_id, user) != user:
             self.mixed_up.append(user)
-        if over and checked.word in ("touched", "opened"):
+        if over and checked.outcome in ("touched", "opened"):
             self.revived.append(reference)
-        return checked.word
+        return checked.outcome
 
     def _served(self) -> None:
         now = time.monotonic()

@@ -12,7 +12,7 @@ import msgspec
 import redis
 
 from gatekeeper.models import Claims, Client, EndReason, Session
-from gatekeeper.sessions.sign_ins import RefreshToken, Rotation, SignedIn, SignIns, Successor
+from gatekeeper.sessions.sign_ins import RefreshToken, Rotation, SignInResult, SignIns, Successor
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.connection import PendingCall, StoreConnection
@@ -120,11 +120,11 @@ class Door:
 
     def __init__(self, store: SessionStore, *, window: float = 10.0) -> None:
         self.store = store
-        self.sign_ins = SignIns(store._slots, reuse_window_seconds=window)
+        self.sign_ins = SignIns(store._runner, reuse_window_seconds=window)
 
     async def log_in(
         self, claims: str | Claims, refresh: str | None = None, *, lives: float | None = None, **options: Any
-    ) -> SignedIn:
+    ) -> SignInResult:
         """`lives`: the seconds that the refresh token's own `exp` gives it."""
         return await self.sign_ins.log_in(
             claims if isinstance(claims, Claims) else token(claims),
@@ -136,9 +136,9 @@ class Door:
 
     async def refreshed(
         self, claims: str | Claims, refresh: str | None = None, *, linked: int | None, lives: float | None = None
-    ) -> SignedIn:
+    ) -> SignInResult:
         claims = claims if isinstance(claims, Claims) else token(claims)
-        return await self.sign_ins.refreshed(
+        return await self.sign_ins.refresh(
             claims, ELSEWHERE, exempt=False, refresh=_refresh(refresh, lives), linked=linked
         )
 
@@ -150,14 +150,14 @@ class Door:
 
     async def check(self, reference: str, **options: Any) -> tuple[str, int]:
         checked = await self.store.check(token(reference, **options), CLIENT)
-        return checked.word, checked.session_id
+        return checked.outcome, checked.session_id
 
     async def reason(self, reference: str) -> EndReason | None:
         return (await self.store.check(token(reference), CLIENT)).end_reason
 
     async def word(self, digest: str) -> str:
         """What a refresh token names."""
-        return (await self.sign_ins.link("74", digest=digest)).word
+        return (await self.sign_ins.lookup("74", digest=digest)).outcome
 
     async def live(self) -> set[str]:
         return {session.reference for session in await self.store.sessions("74")}
@@ -298,8 +298,8 @@ class Hand:
     def names(self) -> set[bytes]:
         """Every key there is, but for what the audit trail leaves."""
         found: Any = self.redis.keys("*")
-        trail = (b":outbox", b"gk:outboxes", b"gk:audit")
-        return {name for name in found if not name.endswith(trail)}
+        audit_log = (b":outbox", b"gk:outboxes", b"gk:audit")
+        return {name for name in found if not name.endswith(audit_log)}
 
     def _run(self, script: str, user: str, *arguments: Any) -> None:
         self.redis.eval(script, 4, *self.keys(user), self.pairs(user), *arguments)

@@ -11,7 +11,7 @@ import pytest
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
-from gatekeeper.sessions.keys import Slots
+from gatekeeper.sessions.keys import ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from tests.conftest import RULES, MakeStore
 from tests.sessions.by_hand import CLIENT, DAY, DUE, HOUR, Hand, Noting, token
@@ -133,7 +133,7 @@ async def test_what_may_be_forgotten_is(make_store: MakeStore, hand: Hand) -> No
 async def test_the_hint_is_written_before_the_record_and_in_the_same_round_trip(store_url: str, hand: Hand) -> None:
     # Rule 4.2: an index is written before the record
     scripts = Noting(store_url)
-    store = SessionStore(Slots(scripts, key_prefix="gk:", rules=RULES))
+    store = SessionStore(ScriptRunner(scripts, key_prefix="gk:", rules=RULES))
     before = time.time()
     await store.check(token("a"), CLIENT)
     assert scripts.firsts == [["ZADD", "ZADD", "gk:{74}:sessions"]]
@@ -275,4 +275,4 @@ async def test_where_one_key_of_a_user_was_lost_nothing_is_left_to_clean_up(
     hand.redis.delete(hand.keys()[lost])
     assert await store.clean_up() == 0
     assert hand.names() == {hand.keys()[2].encode()}
-    assert (await store.check(token("a"), CLIENT)).word == "unknown"
+    assert (await store.check(token("a"), CLIENT)).outcome == "unknown"

@@ -29,7 +29,7 @@ async def test_a_name_is_a_reference_first_and_then_a_jti(store: SessionStore) -
 
 async def test_older_references_of_a_renewed_session_name_it_too(store: SessionStore) -> None:
     opened = await store.check(token("old", jti="1"), CLIENT)
-    await SignIns(store._slots).refreshed(
+    await SignIns(store._runner).refresh(
         token("new", jti="2"), CLIENT, exempt=False, refresh=None, linked=opened.session_id
     )
     for name in ("old", "new", "2"):

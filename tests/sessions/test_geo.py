@@ -16,7 +16,7 @@ from mmdb_writer import MMDBWriter
 from netaddr import IPSet
 
 from gatekeeper.models import Location
-from gatekeeper.sessions.geo import Locator, MmdbLocator, Nowhere, RegistryLocator, open_locator
+from gatekeeper.sessions.geo import Locator, MmdbLocator, NoLocator, RegistryLocator, open_locator
 
 NOWHERE = Location()
 LONDON = "81.2.69.142"
@@ -64,7 +64,7 @@ def city_file(tmp_path: Path) -> Path:
 
 def test_off_knows_no_place() -> None:
     # A-13, E-08: off by default, the address alone is kept.
-    assert isinstance(open_locator("off"), Nowhere)
+    assert isinstance(open_locator("off"), NoLocator)
     assert open_locator("off").locate(LONDON) == NOWHERE
 
 
@@ -124,7 +124,7 @@ def test_a_country_file_and_flat_records_are_read_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ip_address", NO_PLACE, ids=lambda text: ascii(text[:30]))
 def test_what_is_not_of_the_public_internet_is_nowhere(city_file: Path, ip_address: str) -> None:
     # private, loopback, link-local, the peer of a unix socket, garbage. The file has records for some of them.
-    sources: list[Locator] = [Nowhere(), RegistryLocator(), MmdbLocator(str(city_file))]
+    sources: list[Locator] = [NoLocator(), RegistryLocator(), MmdbLocator(str(city_file))]
     assert [source.locate(ip_address) for source in sources] == [NOWHERE] * 3
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gatekeeper.models import Client, EndReason, Location
-from gatekeeper.sessions.keys import Rules, Slots
+from gatekeeper.sessions.keys import Rules, ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.sessions.user_agents import packed
 from tests.conftest import RULES
@@ -44,7 +44,9 @@ class Watched:
         self.scripts = Noting(url)
         self.atlas = Atlas()
         settled: dict[str, Any] = {name: getattr(RULES, name) for name in Rules.__struct_fields__} | rules
-        self.store = SessionStore(Slots(self.scripts, key_prefix="gk:", rules=Rules(**settled), locator=self.atlas))
+        self.store = SessionStore(
+            ScriptRunner(self.scripts, key_prefix="gk:", rules=Rules(**settled), locator=self.atlas)
+        )
 
     @property
     def sent(self) -> str:
@@ -69,12 +71,12 @@ async def watch(store_url: str) -> AsyncIterator[Callable[..., Watched]]:
 
 async def test_the_second_check_of_a_token_sends_no_particulars(watch: Callable[..., Watched]) -> None:
     watched = watch()
-    assert (await watched.store.check(token("a"), HINTED)).word == "opened"
+    assert (await watched.store.check(token("a"), HINTED)).outcome == "opened"
     first = watched.sent
     assert AGENT in first
     assert "203.0.113.9" in first
     for _ in range(3):
-        assert (await watched.store.check(token("a"), HINTED)).word == "touched"
+        assert (await watched.store.check(token("a"), HINTED)).outcome == "touched"
         (((*_, exempt),),) = watched.scripts.batches
         assert exempt == "0"
         again = watched.sent
@@ -103,7 +105,7 @@ async def test_a_record_that_vanished_is_opened_anew_with_all_particulars(
     hand.redis.flushdb()
     watched.scripts.batches.clear()
     checked = await watched.store.check(token("a"), HINTED, login_method="password")
-    assert checked.word == "opened"
+    assert checked.outcome == "opened"
     assert checked.session_id != first
     assert watched.scripts.firsts == [[SESSIONS], ["ZADD", "ZADD", SESSIONS]]
     (session,) = await watched.store.sessions("74")
@@ -111,7 +113,7 @@ async def test_a_record_that_vanished_is_opened_anew_with_all_particulars(
     assert session.location == Location(city="New York", country="US")
     assert session.device.name_with_version == "Chrome on Windows 11"
     watched.scripts.batches.clear()
-    assert (await watched.store.check(token("a"), HINTED)).word == "touched"
+    assert (await watched.store.check(token("a"), HINTED)).outcome == "touched"
     assert watched.scripts.firsts == [[SESSIONS]]
 
 
@@ -121,10 +123,10 @@ async def test_a_vanished_record_is_refused_at_once_where_nothing_is_adopted(
     opener = watch()
     await opener.store.check(token("a"), CLIENT)
     watched = watch(adopt_unknown=False)
-    assert (await watched.store.check(token("a"), CLIENT)).word == "touched"
+    assert (await watched.store.check(token("a"), CLIENT)).outcome == "touched"
     hand.redis.flushdb()
     watched.scripts.batches.clear()
-    assert (await watched.store.check(token("a"), CLIENT)).word == "unknown"
+    assert (await watched.store.check(token("a"), CLIENT)).outcome == "unknown"
     assert watched.scripts.firsts == [[SESSIONS]]
 
 
@@ -146,7 +148,7 @@ async def test_after_an_end_of_all_a_vanished_record_opens_nothing(watch: Callab
     await watched.store.end_all("74", EndReason.REVOKED_BY_USER)
     hand.redis.delete(*hand.keys()[:2])
     watched.scripts.batches.clear()
-    assert (await watched.store.check(token("a"), CLIENT)).word == "unknown"
+    assert (await watched.store.check(token("a"), CLIENT)).outcome == "unknown"
     assert watched.scripts.firsts == [[SESSIONS]]
 
 
@@ -158,14 +160,14 @@ async def test_a_policy_that_has_no_room_says_so_to_a_known_token_too(
     await watched.store.check(token("a"), CLIENT)
     hand.redis.flushdb()
     await elsewhere.store.check(token("b"), CLIENT)
-    assert (await watched.store.check(token("a"), CLIENT)).word == "full"
+    assert (await watched.store.check(token("a"), CLIENT)).outcome == "full"
 
 
 async def test_the_same_reference_of_another_user_is_another_token(watch: Callable[..., Watched]) -> None:
     # S29
     watched = watch()
     await watched.store.check(token("a", "74"), CLIENT)
-    assert (await watched.store.check(token("a", "75"), CLIENT)).word == "opened"
+    assert (await watched.store.check(token("a", "75"), CLIENT)).outcome == "opened"
     assert len(watched.atlas.asked) == 2
 
 
@@ -186,10 +188,10 @@ async def test_memory_is_bounded_and_keeps_what_is_used(
         assert len(watched.store._known) <= 10
     watched.scripts.batches.clear()
     # r0 is known still, r1 no longer. Where more come than are known, what only an opening needs is sent to no other.
-    assert (await watched.store.check(token("r0"), CLIENT)).word == "touched"
-    assert (await watched.store.check(token("r1"), CLIENT)).word == "touched"
+    assert (await watched.store.check(token("r0"), CLIENT)).outcome == "touched"
+    assert (await watched.store.check(token("r1"), CLIENT)).outcome == "touched"
     assert AGENT not in watched.sent
-    assert (await watched.store.check(token("new"), CLIENT)).word == "opened"
+    assert (await watched.store.check(token("new"), CLIENT)).outcome == "opened"
     assert AGENT in watched.sent
 
 
@@ -197,5 +199,5 @@ async def test_many_first_checks_at_once_open_one_session(watch: Callable[..., W
     # S01
     watched = watch()
     checks = await asyncio.gather(*(watched.store.check(token("a"), CLIENT) for _ in range(50)))
-    assert sorted({checked.word for checked in checks}) == ["opened", "touched"]
+    assert sorted({checked.outcome for checked in checks}) == ["opened", "touched"]
     assert len({checked.session_id for checked in checks}) == 1

@@ -10,8 +10,8 @@ import pytest
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
-from gatekeeper.sessions.events import Actor, Event
-from gatekeeper.sessions.keys import Slots
+from gatekeeper.sessions.events import ActorKind, Event
+from gatekeeper.sessions.keys import ScriptRunner
 from gatekeeper.sessions.manager import Manager
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
@@ -21,9 +21,9 @@ from tests.sessions.by_hand import CLIENT, HOUR, Hand, token
 
 class Counted:
     def __init__(self) -> None:
-        self.seen: Counter[tuple[Event, Actor]] = Counter()
+        self.seen: Counter[tuple[Event, ActorKind]] = Counter()
 
-    def count(self, event: Event, actor: Actor, number: int = 1) -> None:
+    def count(self, event: Event, actor: ActorKind, number: int = 1) -> None:
         self.seen[event, actor] += number
 
 
@@ -55,7 +55,7 @@ async def reason_of(store: SessionStore, reference: str, user: str = "74") -> En
     [(False, EndReason.REVOKED_BY_USER, "user"), (True, EndReason.REVOKED_BY_ADMIN, "admin")],
 )
 async def test_one_session_is_revoked_in_the_name_of_who_did_it(
-    manager: Manager, store: SessionStore, events: Counted, by_admin: bool, reason: EndReason, actor: Actor
+    manager: Manager, store: SessionStore, events: Counted, by_admin: bool, reason: EndReason, actor: ActorKind
 ) -> None:
     # rule 4.10, C-13
     session_id = await opened(store, "a")
@@ -71,7 +71,7 @@ async def test_one_session_is_revoked_in_the_name_of_who_did_it(
     [(False, EndReason.REVOKED_BY_USER, "user"), (True, EndReason.REVOKED_BY_ADMIN, "admin")],
 )
 async def test_all_are_revoked_and_counted(
-    manager: Manager, store: SessionStore, events: Counted, by_admin: bool, reason: EndReason, actor: Actor
+    manager: Manager, store: SessionStore, events: Counted, by_admin: bool, reason: EndReason, actor: ActorKind
 ) -> None:
     # rule 4.4
     ids = [await opened(store, reference) for reference in "abc"]
@@ -144,7 +144,7 @@ async def test_an_end_that_the_store_did_not_acknowledge_is_no_end_and_not_count
     # rule 4.8, S15
     events = Counted()
     scripts = StoreClient(f"unix://{tmp_path}/nowhere", timeout_seconds=1)
-    manager = Manager(SessionStore(Slots(scripts, key_prefix="gk:", rules=RULES)), events)
+    manager = Manager(SessionStore(ScriptRunner(scripts, key_prefix="gk:", rules=RULES)), events)
     for call in (
         manager.sessions("74"),
         manager.revoke("74", 1),

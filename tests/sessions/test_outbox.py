@@ -11,7 +11,7 @@ import pytest
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
-from gatekeeper.sessions.events import Acting, Actor, Event
+from gatekeeper.sessions.events import Actor, ActorKind, Event
 from gatekeeper.sessions.outbox import MIRROR
 from gatekeeper.sessions.store import SessionStore
 from tests.conftest import MakeStore
@@ -19,7 +19,7 @@ from tests.sessions.by_hand import CLIENT, DAY, HOUR, Door, Hand, token
 
 IDLE = 1_800.0
 OUTBOX, NOTES, STREAM = "gk:{74}:outbox", "gk:outboxes", "gk:audit"
-CHIEF = Acting(actor="admin", actor_id="1", client_ip="198.51.100.1", request_id="r-1")
+CHIEF = Actor(kind="admin", user_id="1", client_ip="198.51.100.1", request_id="r-1")
 
 
 def told(hand: Hand) -> list[tuple[str, str, int]]:
@@ -36,7 +36,7 @@ def last(hand: Hand) -> dict[str, str]:
 
 
 async def carry(store: SessionStore) -> None:
-    await store._slots.outbox.flush()
+    await store._runner.outbox.flush()
 
 
 async def sweep(store: SessionStore, hand: Hand) -> int:
@@ -44,14 +44,14 @@ async def sweep(store: SessionStore, hand: Hand) -> int:
     notes: Any = hand.redis.zrange(NOTES, 0, -1)
     for note in notes:
         hand.redis.zincrby(NOTES, -60_000_000, note)
-    return await store._slots.outbox.sweep()
+    return await store._runner.outbox.sweep()
 
 
 async def test_an_act_and_its_word_are_one_step(make_store: MakeStore, hand: Hand) -> None:
     # dead before it could say anything, a process has said it
     store = make_store()
     checked = await store.check(token("a"), CLIENT)
-    await store.end("74", checked.session_id, EndReason.REVOKED_BY_ADMIN, acting=CHIEF)
+    await store.end("74", checked.session_id, EndReason.REVOKED_BY_ADMIN, actor=CHIEF)
     assert told(hand) == []
     assert (hand.redis.llen(OUTBOX), hand.redis.zcard(NOTES)) == (2, 2)
     # Another one finds it.
@@ -66,7 +66,7 @@ async def test_an_act_and_its_word_are_one_step(make_store: MakeStore, hand: Han
 async def test_what_is_under_way_is_not_swept(make_store: MakeStore, hand: Hand) -> None:
     store = make_store()
     await store.check(token("a"), CLIENT)
-    assert await make_store()._slots.outbox.sweep() == 0
+    assert await make_store()._runner.outbox.sweep() == 0
     assert hand.redis.zcard(NOTES) == 1
 
 
@@ -74,7 +74,7 @@ async def test_two_that_carry_the_same_lose_nothing_and_tell_the_same_id(make_st
     store, other = make_store(), make_store()
     for number in range(3):
         await store.check(token(f"{number}"), CLIENT)
-    await asyncio.gather(carry(store), other._slots.outbox.carry("74"), other._slots.outbox.carry("74"))
+    await asyncio.gather(carry(store), other._runner.outbox.deliver("74"), other._runner.outbox.deliver("74"))
     entries: Any = hand.redis.xrange(STREAM)
     assert len({fields[b"id"] for _, fields in entries}) == 3
     assert hand.redis.exists(OUTBOX) == 0
@@ -119,7 +119,7 @@ async def test_every_way_to_open_and_to_end_is_told(make_store: MakeStore, hand:
 async def test_a_refused_limit_is_told(make_store: MakeStore, hand: Hand) -> None:  # A-24, C-12, C-21
     store = make_store(device_limit=1, policy="reject")
     await store.check(token("a"), CLIENT)
-    assert (await store.check(token("b"), CLIENT)).word == "full"
+    assert (await store.check(token("b"), CLIENT)).outcome == "full"
     await carry(store)
     assert told(hand)[1:] == [("limit_refused", "", 0)]
     assert (last(hand)["user_id"], last(hand)["client_ip"]) == ("74", CLIENT.ip_address)
@@ -135,11 +135,11 @@ async def test_what_became_idle_is_told_by_nobody_s_act(make_store: MakeStore, h
     if how == "a request finds it":
         assert (await store.check(token("a"), CLIENT)).end_reason is EndReason.IDLE
     if how == "an open stream finds it":
-        assert [each.end_reason for each in await store.outlook("74", {session: None})] == [EndReason.IDLE]
+        assert [each.end_reason for each in await store.session_states("74", {session: None})] == [EndReason.IDLE]
     if how == "a list finds it":
         assert await store.sessions("74") == []
     assert hand.redis.exists(NOTES) == 0
-    assert await make_store(idle_seconds=IDLE).keep_house(100) == 1
+    assert await make_store(idle_seconds=IDLE).settle_due(100) == 1
     assert told(hand)[1:] == [("session_ended", "idle", session)]
     assert (last(hand)["actor"], last(hand)["client_ip"], last(hand)["request_id"]) == ("system", "", "")
 
@@ -149,10 +149,10 @@ async def test_of_more_sessions_than_a_step_ends_each_is_told_once(make_store: M
     store = make_store(device_limit=None)
     for start in range(0, 1_200, 100):
         await asyncio.gather(*(store.check(token(f"{start + each}"), CLIENT) for each in range(100)))
-    assert await store.end_all("74", EndReason.REVOKED_BY_ADMIN, acting=CHIEF) == 1_200
-    assert (await store.check(token("0"), CLIENT)).word == "ended"
+    assert await store.end_all("74", EndReason.REVOKED_BY_ADMIN, actor=CHIEF) == 1_200
+    assert (await store.check(token("0"), CLIENT)).outcome == "ended"
     hand.redis.zadd("gk:due", {"74": 0})
-    assert await store.keep_house(100) == 1
+    assert await store.settle_due(100) == 1
     await carry(store)
     ended = [
         session for event, reason, session in told(hand) if (event, reason) == ("session_ended", "revoked_by_admin")
@@ -168,8 +168,8 @@ async def test_what_the_store_has_lost_is_told_once_and_is_nobody_s_act(
     store = make_store()
     await store.check(token("a"), CLIENT)
     hand.redis.delete(hand.keys()[lost])
-    assert await store.end_all("74", EndReason.REVOKED_BY_USER, acting=CHIEF) == 0
-    assert (await store.check(token("a"), CLIENT)).word == "unknown"
+    assert await store.end_all("74", EndReason.REVOKED_BY_USER, actor=CHIEF) == 0
+    assert (await store.check(token("a"), CLIENT)).outcome == "unknown"
     await carry(store)
     assert told(hand)[1:] == [("sessions_lost", "", 0)]
     assert (last(hand)["actor"], last(hand)["actor_id"], last(hand)["user_id"]) == ("system", "", "74")
@@ -212,16 +212,16 @@ async def test_what_two_carry_over_is_counted_once(make_store: MakeStore, hand: 
     counted: list[str] = []
 
     class Counting:
-        def count(self, event: Event, actor: Actor, number: int = 1) -> None:
+        def count(self, event: Event, actor: ActorKind, number: int = 1) -> None:
             counted.extend([event.value] * number)
 
     for store in stores:
-        store._slots.outbox.events = Counting()
+        store._runner.outbox.events = Counting()
     for number in range(3):
         await stores[0].check(token(f"{number}"), CLIENT)
     hand.let_pass(IDLE)
     await stores[0].sessions("74")
-    await asyncio.gather(*(store._slots.outbox.carry("74") for store in stores))
+    await asyncio.gather(*(store._runner.outbox.deliver("74") for store in stores))
     assert counted == ["idle"] * 3
 
 
@@ -308,7 +308,7 @@ async def test_what_the_housekeeping_ended_is_listed_and_counted_by_a_clean_up(
     await store.check(token("a"), CLIENT)
     await store.check(token("b"), CLIENT)
     hand.let_pass(IDLE)
-    assert await store.keep_house(100) == 1
+    assert await store.settle_due(100) == 1
     assert hand.redis.exists("gk:due") == 0
     assert [each.end_reason for each in await store.sessions("74", include_inactive=True)] == [EndReason.IDLE] * 2
     assert await store.clean_up() == 2
@@ -322,7 +322,7 @@ async def test_a_user_who_lives_is_looked_at_again_in_time(make_store: MakeStore
     hand.let_pass(IDLE - 60)
     await store.check(token("a"), CLIENT)
     hand.let_pass(60)
-    assert await store.keep_house(100) == 1
+    assert await store.settle_due(100) == 1
     assert hand.hint() > time.time()
     assert len(await store.sessions("74")) == 1
     assert hand.redis.exists("gk:cleanable") == 0
@@ -335,7 +335,7 @@ async def test_two_that_keep_house_do_not_do_it_twice(make_store: MakeStore, han
         await store.check(token("a", user), CLIENT)
         hand.let_pass(IDLE, user)
     others = [make_store(idle_seconds=IDLE) for _ in range(3)]
-    await asyncio.gather(*(other.keep_house(50) for other in others))
+    await asyncio.gather(*(other.settle_due(50) for other in others))
     assert len([reason for event, reason, _ in told(hand) if event == "session_ended"]) == 50
 
 
@@ -344,9 +344,9 @@ async def test_a_user_claimed_by_who_died_is_looked_at_by_another(make_store: Ma
     await store.check(token("a"), CLIENT)
     hand.let_pass(IDLE)
     now = time.time_ns() // 1000
-    assert await store._slots.claim(b"74", until=now + 60_000_000)
+    assert await store._runner.claim(b"74", until=now + 60_000_000)
     hand.redis.zincrby("gk:cleanable", -61_000_000, b"74")
-    assert await make_store(idle_seconds=IDLE).keep_house(100) == 1
+    assert await make_store(idle_seconds=IDLE).settle_due(100) == 1
     assert [reason for event, reason, _ in told(hand) if event == "session_ended"] == ["idle"]
 
 
@@ -359,7 +359,7 @@ async def test_when_all_is_over_nothing_is_left_but_the_trail(make_store: MakeSt
     await carry(store)
     deadline = time.monotonic() + 30
     while hand.redis.dbsize() > 1 and time.monotonic() < deadline:
-        await store.keep_house(100)
-        await store._slots.outbox.sweep()
+        await store.settle_due(100)
+        await store._runner.outbox.sweep()
         time.sleep(0.05)
     assert hand.redis.keys("*") == [STREAM.encode()]

@@ -11,10 +11,10 @@ import pytest
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
-from gatekeeper.sessions.keys import Slots
+from gatekeeper.sessions.keys import ScriptRunner
 from gatekeeper.sessions.open_streams import OpenStreams
-from gatekeeper.sessions.revocations import End, EndsListener
-from gatekeeper.sessions.store import Outlook, SessionStore
+from gatekeeper.sessions.revocations import Revocation, RevocationListener
+from gatekeeper.sessions.store import SessionState, SessionStore
 from gatekeeper.store.address import open_client
 from gatekeeper.store.client import StoreClient
 from tests.conftest import RULES, MakeStore
@@ -25,10 +25,13 @@ class Heard:
     """A listener, and what it was told."""
 
     def __init__(self, url: str, store: SessionStore) -> None:
-        self.ends: list[End] = []
+        self.ends: list[Revocation] = []
         self.doubts = 0
-        self.listener = EndsListener(
-            lambda: open_client(url, timeout_seconds=5), store._slots, told=self.ends.append, doubt=self._doubt
+        self.listener = RevocationListener(
+            lambda: open_client(url, timeout_seconds=5),
+            store._runner,
+            on_revocation=self.ends.append,
+            on_gap=self._doubt,
         )
         self._task = asyncio.create_task(self.listener.listen())
 
@@ -45,7 +48,7 @@ class Heard:
         await until(lambda: self.ends)
         await asyncio.sleep(0.05)
         assert {end.user for end in self.ends} == {"74"}
-        return {(end.session_id, end.spared, end.reason.value) for end in self.ends}
+        return {(end.session_id, end.spared_id, end.reason.value) for end in self.ends}
 
     async def aclose(self) -> None:
         self._task.cancel()
@@ -108,14 +111,14 @@ async def test_the_end_of_all_is_one_announcement(door: Door, heard: Heard) -> N
         (None, ids[1], "revoked_by_user")
     }
     (end,) = heard.ends
-    assert [end.concerns(session) for session in ids] == [True, False, True]
+    assert [end.applies_to(session) for session in ids] == [True, False, True]
     assert await heard.of(door.store.end_all("74", EndReason.REVOKED_BY_ADMIN)) == {(None, 0, "revoked_by_admin")}
 
 
 async def test_a_sign_out_at_the_provider_is_announced_for_each_session_of_it(door: Door, heard: Heard) -> None:
     ids = {(await door.log_in(name)).session_id for name in ("s", "s:1")}
-    told = await heard.of(door.store.end_sid("74", "s", tokens_expire_at=time.time() + DAY))
-    assert {(session, 0, "logged_out") for session in ids} <= told
+    on_revocation = await heard.of(door.store.end_sid("74", "s", tokens_expire_at=time.time() + DAY))
+    assert {(session, 0, "logged_out") for session in ids} <= on_revocation
 
 
 async def test_a_user_who_starts_anew_is_announced(door: Door, heard: Heard, hand: Hand) -> None:
@@ -129,12 +132,12 @@ async def test_the_user_is_told_from_the_key_whatever_it_is_called(door: Door, h
     opened = await door.store.check(token("a", user), CLIENT)
     await door.store.end(user, opened.session_id, EndReason.DEACTIVATED)
     await until(lambda: heard.ends)
-    assert heard.ends == [End(user, opened.session_id, 0, EndReason.DEACTIVATED)]
+    assert heard.ends == [Revocation(user, opened.session_id, 0, EndReason.DEACTIVATED)]
 
 
 async def test_a_store_of_two_gatekeepers_keeps_their_ends_apart(store_url: str, heard: Heard) -> None:
     scripts = StoreClient(store_url, timeout_seconds=5)
-    other = SessionStore(Slots(scripts, key_prefix="other:", rules=RULES))
+    other = SessionStore(ScriptRunner(scripts, key_prefix="other:", rules=RULES))
     opened = await other.check(token("a"), CLIENT)
     await other.end("74", opened.session_id, EndReason.DEACTIVATED)
     await scripts.aclose()
@@ -196,7 +199,7 @@ async def test_an_end_is_one_where_the_store_forbids_to_publish(store_url: str, 
     command: Any = hand.redis.execute_command
     command("ACL", "SETUSER", "mute", "on", ">pw", "~gk:*", "+@all", "resetchannels")
     scripts = StoreClient(store_url.replace("unix://", "unix://mute:pw@"), timeout_seconds=5)
-    store = SessionStore(Slots(scripts, key_prefix="gk:", rules=RULES))
+    store = SessionStore(ScriptRunner(scripts, key_prefix="gk:", rules=RULES))
     opened = await store.check(token("a"), CLIENT)
     with pytest.raises(StoreUnavailable, match="NOPERM"):
         await scripts.command("PUBLISH", b"gk:ends", "x")
@@ -212,24 +215,24 @@ async def test_an_end_is_one_where_the_store_forbids_to_publish(store_url: str, 
 async def test_asking_about_a_session_moves_nothing_and_tells_how_long_it_lasts(door: Door) -> None:
     session = (await door.log_in("a")).session_id
     before = await door.session(session)
-    (found,) = await door.store.outlook("74", {session: None})
+    (found,) = await door.store.session_states("74", {session: None})
     assert (found.session_id, found.end_reason) == (session, None)
-    assert 1790 < found.seconds <= 1800
+    assert 1790 < found.seconds_left <= 1800
     assert await door.session(session) == before
 
 
 async def test_bytes_that_moved_are_activity_at_the_time_at_which_they_did(door: Door, hand: Hand) -> None:
     session = (await door.log_in("a")).session_id
     hand.let_pass(1000)
-    (found,) = await door.store.outlook("74", {session: 100.0})
-    assert 1690 < found.seconds <= 1700
+    (found,) = await door.store.session_states("74", {session: 100.0})
+    assert 1690 < found.seconds_left <= 1700
     # Never back.
-    (found,) = await door.store.outlook("74", {session: 200.0})
-    assert 1690 < found.seconds <= 1700
+    (found,) = await door.store.session_states("74", {session: 200.0})
+    assert 1690 < found.seconds_left <= 1700
     # It was not idle yet when they did, though it would be now.
     hand.let_pass(1900)
-    (found,) = await door.store.outlook("74", {session: 300.0})
-    assert 1490 < found.seconds <= 1500
+    (found,) = await door.store.session_states("74", {session: 300.0})
+    assert 1490 < found.seconds_left <= 1500
 
 
 @pytest.mark.parametrize("ago", [None, 0.0, 60.0])
@@ -240,14 +243,16 @@ async def test_what_is_over_stays_over_whatever_moves(door: Door, hand: Hand, ag
     hand.write(old, "expires_at", (time.time() - 1) * 1e6)
     await door.store.end("74", ended, EndReason.REVOKED_BY_USER)
     for _ in range(2):
-        found = {each.session_id: each.end_reason for each in await door.store.outlook("74", {old: ago, ended: ago})}
+        found = {
+            each.session_id: each.end_reason for each in await door.store.session_states("74", {old: ago, ended: ago})
+        }
         assert found == {old: EndReason.EXPIRED, ended: EndReason.REVOKED_BY_USER}
-        (found_idle,) = await door.store.outlook("74", {idle: ago})
+        (found_idle,) = await door.store.session_states("74", {idle: ago})
         # The first login made way for the fourth.
         assert found_idle.end_reason is EndReason.EVICTED
     await door.store.end_all("74", EndReason.REVOKED_BY_ADMIN)
-    (last,) = await door.store.outlook("74", {spared: ago})
-    assert last == Outlook(spared, EndReason.REVOKED_BY_ADMIN, 0.0)
+    (last,) = await door.store.session_states("74", {spared: ago})
+    assert last == SessionState(spared, EndReason.REVOKED_BY_ADMIN, 0.0)
     assert await door.store.sessions("74") == []
 
 
@@ -255,27 +260,29 @@ async def test_what_is_over_stays_over_whatever_moves(door: Door, hand: Hand, ag
 async def test_silence_that_was_broken_too_late_was_the_end(door: Door, hand: Hand, ago: float | None) -> None:
     session = (await door.log_in("a")).session_id
     hand.let_pass(1900)
-    (found,) = await door.store.outlook("74", {session: ago})
-    assert found == Outlook(session, EndReason.IDLE, 0.0)
+    (found,) = await door.store.session_states("74", {session: ago})
+    assert found == SessionState(session, EndReason.IDLE, 0.0)
 
 
 async def test_a_session_that_the_store_has_lost_is_over(door: Door, hand: Hand) -> None:
     session = (await door.log_in("a")).session_id
     hand.redis.flushall()
-    assert await door.store.outlook("74", {session: 0.0}) == [Outlook(session, EndReason.REVOKED_BY_ADMIN, 0.0)]
+    assert await door.store.session_states("74", {session: 0.0}) == [
+        SessionState(session, EndReason.REVOKED_BY_ADMIN, 0.0)
+    ]
     assert hand.names() == set()
 
 
 async def test_no_idle_time_out_for_who_is_exempt(door: Door, hand: Hand) -> None:
     session = (await door.log_in("a", exempt=True)).session_id
     hand.let_pass(7200)
-    (found,) = await door.store.outlook("74", {session: None})
-    assert (found.end_reason, round(found.seconds / 60)) == (None, 22 * 60)
+    (found,) = await door.store.session_states("74", {session: None})
+    assert (found.end_reason, round(found.seconds_left / 60)) == (None, 22 * 60)
 
 
 class Fake:
     def __init__(self, session_id: int) -> None:
-        self.session_id, self.moved_at, self.ends_itself = session_id, 0.0, False
+        self.session_id, self.moved_at, self.ends_own_session = session_id, 0.0, False
         self.reasons: list[str] = []
 
     def end(self, reason: EndReason) -> None:
@@ -288,7 +295,7 @@ async def test_a_stream_that_begins_just_after_its_end_was_announced_is_found_ou
     session = (await door.log_in("a")).session_id
     await heard.of(door.store.end("74", session, EndReason.DEACTIVATED))
     for end in heard.ends:
-        streams.ended(end)
+        streams.revoke(end)
     stream = Fake(session)
     streams.add("74", stream)
     watching = asyncio.create_task(streams.watch())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gatekeeper.models import Claims, EndReason
-from gatekeeper.sessions.revoked_cache import Ended, Over
+from gatekeeper.sessions.revoked_cache import EndedSession, RevokedCache
 
 
 def claims(user: str = "74", reference: str = "a", *, issued_at: float | None = 100.0) -> Claims:
@@ -19,92 +19,92 @@ def claims(user: str = "74", reference: str = "a", *, issued_at: float | None = 
     )
 
 
-def has_gaps(ended: Ended) -> bool:
-    return ended.has_gaps
+def has_gaps(cache: RevokedCache) -> bool:
+    return cache.has_gaps
 
 
 def test_a_session_is_known_by_the_references_of_its_tokens() -> None:
-    ended = Ended()
-    ended.saw("74", "a", 1)
-    ended.saw("74", "b", 1)
-    ended.saw("75", "a", 2)
-    assert (ended.session_of("74", "a"), ended.session_of("74", "x"), ended.session_of("9", "a")) == (1, None, None)
-    ended.tell("74", 1, EndReason.EVICTED)
+    cache = RevokedCache()
+    cache.add_live("74", "a", 1)
+    cache.add_live("74", "b", 1)
+    cache.add_live("75", "a", 2)
+    assert (cache.session_of("74", "a"), cache.session_of("74", "x"), cache.session_of("9", "a")) == (1, None, None)
+    cache.add_ended("74", 1, EndReason.EVICTED)
     for reference in "ab":
-        assert ended.over(claims(reference=reference)) == Over(EndReason.EVICTED)
-    assert ended.over(claims("75")) is None
-    assert ended.over(claims(reference="never seen")) is None
+        assert cache.find_ended(claims(reference=reference)) == EndedSession(EndReason.EVICTED)
+    assert cache.find_ended(claims("75")) is None
+    assert cache.find_ended(claims(reference="never seen")) is None
 
 
 def test_an_end_that_was_told_before_its_token_was_seen_counts() -> None:
-    ended = Ended()
-    ended.tell("74", 1, EndReason.REVOKED_BY_ADMIN)
-    ended.saw("74", "a", 1)
-    assert ended.over(claims()) == Over(EndReason.REVOKED_BY_ADMIN)
+    cache = RevokedCache()
+    cache.add_ended("74", 1, EndReason.REVOKED_BY_ADMIN)
+    cache.add_live("74", "a", 1)
+    assert cache.find_ended(claims()) == EndedSession(EndReason.REVOKED_BY_ADMIN)
 
 
 def test_a_refused_reference_ends_the_session_for_its_other_tokens() -> None:
-    ended = Ended()
-    ended.saw("74", "a", 1)
-    ended.saw("74", "b", 1)
-    ended.tell_reference("74", "a", EndReason.IDLE)
-    assert ended.over(claims(reference="b")) == Over(EndReason.IDLE)
+    cache = RevokedCache()
+    cache.add_live("74", "a", 1)
+    cache.add_live("74", "b", 1)
+    cache.add_ended_reference("74", "a", EndReason.IDLE)
+    assert cache.find_ended(claims(reference="b")) == EndedSession(EndReason.IDLE)
 
 
 def test_the_first_reason_stays() -> None:
-    ended = Ended()
-    ended.tell("74", 1, EndReason.EVICTED)
-    ended.tell("74", 1, EndReason.LOGGED_OUT)
-    ended.saw("74", "a", 1)
-    assert ended.over(claims()) == Over(EndReason.EVICTED)
+    cache = RevokedCache()
+    cache.add_ended("74", 1, EndReason.EVICTED)
+    cache.add_ended("74", 1, EndReason.LOGGED_OUT)
+    cache.add_live("74", "a", 1)
+    assert cache.find_ended(claims()) == EndedSession(EndReason.EVICTED)
 
 
 def test_the_end_of_all_spares_one_and_what_is_newer() -> None:
-    ended = Ended()
-    ended.saw("74", "spared", 1)
-    ended.saw("74", "other", 2)
-    ended.tell_all("74", 150_000_000, 1, EndReason.REVOKED_BY_USER)
-    ended.saw("74", "since", 3)
-    assert ended.over(claims(reference="spared")) is None
-    assert ended.over(claims(reference="since")) is None
-    assert ended.over(claims(reference="other", issued_at=900)) == Over(EndReason.REVOKED_BY_USER)
-    assert ended.over(claims(reference="unseen", issued_at=150)) == Over(EndReason.REVOKED_BY_USER)
-    assert ended.over(claims(reference="unseen", issued_at=None)) == Over(EndReason.REVOKED_BY_USER)
-    assert ended.over(claims(reference="unseen", issued_at=151)) is None
+    cache = RevokedCache()
+    cache.add_live("74", "spared", 1)
+    cache.add_live("74", "other", 2)
+    cache.add_all_ended("74", 150_000_000, 1, EndReason.REVOKED_BY_USER)
+    cache.add_live("74", "since", 3)
+    assert cache.find_ended(claims(reference="spared")) is None
+    assert cache.find_ended(claims(reference="since")) is None
+    assert cache.find_ended(claims(reference="other", issued_at=900)) == EndedSession(EndReason.REVOKED_BY_USER)
+    assert cache.find_ended(claims(reference="unseen", issued_at=150)) == EndedSession(EndReason.REVOKED_BY_USER)
+    assert cache.find_ended(claims(reference="unseen", issued_at=None)) == EndedSession(EndReason.REVOKED_BY_USER)
+    assert cache.find_ended(claims(reference="unseen", issued_at=151)) is None
 
 
 def test_a_sign_in_of_a_provider_is_over_with_all_its_sessions() -> None:
-    ended = Ended()
-    ended.saw("74", "s:100", 1)
-    ended.tell_sid("74", "s", EndReason.LOGGED_OUT)
-    assert ended.over(claims(reference="s")) == Over(EndReason.LOGGED_OUT)
-    assert ended.over(claims(reference="s:100")) == Over(EndReason.LOGGED_OUT)
-    assert ended.over(claims(reference="t")) is None
+    cache = RevokedCache()
+    cache.add_live("74", "s:100", 1)
+    cache.add_ended_sid("74", "s", EndReason.LOGGED_OUT)
+    assert cache.find_ended(claims(reference="s")) == EndedSession(EndReason.LOGGED_OUT)
+    assert cache.find_ended(claims(reference="s:100")) == EndedSession(EndReason.LOGGED_OUT)
+    assert cache.find_ended(claims(reference="t")) is None
 
 
 def test_it_is_bounded_and_what_it_forgot_is_a_gap_for_as_long_as_it_matters() -> None:
     now = [0.0]
-    ended = Ended(kept_seconds=60, most_users=10, clock=lambda: now[0])
+    cache = RevokedCache(kept_seconds=60, most_users=10, clock=lambda: now[0])
     for number in range(100):
-        ended.saw(str(number), "a", number)
-    assert (repr(ended), ended.has_gaps) == ("<Ended [10 users]>", False)
+        cache.add_live(str(number), "a", number)
+    assert (repr(cache), cache.has_gaps) == ("<RevokedCache [10 users]>", False)
     for number in range(11):
-        ended.tell(f"ended {number}", number, EndReason.EVICTED)
-    assert ended.has_gaps
+        cache.add_ended(f"ended {number}", number, EndReason.EVICTED)
+    assert cache.has_gaps
     now[0] = 61.0
-    assert not has_gaps(ended)
-    ended = Ended(kept_seconds=60)
+    assert not has_gaps(cache)
+    cache = RevokedCache(kept_seconds=60)
     for number in range(3000):
-        ended.saw("one", str(number), number)
-    assert not ended.has_gaps
+        cache.add_live("one", str(number), number)
+    assert not cache.has_gaps
     for number in range(3000):
-        ended.tell("one", number, EndReason.EVICTED)
-    assert ended.has_gaps
+        cache.add_ended("one", number, EndReason.EVICTED)
+    assert cache.has_gaps
 
 
 def test_without_users_it_remembers_nothing() -> None:
-    ended = Ended(most_users=0)
-    ended.saw("74", "a", 1)
-    ended.tell("74", 1, EndReason.EVICTED)
-    ended.tell_all("74", 10**15, None, EndReason.EVICTED)
-    assert (ended.over(claims()), ended.has_gaps, repr(ended)) == (None, False, "<Ended [0 users]>")
+    cache = RevokedCache(most_users=0)
+    cache.add_live("74", "a", 1)
+    cache.add_ended("74", 1, EndReason.EVICTED)
+    cache.add_all_ended("74", 10**15, None, EndReason.EVICTED)
+    assert (cache.find_ended(claims()), cache.has_gaps, repr(cache)) == (None, False, "<RevokedCache [0 users]>")

@@ -12,7 +12,7 @@ import pytest
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
-from gatekeeper.sessions.keys import Slots
+from gatekeeper.sessions.keys import ScriptRunner
 from gatekeeper.sessions.sign_ins import RefreshToken, Rotation, SignIns, Successor
 from gatekeeper.store.client import StoreClient
 from gatekeeper.tokens.issuer import digest, new_refresh_token, seal, unseal
@@ -36,12 +36,12 @@ def door(make_door: Callable[..., Door]) -> Door:
 
 
 async def ask(door: Door, known: str) -> Rotation:
-    return await door.sign_ins.rotation("74", known)
+    return await door.sign_ins.lookup_refresh_token("74", known)
 
 
 async def words(door: Door, *known: str) -> list[str]:
     """What refresh tokens are, each asked in its turn. Mind that asking can end a session."""
-    return [(await ask(door, each)).word for each in known]
+    return [(await ask(door, each)).outcome for each in known]
 
 
 async def test_a_current_token_is_told_what_its_next_access_token_must_say(door: Door) -> None:
@@ -102,7 +102,7 @@ async def test_a_lost_answer_is_given_again_within_the_window(door: Door) -> Non
         assert await ask(door, "1") == Rotation("again", session_id, sealed=sealed)
         assert await door.rotate("1", "another") == Rotation("again", session_id, sealed=sealed)
     assert await words(door, "another", "2") == ["unknown", "current"]
-    assert (await door.rotate("2", "3")).word == "rotated"
+    assert (await door.rotate("2", "3")).outcome == "rotated"
     assert await door.check("a") == ("touched", session_id)
 
 
@@ -145,9 +145,9 @@ async def test_the_window_is_for_the_immediate_predecessor_only(door: Door, olde
     await door.log_in("a", "1")
     for generation in (1, 2, 3):
         await door.rotate(str(generation), str(generation + 1))
-    assert (await ask(door, "3")).word == "again"
+    assert (await ask(door, "3")).outcome == "again"
     assert (await ask(door, older)).end_reason is REUSED
-    assert (await ask(door, "4")).word == "ended"
+    assert (await ask(door, "4")).outcome == "ended"
 
 
 async def test_a_token_used_again_after_the_window_ends_the_session(make_door: Callable[..., Door], hand: Hand) -> None:
@@ -169,7 +169,7 @@ async def test_giving_a_pair_again_does_not_make_the_window_longer(make_door: Ca
     leaves_at = hand.leaves_at(hand.pairs())
     for _ in range(5):
         hand.let_pass(110)
-        assert (await door.rotate("1", "another")).word == "again"
+        assert (await door.rotate("1", "another")).outcome == "again"
     assert hand.leaves_at(hand.pairs()) == leaves_at
     hand.let_pass(110)
     assert await words(door, "1") == ["reused"]
@@ -179,7 +179,7 @@ async def test_without_a_window_a_second_use_ends_the_session(make_door: Callabl
     # S24, REFRESH_REUSE_WINDOW=0
     door = make_door(window=0)
     await door.log_in("a", "1")
-    assert (await door.rotate("1", "2")).word == "rotated"
+    assert (await door.rotate("1", "2")).outcome == "rotated"
     assert not hand.redis.exists(hand.pairs())
     assert await words(door, "2", "1", "2") == ["current", "reused", "ended"]
 
@@ -217,7 +217,7 @@ async def test_a_longer_window_is_not_cut_short_by_the_next_rotation_of_another_
         await door.rotate(f"{reference}1", f"{reference}2")
     assert await words(door, "a1", "b1") == ["again", "again"]
     assert 590 < hand.leaves_at(hand.pairs()) - time.time() <= 600
-    assert (await door.rotate("b2", "b3")).word == "rotated"
+    assert (await door.rotate("b2", "b3")).outcome == "rotated"
     assert await words(door, "a1", "b2", "b1", "a1", "a2") == ["again", "again", "reused", "again", "current"]
 
 
@@ -226,8 +226,8 @@ async def test_100_rotations_at_once_have_one_successor(make_door: Callable[...,
     door, other = make_door(), make_door()
     session_id = (await door.log_in("a", "1")).session_id
     answers = await asyncio.gather(*((door, other)[n % 2].rotate("1", f"s{n}") for n in range(100)))
-    assert Counter(answer.word for answer in answers) == {"rotated": 1, "again": 99}
-    [winner] = [n for n, answer in enumerate(answers) if answer.word == "rotated"]
+    assert Counter(answer.outcome for answer in answers) == {"rotated": 1, "again": 99}
+    [winner] = [n for n, answer in enumerate(answers) if answer.outcome == "rotated"]
     assert {answer.sealed for answer in answers} == {b"", f"sealed for 1: s{winner}".encode()}
     assert {answer.session_id for answer in answers} == {session_id}
     found = await words(door, *(f"s{n}" for n in range(100)))
@@ -240,7 +240,7 @@ async def test_100_rotations_at_once_without_a_window_end_the_session(make_door:
     door, other = make_door(window=0), make_door(window=0)
     await door.log_in("a", "1")
     answers = await asyncio.gather(*((door, other)[n % 2].rotate("1", f"s{n}") for n in range(100)))
-    assert Counter(answer.word for answer in answers) == {"rotated": 1, "reused": 1, "ended": 98}
+    assert Counter(answer.outcome for answer in answers) == {"rotated": 1, "reused": 1, "ended": 98}
     assert await door.store.sessions("74") == []
 
 
@@ -251,8 +251,8 @@ async def test_a_rotation_that_races_an_end_never_revives_the_session(make_door:
         session_id = (await door.log_in(f"a{number}", f"{number}.0")).session_id
         rotating = [asyncio.create_task(door.rotate(f"{number}.0", f"{number}.{n}")) for n in range(1, 10)]
         assert await other.store.end("74", session_id, EndReason.REVOKED_BY_USER)
-        assert (await door.rotate(f"{number}.0", "late")).word == "ended"
-        assert {answer.word for answer in await asyncio.gather(*rotating)} <= {"rotated", "again", "ended"}
+        assert (await door.rotate(f"{number}.0", "late")).outcome == "ended"
+        assert {answer.outcome for answer in await asyncio.gather(*rotating)} <= {"rotated", "again", "ended"}
     assert await door.store.sessions("74") == []
 
 
@@ -288,7 +288,7 @@ async def test_rotations_keep_a_session_from_falling_silent_and_not_from_its_end
     session_id = (await door.log_in("a", "0")).session_id
     for generation in range(95):
         hand.let_pass(900)
-        assert (await door.rotate(str(generation), str(generation + 1))).word == "rotated"
+        assert (await door.rotate(str(generation), str(generation + 1))).outcome == "rotated"
     hand.let_pass(900)
     assert await door.rotate("95", "96") == Rotation("ended", session_id, EndReason.EXPIRED)
     session = await door.session(session_id)
@@ -345,7 +345,7 @@ async def test_the_access_token_of_a_rotation_is_known_for_as_long_as_it_is_acce
     await door.store.sessions("74")
     # Twenty seconds after its `exp`
     checked = await door.store.check(token("a", expires_in=-20), CLIENT)
-    assert (checked.word, checked.end_reason) == ("ended", EndReason.REVOKED_BY_USER)
+    assert (checked.outcome, checked.end_reason) == ("ended", EndReason.REVOKED_BY_USER)
 
 
 async def test_keys_stay_as_long_as_what_a_rotation_gave(make_door: Callable[..., Door], hand: Hand) -> None:
@@ -361,7 +361,7 @@ async def test_keys_stay_as_long_as_what_a_rotation_gave(make_door: Callable[...
 async def test_the_index_is_written_before_the_record_knows_the_token(store_url: str) -> None:
     # rule 4.2: a token without a record is unknown, a record without an index is lost
     scripts = Noting(store_url)
-    sign_ins = SignIns(Slots(scripts, key_prefix="gk:", rules=RULES), reuse_window_seconds=10)
+    sign_ins = SignIns(ScriptRunner(scripts, key_prefix="gk:", rules=RULES), reuse_window_seconds=10)
     await sign_ins.log_in(token("a"), CLIENT, exempt=False, refresh=RefreshToken("1"))
     scripts.batches.clear()
     await sign_ins.rotate("74", "1", Successor("2", "jti", time.time() + HOUR, b"sealed"))
@@ -381,7 +381,7 @@ async def test_an_answer_that_comes_too_late_has_rotated_and_is_given_again(stor
 
     await door.log_in("a", "1")
     scripts = Deaf(store_url, timeout_seconds=5)
-    sign_ins = SignIns(Slots(scripts, key_prefix="gk:", rules=RULES), reuse_window_seconds=10)
+    sign_ins = SignIns(ScriptRunner(scripts, key_prefix="gk:", rules=RULES), reuse_window_seconds=10)
     with pytest.raises(StoreUnavailable):
         await sign_ins.rotate("74", "1", Successor("2", "jti", time.time() + HOUR, b"the pair"))
     assert (await ask(door, "1")).sealed == b"the pair"

@@ -13,9 +13,9 @@ from collections.abc import Callable
 import pytest
 
 from gatekeeper.models import Claims, EndReason
-from gatekeeper.sessions.events import Actor, Event
+from gatekeeper.sessions.events import ActorKind, Event
 from gatekeeper.sessions.manager import Manager
-from gatekeeper.sessions.store import Checked
+from gatekeeper.sessions.store import CheckResult
 from tests.conftest import MakeStore
 from tests.sessions.by_hand import CLIENT, DAY, HOUR, Door, Hand, token
 
@@ -37,8 +37,8 @@ async def end_sid(door: Door, sid: str, *, tokens_live: float = DAY, user: str =
 
 
 async def checked(door: Door, claims: Claims) -> tuple[str, EndReason | None]:
-    answer: Checked = await door.store.check(claims, CLIENT)
-    return answer.word, answer.end_reason
+    answer: CheckResult = await door.store.check(claims, CLIENT)
+    return answer.outcome, answer.end_reason
 
 
 async def test_a_sid_ends_its_session(door: Door) -> None:
@@ -48,7 +48,7 @@ async def test_a_sid_ends_its_session(door: Door) -> None:
     assert await end_sid(door, "a-sid") == 0
     assert await checked(door, token("a-sid")) == ("ended", LOGGED_OUT)
     assert await door.word("d") == "ended"
-    assert (await door.sign_ins.rotation("74", "d")).end_reason is LOGGED_OUT
+    assert (await door.sign_ins.lookup_refresh_token("74", "d")).end_reason is LOGGED_OUT
     assert (await door.session(session_id)).end_reason is LOGGED_OUT
     assert await door.store.sessions("74") == []
 
@@ -100,7 +100,7 @@ async def test_tokens_of_before_are_over_although_they_were_never_seen(door: Doo
         for _ in range(2):
             assert await checked(door, claims) == ("ended", LOGGED_OUT)
         answer = await door.refreshed(claims, "d", linked=None)
-        assert (answer.word, answer.end_reason) == ("ended", LOGGED_OUT)
+        assert (answer.outcome, answer.end_reason) == ("ended", LOGGED_OUT)
     assert await door.store.sessions("74") == []
     # It is not one of the sessions that anybody had.
     assert len(await door.store.sessions("74", include_inactive=True)) == (0 if seen == "nothing" else 1)
@@ -110,7 +110,7 @@ async def test_a_later_sign_in_under_the_same_sid_is_admitted(door: Door) -> Non
     await door.check("a-sid:100")
     await end_sid(door, "a-sid")
     assert await checked(door, token("a-sid:200", issued_ago=-2)) == ("opened", None)
-    assert (await door.refreshed(token("a-sid:300", issued_ago=-2), "d", linked=None)).word == "opened"
+    assert (await door.refreshed(token("a-sid:300", issued_ago=-2), "d", linked=None)).outcome == "opened"
     assert await checked(door, token("a-sid:200", issued_ago=-2)) == ("touched", None)
     # Where nothing tells a later sign-in from the one that is over, it is over.
     assert await checked(door, token("a-sid", issued_ago=-2)) == ("ended", LOGGED_OUT)
@@ -121,7 +121,7 @@ async def test_a_login_under_the_same_sid_opens_in_the_very_second(door: Door) -
     # Section 5: an observed login answer opens regardless
     claims = token("a-sid:200", issued_ago=0.0)
     await end_sid(door, "a-sid")
-    assert (await door.log_in(claims)).word == "opened"
+    assert (await door.log_in(claims)).outcome == "opened"
     assert await checked(door, claims) == ("touched", None)
 
 
@@ -191,12 +191,12 @@ async def test_a_sid_is_found_among_more_sessions_than_one_step_looks_at(door: D
 async def test_a_refresh_with_a_token_never_seen_is_told_before_the_backend_is_asked(door: Door) -> None:
     # Section 5: if either names an ended session, the backend does not see the request; and RFC 7662 says inactive
     await end_sid(door, "a-sid")
-    linked = await door.sign_ins.link("74", claims=token("a-sid:200"))
-    assert (linked.word, linked.end_reason) == ("ended", LOGGED_OUT)
-    assert (await door.sign_ins.link("74", claims=token("a-sid:200", issued_ago=-2))).word == "unknown"
+    linked = await door.sign_ins.lookup("74", claims=token("a-sid:200"))
+    assert (linked.outcome, linked.end_reason) == ("ended", LOGGED_OUT)
+    assert (await door.sign_ins.lookup("74", claims=token("a-sid:200", issued_ago=-2))).outcome == "unknown"
     # … whatever else it brings
     await door.log_in("another", "d")
-    assert (await door.sign_ins.link("74", digest="d", claims=token("a-sid:200"))).word == "ended"
+    assert (await door.sign_ins.lookup("74", digest="d", claims=token("a-sid:200"))).outcome == "ended"
 
 
 async def test_the_logout_of_one_sign_in_leaves_the_others_of_its_sid_alone(door: Door) -> None:
@@ -256,7 +256,7 @@ async def test_tokens_that_come_while_a_sid_ends_open_nothing_that_lasts(make_do
     await ending
     for n in range(100):
         assert await checked(door, token(f"a-sid:{n}")) == ("ended", LOGGED_OUT)
-    assert {answer.word for answer in await asyncio.gather(*early, *late)} <= {"opened", "ended"}
+    assert {answer.outcome for answer in await asyncio.gather(*early, *late)} <= {"opened", "ended"}
     assert await door.store.sessions("74") == []
 
 
@@ -273,9 +273,9 @@ async def test_the_index_tells_whose_a_sid_is(door: Door, hand: Hand) -> None:
 
 class Counted:
     def __init__(self) -> None:
-        self.seen: Counter[tuple[Event, Actor]] = Counter()
+        self.seen: Counter[tuple[Event, ActorKind]] = Counter()
 
-    def count(self, event: Event, actor: Actor, number: int = 1) -> None:
+    def count(self, event: Event, actor: ActorKind, number: int = 1) -> None:
         self.seen[event, actor] += number
 
 

@@ -24,8 +24,8 @@ from hypothesis.stateful import (
 )
 
 from gatekeeper.models import Claims, EndReason
-from gatekeeper.sessions.keys import Policy, Slots
-from gatekeeper.sessions.sign_ins import RefreshToken, SignedIn, SignIns, Successor
+from gatekeeper.sessions.keys import Policy, ScriptRunner
+from gatekeeper.sessions.sign_ins import RefreshToken, SignInResult, SignIns, Successor
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
 from tests.sessions.by_hand import CLIENT, Hand, token
@@ -120,8 +120,8 @@ class SignInLaw(RuleBasedStateMachine):
             adopt_unknown=adopt,
         )
         self.scripts = StoreClient(self.url, timeout_seconds=5)
-        slots = Slots(self.scripts, key_prefix="gk:", rules=rules)
-        self.store, self.sign_ins = SessionStore(slots), SignIns(slots, reuse_window_seconds=window)
+        runner = ScriptRunner(self.scripts, key_prefix="gk:", rules=rules)
+        self.store, self.sign_ins = SessionStore(runner), SignIns(runner, reuse_window_seconds=window)
 
     # What the model knows
 
@@ -284,9 +284,9 @@ class SignInLaw(RuleBasedStateMachine):
         self.forget()
         victims = self.victims(leaving)
         if victims is None:
-            assert (answer.word, answer.session_id) == ("full", 0)
+            assert (answer.outcome, answer.session_id) == ("full", 0)
             return
-        assert (answer.word, answer.evicted) == ("opened", len(victims))
+        assert (answer.outcome, answer.evicted) == ("opened", len(victims))
         for victim in victims:
             self.finish(victim, EndReason.EVICTED)
         now = self.now()
@@ -312,19 +312,19 @@ class SignInLaw(RuleBasedStateMachine):
         answer = self.runner.run(self.store.check(self.claims(asked), CLIENT))
         if record is None:
             if not self.adopts(asked):
-                assert answer.word == "unknown"
+                assert answer.outcome == "unknown"
             elif self.signed_out(asked):
-                assert (answer.word, answer.end_reason) == ("ended", EndReason.LOGGED_OUT)
+                assert (answer.outcome, answer.end_reason) == ("ended", EndReason.LOGGED_OUT)
             else:
                 self.expect_opening(answer, asked, "token")
             return
         seen_until, newer = record.token_expires, asked.expires > record.token_expires
         record.token_expires = max(record.token_expires, asked.expires)
         if self.over_by(record):
-            assert (answer.word, answer.end_reason) == ("ended", record.ended)
+            assert (answer.outcome, answer.end_reason) == ("ended", record.ended)
             record.forget = max(record.forget, record.token_expires[0])
             return
-        assert (answer.word, answer.session_id) == ("touched", record.session_id)
+        assert (answer.outcome, answer.session_id) == ("touched", record.session_id)
         if newer:
             record.token = asked
             if record.reference != reference:
@@ -359,13 +359,13 @@ class SignInLaw(RuleBasedStateMachine):
             if leaving is not None and leaving is not record:
                 self.finish(leaving, EndReason.LOGGED_OUT)
         elif record is not None and not reference.startswith("h:"):
-            assert (answer.word, answer.session_id) == ("ended", record.session_id)
+            assert (answer.outcome, answer.session_id) == ("ended", record.session_id)
             assert answer.end_reason is record.ended
         else:
             self.expect_opening(answer, asked, "password", refresh=refresh, lives=refresh_lives, leaving=leaving)
 
-    def assert_touched(self, answer: SignedIn, record: Record) -> None:
-        assert (answer.word, answer.session_id, answer.end_reason) == ("touched", record.session_id, None)
+    def assert_touched(self, answer: SignInResult, record: Record) -> None:
+        assert (answer.outcome, answer.session_id, answer.end_reason) == ("touched", record.session_id, None)
         assert abs(answer.expires_at - time.time() - (record.created[0] + TTL - self.jumped)) < 30
 
     @rule(
@@ -382,25 +382,25 @@ class SignInLaw(RuleBasedStateMachine):
         asked = self.token(reference, lives, fresh=fresh, iat=iat)
         given, linked = self.refresh_token(refresh, refresh_lives), self.ids[-1 - nth % len(self.ids)]
         answer = self.runner.run(
-            self.sign_ins.refreshed(self.claims(asked), CLIENT, exempt=False, refresh=given, linked=linked)
+            self.sign_ins.refresh(self.claims(asked), CLIENT, exempt=False, refresh=given, linked=linked)
         )
         record = self.record(linked)
         if linked and record is None:
             # What happened to it meanwhile may have been an end.
-            assert (answer.word, answer.session_id) == ("unknown", 0)
+            assert (answer.outcome, answer.session_id) == ("unknown", 0)
             return
         if record is None or self.over_by(record) is None:
             record = self.names.get(f"r:{reference}", record)
         if record is not None and self.over_by(record):
-            assert (answer.word, answer.session_id) == ("ended", record.session_id)
+            assert (answer.outcome, answer.session_id) == ("ended", record.session_id)
             assert answer.end_reason is record.ended
         elif record is not None:
             self.assert_touched(answer, record)
             self.join(record, asked, refresh, refresh_lives)
         elif not self.adopts(asked):
-            assert (answer.word, answer.session_id) == ("unknown", 0)
+            assert (answer.outcome, answer.session_id) == ("unknown", 0)
         elif self.signed_out(asked):
-            assert (answer.word, answer.end_reason) == ("ended", EndReason.LOGGED_OUT)
+            assert (answer.outcome, answer.end_reason) == ("ended", EndReason.LOGGED_OUT)
         else:
             self.expect_opening(answer, asked, "refresh", refresh=refresh, lives=refresh_lives)
 
@@ -412,21 +412,21 @@ class SignInLaw(RuleBasedStateMachine):
         reference = None if reference is None else self.told_apart(reference)
         asked = None if reference is None else self.token(reference, lives, fresh=fresh)
         claims = None if asked is None else self.claims(asked)
-        answer = self.runner.run(self.sign_ins.link("74", digest=digest, claims=claims))
+        answer = self.runner.run(self.sign_ins.lookup("74", digest=digest, claims=claims))
         by_refresh, by_token = self.names.get(f"f:{digest}"), self.names.get(f"r:{reference}")
         if by_refresh is not None and self.over_by(by_refresh):
-            assert (answer.word, answer.end_reason) == ("ended", by_refresh.ended)
+            assert (answer.outcome, answer.end_reason) == ("ended", by_refresh.ended)
         elif by_token is not None and asked is not None and self.over_by(by_token):
-            assert (answer.word, answer.session_id) == ("ended", by_token.session_id)
+            assert (answer.outcome, answer.session_id) == ("ended", by_token.session_id)
             assert answer.end_reason is by_token.ended
             by_token.token_expires = max(by_token.token_expires, asked.expires)
             by_token.forget = max(by_token.forget, by_token.token_expires[0])
         elif by_token is None and asked is not None and self.signed_out(asked):
-            assert (answer.word, answer.end_reason) == ("ended", EndReason.LOGGED_OUT)
+            assert (answer.outcome, answer.end_reason) == ("ended", EndReason.LOGGED_OUT)
         elif record := by_refresh or by_token:
-            assert (answer.word, answer.session_id) == ("live", record.session_id)
+            assert (answer.outcome, answer.session_id) == ("live", record.session_id)
         else:
-            assert (answer.word, answer.session_id) == ("unknown", 0)
+            assert (answer.outcome, answer.session_id) == ("unknown", 0)
             assert (answer.not_before > 0) == (self.not_before is not None)
 
     @precondition(lambda self: any(name.startswith("f:") for name in self.names))
@@ -438,28 +438,28 @@ class SignInLaw(RuleBasedStateMachine):
         now = self.now()
         successor = Successor(f"n{now[1]}", f"jti-{now[1]}", time.time() + lives, f"pair {now[1]}".encode())
         answer = self.runner.run(
-            self.sign_ins.rotation("74", digest) if ask else self.sign_ins.rotate("74", digest, successor)
+            self.sign_ins.lookup_refresh_token("74", digest) if ask else self.sign_ins.rotate("74", digest, successor)
         )
         if record is None:
-            assert answer.word == "unknown"
+            assert answer.outcome == "unknown"
             return
         assert answer.session_id == record.session_id
         pair = self.pairs.get(record.session_id)
         if self.over_by(record):
-            assert (answer.word, answer.end_reason) == ("ended", record.ended)
+            assert (answer.outcome, answer.end_reason) == ("ended", record.ended)
         elif digest == record.refresh and ask:
-            assert (answer.word, answer.reference) == ("current", record.reference)
+            assert (answer.outcome, answer.reference) == ("current", record.reference)
         elif digest == record.refresh:
-            assert answer.word == "rotated"
+            assert answer.outcome == "rotated"
             asked = Token(
                 record.reference, successor.jti, now, None, (self.jumped + lives, now[1]), successor.expires_at
             )
             self.join(record, asked, successor.digest, None)
             self.pairs[record.session_id] = (digest, successor.sealed, self.jumped + self.window)
         elif pair is not None and pair[0] == digest and pair[2] > self.jumped:
-            assert (answer.word, answer.sealed) == ("again", pair[1])
+            assert (answer.outcome, answer.sealed) == ("again", pair[1])
         else:
-            assert (answer.word, answer.end_reason) == ("reused", EndReason.REFRESH_REUSED)
+            assert (answer.outcome, answer.end_reason) == ("reused", EndReason.REFRESH_REUSED)
             self.finish(record, EndReason.REFRESH_REUSED)
 
     @precondition(lambda self: len(self.live()) > 1)

@@ -12,7 +12,7 @@ import pytest
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
-from gatekeeper.sessions.keys import Policy, Rules, Slots
+from gatekeeper.sessions.keys import Policy, Rules, ScriptRunner
 from gatekeeper.sessions.sign_ins import RefreshToken, SignIns, Successor
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
@@ -42,7 +42,7 @@ def door(make_door: Callable[..., Door]) -> Door:
 async def test_a_login_opens_a_session_that_holds_what_was_seen(door: Door) -> None:
     # rule 4.1: `login_method` `password`
     opened = await door.log_in(token("a", jti="one"), "d")
-    assert (opened.word, opened.is_live, opened.end_reason, opened.evicted) == ("opened", True, None, 0)
+    assert (opened.outcome, opened.is_live, opened.end_reason, opened.evicted) == ("opened", True, None, 0)
     session = await door.session(opened.session_id)
     assert (session.reference, session.jti, session.login_method) == ("a", "one", "password")
     assert (session.ip_address, session.user_agent) == ("203.0.113.9", CHROME)
@@ -58,9 +58,9 @@ async def test_a_login_opens_in_the_very_second_in_which_everything_ended(door: 
     unseen = token("unseen", issued_ago=0.0)
     await door.store.end_all("74", BY_USER)
     for claims in given:
-        assert (await door.log_in(claims)).word == "opened"
-        assert (await door.store.check(claims, CLIENT)).word == "touched"
-    assert (await door.store.check(unseen, CLIENT)).word == "unknown"
+        assert (await door.log_in(claims)).outcome == "opened"
+        assert (await door.store.check(claims, CLIENT)).outcome == "touched"
+    assert (await door.store.check(unseen, CLIENT)).outcome == "unknown"
     assert await door.reason("old") is BY_USER
 
 
@@ -89,7 +89,7 @@ async def test_a_login_at_the_same_time_as_an_end_of_all_lives_if_it_came_after(
         alive = [each for each in await door.store.sessions("74") if each.reference == claims.reference]
         checked = await door.store.check(claims, CLIENT)
         assert all(each.created_at > int(before.split()[0]) for each in alive)
-        assert checked.word == ("touched" if alive else "ended")
+        assert checked.outcome == ("touched" if alive else "ended")
         assert checked.end_reason is (None if alive else EndReason.REVOKED_BY_ADMIN)
 
 
@@ -109,7 +109,7 @@ async def test_a_login_opens_a_new_session_under_a_hash_whose_session_is_over(
     else:
         await door.store.end("74", first, reason)
     second = await door.log_in("h:a", "d2")
-    assert second.word == "opened"
+    assert second.outcome == "opened"
     assert second.session_id != first
     assert await door.check("h:a") == ("touched", second.session_id)
     assert [session.id for session in await door.store.sessions("74")] == [second.session_id]
@@ -130,7 +130,7 @@ async def test_forgetting_the_old_session_of_a_hash_takes_no_name_of_the_new_one
     await door.store.sessions("74")
     assert hand.fields() == {str(second), "r:h:a", "f:d"}
     assert await door.check("h:a") == ("touched", second)
-    assert (await door.sign_ins.link("74", digest="d")).session_id == second
+    assert (await door.sign_ins.lookup("74", digest="d")).session_id == second
     # And the other way round: the new one goes first.
     third = (await door.log_in("h:b", "e")).session_id
     await door.store.end("74", third, BY_USER)
@@ -151,7 +151,7 @@ async def test_a_login_that_answers_a_token_whose_session_is_over_is_told_why(do
     await door.store.end("74", first, EndReason.DEACTIVATED)
     for _ in range(2):
         answer = await door.log_in(reference, "d")
-        assert (answer.word, answer.session_id, answer.end_reason) == ("ended", first, EndReason.DEACTIVATED)
+        assert (answer.outcome, answer.session_id, answer.end_reason) == ("ended", first, EndReason.DEACTIVATED)
         assert not answer.is_live
     assert await door.store.sessions("74") == []
     assert await door.word("d") == "unknown"
@@ -168,26 +168,26 @@ async def test_a_login_that_answers_a_token_with_a_live_session_touches_it(door:
     _, session_id = await door.check("a")
     before = await door.session(session_id)
     answer = await door.log_in("a", "d")
-    assert (answer.word, answer.session_id, answer.is_live) == ("touched", session_id, True)
+    assert (answer.outcome, answer.session_id, answer.is_live) == ("touched", session_id, True)
     after = await door.session(session_id)
     assert after.last_activity > before.last_activity
     assert (after.created_at, after.expires_at, after.device) == (before.created_at, before.expires_at, before.device)
     assert after.login_method == "password"
     assert answer.expires_at == after.expires_at / 1e6
-    linked = await door.sign_ins.link("74", digest="d")
-    assert (linked.word, linked.session_id) == ("live", session_id)
+    linked = await door.sign_ins.lookup("74", digest="d")
+    assert (linked.outcome, linked.session_id) == ("live", session_id)
 
 
 async def test_a_refresh_token_that_a_login_answers_again_names_the_session_of_that_login(door: Door) -> None:
     # Some backends keep one refresh token a user. The law of common.lua: what a login answers again moves.
     old = (await door.log_in("a", "static")).session_id
     new = (await door.log_in("b", "static")).session_id
-    assert (await door.sign_ins.link("74", digest="static")).session_id == new
+    assert (await door.sign_ins.lookup("74", digest="static")).session_id == new
     await door.store.end("74", new, BY_USER)
     assert await door.check("a") == ("touched", old)
-    assert (await door.log_in("a", "static")).word == "touched"
-    linked = await door.sign_ins.link("74", digest="static")
-    assert (linked.word, linked.session_id) == ("live", old)
+    assert (await door.log_in("a", "static")).outcome == "touched"
+    linked = await door.sign_ins.lookup("74", digest="static")
+    assert (linked.outcome, linked.session_id) == ("live", old)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -198,7 +198,7 @@ async def test_the_session_of_a_token_that_a_login_presents_ends_and_makes_room(
     door = make_door(device_limit=1, policy=policy)
     first = (await door.log_in("a", "d1")).session_id
     second = await door.log_in("b", "d2", presented="a")
-    assert (second.word, second.evicted) == ("opened", 0)
+    assert (second.outcome, second.evicted) == ("opened", 0)
     assert second.session_id != first
     assert await door.reason("a") is EndReason.LOGGED_OUT
     assert await door.word("d1") == "ended"
@@ -212,7 +212,7 @@ async def test_a_login_that_finds_no_room_ends_nothing(make_door: Callable[..., 
     for reference in "abc":
         await before.log_in(reference)
     answer = await door.log_in("new", "d", presented="b")
-    assert (answer.word, answer.session_id, answer.evicted, answer.is_live) == ("full", 0, 0, False)
+    assert (answer.outcome, answer.session_id, answer.evicted, answer.is_live) == ("full", 0, 0, False)
     assert await door.live() == {"a", "b", "c"}
     assert await door.check("new") == ("full", 0)
     assert await door.word("d") == "unknown"
@@ -233,7 +233,7 @@ async def test_a_login_that_presents_nothing_of_ours_ends_nothing(door: Door) ->
     await door.store.end("74", gone, EndReason.DEACTIVATED)
     await door.log_in("a")
     for number, presented in enumerate(("theirs", "gone", "never seen", "", "*", "f:d", str(gone))):
-        assert (await door.log_in(f"r{number}", exempt=True, presented=presented)).word == "opened"
+        assert (await door.log_in(f"r{number}", exempt=True, presented=presented)).outcome == "opened"
     assert (await door.check("theirs", user="75"))[0] == "touched"
     assert await door.reason("gone") is EndReason.DEACTIVATED
     assert (await door.check("a"))[0] == "touched"
@@ -243,7 +243,7 @@ async def test_a_login_that_presents_nothing_of_ours_ends_nothing(door: Door) ->
 async def test_a_presented_session_that_was_idle_is_idle(door: Door, hand: Hand) -> None:
     await door.log_in("a")
     hand.let_pass(HOUR)
-    assert (await door.log_in("b", presented="a")).word == "opened"
+    assert (await door.log_in("b", presented="a")).outcome == "opened"
     assert await door.reason("a") is EndReason.IDLE
 
 
@@ -258,7 +258,7 @@ async def test_a_presented_session_ends_although_the_new_token_has_a_session_alr
     # S12: section 5 makes no exception
     await door.log_in("browser")
     await door.log_in("h:same second")
-    assert (await door.log_in("h:same second", presented="browser")).word == "touched"
+    assert (await door.log_in("h:same second", presented="browser")).outcome == "touched"
     assert await door.reason("browser") is EndReason.LOGGED_OUT
     assert await door.live() == {"h:same second"}
 
@@ -266,7 +266,7 @@ async def test_a_presented_session_ends_although_the_new_token_has_a_session_alr
 async def test_a_login_that_presents_the_token_that_it_answers_goes_on(door: Door) -> None:
     session_id = (await door.log_in("a")).session_id
     answer = await door.log_in("a", presented="a")
-    assert (answer.word, answer.session_id) == ("touched", session_id)
+    assert (answer.outcome, answer.session_id) == ("touched", session_id)
     assert await door.check("a") == ("touched", session_id)
 
 
@@ -280,7 +280,7 @@ async def test_100_logins_at_once_that_present_one_session_take_one_place(make_d
     answers = await asyncio.gather(
         *((door, other)[number % 2].log_in(f"r{number}", f"d{number}", presented="a") for number in range(100))
     )
-    assert sorted(answer.word for answer in answers) == ["full"] * 99 + ["opened"]
+    assert sorted(answer.outcome for answer in answers) == ["full"] * 99 + ["opened"]
     assert len(await door.store.sessions("74")) == 1
 
 
@@ -308,7 +308,7 @@ async def test_a_session_is_not_mute_while_a_refresh_token_of_it_lives(
     await door.log_in(token("b", expires_in=-1), "d", lives=lives)
     await door.check("b", expires_in=-1)
     answer = await door.log_in("c")
-    assert answer.word == ("full" if policy == "reject" else "opened")
+    assert answer.outcome == ("full" if policy == "reject" else "opened")
     assert await door.live() == ({"a", "b"} if policy == "reject" else {"b", "c"})
 
 
@@ -322,15 +322,15 @@ async def test_a_session_whose_refresh_token_has_expired_too_gives_way_first(
     await door.log_in(token("b", expires_in=-1), "d", lives=-1)
     await door.check("b", expires_in=-1)
     answer = await door.log_in("c")
-    assert (answer.word, answer.evicted) == ("opened", 1)
+    assert (answer.outcome, answer.evicted) == ("opened", 1)
     assert await door.live() == {"a", "c"}
 
 
 async def test_a_refresh_takes_a_session_out_of_the_mute_ones(make_door: Callable[..., Door]) -> None:
     door = make_door(device_limit=1, policy="reject")
     session_id = (await door.log_in(token("a", expires_in=-1))).session_id
-    assert (await door.refreshed(token("b", expires_in=HOUR), linked=session_id)).word == "touched"
-    assert (await door.log_in("c")).word == "full"
+    assert (await door.refreshed(token("b", expires_in=HOUR), linked=session_id)).outcome == "touched"
+    assert (await door.log_in("c")).outcome == "full"
 
 
 # Refreshes
@@ -342,7 +342,7 @@ async def test_new_tokens_join_the_session_that_was_refreshed(make_door: Callabl
     session_id = (await door.log_in(token("a", jti="one"), "d1")).session_id
     before = await door.session(session_id)
     answer = await door.refreshed(token("b", jti="two"), "d2", linked=session_id)
-    assert (answer.word, answer.session_id, answer.end_reason, answer.evicted) == ("touched", session_id, None, 0)
+    assert (answer.outcome, answer.session_id, answer.end_reason, answer.evicted) == ("touched", session_id, None, 0)
     [after] = await door.store.sessions("74")
     assert (after.id, after.created_at, after.expires_at) == (before.id, before.created_at, before.expires_at)
     assert (after.device, after.ip_address, after.login_method) == (before.device, before.ip_address, "password")
@@ -352,13 +352,13 @@ async def test_new_tokens_join_the_session_that_was_refreshed(make_door: Callabl
     for reference in "ab":
         assert await door.check(reference) == ("touched", session_id)
     for known in ("d1", "d2"):
-        assert (await door.sign_ins.link("74", digest=known)).session_id == session_id
+        assert (await door.sign_ins.lookup("74", digest=known)).session_id == session_id
     assert (await door.session(session_id)).reference == "b"
     await door.store.end("74", session_id, BY_USER)
     for reference in "ab":
         assert await door.reason(reference) is BY_USER
     for known in ("d1", "d2"):
-        assert (await door.sign_ins.link("74", digest=known)).end_reason is BY_USER
+        assert (await door.sign_ins.lookup("74", digest=known)).end_reason is BY_USER
 
 
 @pytest.mark.parametrize("lost", ["token", "refresh token"])
@@ -369,7 +369,7 @@ async def test_a_logout_by_any_of_the_names_ends_all_of_them(door: Door, lost: s
     if lost == "token":
         assert await door.store.log_out(token("a"), CLIENT) == session_id
     else:
-        linked = await door.sign_ins.link("74", digest="d1")
+        linked = await door.sign_ins.lookup("74", digest="d1")
         assert await door.store.end("74", linked.session_id, EndReason.LOGGED_OUT)
     assert await door.reason("b") is EndReason.LOGGED_OUT
     assert await door.word("d2") == "ended"
@@ -386,7 +386,7 @@ async def test_a_session_that_ended_while_the_backend_was_asked_gets_no_new_toke
     else:
         await door.store.end("74", session_id, reason)
     answer = await door.refreshed(token("b", issued_ago=-2), "d2", linked=session_id)
-    assert (answer.word, answer.session_id, answer.end_reason) == ("ended", session_id, reason)
+    assert (answer.outcome, answer.session_id, answer.end_reason) == ("ended", session_id, reason)
     assert await door.store.sessions("74") == []
     assert not {"r:b", "f:d2"} & hand.fields()
 
@@ -396,17 +396,17 @@ async def test_a_refresh_of_a_session_that_everything_ended_is_told_so(door: Doo
     session_id = (await door.log_in("a", "d1")).session_id
     await door.store.end_all("74", BY_USER)
     answer = await door.refreshed(token("b", issued_ago=-2), "d2", linked=session_id)
-    assert (answer.word, answer.end_reason) == ("ended", BY_USER)
+    assert (answer.outcome, answer.end_reason) == ("ended", BY_USER)
 
 
 async def test_a_refresh_of_which_nothing_is_known_opens_a_session(door: Door) -> None:
     # rule 4.1: `login_method` `refresh`
     answer = await door.refreshed(token("a", jti="one"), "d", linked=None)
-    assert answer.word == "opened"
+    assert answer.outcome == "opened"
     session = await door.session(answer.session_id)
     assert (session.login_method, session.jti, session.ip_address) == ("refresh", "one", "198.51.100.7")
     assert answer.expires_at == session.expires_at / 1e6
-    assert (await door.sign_ins.link("74", digest="d")).session_id == answer.session_id
+    assert (await door.sign_ins.lookup("74", digest="d")).session_id == answer.session_id
 
 
 @pytest.mark.parametrize("issued_ago", [None, HOUR, 0.0])
@@ -417,15 +417,15 @@ async def test_a_refresh_opens_nothing_for_a_token_of_before_an_end_of_all(
     claims = token("a", issued_ago=issued_ago)
     await door.store.end_all("74", BY_USER)
     answer = await door.refreshed(claims, "d", linked=None)
-    assert (answer.word, answer.session_id, answer.is_live) == ("unknown", 0, False)
+    assert (answer.outcome, answer.session_id, answer.is_live) == ("unknown", 0, False)
     assert await door.word("d") == "unknown"
-    assert (await door.refreshed(token("b", issued_ago=-2), "d", linked=None)).word == "opened"
+    assert (await door.refreshed(token("b", issued_ago=-2), "d", linked=None)).outcome == "opened"
 
 
 async def test_a_refresh_opens_nothing_where_nothing_is_adopted(make_door: Callable[..., Door], hand: Hand) -> None:
     # UNKNOWN_SESSION=reject
     door = make_door(adopt_unknown=False)
-    assert (await door.refreshed("a", "d", linked=None)).word == "unknown"
+    assert (await door.refreshed("a", "d", linked=None)).outcome == "unknown"
     assert hand.fields() == set()
 
 
@@ -433,7 +433,7 @@ async def test_a_refresh_that_opens_a_session_counts_for_the_limit(make_door: Ca
     # C-12, C-21
     door = make_door(device_limit=1, policy="reject")
     await door.log_in("a")
-    assert (await door.refreshed("b", "d", linked=None)).word == "full"
+    assert (await door.refreshed("b", "d", linked=None)).outcome == "full"
     assert (await make_door(device_limit=1).refreshed("b", "d", linked=None)).evicted == 1
 
 
@@ -441,10 +441,10 @@ async def test_a_token_that_has_another_live_session_stays_with_that_one(door: D
     # A name that is known never moves
     one, other = (await door.log_in("a", "d1")).session_id, (await door.log_in("b", "d2")).session_id
     answer = await door.refreshed("b", "d3", linked=one)
-    assert (answer.word, answer.session_id) == ("touched", other)
+    assert (answer.outcome, answer.session_id) == ("touched", other)
     assert (hand.owner("r:b"), hand.owner("f:d3")) == (other, other)
     assert (await door.refreshed("c", "d1", linked=other)).session_id == other
-    assert (await door.sign_ins.link("74", digest="d1")).session_id == one
+    assert (await door.sign_ins.lookup("74", digest="d1")).session_id == one
     assert await door.live() == {"a", "c"}
 
 
@@ -454,7 +454,7 @@ async def test_a_refresh_that_answers_a_token_whose_session_is_over_is_told_why(
     await door.store.log_out(token("b"), CLIENT)
     for linked in (live, None):
         answer = await door.refreshed("b", "d2", linked=linked)
-        assert (answer.word, answer.session_id, answer.end_reason) == ("ended", over, EndReason.LOGGED_OUT)
+        assert (answer.outcome, answer.session_id, answer.end_reason) == ("ended", over, EndReason.LOGGED_OUT)
     assert await door.word("d2") == "unknown"
 
 
@@ -478,7 +478,7 @@ async def test_50_refreshes_at_once_are_one_session(make_door: Callable[..., Doo
     answers = await asyncio.gather(
         *((door, other)[n % 2].refreshed(f"r{n}", f"d{n}", linked=session_id) for n in range(50))
     )
-    assert {(answer.word, answer.session_id) for answer in answers} == {("touched", session_id)}
+    assert {(answer.outcome, answer.session_id) for answer in answers} == {("touched", session_id)}
     assert len(await door.store.sessions("74")) == 1
     await door.store.end("74", session_id, BY_USER)
     assert {await door.reason(f"r{n}") for n in range(50)} == {BY_USER}
@@ -493,7 +493,7 @@ async def test_a_thousand_refreshes_cost_no_more_than_what_is_alive(door: Door, 
     counts, bytes_used = [], []
     for number in range(1_000):
         claims = token(f"r{number}", expires_in=60)
-        assert (await door.refreshed(claims, f"d{number}", linked=session_id, lives=60)).word == "touched"
+        assert (await door.refreshed(claims, f"d{number}", linked=session_id, lives=60)).outcome == "touched"
         if number % 50 == 49:
             counts.append(len(hand.fields()))
             used: Any = hand.redis.memory_usage(hand.keys()[0], samples=0)
@@ -566,8 +566,8 @@ async def test_who_has_a_thousand_access_tokens_alive_is_crowded(door: Door, han
     for number, expire_in, word in ((999, HOUR, "live"), (1_000, HOUR, "crowded"), (1_000, -1, "live")):
         hand.name(session_id, [*(f"r:{each}" for each in range(number)), "f:older"], expire_in=expire_in)
         for known, claims in (("d", None), (None, token("a"))):
-            linked = await door.sign_ins.link("74", digest=known, claims=claims)
-            assert (linked.word, linked.session_id) == (word, session_id)
+            linked = await door.sign_ins.lookup("74", digest=known, claims=claims)
+            assert (linked.outcome, linked.session_id) == (word, session_id)
     hand.name(session_id, [f"f:{each}" for each in range(1_500)], expire_in=HOUR)
     assert await door.word("d") == "live"
 
@@ -583,7 +583,7 @@ async def test_when_everything_has_expired_nothing_is_left(make_door: Callable[.
         await door.refreshed(f"b{number}", f"e{number}", linked=opened.session_id, lives=2 * HOUR)
         await door.refreshed(f"c{number}", f"g{number}", linked=opened.session_id)
         successor = Successor(f"s{number}", "jti", time.time() + HOUR, b"sealed")
-        assert (await door.sign_ins.rotate("74", f"g{number}", successor)).word == "rotated"
+        assert (await door.sign_ins.rotate("74", f"g{number}", successor)).outcome == "rotated"
     await door.log_in("h:x", "static")
     await door.store.log_out(token("h:x"), CLIENT)
     await door.log_in("h:x", "static", presented="c3")
@@ -614,7 +614,7 @@ async def test_the_record_of_an_end_stays_until_the_refresh_token_has_expired(
     hand.let_pass(30 * DAY - 60)
     await door.store.sessions("74")
     for known in ("d", "d2"):
-        assert (await door.sign_ins.link("74", digest=known)).end_reason is BY_USER
+        assert (await door.sign_ins.lookup("74", digest=known)).end_reason is BY_USER
     hand.let_pass(120)
     await door.store.sessions("74")
     assert hand.fields() == set()
@@ -677,8 +677,8 @@ async def test_a_link_moves_nothing(door: Door, hand: Hand) -> None:
     leaving = [hand.leaves_at(key) for key in hand.keys()[:2]]
     content: Any = hand.redis.hgetall(hand.keys()[0])
     for _ in range(5):
-        linked = await door.sign_ins.link("74", digest="d", claims=token("a", expires_in=30 * DAY))
-        assert (linked.word, linked.session_id, linked.end_reason) == ("live", session_id, None)
+        linked = await door.sign_ins.lookup("74", digest="d", claims=token("a", expires_in=30 * DAY))
+        assert (linked.outcome, linked.session_id, linked.end_reason) == ("live", session_id, None)
         assert (linked.expires_at, linked.not_before) == (before.expires_at / 1e6, 0.0)
     assert await door.session(session_id) == before
     assert hand.redis.hgetall(hand.keys()[0]) == content
@@ -693,8 +693,8 @@ async def test_a_link_says_that_a_session_was_idle_or_has_expired(door: Door, ha
     hand.let_pass(DAY, only=expired)
     hand.activity(expired, round(time.time() * 1e6))
     for known, session_id, reason in (("d1", idle, EndReason.IDLE), ("d2", expired, EndReason.EXPIRED)):
-        linked = await door.sign_ins.link("74", digest=known)
-        assert (linked.word, linked.session_id, linked.end_reason) == ("ended", session_id, reason)
+        linked = await door.sign_ins.lookup("74", digest=known)
+        assert (linked.outcome, linked.session_id, linked.end_reason) == ("ended", session_id, reason)
     assert hand.indexed_live() == 0
 
 
@@ -704,27 +704,27 @@ async def test_of_two_names_the_one_that_is_over_decides(door: Door) -> None:
     over = (await door.log_in("over", "over")).session_id
     await door.store.end("74", over, BY_USER)
     for known, reference in (("live", "over"), ("over", "live"), ("over", "never seen"), ("never seen", "over")):
-        linked = await door.sign_ins.link("74", digest=known, claims=token(reference))
-        assert (linked.word, linked.session_id, linked.end_reason) == ("ended", over, BY_USER)
+        linked = await door.sign_ins.lookup("74", digest=known, claims=token(reference))
+        assert (linked.outcome, linked.session_id, linked.end_reason) == ("ended", over, BY_USER)
     for known, reference in (("live", "never seen"), ("never seen", "live"), ("live", "live")):
-        linked = await door.sign_ins.link("74", digest=known, claims=token(reference))
-        assert (linked.word, linked.session_id) == ("live", live)
+        linked = await door.sign_ins.lookup("74", digest=known, claims=token(reference))
+        assert (linked.outcome, linked.session_id) == ("live", live)
 
 
 async def test_of_two_live_sessions_the_refresh_token_s_is_meant(door: Door) -> None:
     one, other = (await door.log_in("a", "d1")).session_id, (await door.log_in("b", "d2")).session_id
-    assert (await door.sign_ins.link("74", digest="d1", claims=token("b"))).session_id == one
-    assert (await door.sign_ins.link("74", digest="d2", claims=token("a"))).session_id == other
+    assert (await door.sign_ins.lookup("74", digest="d1", claims=token("b"))).session_id == one
+    assert (await door.sign_ins.lookup("74", digest="d2", claims=token("a"))).session_id == other
 
 
 async def test_a_link_of_nothing_known_tells_from_when_a_token_may_open_a_session(door: Door) -> None:
     for known, claims in (("d", None), (None, token("a")), (None, None)):
-        linked = await door.sign_ins.link("74", digest=known, claims=claims)
-        assert (linked.word, linked.session_id, linked.expires_at, linked.not_before) == ("unknown", 0, 0.0, 0.0)
+        linked = await door.sign_ins.lookup("74", digest=known, claims=claims)
+        assert (linked.outcome, linked.session_id, linked.expires_at, linked.not_before) == ("unknown", 0, 0.0, 0.0)
     before = time.time()
     await door.store.end_all("74", BY_USER)
-    linked = await door.sign_ins.link("74", digest="d", claims=token("a"))
-    assert linked.word == "unknown"
+    linked = await door.sign_ins.lookup("74", digest="d", claims=token("a"))
+    assert linked.outcome == "unknown"
     assert math.floor(before) <= linked.not_before <= time.time() + 1
 
 
@@ -735,7 +735,7 @@ async def test_a_token_that_was_refused_before_a_refresh_keeps_the_record(
     door = make_door(ended_seconds=60)
     session_id = (await door.log_in(token("a", expires_in=60))).session_id
     await door.store.end("74", session_id, BY_USER)
-    assert (await door.sign_ins.link("74", claims=token("a", expires_in=7 * DAY))).word == "ended"
+    assert (await door.sign_ins.lookup("74", claims=token("a", expires_in=7 * DAY))).outcome == "ended"
     hand.let_pass(6 * DAY)
     await door.store.sessions("74")
     assert await door.reason("a") is BY_USER
@@ -746,8 +746,8 @@ async def test_the_refresh_token_of_somebody_else_names_nothing(door: Door) -> N
     # S09: the user is the one that the index names; the record is looked for there only
     await door.log_in("a", "d")
     assert await door.sign_ins.user_of("d") == "74"
-    assert (await door.sign_ins.link("75", digest="d", claims=token("a", "75"))).word == "unknown"
-    assert (await door.sign_ins.rotation("75", "d")).word == "unknown"
+    assert (await door.sign_ins.lookup("75", digest="d", claims=token("a", "75"))).outcome == "unknown"
+    assert (await door.sign_ins.lookup_refresh_token("75", "d")).outcome == "unknown"
 
 
 # Indexes, and what they hold
@@ -758,15 +758,15 @@ async def test_indexes_are_written_before_the_record_and_in_one_batch_with_it(st
     # rule 4.2: an index is a hint that the user's script confirms
     scripts = Noting(store_url)
     rules = Rules(**{**{name: getattr(RULES, name) for name in Rules.__struct_fields__}, "index_sids": True})
-    slots = Slots(scripts, key_prefix="gk:", rules=rules)
-    sign_ins, claims = SignIns(slots), token("a-sid", claims={"sid": "a-sid"})
+    runner = ScriptRunner(scripts, key_prefix="gk:", rules=rules)
+    sign_ins, claims = SignIns(runner), token("a-sid", claims={"sid": "a-sid"})
     refresh = RefreshToken("d")
     if how == "login":
         await sign_ins.log_in(claims, CLIENT, exempt=False, refresh=refresh)
     elif how == "refresh":
-        await sign_ins.refreshed(claims, CLIENT, exempt=False, refresh=refresh, linked=None)
+        await sign_ins.refresh(claims, CLIENT, exempt=False, refresh=refresh, linked=None)
     else:
-        await SessionStore(slots).check(claims, CLIENT)
+        await SessionStore(runner).check(claims, CLIENT)
     [batch] = scripts.batches
     keys = [words[1] if words[0] in {"SET", "ZADD"} else words[0] for words in batch]
     refreshing = [] if how == "check" else ["gk:refresh:d"]
@@ -792,22 +792,22 @@ async def test_users_with_strange_names_sign_in_and_do_not_meet(make_door: Calla
     door = make_door(index_sids=True)
     for number, user in enumerate(USERS):
         claims = token("same-sid", user, claims={"sid": f"sid-{number}"})
-        assert (await door.log_in(claims, f"d{number}")).word == "opened"
-        assert (await door.refreshed(token("later", user), f"e{number}", linked=None)).word == "opened"
+        assert (await door.log_in(claims, f"d{number}")).outcome == "opened"
+        assert (await door.refreshed(token("later", user), f"e{number}", linked=None)).outcome == "opened"
         successor = Successor(f"s{number}", "jti", time.time() + HOUR, b"sealed")
-        assert (await door.sign_ins.rotate(user, f"d{number}", successor)).word == "rotated"
+        assert (await door.sign_ins.rotate(user, f"d{number}", successor)).outcome == "rotated"
     for number, user in enumerate(USERS):
         for known in (f"d{number}", f"e{number}", f"s{number}"):
             assert await door.sign_ins.user_of(known) == user
-            assert (await door.sign_ins.link(user, digest=known)).word == "live"
+            assert (await door.sign_ins.lookup(user, digest=known)).outcome == "live"
         assert await door.sign_ins.user_of_sid(f"sid-{number}") == user
     # Three keys each, with that of the pair, and five indexes.
     assert len(hand.names()) == 1 + (3 + 4) * len(USERS)
     for user in USERS[::2]:
         assert await door.store.end_all(user, EndReason.REVOKED_BY_ADMIN) == 2
     for number, user in enumerate(USERS):
-        linked = await door.sign_ins.link(user, digest=f"e{number}")
-        assert linked.word == ("live" if number % 2 else "ended")
+        linked = await door.sign_ins.lookup(user, digest=f"e{number}")
+        assert linked.outcome == ("live" if number % 2 else "ended")
 
 
 async def test_who_reads_the_store_can_use_nothing_that_is_there(door: Door, hand: Hand) -> None:
@@ -834,12 +834,12 @@ async def every_answer(sign_ins: SignIns, store: SessionStore, linked: int = 0) 
     refresh, successor = RefreshToken("d"), Successor("s", "jti", time.time() + HOUR, b"sealed")
     questions = (
         lambda: sign_ins.log_in(token("a"), CLIENT, exempt=False, refresh=refresh, presented="a"),
-        lambda: sign_ins.refreshed(token("b"), CLIENT, exempt=False, refresh=refresh, linked=linked),
-        lambda: sign_ins.link("74", digest="d", claims=token("a")),
-        lambda: sign_ins.rotation("74", "d"),
+        lambda: sign_ins.refresh(token("b"), CLIENT, exempt=False, refresh=refresh, linked=linked),
+        lambda: sign_ins.lookup("74", digest="d", claims=token("a")),
+        lambda: sign_ins.lookup_refresh_token("74", "d"),
         lambda: sign_ins.rotate("74", "d", successor),
         lambda: store.end_sid("74", "a", tokens_expire_at=time.time() + HOUR),
-        lambda: sign_ins.rotation("74", "d"),
+        lambda: sign_ins.lookup_refresh_token("74", "d"),
     )
     answers: list[Any] = []
     for question in questions:
@@ -867,9 +867,9 @@ async def test_a_garbled_record_or_pair_gets_nobody_in(door: Door, hand: Hand, w
         await door.sign_ins.rotate("74", "d", Successor("s", "jti", time.time() + HOUR, b"sealed"))
         hand.redis.hset(hand.pairs(), str(session_id), garbage)
         try:
-            assert (await door.sign_ins.rotation("74", "d")).word == "reused"
+            assert (await door.sign_ins.lookup_refresh_token("74", "d")).outcome == "reused"
         except StoreUnavailable:
-            assert (await door.sign_ins.rotation("74", "s")).word == "current"
+            assert (await door.sign_ins.lookup_refresh_token("74", "s")).outcome == "current"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 1e300, "0", "x" * 100])
@@ -902,10 +902,10 @@ async def test_who_signs_in_after_a_loss_starts_anew(door: Door, hand: Hand, los
     # R6, rule 4.9: what the store forgot may have been an end
     session_id = (await door.log_in("a", "d")).session_id
     hand.redis.delete(hand.keys()[lost])
-    assert (await door.sign_ins.link("74", digest="d", claims=token("a"))).word == "unknown"
-    assert (await door.sign_ins.rotation("74", "d")).word == "unknown"
-    assert (await door.refreshed("b", "e", linked=session_id)).word == "unknown"
-    assert (await door.log_in("c", "g")).word == "opened"
+    assert (await door.sign_ins.lookup("74", digest="d", claims=token("a"))).outcome == "unknown"
+    assert (await door.sign_ins.lookup_refresh_token("74", "d")).outcome == "unknown"
+    assert (await door.refreshed("b", "e", linked=session_id)).outcome == "unknown"
+    assert (await door.log_in("c", "g")).outcome == "opened"
     assert (await door.check("a"))[0] == "unknown"
     assert (await door.check("c"))[0] == "touched"
 
@@ -923,9 +923,9 @@ async def test_a_loss_is_noticed_by_the_sign_in_itself(make_door: Callable[..., 
                 case "refreshed":
                     assert not (await door.refreshed("b", "e", linked=session_id)).is_live
                 case "link":
-                    assert (await door.sign_ins.link("74", digest="d")).not_before > 0
+                    assert (await door.sign_ins.lookup("74", digest="d")).not_before > 0
                 case "rotation":
-                    await door.sign_ins.rotation("74", "d")
+                    await door.sign_ins.lookup_refresh_token("74", "d")
                 case _:
                     assert await door.store.end_sid("74", "x", tokens_expire_at=time.time() + HOUR) == 0
             assert (await door.check("a"))[0] == "unknown", (lost, ask)
@@ -936,10 +936,10 @@ async def test_a_live_session_that_the_index_does_not_know_gets_no_tokens(door: 
     session_id = (await door.log_in("a", "d")).session_id
     await door.log_in("b")
     hand.redis.zrem(hand.keys()[1], str(session_id))
-    assert (await door.log_in("a", "e")).word == "unknown"
-    assert (await door.sign_ins.link("74", digest="d")).word == "unknown"
-    assert (await door.sign_ins.rotation("74", "d")).word == "unknown"
-    assert (await door.refreshed("a", "e", linked=session_id)).word == "unknown"
+    assert (await door.log_in("a", "e")).outcome == "unknown"
+    assert (await door.sign_ins.lookup("74", digest="d")).outcome == "unknown"
+    assert (await door.sign_ins.lookup_refresh_token("74", "d")).outcome == "unknown"
+    assert (await door.refreshed("a", "e", linked=session_id)).outcome == "unknown"
 
 
 async def test_an_answer_about_somebody_else_is_a_fault(store_url: str) -> None:
@@ -950,8 +950,8 @@ async def test_an_answer_about_somebody_else_is_a_fault(store_url: str) -> None:
             return [b"gk:{somebody else}:sessions", *reply[1:]]
 
     scripts = Swapped(store_url, timeout_seconds=5)
-    slots = Slots(scripts, key_prefix="gk:", rules=RULES)
-    for answer in await every_answer(SignIns(slots), SessionStore(slots)):
+    runner = ScriptRunner(scripts, key_prefix="gk:", rules=RULES)
+    for answer in await every_answer(SignIns(runner), SessionStore(runner)):
         assert isinstance(answer, StoreUnavailable)
         assert answer.kind == "protocol"
     await scripts.aclose()
@@ -975,8 +975,8 @@ async def test_an_answer_of_the_wrong_shape_is_a_fault(reply: Any) -> None:
         async def command(self, *command: Any) -> Any:
             return b"74"
 
-    slots = Slots(Odd("unix:///nowhere", timeout_seconds=1), key_prefix="gk:", rules=RULES)
-    for answer in await every_answer(SignIns(slots), SessionStore(slots)):
+    runner = ScriptRunner(Odd("unix:///nowhere", timeout_seconds=1), key_prefix="gk:", rules=RULES)
+    for answer in await every_answer(SignIns(runner), SessionStore(runner)):
         assert isinstance(answer, StoreUnavailable), answer
 
 
@@ -987,8 +987,8 @@ async def test_an_index_that_answers_no_user_is_a_fault(reply: Any) -> None:
         async def command(self, *command: Any) -> Any:
             return reply
 
-    slots = Slots(Odd("unix:///nowhere", timeout_seconds=1), key_prefix="gk:", rules=RULES)
+    runner = ScriptRunner(Odd("unix:///nowhere", timeout_seconds=1), key_prefix="gk:", rules=RULES)
     with pytest.raises(StoreUnavailable):
-        await SignIns(slots).user_of("d")
+        await SignIns(runner).user_of("d")
     with pytest.raises(StoreUnavailable):
-        await SignIns(slots).user_of_sid("s")
+        await SignIns(runner).user_of_sid("s")

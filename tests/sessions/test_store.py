@@ -17,7 +17,7 @@ ENDS_BY_HAND = [EndReason.REVOKED_BY_USER, EndReason.REVOKED_BY_ADMIN, EndReason
 
 async def opened(store: SessionStore, reference: str = "a", user: str = "74") -> int:
     checked = await store.check(token(reference, user), CLIENT)
-    assert checked.word == "opened"
+    assert checked.outcome == "opened"
     return checked.session_id
 
 
@@ -30,7 +30,7 @@ async def test_a_token_without_a_session_opens_one_that_holds_what_was_seen(make
     # B-12, C-14, D-02, D-08, E-07; rule 4.1
     store = make_store()
     checked = await store.check(token("ref", jti="the-jti"), CLIENT, login_method="password")
-    assert (checked.word, checked.end_reason, checked.evicted) == ("opened", None, 0)
+    assert (checked.outcome, checked.end_reason, checked.evicted) == ("opened", None, 0)
     session = await only(store)
     assert session.id == checked.session_id
     assert 1 <= session.id < 2**53
@@ -47,7 +47,7 @@ async def test_the_same_token_names_the_same_session(make_store: MakeStore) -> N
     store = make_store()
     session_id = await opened(store)
     checked = await store.check(token("a"), CLIENT)
-    assert (checked.word, checked.session_id) == ("touched", session_id)
+    assert (checked.outcome, checked.session_id) == ("touched", session_id)
     assert len(await store.sessions("74")) == 1
 
 
@@ -68,7 +68,7 @@ async def test_activity_moves_forward_although_the_clock_went_back(make_store: M
     session_id = await opened(store)
     ahead = (await only(store)).last_activity + 60_000_000
     hand.activity(session_id, ahead)
-    assert (await store.check(token("a"), CLIENT)).word == "touched"
+    assert (await store.check(token("a"), CLIENT)).outcome == "touched"
     assert (await only(store)).last_activity == ahead + 1
 
 
@@ -82,7 +82,7 @@ async def test_an_ended_session_refuses_its_token_with_the_reason_for_ever(
     assert await store.end("74", session_id, reason)
     for _ in range(3):
         checked = await store.check(token("a"), CLIENT)
-        assert (checked.word, checked.session_id, checked.end_reason) == ("ended", session_id, reason)
+        assert (checked.outcome, checked.session_id, checked.end_reason) == ("ended", session_id, reason)
     assert await store.sessions("74") == []
     assert not await store.end("74", session_id, EndReason.DEACTIVATED)
     assert (await store.check(token("a"), CLIENT)).end_reason is reason
@@ -118,12 +118,12 @@ async def test_a_session_is_idle_when_the_silence_is_as_long_as_the_limit(make_s
     store = make_store(idle_seconds=1_800)
     session_id = await opened(store)
     hand.let_pass(1_800 - 60)
-    assert (await store.check(token("a"), CLIENT)).word == "touched"
+    assert (await store.check(token("a"), CLIENT)).outcome == "touched"
     hand.let_pass(1_800 - 60)
-    assert (await store.check(token("a"), CLIENT)).word == "touched"
+    assert (await store.check(token("a"), CLIENT)).outcome == "touched"
     hand.let_pass(1_800)
     checked = await store.check(token("a"), CLIENT)
-    assert (checked.word, checked.session_id, checked.end_reason) == ("ended", session_id, EndReason.IDLE)
+    assert (checked.outcome, checked.session_id, checked.end_reason) == ("ended", session_id, EndReason.IDLE)
     session = await only(store, include_inactive=True)
     assert session.ended_at == session.last_activity + 1_800 * 1_000_000
 
@@ -144,7 +144,7 @@ async def test_without_an_idle_limit_silence_ends_nothing(make_store: MakeStore,
     store = make_store(idle_seconds=None)
     await opened(store)
     hand.let_pass(23 * HOUR)
-    assert (await store.check(token("a"), CLIENT)).word == "touched"
+    assert (await store.check(token("a"), CLIENT)).outcome == "touched"
 
 
 async def test_a_session_ends_at_its_absolute_limit_however_busy_it_is(make_store: MakeStore, hand: Hand) -> None:
@@ -154,10 +154,10 @@ async def test_a_session_ends_at_its_absolute_limit_however_busy_it_is(make_stor
     session_id = (await store.check(for_ever, CLIENT)).session_id
     for _ in range(95):
         hand.let_pass(900)
-        assert (await store.check(for_ever, CLIENT)).word == "touched"
+        assert (await store.check(for_ever, CLIENT)).outcome == "touched"
     hand.let_pass(900)
     checked = await store.check(for_ever, CLIENT)
-    assert (checked.word, checked.session_id, checked.end_reason) == ("ended", session_id, EndReason.EXPIRED)
+    assert (checked.outcome, checked.session_id, checked.end_reason) == ("ended", session_id, EndReason.EXPIRED)
     session = await only(store, include_inactive=True)
     assert session.ended_at == session.expires_at
 
@@ -186,7 +186,7 @@ async def test_an_exempt_user_is_never_idle_but_expires(make_store: MakeStore, h
     for reference in "abcde":
         assert (await store.check(token(reference), CLIENT, exempt=True)).evicted == 0
     hand.let_pass(23 * HOUR)
-    assert (await store.check(token("a"), CLIENT, exempt=True)).word == "touched"
+    assert (await store.check(token("a"), CLIENT, exempt=True)).outcome == "touched"
     assert len(await store.sessions("74")) == 5
     hand.let_pass(HOUR)
     assert (await store.check(token("a"), CLIENT, exempt=True)).end_reason is EndReason.EXPIRED
@@ -196,7 +196,7 @@ async def test_a_user_who_is_no_longer_exempt_falls_silent_from_then_on(make_sto
     store = make_store()
     await store.check(token("a"), CLIENT, exempt=True)
     hand.let_pass(2 * HOUR)
-    assert (await store.check(token("a"), CLIENT)).word == "touched"
+    assert (await store.check(token("a"), CLIENT)).outcome == "touched"
     hand.let_pass(HOUR)
     assert (await store.check(token("a"), CLIENT)).end_reason is EndReason.IDLE
 
@@ -215,7 +215,7 @@ async def test_a_token_without_a_session_is_refused_where_nothing_is_adopted(mak
     # T20, UNKNOWN_SESSION=reject
     store = make_store(adopt_unknown=False)
     checked = await store.check(token("a"), CLIENT)
-    assert (checked.word, checked.session_id, checked.end_reason) == ("unknown", 0, None)
+    assert (checked.outcome, checked.session_id, checked.end_reason) == ("unknown", 0, None)
     assert await store.sessions("74", include_inactive=True) == []
 
 
@@ -303,7 +303,7 @@ async def test_the_session_of_somebody_else_is_not_there(make_store: MakeStore) 
     for reason in ENDS_BY_HAND:
         assert not await store.end("74", session_id, reason)
     assert await store.end_all("74", EndReason.REVOKED_BY_USER) == 0
-    assert (await store.check(token("a", "victim"), CLIENT)).word == "touched"
+    assert (await store.check(token("a", "victim"), CLIENT)).outcome == "touched"
 
 
 @pytest.mark.parametrize("session_id", [0, -1, 2**53, 2**63, 10**30])
@@ -322,8 +322,8 @@ async def test_a_touch_that_races_a_revocation_never_revives_the_session(make_st
     ending = asyncio.create_task(store.end("74", session_id, EndReason.REVOKED_BY_USER))
     requests += [asyncio.create_task(other.check(token("a"), CLIENT)) for _ in range(100)]
     assert await ending
-    assert (await other.check(token("a"), CLIENT)).word == "ended"
-    assert {checked.word for checked in await asyncio.gather(*requests)} <= {"touched", "ended"}
+    assert (await other.check(token("a"), CLIENT)).outcome == "ended"
+    assert {checked.outcome for checked in await asyncio.gather(*requests)} <= {"touched", "ended"}
     assert await store.sessions("74") == []
 
 

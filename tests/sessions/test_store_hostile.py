@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
-from gatekeeper.sessions.keys import Slots
+from gatekeeper.sessions.keys import ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
 from tests.conftest import RULES, MakeStore
@@ -41,7 +41,7 @@ def hash_slot(key: bytes) -> int:
 
 def keys_of(user: str) -> tuple[bytes, ...]:
     scripts = StoreClient("unix:///nowhere", timeout_seconds=1)
-    return Slots(scripts, key_prefix="gk:", rules=RULES).keys(user)
+    return ScriptRunner(scripts, key_prefix="gk:", rules=RULES).keys(user)
 
 
 def test_the_slot_function_is_right() -> None:
@@ -82,7 +82,7 @@ async def test_users_with_strange_names_do_not_touch_each_other(make_store: Make
         assert await store.end_all(user, EndReason.REVOKED_BY_ADMIN) == 1
     for position, user in enumerate(USERS):
         checked = await store.check(token("same reference", user), CLIENT)
-        assert (checked.word, checked.session_id) == ("ended" if position % 2 == 0 else "touched", ids[user])
+        assert (checked.outcome, checked.session_id) == ("ended" if position % 2 == 0 else "touched", ids[user])
 
 
 @pytest.mark.parametrize("reference", ["74", "r:a", "*", "a:b:meta", "{x}", "x" * 256, "0"])
@@ -90,8 +90,8 @@ async def test_a_reference_is_never_taken_for_an_id(make_store: MakeStore, refer
     # T19
     store = make_store()
     session_id = (await store.check(token(reference), CLIENT)).session_id
-    assert (await store.check(token(str(session_id)), CLIENT)).word == "opened"
-    assert (await store.check(token(reference), CLIENT)).word == "touched"
+    assert (await store.check(token(str(session_id)), CLIENT)).outcome == "opened"
+    assert (await store.check(token(reference), CLIENT)).outcome == "touched"
 
 
 # C07: bytes in the store that another program wrote, or that a fault garbled
@@ -227,11 +227,11 @@ async def test_a_user_of_whom_one_key_is_lost_starts_anew(make_store: MakeStore,
     for reference in ("a", "revoked", "unseen"):
         assert not admitted(await store.check(token(reference), CLIENT))
     for reference in ("a", "revoked", "unseen"):
-        assert (await store.check(token(reference), CLIENT)).word == "unknown"
+        assert (await store.check(token(reference), CLIENT)).outcome == "unknown"
     assert await store.sessions("74", include_inactive=True) == []
-    assert (await store.check(token("new", issued_ago=-2), CLIENT)).word == "opened"
-    assert (await store.check(token("new", issued_ago=-2), CLIENT)).word == "touched"
-    assert (await store.check(token("a"), CLIENT)).word == "unknown"
+    assert (await store.check(token("new", issued_ago=-2), CLIENT)).outcome == "opened"
+    assert (await store.check(token("new", issued_ago=-2), CLIENT)).outcome == "touched"
+    assert (await store.check(token("a"), CLIENT)).outcome == "unknown"
 
 
 @pytest.mark.parametrize("lost", [0, 1])
@@ -252,7 +252,7 @@ async def test_no_operation_hides_that_a_key_was_lost(
         case _:
             assert await store.log_out(token("another"), CLIENT) is None
     for reference in ("a", "unseen"):
-        assert (await store.check(token(reference), CLIENT)).word == "unknown"
+        assert (await store.check(token(reference), CLIENT)).outcome == "unknown"
 
 
 async def test_an_index_entry_without_a_record_is_nothing(make_store: MakeStore, hand: Hand) -> None:
@@ -278,12 +278,12 @@ async def test_a_record_that_the_index_does_not_know_admits_nobody_and_can_be_en
     ids = [(await store.check(token(reference), CLIENT)).session_id for reference in "abc"]
     hand.redis.zrem(hand.keys()[1], *map(str, ids[:2]))
     for reference in "ab":
-        assert (await store.check(token(reference), CLIENT)).word == "unknown"
+        assert (await store.check(token(reference), CLIENT)).outcome == "unknown"
     await store.log_out(token("a"), CLIENT)
     assert (await store.check(token("a"), CLIENT)).end_reason is EndReason.LOGGED_OUT
     await store.end("74", ids[1], EndReason.REVOKED_BY_USER)
     assert (await store.check(token("b"), CLIENT)).end_reason is EndReason.REVOKED_BY_USER
-    assert (await store.check(token("c"), CLIENT)).word == "touched"
+    assert (await store.check(token("c"), CLIENT)).outcome == "touched"
 
 
 async def test_a_live_record_that_the_index_calls_ended_admits_nobody(make_store: MakeStore, hand: Hand) -> None:
@@ -299,7 +299,7 @@ async def test_a_reference_to_a_record_that_is_gone_can_still_be_logged_out(make
     session_id = (await store.check(token("a"), CLIENT)).session_id
     await store.check(token("b"), CLIENT)
     hand.redis.hdel(hand.keys()[0], str(session_id))
-    assert (await store.check(token("a"), CLIENT)).word == "unknown"
+    assert (await store.check(token("a"), CLIENT)).outcome == "unknown"
     assert await store.log_out(token("a"), CLIENT) is None
     assert (await store.check(token("a"), CLIENT)).end_reason is EndReason.LOGGED_OUT
 
@@ -312,7 +312,7 @@ async def test_an_answer_about_somebody_else_is_a_fault(store_url: str) -> None:
             return [b"gk:{somebody else}:sessions", *reply[1:]]
 
     scripts = Swapped(store_url, timeout_seconds=5)
-    store = SessionStore(Slots(scripts, key_prefix="gk:", rules=RULES))
+    store = SessionStore(ScriptRunner(scripts, key_prefix="gk:", rules=RULES))
     for question in (store.check(token("a"), CLIENT), store.sessions("74"), store.log_out(token("a"), CLIENT)):
         with pytest.raises(StoreUnavailable) as caught:
             await question
@@ -334,7 +334,7 @@ async def test_an_answer_of_the_wrong_shape_is_a_fault(reply: Any) -> None:
             return [b"74"]
 
     odd = Odd("unix:///nowhere", timeout_seconds=1)
-    store = SessionStore(Slots(odd, key_prefix="gk:", rules=RULES))
+    store = SessionStore(ScriptRunner(odd, key_prefix="gk:", rules=RULES))
     for question in (
         store.check(token("a"), CLIENT),
         store.end_all("74", EndReason.IDLE),

@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 )
 
 from gatekeeper.models import Claims, EndReason
-from gatekeeper.sessions.keys import Policy, Rules, Slots
+from gatekeeper.sessions.keys import Policy, Rules, ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
 from tests.conftest import RULES
@@ -93,7 +93,7 @@ class Law(RuleBasedStateMachine):
             session_seconds=TTL, idle_seconds=idle, ended_seconds=ENDED_TTL, device_limit=limit, policy=policy
         )
         self.scripts = StoreClient(self.url, timeout_seconds=5)
-        self.store = SessionStore(Slots(self.scripts, key_prefix="gk:", rules=rules))
+        self.store = SessionStore(ScriptRunner(self.scripts, key_prefix="gk:", rules=rules))
 
     # What the model knows
 
@@ -188,26 +188,26 @@ class Law(RuleBasedStateMachine):
         record.token_expires = max(record.token_expires, asked.expires)
         if record.ended:
             record.forget = max(record.forget, record.token_expires)
-            assert (checked.word, checked.end_reason) == ("ended", record.ended)
+            assert (checked.outcome, checked.end_reason) == ("ended", record.ended)
             return
         reason = self.due(record)
         if reason is None:
-            assert checked.word == "touched"
+            assert checked.outcome == "touched"
             assert record.session_id not in self.over
             record.activity, record.exempt = self.now(), exempt
         else:
-            assert (checked.word, checked.end_reason) == ("ended", reason)
+            assert (checked.outcome, checked.end_reason) == ("ended", reason)
 
     def expect_opening(self, reference: int, asked: Token, checked: Any, *, exempt: bool) -> None:
         if not self.adopts(asked):
-            assert (checked.word, checked.session_id) == ("unknown", 0)
+            assert (checked.outcome, checked.session_id) == ("unknown", 0)
             return
         self.forget()
         victims: list[Record] | None = [] if exempt else self.victims()
         if victims is None:
-            assert checked.word == "full"
+            assert checked.outcome == "full"
             return
-        assert (checked.word, checked.evicted) == ("opened", len(victims))
+        assert (checked.outcome, checked.evicted) == ("opened", len(victims))
         for victim in victims:
             self.finish(victim, EndReason.EVICTED, hidden=False)
         now = self.now()

@@ -22,7 +22,7 @@ async def open_all(store: SessionStore, references: str, *, expires_in: float = 
     ids = {}
     for reference in references:
         checked = await store.check(token(reference, expires_in=expires_in), CLIENT)
-        assert checked.word == "opened"
+        assert checked.outcome == "opened"
         ids[reference] = checked.session_id
     return ids
 
@@ -37,10 +37,10 @@ async def test_evict_idle_lets_the_least_recently_active_go(make_store: MakeStor
     ids = await open_all(store, "abc")
     await store.check(token("a"), CLIENT)
     checked = await store.check(token("d"), CLIENT)
-    assert (checked.word, checked.evicted) == ("opened", 1)
+    assert (checked.outcome, checked.evicted) == ("opened", 1)
     assert await live(store) == {"a", "c", "d"}
     gone = await store.check(token("b"), CLIENT)
-    assert (gone.word, gone.session_id, gone.end_reason) == ("ended", ids["b"], EndReason.EVICTED)
+    assert (gone.outcome, gone.session_id, gone.end_reason) == ("ended", ids["b"], EndReason.EVICTED)
 
 
 async def test_evict_oldest_lets_the_first_opened_go(make_store: MakeStore) -> None:
@@ -58,10 +58,10 @@ async def test_reject_refuses_the_newcomer_and_changes_nothing(make_store: MakeS
     await open_all(store, "abc")
     for _ in range(2):
         checked = await store.check(token("d"), CLIENT)
-        assert (checked.word, checked.session_id, checked.evicted) == ("full", 0, 0)
+        assert (checked.outcome, checked.session_id, checked.evicted) == ("full", 0, 0)
     assert await live(store) == {"a", "b", "c"}
     await store.log_out(token("b"), CLIENT)
-    assert (await store.check(token("d"), CLIENT)).word == "opened"
+    assert (await store.check(token("d"), CLIENT)).outcome == "opened"
     assert await live(store) == {"a", "c", "d"}
 
 
@@ -95,7 +95,7 @@ async def test_a_session_that_can_never_speak_again_gives_way_first(make_store: 
     await open_all(store, "ab")
     await open_all(store, "m", expires_in=-1)
     checked = await store.check(token("c"), CLIENT)
-    assert (checked.word, checked.evicted) == ("opened", 1)
+    assert (checked.outcome, checked.evicted) == ("opened", 1)
     assert await live(store) == {"a", "b", "c"}
 
 
@@ -104,13 +104,13 @@ async def test_a_session_is_not_mute_while_any_token_of_it_lives(make_store: Mak
     store = make_store(device_limit=1, policy=policy)
     await store.check(token("a", expires_in=HOUR), CLIENT)
     await store.check(token("a", expires_in=-1), CLIENT)
-    assert (await store.check(token("b"), CLIENT)).word == ("full" if policy == "reject" else "opened")
+    assert (await store.check(token("b"), CLIENT)).outcome == ("full" if policy == "reject" else "opened")
 
 
 async def test_the_leeway_counts_for_being_mute(make_store: MakeStore) -> None:
     store = make_store(device_limit=1, policy="reject", leeway_seconds=30)
     await open_all(store, "a", expires_in=-1)
-    assert (await store.check(token("b"), CLIENT)).word == "full"
+    assert (await store.check(token("b"), CLIENT)).outcome == "full"
 
 
 @pytest.mark.parametrize("policy", ["evict_idle", "evict_oldest"])
@@ -118,7 +118,7 @@ async def test_a_lowered_limit_takes_effect_at_the_next_opening(make_store: Make
     # S03
     before, after = make_store(device_limit=5, policy=policy), make_store(device_limit=2, policy=policy)
     await open_all(before, "abcde")
-    assert (await after.check(token("a"), CLIENT)).word == "touched"
+    assert (await after.check(token("a"), CLIENT)).outcome == "touched"
     assert await live(after) == set("abcde")
     assert (await after.check(token("f"), CLIENT)).evicted == 4
     assert await live(after) == ({"a", "f"} if policy == "evict_idle" else {"e", "f"})
@@ -130,12 +130,12 @@ async def test_a_lowered_limit_that_rejects_waits_until_there_is_room(make_store
     await open_all(before, "ab")
     await open_all(before, "m", expires_in=-1)
     await open_all(before, "c")
-    assert (await after.check(token("d"), CLIENT)).word == "full"
+    assert (await after.check(token("d"), CLIENT)).outcome == "full"
     assert await live(after) == set("abmc")
     await after.log_out(token("a"), CLIENT)
     await after.log_out(token("b"), CLIENT)
     checked = await after.check(token("d"), CLIENT)
-    assert (checked.word, checked.evicted) == ("opened", 1)
+    assert (checked.outcome, checked.evicted) == ("opened", 1)
     assert await live(after) == {"c", "d"}
 
 
@@ -146,7 +146,7 @@ async def test_what_is_over_takes_no_room(make_store: MakeStore, hand: Hand, pol
     hand.let_pass(HOUR)
     for reference in "cd":
         checked = await store.check(token(reference), CLIENT)
-        assert (checked.word, checked.evicted) == ("opened", 0)
+        assert (checked.outcome, checked.evicted) == ("opened", 0)
     assert (await store.check(token("a"), CLIENT)).end_reason is EndReason.IDLE
     assert await live(store) == {"c", "d"}
 
@@ -155,7 +155,7 @@ async def test_without_a_limit_everything_opens(make_store: MakeStore) -> None:
     store = make_store(device_limit=None)
     references = [f"r{number}" for number in range(50)]
     answers = [await store.check(token(reference), CLIENT) for reference in references]
-    assert {(answer.word, answer.evicted) for answer in answers} == {("opened", 0)}
+    assert {(answer.outcome, answer.evicted) for answer in answers} == {("opened", 0)}
     assert len(await store.sessions("74")) == 50
 
 
@@ -167,7 +167,7 @@ async def test_a_limit_above_a_step_holds_too(make_store: MakeStore, hand: Hand,
     for start in range(0, len(names), 100):
         await asyncio.gather(*(store.check(token(name), CLIENT) for name in names[start : start + 100]))
     assert hand.indexed_live() == 1_200
-    assert (await store.check(token("one more"), CLIENT)).word == ("full" if policy == "reject" else "opened")
+    assert (await store.check(token("one more"), CLIENT)).outcome == ("full" if policy == "reject" else "opened")
     assert hand.indexed_live() == 1_200
 
 
@@ -179,10 +179,10 @@ async def test_a_limit_lowered_from_thousands_is_reached_in_bounded_steps(make_s
         await asyncio.gather(*(store.check(token(name), CLIENT) for name in names[start : start + 100]))
     lowered = make_store(device_limit=2)
     refusing = make_store(device_limit=2, policy="reject")
-    assert (await refusing.check(token("refused"), CLIENT)).word == "full"
+    assert (await refusing.check(token("refused"), CLIENT)).outcome == "full"
     counts = []
     for number in range(4):
-        assert (await lowered.check(token(f"new {number}"), CLIENT)).word == "opened"
+        assert (await lowered.check(token(f"new {number}"), CLIENT)).outcome == "opened"
         counts.append(hand.indexed_live())
     assert counts == [1_501, 502, 2, 2]
     assert await live(lowered) == {"new 2", "new 3"}
@@ -199,16 +199,16 @@ async def test_200_parallel_first_requests_never_make_more_than_three_live(
             *(stores[number % 2].check(token(f"r{number}"), CLIENT) for number in range(200))
         )
     assert highest() <= 3
-    admitted = [answer for answer in answers if answer.word == "opened"]
+    admitted = [answer for answer in answers if answer.outcome == "opened"]
     remaining = {session.id for session in await stores[0].sessions("74")}
     assert len(remaining) == 3
     if policy == "reject":
         assert {answer.session_id for answer in admitted} == remaining
-        assert [answer.word for answer in answers].count("full") == 197
+        assert [answer.outcome for answer in answers].count("full") == 197
     else:
         assert len(admitted) == 200
         assert sum(answer.evicted for answer in admitted) == 197
-        words = [(await stores[1].check(token(f"r{number}"), CLIENT)).word for number in range(200)]
+        words = [(await stores[1].check(token(f"r{number}"), CLIENT)).outcome for number in range(200)]
         assert sorted(words) == ["ended"] * 197 + ["touched"] * 3
 
 

@@ -43,7 +43,7 @@ async def test_end_others_spares_one_whose_own_end_works_later(make_store: MakeS
     ids = await open_all(store, "abc")
     assert await store.end_all("74", BY_USER, spare=ids["b"]) == 2
     assert [session.id for session in await store.sessions("74")] == [ids["b"]]
-    assert (await store.check(token("b"), CLIENT)).word == "touched"
+    assert (await store.check(token("b"), CLIENT)).outcome == "touched"
     assert (await store.check(token("a"), CLIENT)).end_reason is BY_USER
     assert await store.end("74", ids["b"], EndReason.DEACTIVATED)
     assert (await store.check(token("b"), CLIENT)).end_reason is EndReason.DEACTIVATED
@@ -64,7 +64,7 @@ async def test_a_spared_session_counts_for_the_device_limit(make_store: MakeStor
     ids = await open_all(store, "ab")
     await store.end_all("74", BY_USER, spare=ids["a"])
     for reference in ("c", "d"):
-        assert (await store.check(token(reference, issued_ago=-2), CLIENT)).word == "opened"
+        assert (await store.check(token(reference, issued_ago=-2), CLIENT)).outcome == "opened"
     assert (await store.check(token("a"), CLIENT)).end_reason is EndReason.EVICTED
     assert len(await store.sessions("74")) == 2
 
@@ -99,7 +99,7 @@ async def test_a_token_of_before_or_without_iat_opens_nothing(make_store: MakeSt
     unseen = token("unseen", issued_ago=issued_ago)
     await store.end_all("74", BY_USER)
     checked = await store.check(unseen, CLIENT)
-    assert (checked.word, checked.session_id, checked.end_reason) == ("unknown", 0, None)
+    assert (checked.outcome, checked.session_id, checked.end_reason) == ("unknown", 0, None)
     assert await store.sessions("74", include_inactive=True) == []
 
 
@@ -116,7 +116,7 @@ async def test_a_token_of_the_same_second_opens_nothing_and_one_of_the_next_seco
         asked = type(asked)(
             **{**{name: getattr(asked, name) for name in asked.__struct_fields__}, "issued_at": issued_at}
         )
-        assert (await store.check(asked, CLIENT)).word == word
+        assert (await store.check(asked, CLIENT)).outcome == word
 
 
 async def test_a_session_opened_after_end_all_lives(make_store: MakeStore) -> None:
@@ -124,8 +124,8 @@ async def test_a_session_opened_after_end_all_lives(make_store: MakeStore) -> No
     store = make_store()
     await open_all(store, "abc")
     await store.end_all("74", BY_USER)
-    assert (await store.check(token("new", issued_ago=-2), CLIENT)).word == "opened"
-    assert (await store.check(token("new", issued_ago=-2), CLIENT)).word == "touched"
+    assert (await store.check(token("new", issued_ago=-2), CLIENT)).outcome == "opened"
+    assert (await store.check(token("new", issued_ago=-2), CLIENT)).outcome == "touched"
     assert [session.reference for session in await store.sessions("74")] == ["new"]
 
 
@@ -166,8 +166,8 @@ async def test_not_before_stays_as_long_as_the_user(make_store: MakeStore, hand:
     await store.end_all("74", BY_USER)
     assert hand.redis.ttl(hand.keys()[2]) == -1
     hand.let_pass(DAY)
-    assert (await store.check(token("old", issued_ago=DAY + 1, expires_in=90 * DAY), CLIENT)).word == "unknown"
-    assert (await store.check(token("new", issued_ago=DAY - 1), CLIENT)).word == "opened"
+    assert (await store.check(token("old", issued_ago=DAY + 1, expires_in=90 * DAY), CLIENT)).outcome == "unknown"
+    assert (await store.check(token("new", issued_ago=DAY - 1), CLIENT)).outcome == "opened"
 
 
 async def test_end_all_covers_a_session_that_a_clock_ahead_of_ours_touched(make_store: MakeStore, hand: Hand) -> None:
@@ -177,8 +177,8 @@ async def test_end_all_covers_a_session_that_a_clock_ahead_of_ours_touched(make_
     hand.activity(ids["a"], (time.time() + 30) * 1e6)
     await store.end_all("74", BY_USER)
     assert (await store.check(token("a"), CLIENT)).end_reason is BY_USER
-    assert (await store.check(token("b", issued_ago=-31), CLIENT)).word == "opened"
-    assert (await store.check(token("b"), CLIENT)).word == "touched"
+    assert (await store.check(token("b", issued_ago=-31), CLIENT)).outcome == "opened"
+    assert (await store.check(token("b"), CLIENT)).outcome == "touched"
     assert await store.end_all("74", BY_USER) == 1
 
 
@@ -201,7 +201,7 @@ async def test_2500_sessions_end_in_one_call_and_are_converted_by_later_ones(mak
         before = hand.indexed_live()
         await store.sessions("74", include_inactive=True)
         assert hand.indexed_live() < before
-    assert (await store.check(token("new"), CLIENT)).word == "touched"
+    assert (await store.check(token("new"), CLIENT)).outcome == "touched"
 
 
 async def test_end_all_covers_what_it_does_not_look_at_although_that_is_from_the_future(
@@ -230,6 +230,6 @@ async def test_ending_2499_others_spares_the_caller(make_store: MakeStore, hand:
     for _ in range(3):
         await store.sessions("74", include_inactive=True)
     assert hand.indexed_live() == 1
-    assert (await store.check(token("r0"), CLIENT)).word == "touched"
+    assert (await store.check(token("r0"), CLIENT)).outcome == "touched"
     assert await store.end("74", spared, BY_USER)
     assert await store.sessions("74") == []

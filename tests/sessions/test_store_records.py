@@ -65,7 +65,7 @@ async def test_a_refused_token_that_expires_later_keeps_the_record(make_store: M
     # ENDED_SESSION_TTL: "… or one refused since, has expired"
     store = make_store(ended_seconds=HOUR)
     await ended(store, "a", expires_in=60)
-    assert (await store.check(token("a", expires_in=7 * DAY), CLIENT)).word == "ended"
+    assert (await store.check(token("a", expires_in=7 * DAY), CLIENT)).outcome == "ended"
     hand.let_pass(6 * DAY)
     await store.sessions("74")
     assert (await store.check(token("a", expires_in=DAY), CLIENT)).end_reason is EndReason.REVOKED_BY_USER

@@ -170,6 +170,6 @@ async def test_a_garbled_agent_is_in_nobodys_list_and_in_no_requests_way(
     hand.write(session_id, "user_agent", value)
     with pytest.raises(StoreUnavailable):
         await store.sessions("74")
-    assert (await store.check(token("a"), CLIENT)).word == "touched"
+    assert (await store.check(token("a"), CLIENT)).outcome == "touched"
     assert await store.end_all("74", EndReason.REVOKED_BY_USER) == 1
-    assert (await store.check(token("a"), CLIENT)).word == "ended"
+    assert (await store.check(token("a"), CLIENT)).outcome == "ended"

@@ -22,7 +22,7 @@ import redis
 from hiredis import ReplyError
 
 from gatekeeper.errors import StoreUnavailable
-from gatekeeper.sessions.keys import Slots
+from gatekeeper.sessions.keys import ScriptRunner
 from gatekeeper.store.breaker import Breaker
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.command import Script
@@ -434,15 +434,15 @@ async def test_a_reply_too_many_is_told_by_its_key_and_ends_the_connection(surpl
     cut = Cut()
     with store_of_its_own() as (url, _):
         async with relay(url, cut=cut) as through, opened(through) as scripts:
-            slots = Slots(scripts, key_prefix="gk:", rules=RULES)
+            runner = ScriptRunner(scripts, key_prefix="gk:", rules=RULES)
             users = [str(number) for number in range(50)]
-            await slots.run(ECHO, "warm", str, "x")
+            await runner.run(ECHO, "warm", str, "x")
             cut.surplus = surplus
             answers = await asyncio.gather(
-                *(slots.run(ECHO, user, str, user) for user in users), return_exceptions=True
+                *(runner.run(ECHO, user, str, user) for user in users), return_exceptions=True
             )
             assert {getattr(answer, "kind", answer) for answer in answers} == {"protocol"}
-            later = await asyncio.gather(*(slots.run(ECHO, user, lambda reply: reply[1], user) for user in users))
+            later = await asyncio.gather(*(runner.run(ECHO, user, lambda reply: reply[1], user) for user in users))
             assert later == [user.encode() for user in users]
 
 

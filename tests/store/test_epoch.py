@@ -14,7 +14,7 @@ import redis
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import Claims, Client
-from gatekeeper.sessions.keys import Slots
+from gatekeeper.sessions.keys import ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.breaker import Breaker
 from gatekeeper.store.client import StoreClient
@@ -30,10 +30,10 @@ class Gatekeeper:
     def __init__(self, url: str) -> None:
         self.scripts = StoreClient(url, timeout_seconds=5)
         self.epoch = Epoch(self.scripts, key_prefix="gk:")
-        self.store = SessionStore(Slots(self.scripts, key_prefix="gk:", rules=RULES, epoch=self.epoch))
+        self.store = SessionStore(ScriptRunner(self.scripts, key_prefix="gk:", rules=RULES, epoch=self.epoch))
 
     async def word(self, token: Claims) -> str:
-        return (await self.store.check(token, CLIENT)).word
+        return (await self.store.check(token, CLIENT)).outcome
 
 
 @asynccontextmanager

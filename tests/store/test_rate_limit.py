@@ -13,8 +13,8 @@ import redis
 
 from gatekeeper.auth.gate import Exemptions, Gate, RequestFacts
 from gatekeeper.errors import StoreUnavailable
-from gatekeeper.sessions.events import Actor, Event
-from gatekeeper.sessions.keys import Slots
+from gatekeeper.sessions.events import ActorKind, Event
+from gatekeeper.sessions.keys import ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.rate_limit import Rate, RateLimiter
@@ -186,14 +186,14 @@ async def test_an_answer_about_somebody_else_is_a_fault(reply: Any) -> None:
 
 
 class Silent:
-    def count(self, event: Event, actor: Actor, number: int = 1) -> None: ...
+    def count(self, event: Event, actor: ActorKind, number: int = 1) -> None: ...
 
 
 def gate(scripts: StoreClient, rate: Rate | None = SLOW) -> Gate:
     return Gate(
         sources=TokenSources(["header"]),
         verifier=forge.verifier(StaticKeys([forge.SECRET], [], ["HS256"]), now=time.time),
-        store=SessionStore(Slots(scripts, key_prefix="gk:", rules=RULES)),
+        store=SessionStore(ScriptRunner(scripts, key_prefix="gk:", rules=RULES)),
         events=Silent(),
         exempt=Exemptions(()),
         limiter=None if rate is None else RateLimiter(scripts, key_prefix="gk:", rate=rate, burst_seconds=BURST),
