@@ -21,7 +21,7 @@ import pytest
 
 from gatekeeper.app import create_app
 from gatekeeper.build import build
-from gatekeeper.demo.backend import Backend
+from gatekeeper.demo.backend import SampleBackend
 from gatekeeper.dialects import DIALECTS
 from gatekeeper.settings import load
 from gatekeeper_middleware import GatekeeperMiddleware
@@ -116,7 +116,7 @@ def worded(answer: ClientResponse) -> str:
 @contextmanager
 def mounted(environ: dict[str, str]) -> Iterator[str]:
     """Inside of the backend; yields its URL."""
-    app = GatekeeperMiddleware(Backend(forge.SECRET.encode()).app(), load(environ))
+    app = GatekeeperMiddleware(SampleBackend(forge.SECRET.encode()).app(), load(environ))
     with serve_asgi(app) as url:
         yield url
 
@@ -124,7 +124,7 @@ def mounted(environ: dict[str, str]) -> Iterator[str]:
 @contextmanager
 def in_front(environ: dict[str, str]) -> Iterator[str]:
     """The application of the sidecar, in front of the backend."""
-    with serve_asgi(Backend(forge.SECRET.encode()).app()) as upstream:
+    with serve_asgi(SampleBackend(forge.SECRET.encode()).app()) as upstream:
         chosen = load(environ | {"GATEKEEPER_UPSTREAM_URL": upstream}, require_upstream=True)
         with serve_asgi(create_app(chosen, build(chosen, mode="sidecar")).middleware) as url:
             yield url

@@ -36,7 +36,7 @@ class _Refresh(msgspec.Struct):
     refresh_token: str
 
 
-class Backend:
+class SampleBackend:
     """Routes over one HS256 secret."""
 
     def __init__(self, secret: bytes) -> None:

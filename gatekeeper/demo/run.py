@@ -11,7 +11,7 @@ from typing import Final
 
 import uvloop
 
-from gatekeeper.demo.backend import Backend
+from gatekeeper.demo.backend import SampleBackend
 from gatekeeper.dialects import DIALECTS
 from gatekeeper.serve import CannotListen, address_of, bind, configure_logs, serve, serving
 from gatekeeper.settings import ListenAddress, Settings, load
@@ -79,7 +79,7 @@ def run() -> int:
 async def _run(
     settings: Settings, backend: socket.socket, public: socket.socket, ops: socket.socket | None, guide: str
 ) -> int:
-    app = Backend(settings.hmac_secrets[0]).app()
+    app = SampleBackend(settings.hmac_secrets[0]).app()
     async with serving(app, settings, backend):
         print(guide, flush=True)  # noqa: T201 - this is what the command is for
         return await serve(settings, public, ops)

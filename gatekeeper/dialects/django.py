@@ -16,18 +16,18 @@ name: Final = "django"
 _FAMILIES: Final = ("/api/v1/auth/users/me/sessions", "/api/v1/users/me/sessions")
 
 
-class DeviceView(msgspec.Struct, frozen=True):
+class DjangoDeviceView(msgspec.Struct, frozen=True):
     browser: str
     os: str
     device: str
 
 
-class SessionView(msgspec.Struct, frozen=True):
+class DjangoSessionView(msgspec.Struct, frozen=True):
     id: int
     session_key: str
     ip_address: str
     user_agent: str
-    device_info: DeviceView
+    device_info: DjangoDeviceView
     location: str
     is_active: bool
     last_activity: str
@@ -37,56 +37,59 @@ class SessionView(msgspec.Struct, frozen=True):
     is_current: bool
 
 
-class Sessions(msgspec.Struct, frozen=True):
-    sessions: list[SessionView]
+class DjangoSessions(msgspec.Struct, frozen=True):
+    sessions: list[DjangoSessionView]
     total_count: int
 
 
-class Listed(msgspec.Struct, frozen=True):
+class DjangoListed(msgspec.Struct, frozen=True):
     success: bool
-    data: Sessions
+    data: DjangoSessions
 
 
-class Ended(msgspec.Struct, frozen=True):
+class DjangoEnded(msgspec.Struct, frozen=True):
     session_id: int
     device_name: str
 
 
-class Terminated(msgspec.Struct, frozen=True):
+class DjangoTerminated(msgspec.Struct, frozen=True):
     success: bool
     message: str
-    data: Ended
+    data: DjangoEnded
 
 
-class Count(msgspec.Struct, frozen=True):
+class DjangoCount(msgspec.Struct, frozen=True):
     terminated_count: int
 
 
-class AllTerminated(msgspec.Struct, frozen=True):
+class DjangoAllTerminated(msgspec.Struct, frozen=True):
     success: bool
     message: str
-    data: Count
+    data: DjangoCount
 
 
-class Fault(msgspec.Struct, frozen=True):
+class DjangoFault(msgspec.Struct, frozen=True):
     code: str
     message: str
 
 
-class Error(msgspec.Struct, frozen=True):
+class DjangoError(msgspec.Struct, frozen=True):
     success: bool
-    error: Fault
+    error: DjangoFault
 
 
-def _view(session: Session, current: int) -> SessionView:
+Error: Final = DjangoError
+
+
+def _view(session: Session, current: int) -> DjangoSessionView:
     device = session.device
-    return SessionView(
+    return DjangoSessionView(
         id=session.id,
         # To be recognised by, and no credential.
         session_key=hashlib.sha256(session.reference.encode()).hexdigest()[:6] + "...",
         ip_address=session.ip_address,
         user_agent=session.user_agent,
-        device_info=DeviceView(device.browser, device.os, device.form),
+        device_info=DjangoDeviceView(device.browser, device.os, device.form),
         location=", ".join(part for part in (session.location.city, session.location.country) if part),
         is_active=session.is_active,
         last_activity=instant(session.last_activity, digits=0),
@@ -100,7 +103,7 @@ def _view(session: Session, current: int) -> SessionView:
 async def user_session_management_list(call: Call) -> Answer | Problem:
     sessions = await call.manager.sessions(call.claims.user, include_inactive=call.flags["include_inactive"])
     views = [_view(session, call.session_id) for session in sessions]
-    return Answer(body=Listed(True, Sessions(views, len(views))))
+    return Answer(body=DjangoListed(True, DjangoSessions(views, len(views))))
 
 
 async def user_session_detail_destroy(call: Call) -> Answer | Problem:
@@ -108,13 +111,15 @@ async def user_session_detail_destroy(call: Call) -> Answer | Problem:
     if ended is None:
         return NOT_FOUND
     return Answer(
-        body=Terminated(True, call.say("Session terminated successfully"), Ended(ended.id, ended.device.name))
+        body=DjangoTerminated(
+            True, call.say("Session terminated successfully"), DjangoEnded(ended.id, ended.device.name)
+        )
     )
 
 
 async def user_session_management_destroy(call: Call) -> Answer | Problem:
     count = await call.manager.revoke_all(call.claims.user, spare=call.spare)
-    return Answer(body=AllTerminated(True, call.say("All sessions terminated successfully"), Count(count)))
+    return Answer(body=DjangoAllTerminated(True, call.say("All sessions terminated successfully"), DjangoCount(count)))
 
 
 def _operations(prefix: str) -> tuple[Operation, ...]:
@@ -124,7 +129,7 @@ def _operations(prefix: str) -> tuple[Operation, ...]:
             path=path,
             handler=user_session_management_destroy,
             summary="End all sessions of the caller",
-            returns=AllTerminated,
+            returns=DjangoAllTerminated,
             flags=ENDS_ALL,
         )
 
@@ -134,7 +139,7 @@ def _operations(prefix: str) -> tuple[Operation, ...]:
             path=f"{prefix}/",
             handler=user_session_management_list,
             summary="The caller's sessions",
-            returns=Listed,
+            returns=DjangoListed,
             flags=LISTS,
         ),
         end_all(f"{prefix}/"),
@@ -144,7 +149,7 @@ def _operations(prefix: str) -> tuple[Operation, ...]:
             path=f"{prefix}/{{session_id}}/",
             handler=user_session_detail_destroy,
             summary="End one session of the caller",
-            returns=Terminated,
+            returns=DjangoTerminated,
             refusals=(Reason.SESSION_NOT_FOUND,),
         ),
     )
@@ -153,7 +158,7 @@ def _operations(prefix: str) -> tuple[Operation, ...]:
 operations: Final = tuple(operation for prefix in _FAMILIES for operation in _operations(prefix))
 
 
-def word(problem: Problem, wording: Wording) -> Error:
+def word(problem: Problem, wording: Wording) -> DjangoError:
     unauthorized = problem.reason.status == HTTPStatus.UNAUTHORIZED
     code = "UNAUTHORIZED" if unauthorized else problem.reason.code.upper()
-    return Error(False, Fault(code, wording.say(problem.text)))
+    return DjangoError(False, DjangoFault(code, wording.say(problem.text)))

@@ -17,7 +17,7 @@ name: Final = "express"
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
-class SessionView(msgspec.Struct, frozen=True):
+class ExpressSessionView(msgspec.Struct, frozen=True):
     id: str
     ip_address: str
     user_agent: str
@@ -26,36 +26,39 @@ class SessionView(msgspec.Struct, frozen=True):
     is_active: bool
 
 
-class Listed(msgspec.Struct, frozen=True):
+class ExpressListed(msgspec.Struct, frozen=True):
     success: bool
     message: str
-    data: list[SessionView]
+    data: list[ExpressSessionView]
     timestamp: str
     requestId: str  # noqa: N815 - the name in the API
 
 
-class Done(msgspec.Struct, frozen=True):
+class ExpressDone(msgspec.Struct, frozen=True):
     success: bool
     message: str
     timestamp: str
     requestId: str  # noqa: N815
 
 
-class Fault(msgspec.Struct, frozen=True):
+class ExpressFault(msgspec.Struct, frozen=True):
     code: str
     details: str
 
 
-class Error(msgspec.Struct, frozen=True):
+class ExpressError(msgspec.Struct, frozen=True):
     success: bool
     message: str
-    error: Fault
+    error: ExpressFault
     timestamp: str
     requestId: str  # noqa: N815
 
 
-def _view(session: Session) -> SessionView:
-    return SessionView(
+Error: Final = ExpressError
+
+
+def _view(session: Session) -> ExpressSessionView:
+    return ExpressSessionView(
         id=f"session_{session.id}",
         ip_address=session.ip_address,
         user_agent=session.user_agent,
@@ -75,13 +78,13 @@ def _request_id(request_id: str) -> str:
 
 
 def _done(call: Call, message: str) -> Answer:
-    return Answer(body=Done(True, call.say(message), instant(call.now, digits=3), _request_id(call.request_id)))
+    return Answer(body=ExpressDone(True, call.say(message), instant(call.now, digits=3), _request_id(call.request_id)))
 
 
 async def list_sessions(call: Call) -> Answer | Problem:
     sessions = await call.manager.sessions(call.claims.user, include_inactive=call.flags["include_inactive"])
     return Answer(
-        body=Listed(
+        body=ExpressListed(
             True,
             call.say("Sessions retrieved successfully"),
             [_view(session) for session in sessions],
@@ -116,7 +119,7 @@ operations: Final = (
         path="/api/sessions",
         handler=list_sessions,
         summary="The caller's sessions",
-        returns=Listed,
+        returns=ExpressListed,
         flags=LISTS,
     ),
     Operation(
@@ -124,7 +127,7 @@ operations: Final = (
         path="/api/sessions",
         handler=delete_all_sessions,
         summary="End all sessions of the caller",
-        returns=Done,
+        returns=ExpressDone,
         flags=ENDS_ALL,
     ),
     Operation(
@@ -132,7 +135,7 @@ operations: Final = (
         path="/api/sessions/{id}",
         handler=delete_session,
         summary="End one session of the caller",
-        returns=Done,
+        returns=ExpressDone,
         refusals=_ONE,
     ),
     Operation(
@@ -140,13 +143,13 @@ operations: Final = (
         path="/api/sessions/{id}/deactivate",
         handler=deactivate_session,
         summary="End one session of the caller and keep it listed as inactive",
-        returns=Done,
+        returns=ExpressDone,
         refusals=_ONE,
     ),
 )
 
 
-def word(problem: Problem, wording: Wording) -> Error:
+def word(problem: Problem, wording: Wording) -> ExpressError:
     message, code, details = HTTPStatus(problem.reason.status).phrase, problem.reason.code.upper(), problem.text
     if problem.reason.status == HTTPStatus.UNAUTHORIZED:
         code, details = "UNAUTHORIZED", "Invalid or missing authentication token"
@@ -155,10 +158,10 @@ def word(problem: Problem, wording: Wording) -> Error:
         verb = "deactivate" if operation is not None and operation.handler is deactivate_session else "delete"
         message = "Session not found or unauthorized"
         details = f"The requested session does not exist or you don't have permission to {verb} it"
-    return Error(
+    return ExpressError(
         False,
         wording.say(message),
-        Fault(code, wording.say(details)),
+        ExpressFault(code, wording.say(details)),
         instant(wording.now, digits=3),
         _request_id(wording.request_id),
     )

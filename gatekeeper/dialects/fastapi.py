@@ -23,24 +23,24 @@ Error: Final = DetailAndCode
 word: Final = detail_and_code
 
 
-class SessionView(msgspec.Struct, frozen=True):
+class FastapiSessionView(msgspec.Struct, frozen=True):
     jti: str
     created_at: str
     last_activity: str
     expires_at: str
 
 
-class Active(msgspec.Struct, frozen=True):
+class FastapiActive(msgspec.Struct, frozen=True):
     user_id: int | str
     active_sessions: int
-    sessions: list[SessionView]
+    sessions: list[FastapiSessionView]
 
 
-class Cleaned(msgspec.Struct, frozen=True):
+class FastapiCleaned(msgspec.Struct, frozen=True):
     cleaned_sessions: int
 
 
-class Info(msgspec.Struct, frozen=True):
+class FastapiInfo(msgspec.Struct, frozen=True):
     user_id: int | str
     jti: str
     session_valid: bool
@@ -51,8 +51,8 @@ def _jti(session: Session) -> str:
     return session.jti or session.reference
 
 
-def _view(session: Session) -> SessionView:
-    return SessionView(
+def _view(session: Session) -> FastapiSessionView:
+    return FastapiSessionView(
         jti=_jti(session),
         created_at=instant(session.created_at, digits=6),
         last_activity=instant(session.last_activity, digits=6),
@@ -63,11 +63,11 @@ def _view(session: Session) -> SessionView:
 async def active_sessions(call: Call) -> Answer | Problem:
     user = call.texts.get("user_id", call.claims.user)
     views = [_view(session) for session in await call.manager.sessions(user)]
-    return Answer(body=Active(user_number(user), len(views), views))
+    return Answer(body=FastapiActive(user_number(user), len(views), views))
 
 
 async def clean_up(call: Call) -> Answer | Problem:
-    return Answer(body=Cleaned(await call.manager.clean_up()))
+    return Answer(body=FastapiCleaned(await call.manager.clean_up()))
 
 
 async def session_info(call: Call) -> Answer | Problem:
@@ -76,7 +76,7 @@ async def session_info(call: Call) -> Answer | Problem:
     # Not the token's own: a session that was given a newer one shows that (C-07).
     jti = next((_jti(each) for each in sessions if each.id == call.session_id), claims.jti or claims.reference)
     # The session is valid, or this would not be answered.
-    return Answer(body=Info(user_number(claims.user), jti, True, len(sessions)))
+    return Answer(body=FastapiInfo(user_number(claims.user), jti, True, len(sessions)))
 
 
 operations: Final = (
@@ -85,7 +85,7 @@ operations: Final = (
         path="/admin/sessions/active",
         handler=active_sessions,
         summary="The live sessions of the calling administrator, or of a user",
-        returns=Active,
+        returns=FastapiActive,
         needs=Needs.ADMIN,
         texts=("user_id",),
     ),
@@ -94,7 +94,7 @@ operations: Final = (
         path="/admin/sessions/cleanup",
         handler=clean_up,
         summary="Take idle and expired sessions out of the store now",
-        returns=Cleaned,
+        returns=FastapiCleaned,
         needs=Needs.ADMIN,
     ),
     Operation(
@@ -102,7 +102,7 @@ operations: Final = (
         path="/debug/session-info",
         handler=session_info,
         summary="What Gatekeeper makes of the caller's token",
-        returns=Info,
+        returns=FastapiInfo,
         needs=Needs.DEBUG,
     ),
 )

@@ -28,7 +28,7 @@ Error: Final = DetailAndCode
 word: Final = detail_and_code
 
 
-class SessionView(msgspec.Struct, frozen=True):
+class MockstreamSessionView(msgspec.Struct, frozen=True):
     id: int
     user_id: int | str
     device_name: str
@@ -40,19 +40,19 @@ class SessionView(msgspec.Struct, frozen=True):
     is_active: bool
 
 
-class Closed(msgspec.Struct, frozen=True):
+class MockstreamClosed(msgspec.Struct, frozen=True):
     success: bool
     message: str
 
 
-class AllClosed(msgspec.Struct, frozen=True):
+class MockstreamAllClosed(msgspec.Struct, frozen=True):
     success: bool
     message: str
     closed_count: int
 
 
-def _view(session: Session) -> SessionView:
-    return SessionView(
+def _view(session: Session) -> MockstreamSessionView:
+    return MockstreamSessionView(
         id=session.id,
         user_id=user_number(session.user),
         # The one dialect that shows the version of the operating system: "Chrome on Windows 10".
@@ -82,7 +82,7 @@ async def list_user_sessions(call: Call) -> Answer | Problem:
 async def _close(call: Call, user: str, *, by_admin: bool) -> Answer | Problem:
     if await call.manager.revoke(user, session_id(call.parameters["id"]), by_admin=by_admin) is None:
         return NOT_FOUND
-    return Answer(body=Closed(True, call.say("Session closed successfully")))
+    return Answer(body=MockstreamClosed(True, call.say("Session closed successfully")))
 
 
 async def close_session(call: Call) -> Answer | Problem:
@@ -97,7 +97,7 @@ async def _close_all(call: Call, user: str, *, by_admin: bool) -> Answer:
     # The caller's session is spared where it is one of that user's, and there is nothing to spare where it is not.
     spare = call.spare if user == call.claims.user else None
     count = await call.manager.revoke_all(user, spare=spare, by_admin=by_admin)
-    return Answer(body=AllClosed(True, call.say("All sessions closed successfully"), count))
+    return Answer(body=MockstreamAllClosed(True, call.say("All sessions closed successfully"), count))
 
 
 async def close_all_sessions(call: Call) -> Answer | Problem:
@@ -110,7 +110,7 @@ async def close_all_user_sessions(call: Call) -> Answer | Problem:
 
 async def log_out(call: Call) -> Answer | Problem:
     await call.manager.log_out(call.claims, call.client)
-    return Answer(body=Closed(True, call.say("Current session closed successfully")))
+    return Answer(body=MockstreamClosed(True, call.say("Current session closed successfully")))
 
 
 _ONE: Final = (Reason.SESSION_NOT_FOUND,)
@@ -121,7 +121,7 @@ operations: Final = (
         path="/sessions/me",
         handler=list_own_sessions,
         summary="The caller's sessions",
-        returns=list[SessionView],
+        returns=list[MockstreamSessionView],
         flags=LISTS,
     ),
     Operation(
@@ -129,7 +129,7 @@ operations: Final = (
         path="/sessions/logout",
         handler=log_out,
         summary="Sign out: end the session of the token",
-        returns=Closed,
+        returns=MockstreamClosed,
         needs=Needs.TOKEN,
     ),
     Operation(
@@ -137,7 +137,7 @@ operations: Final = (
         path="/sessions/all",
         handler=close_all_sessions,
         summary="End all sessions of the caller",
-        returns=AllClosed,
+        returns=MockstreamAllClosed,
         flags=ENDS_ALL,
     ),
     Operation(
@@ -145,7 +145,7 @@ operations: Final = (
         path="/sessions/{id}",
         handler=close_session,
         summary="End one session of the caller",
-        returns=Closed,
+        returns=MockstreamClosed,
         refusals=_ONE,
     ),
     Operation(
@@ -153,7 +153,7 @@ operations: Final = (
         path="/sessions/user/{user_id}",
         handler=list_user_sessions,
         summary="The sessions of a user",
-        returns=list[SessionView],
+        returns=list[MockstreamSessionView],
         needs=Needs.ADMIN,
         flags=LISTS,
     ),
@@ -162,7 +162,7 @@ operations: Final = (
         path="/sessions/user/{user_id}",
         handler=close_all_user_sessions,
         summary="End all sessions of a user",
-        returns=AllClosed,
+        returns=MockstreamAllClosed,
         needs=Needs.ADMIN,
         flags=ENDS_ALL,
     ),
@@ -171,7 +171,7 @@ operations: Final = (
         path="/sessions/user/{user_id}/{id}",
         handler=close_user_session,
         summary="End one session of a user",
-        returns=Closed,
+        returns=MockstreamClosed,
         needs=Needs.ADMIN,
         refusals=_ONE,
     ),

@@ -24,11 +24,14 @@ _CODES: Final = {
 }
 
 
-class Error(msgspec.Struct, frozen=True):
+class OauthError(msgspec.Struct, frozen=True):
     error: str
     error_description: str
 
 
-def word(problem: Problem, wording: Wording) -> Error:
+Error: Final = OauthError
+
+
+def word(problem: Problem, wording: Wording) -> OauthError:
     # In English: RFC 6749 has it in ASCII.
-    return Error(_CODES.get(problem.reason, problem.reason.code), problem.text)
+    return OauthError(_CODES.get(problem.reason, problem.reason.code), problem.text)

@@ -86,25 +86,38 @@ def _schemas(dialects: Sequence[Dialect], fallback: Dialect) -> dict[str, Any]:
         types = [*(operation.returns for operation in dialect.operations if dialect in dialects), dialect.Error]
         _, components = msgspec.json.schema_components(types, ref_template=_SCHEMA_PATH)
         for name, schema in components.items():
-            found[f"{dialect.name}_{name}"] = renamed(schema, dialect.name)
+            found[component(dialect, name)] = renamed(schema, dialect)
     return found
+
+
+def component(dialect: Dialect, type_name: str) -> str:
+    """The component name of a type: `express_Listed` for `ExpressListed`."""
+    return f"{dialect.name}_{_bare(dialect, type_name)}"
+
+
+def _bare(dialect: Dialect, type_name: str) -> str:
+    """`Listed` for the type `ExpressListed` of the dialect `express`; other names as they are."""
+    return type_name.removeprefix("".join(part.capitalize() for part in dialect.name.split("_")))
 
 
 def schema_of(dialect: Dialect, kind: Any) -> Any:
     (schema,), _ = msgspec.json.schema_components([kind], ref_template=_SCHEMA_PATH)
-    return renamed(schema, dialect.name)
+    return renamed(schema, dialect)
 
 
-def renamed(schema: Any, prefix: str) -> Any:
-    """`schema` with its references to types in the dialect's own names."""
-    if isinstance(schema, dict):
-        return {
-            key: re.sub(r"([^/]+)\Z", rf"{prefix}_\1", value) if key == "$ref" else renamed(value, prefix)
-            for key, value in schema.items()
-        }
+def renamed(schema: Any, dialect: Dialect) -> Any:
+    """`schema` with its titles and references in the component names of the dialect."""
     if isinstance(schema, list):
-        return [renamed(item, prefix) for item in schema]
-    return schema
+        return [renamed(item, dialect) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {key: renamed(value, dialect) for key, value in schema.items()}
+    if isinstance(schema.get("title"), str):
+        found["title"] = _bare(dialect, schema["title"])
+    if "$ref" in schema:
+        folder, _, name = schema["$ref"].rpartition("/")
+        found["$ref"] = f"{folder}/{component(dialect, name)}"
+    return found
 
 
 def _operation(dialect: Dialect, operation: Operation, enabled: _Enabled) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import msgspec
 
 from gatekeeper.dialects.base import Wording
 from gatekeeper.dialects.endpoints import UNKNOWN_CLIENT, Endpoint, Serves
-from gatekeeper.dialects.openapi import headers_of, renamed, schema_of
+from gatekeeper.dialects.openapi import component, headers_of, renamed, schema_of
 from gatekeeper.errors import Reason
 from gatekeeper.models import Problem
 
@@ -29,7 +29,7 @@ def add_endpoints(document: dict[str, Any], endpoints: Sequence[Endpoint]) -> No
         for kind in (endpoint.returns, endpoint.dialect.Error):
             _, components = msgspec.json.schema_components([kind], ref_template="#/components/schemas/{name}")
             for name, schema in components.items():
-                schemas[f"{endpoint.dialect.name}_{name}"] = renamed(schema, endpoint.dialect.name)
+                schemas[component(endpoint.dialect, name)] = renamed(schema, endpoint.dialect)
         if endpoint.dialect.name == "oauth":
             document["components"]["securitySchemes"].update(_CLIENT)
         path = _shortest(endpoint.path)

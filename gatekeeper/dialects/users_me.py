@@ -26,23 +26,23 @@ Error: Final = DetailAndCode
 word: Final = detail_and_code
 
 
-class DeviceView(msgspec.Struct, frozen=True):
+class UsersMeDeviceView(msgspec.Struct, frozen=True):
     browser: str
     os: str
     device: str
 
 
-class LocationView(msgspec.Struct, frozen=True):
+class UsersMeLocationView(msgspec.Struct, frozen=True):
     city: str | None
     country: str | None
 
 
-class SessionView(msgspec.Struct, frozen=True):
+class UsersMeSessionView(msgspec.Struct, frozen=True):
     id: int
-    device_info: DeviceView
+    device_info: UsersMeDeviceView
     device_name: str
     ip_address: str
-    location_data: LocationView | None
+    location_data: UsersMeLocationView | None
     last_activity: str
     created_at: str
     expires_at: str
@@ -50,29 +50,29 @@ class SessionView(msgspec.Struct, frozen=True):
     is_current: bool
 
 
-class Revoked(msgspec.Struct, frozen=True):
+class UsersMeRevoked(msgspec.Struct, frozen=True):
     success: bool
     message: str
     session_id: int
 
 
-class AllRevoked(msgspec.Struct, frozen=True):
+class UsersMeAllRevoked(msgspec.Struct, frozen=True):
     success: bool
     message: str
     revoked_count: int
 
 
-def _location(location: Location) -> LocationView | None:
+def _location(location: Location) -> UsersMeLocationView | None:
     if not location.city and not location.country:
         return None
-    return LocationView(location.city or None, location.country or None)
+    return UsersMeLocationView(location.city or None, location.country or None)
 
 
-def _view(session: Session, current: int) -> SessionView:
+def _view(session: Session, current: int) -> UsersMeSessionView:
     device = session.device
-    return SessionView(
+    return UsersMeSessionView(
         id=session.id,
-        device_info=DeviceView(device.browser, device.os, device.form),
+        device_info=UsersMeDeviceView(device.browser, device.os, device.form),
         device_name=device.name,
         ip_address=session.ip_address,
         location_data=_location(session.location),
@@ -93,12 +93,12 @@ async def revoke_session(call: Call) -> Answer | Problem:
     ended = await call.manager.revoke(call.claims.user, session_id(call.parameters["session_id"]))
     if ended is None:
         return NOT_FOUND
-    return Answer(body=Revoked(True, call.say("Session revoked"), ended.id))
+    return Answer(body=UsersMeRevoked(True, call.say("Session revoked"), ended.id))
 
 
 async def revoke_all_sessions(call: Call) -> Answer | Problem:
     count = await call.manager.revoke_all(call.claims.user, spare=call.spare)
-    return Answer(body=AllRevoked(True, call.say("All other sessions revoked"), count))
+    return Answer(body=UsersMeAllRevoked(True, call.say("All other sessions revoked"), count))
 
 
 operations: Final = (
@@ -107,7 +107,7 @@ operations: Final = (
         path="/api/users/me/sessions",
         handler=list_sessions,
         summary="The caller's sessions",
-        returns=list[SessionView],
+        returns=list[UsersMeSessionView],
         flags=LISTS,
     ),
     Operation(
@@ -115,7 +115,7 @@ operations: Final = (
         path="/api/users/me/sessions",
         handler=revoke_all_sessions,
         summary="End all other sessions of the caller",
-        returns=AllRevoked,
+        returns=UsersMeAllRevoked,
         flags=ENDS_OTHERS,
     ),
     Operation(
@@ -123,7 +123,7 @@ operations: Final = (
         path="/api/users/me/sessions/{session_id}",
         handler=revoke_session,
         summary="End one session of the caller",
-        returns=Revoked,
+        returns=UsersMeRevoked,
         refusals=(Reason.SESSION_NOT_FOUND,),
     ),
 )
