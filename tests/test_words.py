@@ -63,6 +63,7 @@ EXCEPTIONS: Final[Mapping[tuple[str, str], str]] = {
     ("gatekeeper/dialects/", "answer"): "`Answer` is a public name: docs/dialects.md",
     ("gatekeeper/store/", "slot"): "a hash slot of Redis Cluster",
     ("gatekeeper/store/", "slots"): "the hash slots of Redis Cluster",
+    ("gatekeeper/sessions/", "slot"): "the hash slot that holds the keys of a user",
 }
 
 _CLAUSE: Final = re.compile(
@@ -104,28 +105,27 @@ _LOGGERS: Final = frozenset({"_log", "log", "_logger", "logger"})
 
 # What is left from before these rules. It is lowered with the code and never raised.
 TODAY: Final[Mapping[str, int]] = {
-    "opening": 277,
-    "answer (noun)": 193,
-    "told": 193,
-    "answer": 123,
-    "lane": 118,
-    "slots": 114,
-    "visit": 109,
-    "wire": 78,
-    "nobody": 72,
-    "trail": 44,
-    "answered": 39,
-    "whoever": 33,
-    "lanes": 28,
+    "opening": 273,
+    "answer (noun)": 190,
+    "told": 153,
+    "answer": 111,
+    "visit": 85,
+    "nobody": 70,
+    "lane": 69,
+    "wire": 57,
+    "answered": 35,
+    "whoever": 31,
     "means": 25,
+    "lanes": 24,
     "somebody": 17,
     "whom": 16,
     "noted": 15,
-    "anybody": 13,
+    "trail": 13,
+    "anybody": 12,
     "end (noun)": 8,
     "answers": 7,
-    "carriage": 4,
     "heed": 3,
+    "slots": 2,
     "log line": 19,
 }
 
