@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -55,9 +56,23 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    env_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--env-file",
+            metavar="FILE",
+            help="Read settings from NAME=value lines. Variables that are already set in the environment win.",
+        ),
+    ] = None,
 ) -> None:
     """Live sessions in front of any API that hands out JWTs."""
+    if env_file is not None:
+        from gatekeeper.settings.env_file import load_env_file
+
+        # Into the environment itself: worker processes inherit it.
+        context.obj = load_env_file(env_file, os.environ)
 
 
 @app.command()
@@ -78,11 +93,11 @@ def demo() -> None:
 
 
 @app.command()
-def config() -> None:
+def config(context: typer.Context) -> None:
     """The effective settings with their sources, secrets masked."""
     from gatekeeper.settings import describe
 
-    rows = describe()
+    rows = describe(env_file_names=context.obj or frozenset())
     width = max(len(row[0]) for row in rows)
     for name, value, source in rows:
         print(f"{name:{width}}  {value}  ({source})")

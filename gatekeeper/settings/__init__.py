@@ -10,6 +10,7 @@ import os
 import resource
 import stat
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
@@ -42,7 +43,7 @@ class EffectiveSetting(NamedTuple):
 
     variable: str
     value: str
-    source: Literal["default", "environment", "file"]
+    source: Literal["default", "environment", "env file", "file"]
 
 
 def load(environ: Mapping[str, str] | None = None, *, require_upstream: bool = False) -> Settings:
@@ -54,11 +55,16 @@ def load(environ: Mapping[str, str] | None = None, *, require_upstream: bool = F
     return _load(EnvironmentSource(Settings, os.environ if environ is None else environ), require_upstream)
 
 
-def describe(environ: Mapping[str, str] | None = None) -> list[EffectiveSetting]:
-    """Every setting in effect with its source, in the order of docs/settings.md. Raises `ConfigError` as `load`."""
+def describe(
+    environ: Mapping[str, str] | None = None, *, env_file_names: AbstractSet[str] = frozenset()
+) -> list[EffectiveSetting]:
+    """Every setting in effect with its source, in the order of docs/settings.md. Raises `ConfigError` as `load`.
+
+    `env_file_names` are the variables of `environ` that an environment file has set.
+    """
     source = EnvironmentSource(Settings, os.environ if environ is None else environ)
     settings = _load(source, require_upstream=False)
-    return [_description(info, source, settings) for info in setting_infos(Settings)]
+    return [_description(info, source, settings, env_file_names) for info in setting_infos(Settings)]
 
 
 def warnings(settings: Settings) -> list[str]:
@@ -123,10 +129,15 @@ def _conflicts(error: ValidationError) -> list[Conflict]:
     return [conflict for line in error.errors() if line["type"] == "conflict" for conflict in line["ctx"]["conflicts"]]
 
 
-def _description(info: SettingInfo, source: EnvironmentSource, settings: Settings) -> EffectiveSetting:
+def _description(
+    info: SettingInfo, source: EnvironmentSource, settings: Settings, env_file_names: AbstractSet[str]
+) -> EffectiveSetting:
     origin = source.origins.get(info.field)
     if origin is not None:
-        return EffectiveSetting(info.variable, info.reader.show(origin.value), origin.source)
+        from_env_file = origin.source == "environment" and origin.variable in env_file_names
+        return EffectiveSetting(
+            info.variable, info.reader.show(origin.value), "env file" if from_env_file else origin.source
+        )
     if info.field == "jwt_algorithms":
         return EffectiveSetting(info.variable, ",".join(settings.algorithms), "default")
     if info.field == "unknown_session":

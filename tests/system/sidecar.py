@@ -296,11 +296,13 @@ class World:
 class Sidecar:
     """One `gatekeeper serve` and what it says."""
 
-    def __init__(self, settings: dict[str, str], directory: Path, number: int = 0) -> None:
+    def __init__(
+        self, settings: dict[str, str], directory: Path, number: int = 0, *, options: Iterable[str] = ()
+    ) -> None:
         self._out, self._err = directory / f"stdout-{number}", directory / f"stderr-{number}"
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
-                [_COMMAND, "serve"],
+                [_COMMAND, *options, "serve"],
                 env=environment(**settings),
                 cwd=directory,
                 stdin=subprocess.DEVNULL,
@@ -374,12 +376,13 @@ class Sidecar:
 
 
 @contextmanager
-def sidecar(upstream: str, **settings: str) -> Iterator[Sidecar]:
-    """A running sidecar in front of `upstream`; without `redis_url` with a store of its own. At the end, nothing that
-    it wrote may be a traceback or a warning of Python's."""
+def sidecar(upstream: str, *options: str, **settings: str) -> Iterator[Sidecar]:
+    """A running sidecar in front of `upstream`, with `options` before its command; without `redis_url` with a store of
+    its own. At the end, nothing that it wrote may be a traceback or a warning of Python's."""
     with tempfile.TemporaryDirectory(prefix="gk-") as name:
         directory = Path(name)
-        running = Sidecar({"upstream_url": upstream, "data_dir": str(directory / "data")} | settings, directory)
+        given = {"upstream_url": upstream, "data_dir": str(directory / "data")} | settings
+        running = Sidecar(given, directory, options=options)
         try:
             running.wait_until_listening()
             yield running
