@@ -88,13 +88,13 @@ class WebSocketServerProtocol(WebSocketsSansIOProtocol):
             self.transport.abort()
 
 
-def websocket_protocol(on_client_left: Callable[[asyncio.Task[None]], None]) -> type[WebSocketServerProtocol]:
+def websocket_protocol(callback: Callable[[asyncio.Task[None]], None]) -> type[WebSocketServerProtocol]:
     """Return the class for `uvicorn.Config(ws=…)`.
 
-    `on_client_left` is called with the task of an application whose client has disconnected.
+    `callback` is called with the task of an application whose client has disconnected.
     """
 
     class ConfiguredWebSocketProtocol(WebSocketServerProtocol):
-        on_client_left = staticmethod(on_client_left)
+        on_client_left = staticmethod(callback)
 
     return ConfiguredWebSocketProtocol
