@@ -19,6 +19,7 @@ from gatekeeper.errors import (
 )
 from gatekeeper.http.forwarding import response_headers
 from gatekeeper.http.headers import REQUEST_ID, HeaderList, IdentityHeaders, random_uuid
+from gatekeeper.http.methods import SAFE_METHODS
 from gatekeeper.http.response_parser import ResponseHead
 from gatekeeper.models import Claims, EndReason
 from gatekeeper.runtime import Engine
@@ -28,7 +29,7 @@ from gatekeeper.store.command import Command
 from gatekeeper.store.errors import unavailable_from
 from gatekeeper.telemetry.request_record import RequestRecord
 from gatekeeper.upstream.http1 import Failure, Http1Connection
-from gatekeeper.upstream.http1_client import RETRIED_METHODS, Http1Upstream
+from gatekeeper.upstream.http1_client import Http1Upstream
 from gatekeeper.web.outcome import conclude
 from gatekeeper.web.request import CHECKED, read
 from gatekeeper.web.session_end import LEFT_SECONDS, is_of_events, last_event
@@ -273,7 +274,7 @@ class DirectForward:
     def on_failure(self, error: Failure, *, untouched: bool) -> None:
         self._connection = None
         head = self._exchange.head
-        if untouched and not self._retried and head.method in RETRIED_METHODS and head.length == 0:
+        if untouched and not self._retried and head.method in SAFE_METHODS and head.length == 0:
             self._retried = True
             self._connecting = asyncio.get_running_loop().create_task(self._connect(fresh=True))
         else:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from gatekeeper.http.client_address import UNIX_PEER
+from gatekeeper.http.grammar import is_token
 from gatekeeper.http.headers import (
     OWN_PREFIX,
     REQUEST_ID,
@@ -21,7 +22,6 @@ from gatekeeper.http.headers import (
     fold,
     get,
     get_all,
-    is_token,
 )
 
 _HOP_BY_HOP: Final = frozenset(

@@ -16,6 +16,8 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
+from gatekeeper.http.grammar import TOKEN_BYTES, is_token
+
 Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 HeaderList: TypeAlias = list[tuple[bytes, bytes]]
 
@@ -28,8 +30,7 @@ DEGRADED: Final = b"x-gatekeeper-degraded"
 URL_OVERRIDES: Final = frozenset({b"x-original-url", b"x-rewrite-url"})
 
 _ALNUM = (string.ascii_letters + string.digits).encode()
-_TOKEN = _ALNUM + b"!#$%&'*+-.^_`|~"  # RFC 9110 section 5.6.2
-_NOT_TOKEN = bytes(set(range(256)) - set(_TOKEN))
+_NOT_TOKEN = bytes(set(range(256)) - set(TOKEN_BYTES))
 _FOLD = bytes(ord(chr(byte).lower()) if byte in _ALNUM else ord("-") for byte in range(256))
 # Of their own, so that nobody who seeds the generator of all makes them come again.
 _ids: Final = random.Random()  # noqa: S311 - no secret
@@ -50,11 +51,6 @@ def fold(name: bytes) -> bytes:
     name stands for all names that these read alike. Bytes that no name may have (RFC 9110 section 5.6.2) are left out.
     """
     return name.translate(_FOLD, _NOT_TOKEN)
-
-
-def is_token(name: bytes) -> bool:
-    """Whether this can be a header's name at all (RFC 9110 section 5.6.2)."""
-    return bool(name) and not name.translate(None, _TOKEN)
 
 
 def get_all(headers: Headers, name: bytes) -> list[bytes]:

@@ -10,8 +10,8 @@ from collections.abc import Collection
 from typing import Final
 
 from gatekeeper.http.headers import HeaderList, Headers, get, get_all
+from gatekeeper.http.methods import SAFE_METHODS
 
-SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_SITES: Final = frozenset({b"same-origin", b"none"})
 _PREFLIGHT_SECONDS: Final = b"600"
 

@@ -6,10 +6,11 @@ import re
 from enum import Enum
 from typing import Final, Protocol
 
+from gatekeeper.http.grammar import FIELD_VALUE
+from gatekeeper.http.headers import HeaderList
 from gatekeeper.http.request_head import (
     HEADERS_TOO_LARGE,
     TOO_MANY_HEADERS,
-    HeaderList,
     Limits,
     RequestHead,
     RequestRejected,
@@ -19,8 +20,8 @@ from gatekeeper.http.request_head import (
 
 # RFC 9112 section 7.1. Whitespace after the size is what some take for the size's end and others refuse; 16 digits are
 # what 64 bits hold.
-_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\t\x20-\x7e\x80-\xff]*)?")
-_SIZE_SO_FAR: Final = re.compile(rb"[0-9A-Fa-f]{0,16}|[0-9A-Fa-f]{1,16}(?:;[\t\x20-\x7e\x80-\xff]*)?\r?")
+_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;%b)?" % FIELD_VALUE)
+_SIZE_SO_FAR: Final = re.compile(rb"[0-9A-Fa-f]{0,16}|[0-9A-Fa-f]{1,16}(?:;%b)?\r?" % FIELD_VALUE)
 # As Go's net/http: lines of 4 KiB, and 16 KiB of framing more than chunks of a decent size need (CVE-2023-39326).
 _LONGEST_SIZE_LINE: Final = 4096
 _MOST_EXCESS_BYTES: Final = 16 * 1024

@@ -14,29 +14,25 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import msgspec
 
-HeaderList: TypeAlias = list[tuple[bytes, bytes]]
+from gatekeeper.http.grammar import CANONICAL_DECIMAL, FIELD_VALUE, FIELD_VALUE_CHAR, METHOD, TOKEN, TOKEN_BYTES
+from gatekeeper.http.headers import HeaderList
+from gatekeeper.http.methods import SUPPORTED_METHODS
 
-_MARKS: Final = rb"!#$%&'*+.^_`|~"  # RFC 9110 section 5.6.2, less the hyphen
-_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-# Methods are upper-case by custom and tell case apart by rule (RFC 9110 section 9.1): "get" is nobody's method, and a
-# backend that takes it for GET would not be asking the one that was judged. The longest registered one has 17 letters.
-_METHOD: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Z]{1,32}"
 # Visible ASCII without "#", which no request target has (RFC 9112 section 3.2).
 _TARGET: Final = rb"[\x21\x22\x24-\x7e]+"
-_REQUEST_LINE: Final = re.compile(rb"(%s) (%s) HTTP/1\.([01])\r\n" % (_METHOD, _TARGET))
-_LIKE_A_REQUEST_LINE: Final = re.compile(rb"(%s) ([^ ]+) HTTP/([0-9.]+)\r\n" % _METHOD)
+_REQUEST_LINE: Final = re.compile(rb"(%s) (%s) HTTP/1\.([01])\r\n" % (METHOD, _TARGET))
+_LIKE_A_REQUEST_LINE: Final = re.compile(rb"(%s) ([^ ]+) HTTP/([0-9.]+)\r\n" % METHOD)
 # One line, all of it: a match begins where a line does and ends with its end, and no line end can be inside.
 # Possessive, so that no run of spaces is tried in more ways than one.
-_FIELD: Final = re.compile(rb"^(%s+):[\t ]*+([\t\x20-\x7e\x80-\xff]*+)\r\n" % _TOKEN, re.MULTILINE)
-_OTHER_CONTROL: Final = rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
+_FIELD: Final = re.compile(rb"^(%s+):[\t ]*+(%s)\r\n" % (TOKEN, FIELD_VALUE), re.MULTILINE)
+_OTHER_CONTROL: Final = rb"[^\r\n" + FIELD_VALUE_CHAR.removeprefix(b"[")
 # What no further byte can make good: a control byte, a bare LF, a CR that no LF follows.
 _STRAY: Final = re.compile(_OTHER_CONTROL + rb"|(?<!\r)\n|\r(?!\n|\Z)")
-# Without leading zeros, which some read as octal; 18 digits are less than 2^63 to everybody.
-_LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,17}")
+_LENGTH: Final = re.compile(CANONICAL_DECIMAL)
 # RFC 3986 section 3.2.2 less the sub-delimiters: no name in use has any, and a comma makes two hosts of one to some.
 _HOST: Final = re.compile(rb"(?:(?:[A-Za-z0-9._~-]|%[0-9A-Fa-f]{2})+|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{0,5}))?")
 # What nearly all of them are.
@@ -45,7 +41,10 @@ _PLAIN_HOST: Final = re.compile(rb"[A-Za-z0-9._-]+(?::(?:[0-9]{1,4}|[1-5][0-9]{4
 _DECIDING: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"})
 # What a lenient backend (CGI, PHP) reads as a framing header and everybody else does not.
 _ALMOST_FRAMING: Final = frozenset(
-    name.replace(b"-", bytes((mark,))) for name in (b"content-length", b"transfer-encoding") for mark in _MARKS
+    name.replace(b"-", bytes((mark,)))
+    for name in (b"content-length", b"transfer-encoding")
+    for mark in TOKEN_BYTES
+    if mark != ord("-") and not bytes((mark,)).isalnum()
 )
 _LOOKED_AT: Final = _DECIDING | _ALMOST_FRAMING
 
@@ -53,7 +52,7 @@ _LOOKED_AT: Final = _DECIDING | _ALMOST_FRAMING
 _REMEMBERED_SECTIONS: Final = 2048
 _REMEMBERED_BYTES: Final = 2048
 
-ALLOWED_METHODS: Final = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+ALLOWED_METHODS: Final = ", ".join(SUPPORTED_METHODS).encode()
 
 HEADERS_TOO_LARGE: Final = "The headers are too large"
 TOO_MANY_HEADERS: Final = "There are too many headers"

@@ -10,14 +10,14 @@ import re
 from typing import Final, NamedTuple
 
 from gatekeeper.errors import GatekeeperError, Reason
-from gatekeeper.http.headers import Headers, is_token
+from gatekeeper.http import grammar
+from gatekeeper.http.grammar import is_field_value, is_token
+from gatekeeper.http.headers import Headers
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
-_LENGTH = re.compile(rb"[0-9]{1,18}")
-_TARGET = re.compile(rb"[\x21-\x7e]+")
-# What may stand in a field's value: visible characters, obs-text, space and tab (RFC 9110 section 5.5).
-_VALUE_BYTES = bytes({9, *range(0x20, 0x7F), *range(0x80, 0x100)})
+_LENGTH: Final = re.compile(grammar.DECIMAL)
+_TARGET: Final = re.compile(grammar.VISIBLE)
 _OF_NOTE: Final = frozenset({b"content-length", b"expect", b"host", b"transfer-encoding"})
 
 
@@ -100,5 +100,5 @@ def _check_fields(headers: Headers) -> None:
     # As one text each: what no name and no value may have, none of them has.
     if b"" in names or not is_token(b"".join(names) or b"-"):
         raise RequestNotForwardable
-    if b"".join([value for _, value in headers]).translate(None, _VALUE_BYTES):
+    if not is_field_value(b"".join([value for _, value in headers])):
         raise RequestNotForwardable

@@ -14,7 +14,9 @@ from typing import Final, Protocol, TypeVar
 
 import msgspec
 
-from gatekeeper.http.headers import HeaderList, is_token
+from gatekeeper.http import grammar
+from gatekeeper.http.grammar import FIELD_VALUE, is_field_value, is_token
+from gatekeeper.http.headers import HeaderList
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 """Of one head, and of the trailers."""
@@ -24,15 +26,12 @@ MAX_INFORMATIONAL: Final = 1000
 
 _MAX_SIZE_LINE_BYTES: Final = 4096
 
-_TEXT = rb"[\t\x20-\x7e\x80-\xff]*+"
 # The space after the status belongs there even without a reason (RFC 9112 section 4), and is often left out.
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: (" + _TEXT + rb"))?+")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: (" + FIELD_VALUE + rb"))?+")
 _HEAD_START: Final = b"HTTP/1."
-# What a line may hold (RFC 9110 section 5.5).
-_TEXT_BYTES: Final = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))
 _NO_OPTIONS: Final[frozenset[bytes]] = frozenset()
-_LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
-_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[\t ]*;" + _TEXT + rb")?")
+_LENGTH = re.compile(grammar.CANONICAL_DECIMAL)
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[\t ]*;" + FIELD_VALUE + rb")?")
 
 _FRAMING: Final = frozenset({b"connection", b"content-length", b"transfer-encoding"})
 _BODILESS: Final = frozenset({204, 304})
@@ -135,7 +134,7 @@ def _parse_fields(lines: list[bytes]) -> HeaderList:
 
 
 def _parse_field(line: bytes) -> tuple[bytes, bytes]:
-    if line.translate(None, _TEXT_BYTES):
+    if not is_field_value(line):
         raise BadResponse("a control character, or a line that ends wrongly")
     name, colon, value = line.partition(b":")
     if not colon:

@@ -1,4 +1,4 @@
-"""The types of ASGI, as the proxy uses them."""
+"""The types of ASGI 3.0 (https://asgi.readthedocs.io/en/latest/specs/main.html)."""
 
 from __future__ import annotations
 
@@ -9,3 +9,4 @@ Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]

@@ -12,6 +12,7 @@ from typing import Final
 from websockets.exceptions import InvalidHeader
 from websockets.headers import parse_extension
 
+from gatekeeper.http.grammar import TOKEN
 from gatekeeper.http.request_head import (
     HEADERS_TOO_LARGE,
     TARGET_TOO_LONG,
@@ -23,8 +24,7 @@ from gatekeeper.http.request_head import (
 _VERSION: Final = b"13"
 # 16 bytes in base64.
 _KEY: Final = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==")
-_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_TOKENS: Final = re.compile(rb"%(token)s(?:[ \t]*,[ \t]*%(token)s)*" % {b"token": _TOKEN})
+_TOKENS: Final = re.compile(rb"%(token)s(?:[ \t]*,[ \t]*%(token)s)*" % {b"token": TOKEN})
 # The library that takes the connection over reads no longer lines and no more headers, and says so badly.
 _LONGEST_LINE: Final = 8190
 _MOST_HEADERS: Final = 128

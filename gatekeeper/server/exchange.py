@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable
 from enum import Enum
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Final, Protocol
 
-from gatekeeper.http.request_head import HeaderList, RequestHead
-from gatekeeper.server.scope import Scope, ScopeFactory
-
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+from gatekeeper.http.grammar import TOKEN_BYTES, is_field_value, is_token
+from gatekeeper.http.headers import HeaderList
+from gatekeeper.http.request_head import RequestHead
+from gatekeeper.http.types import ASGIApp, Message, Scope
+from gatekeeper.server.scope import ScopeFactory
 
 # What serve.py filters and operators know: the voice of the server, whichever protocol class it runs.
 _log = logging.getLogger("uvicorn.error")
@@ -29,8 +26,6 @@ _INFORMATIONAL: Final = "gatekeeper.http.informational"
 
 _NO_BODY: Final = frozenset({204, 304})
 _ABOUT_THE_CONNECTION: Final = frozenset({b"content-length", b"transfer-encoding", b"connection"})
-_NOT_A_NAME: Final = re.compile(rb"[^!#$%&'*+\-.^_`|~0-9A-Za-z]")
-_NOT_A_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def status_line(status: int, reason: bytes | None = None) -> bytes:
@@ -48,7 +43,7 @@ def _first_line(status: int, reason: bytes | None) -> bytes:
     """As `status_line`, of what an application has said."""
     if not HTTPStatus.OK <= status < 600:
         raise RuntimeError(f"No status of an ASGI response: {status}")
-    if reason is not None and _NOT_A_VALUE.search(reason):
+    if reason is not None and not is_field_value(reason):
         raise RuntimeError("Invalid reason phrase in a response.")
     return status_line(status, reason)
 
@@ -372,7 +367,7 @@ class Exchange:
             elif key == b"content-type":
                 self._is_event_stream = value.lower().startswith(b"text/event-stream")
             content += (name, b": ", value, b"\r\n")
-        if _NOT_A_NAME.search(b"".join(content[1::4])) or _NOT_A_VALUE.search(b"".join(content[3::4])):
+        if b"".join(content[1::4]).translate(None, TOKEN_BYTES) or not is_field_value(b"".join(content[3::4])):
             raise RuntimeError("Invalid header name or value in a response.")
         if connection == b"close":
             self.keep_alive = False
@@ -452,7 +447,7 @@ class Exchange:
 def _lines(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[bytes]:
     """Of a section beside the head, where nothing about the connection stands."""
     for name, value in headers:
-        if not name or _NOT_A_NAME.search(name) or _NOT_A_VALUE.search(value):
+        if not is_token(name) or not is_field_value(value):
             raise RuntimeError("Invalid header name or value in a response.")
         if name.lower() not in _ABOUT_THE_CONNECTION:
             yield b"%b: %b\r\n" % (name, value)

@@ -19,11 +19,12 @@ from uvicorn.server import ServerState
 
 from gatekeeper.http.request_body import BODY_TOO_LARGE, Body, ChunkedBody, SizedBody
 from gatekeeper.http.request_head import HeadReader, Limits, RequestHead, RequestRejected, parse_head, salvage
+from gatekeeper.http.types import ASGIApp, Scope
 from gatekeeper.http.websocket_handshake import asks_for_websocket, check_handshake, serialize_handshake
 from gatekeeper.server.deadline import Deadline, StallTimer
-from gatekeeper.server.exchange import ASGIApp, Exchange, Responder
+from gatekeeper.server.exchange import Exchange, Responder
 from gatekeeper.server.rejection import ErrorResponse, RejectedRequest, RenderError, serialize_error
-from gatekeeper.server.scope import Scope, ScopeFactory
+from gatekeeper.server.scope import ScopeFactory
 
 _log = logging.getLogger("uvicorn.error")
 

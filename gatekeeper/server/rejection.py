@@ -8,9 +8,9 @@ from typing import TypeAlias
 
 import msgspec
 
-from gatekeeper.http.request_head import HeaderList
+from gatekeeper.http.headers import HeaderList
+from gatekeeper.http.types import Scope
 from gatekeeper.server.exchange import status_line
-from gatekeeper.server.scope import Scope
 
 
 class RejectedRequest(msgspec.Struct, frozen=True):

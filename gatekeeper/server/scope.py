@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import MutableMapping
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 from urllib.parse import unquote
 
 from gatekeeper.http.request_head import RequestHead
-
-Scope: TypeAlias = MutableMapping[str, Any]
+from gatekeeper.http.types import Scope
 
 EXTENSION: Final = "gatekeeper.http"
 """What this server offers beyond ASGI. `scope["extensions"][EXTENSION]["target"]` is the request target as it was sent,

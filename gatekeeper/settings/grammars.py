@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-# RFC 9110, 5.6.2; the same grammar serves cookie names (RFC 6265, 4.1.1).
-_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
+from gatekeeper.http.grammar import TOKEN_CHAR
+
+# Names of header fields and of cookies.
+_TOKEN = re.compile(f"{TOKEN_CHAR.decode()}{{1,128}}")
 _QUERY_NAME = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 _HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_.])?")
 # `sun_path` holds 108 bytes with its final zero (unix(7)).

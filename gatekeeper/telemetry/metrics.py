@@ -17,12 +17,13 @@ from gatekeeper.errors import (
     STORE_FAULTS,
     Reason,
 )
+from gatekeeper.http.methods import SUPPORTED_METHODS
 from gatekeeper.sessions.events import ACTOR_KINDS, ActorKind, Event
 from gatekeeper.telemetry.request_record import RequestRecord
 
 Mode = Literal["sidecar", "middleware"]
 
-METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+METHODS: Final = frozenset(SUPPORTED_METHODS)
 _BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _UPSTREAM_ERRORS: Final = ("connect", "timeout", "reset", "protocol")
 # So many are counted together, which takes a fraction of the time.

@@ -13,14 +13,13 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from gatekeeper.errors import TokenRejected
+from gatekeeper.http.grammar import TOKEN_BYTES
+from gatekeeper.http.headers import Headers
 
-Headers = Sequence[tuple[bytes, bytes]]
-
-# RFC 9110 section 5.6.2 (token) and section 11.2 (token68).
-_TCHARS = (string.ascii_letters + string.digits + "!#$%&'*+-.^_`|~").encode()
+# RFC 9110 section 11.2 (token68).
 _TOKEN68 = (string.ascii_letters + string.digits + "-._~+/=").encode()
 
-_ONE_TCHAR = frozenset(bytes([char]) for char in _TCHARS)
+_ONE_TCHAR = frozenset(bytes([char]) for char in TOKEN_BYTES)
 
 _AUTHORIZATION = b"authorization"
 _COOKIE = b"cookie"
@@ -186,7 +185,7 @@ def _parse_name(name: str) -> tuple[str, str, bytes]:
     kind, _, key = name.partition(":")
     if kind not in {"cookie", "query"}:
         raise ValueError(f"unknown token source {name!r}; accepted: header, cookie:NAME, query:NAME, subprotocol")
-    if not key or not key.isascii() or key.encode().translate(None, _TCHARS):
+    if not key or not key.isascii() or key.encode().translate(None, TOKEN_BYTES):
         raise ValueError(f"token source {name!r} needs a name of letters, digits and !#$%&'*+-.^_`|~ after the colon")
     return name, kind, key.encode("ascii")
 

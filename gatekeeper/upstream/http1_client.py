@@ -9,15 +9,13 @@ from typing import Final
 
 from gatekeeper.errors import UpstreamUnavailable
 from gatekeeper.http.headers import HeaderList
+from gatekeeper.http.methods import SAFE_METHODS
 from gatekeeper.http.request_writer import RequestNotForwardable, SerializedHead, chunk, last_chunk, serialize_head
 from gatekeeper.http.response_parser import ResponseHead
 from gatekeeper.upstream.connector import BackendStreams, Connector
 from gatekeeper.upstream.http1 import Failure, Http1Connection
 from gatekeeper.upstream.interface import RequestBody, UpstreamRequest, UpstreamResponse
 from gatekeeper.upstream.pool import Http1Pool
-
-RETRIED_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-"""What may be sent twice where the first time may not have arrived (RFC 9110 section 9.2.2)."""
 
 # What is held of a body that is read more slowly than it comes, beside one read of the socket.
 _MAX_HELD_BYTES: Final = 64 * 1024
@@ -68,7 +66,7 @@ class Http1Upstream:
         try:
             head = await exchange.head()
         except UpstreamUnavailable:
-            if not exchange.untouched or body is not None or method not in RETRIED_METHODS:
+            if not exchange.untouched or body is not None or method not in SAFE_METHODS:
                 raise
             exchange = Http1Exchange(await self.pool.acquire(fresh=True), request, out)
             head = await exchange.head()

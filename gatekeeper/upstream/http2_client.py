@@ -9,10 +9,12 @@ from http import HTTPStatus
 from typing import Final
 
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
-from gatekeeper.http.headers import HeaderList, get, is_token
+from gatekeeper.http import grammar
+from gatekeeper.http.grammar import is_field_value, is_token
+from gatekeeper.http.headers import HeaderList, get
+from gatekeeper.http.methods import SAFE_METHODS
 from gatekeeper.http.request_writer import RequestNotForwardable
 from gatekeeper.upstream.connector import Connector
-from gatekeeper.upstream.http1_client import RETRIED_METHODS
 from gatekeeper.upstream.http2 import Http2Connection
 from gatekeeper.upstream.http2_stream import Http2Head, Http2Stream
 from gatekeeper.upstream.interface import RequestBody, UpstreamRequest, UpstreamResponse
@@ -23,9 +25,8 @@ ALPN: Final = ("h2", "http/1.1")
 _LEFT_OUT: Final = frozenset(
     {b"connection", b"host", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade"}
 )
-_BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]|^[ \t]|[ \t]\Z")
-_TARGET = re.compile(rb"[\x21-\x7e]+")
-_LENGTH = re.compile(rb"[0-9]{1,18}")
+_TARGET = re.compile(grammar.VISIBLE)
+_LENGTH = re.compile(grammar.DECIMAL)
 # As over HTTP/1.1 (RFC 9110 section 10.1.1).
 _EXPECT_SECONDS: Final = 1.0
 _CLOSING_TURNS: Final = 3
@@ -129,7 +130,7 @@ class Http2Client:
         if not is_token(fields[0][1]) or not _TARGET.fullmatch(target):
             raise RequestNotForwardable
         for name, value in headers:
-            if not is_token(name) or name != name.lower() or _BAD_VALUE.search(value):
+            if not is_token(name) or name != name.lower() or not is_field_value(value) or value != value.strip(b" \t"):
                 raise RequestNotForwardable
             if name not in _LEFT_OUT:
                 fields.append((name, value))
@@ -182,7 +183,7 @@ class Http2Exchange:
             return False
         if self.stream.refused:
             return self._body is None or self._body.is_complete
-        return self.stream.untouched and self._body is None and self._request.method in RETRIED_METHODS
+        return self.stream.untouched and self._body is None and self._request.method in SAFE_METHODS
 
     async def head(self) -> Http2Head:
         """The head of the final answer. Cancelled or failed, all of it is over."""

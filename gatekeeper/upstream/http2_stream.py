@@ -20,13 +20,14 @@ from h2.events import (
 )
 
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
-from gatekeeper.http.headers import HeaderList, is_token
+from gatekeeper.http import grammar
+from gatekeeper.http.grammar import is_field_value, is_token
+from gatekeeper.http.headers import HeaderList
 from gatekeeper.http.response_parser import MAX_FIELDS, MAX_INFORMATIONAL
 
 _MAX_HELD_HEADS: Final = 64
-_WHOLE_NUMBER = re.compile(rb"[0-9]{1,18}")
+_LENGTH = re.compile(grammar.DECIMAL)
 _STATUS = re.compile(rb"[1-5][0-9][0-9]")
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _OF_A_CONNECTION: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
 )
@@ -207,7 +208,7 @@ class Http2Stream:
             and status != b"101"
             and _is_clean(rest)
             and len(lengths) <= 1
-            and all(_WHOLE_NUMBER.fullmatch(length) for length in lengths)
+            and all(_LENGTH.fullmatch(length) for length in lengths)
         )
         self._head_count += 1
         if not is_sound or self._head_count > MAX_INFORMATIONAL or len(self._heads) >= _MAX_HELD_HEADS:
@@ -243,6 +244,6 @@ class Http2Stream:
 def _is_clean(headers: HeaderList) -> bool:
     """Whether HTTP/2 allows these fields in an answer (RFC 9113 section 8.2), and they are not too many."""
     return len(headers) <= MAX_FIELDS and all(
-        is_token(name) and name == name.lower() and name not in _OF_A_CONNECTION and not _CONTROL.search(value)
+        is_token(name) and name == name.lower() and name not in _OF_A_CONNECTION and is_field_value(value)
         for name, value in headers
     )

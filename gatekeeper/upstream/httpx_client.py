@@ -7,25 +7,22 @@ backend that chooses HTTP/2 is spoken to by `over_http2`, without httpcore.
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
-from typing import Final
 
 import h11
 import httpcore
 
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
-from gatekeeper.http.headers import HeaderList, get, is_token
+from gatekeeper.http.grammar import is_field_value, is_token
+from gatekeeper.http.headers import HeaderList, get
+from gatekeeper.http.methods import SAFE_METHODS
 from gatekeeper.http.request_writer import RequestNotForwardable
 from gatekeeper.upstream.connector import BackendStreams, Connector
 from gatekeeper.upstream.http2_client import ALPN, Http2Client
 from gatekeeper.upstream.httpx_duplex import DuplexBackend, HttpxExchange, current_exchange
 from gatekeeper.upstream.interface import RequestBody, UpstreamRequest, UpstreamResponse
 from gatekeeper.upstream.pool import IDLE_SECONDS, MAX_IDLE
-
-_RETRIED_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class HttpxUpstream:
@@ -118,7 +115,7 @@ class HttpxUpstream:
                     # 101 was not asked for, and beyond 599 there are no statuses (RFC 9110 section 15).
                     await response.aclose()
                     raise httpcore.RemoteProtocolError(f"an answer with status {response.status}")
-                if any(_CONTROL.search(value) or not is_token(name) for name, value in response.headers):
+                if any(not (is_token(name) and is_field_value(value)) for name, value in response.headers):
                     # Not every parser looks, and a client's may split the answer there.
                     await response.aclose()
                     raise httpcore.RemoteProtocolError("a control byte in a header")
@@ -183,7 +180,7 @@ class _Upload:
 def _may_be_sent_again(request: UpstreamRequest, exchange: HttpxExchange) -> bool:
     """Whether the backend closed a kept connection just when this was sent on it (RFC 9112 section 9.3.1), and doing it
     twice would do no harm if it did not (RFC 9110 section 9.2.2)."""
-    return exchange.reused and not exchange.heard and request.body is None and request.method in _RETRIED_METHODS
+    return exchange.reused and not exchange.heard and request.body is None and request.method in SAFE_METHODS
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -10,9 +9,8 @@ import msgspec
 
 from gatekeeper.errors import Reason
 from gatekeeper.http.headers import Headers, get
+from gatekeeper.http.types import Receive
 from gatekeeper.models import Problem
-
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 _MOST_BYTES: Final = 64 * 1024
 _decode = msgspec.json.Decoder(dict[str, Any]).decode

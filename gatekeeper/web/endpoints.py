@@ -15,12 +15,13 @@ from gatekeeper.dialects.base import Answer, Wording
 from gatekeeper.dialects.endpoints import UNKNOWN_CLIENT, Endpoint, LoggedOut, Nothing, Serves, TokenPair
 from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.http.headers import HeaderList, Headers, get_all
+from gatekeeper.http.types import Receive
 from gatekeeper.models import Problem
 from gatekeeper.runtime import Engine
 from gatekeeper.telemetry.request_record import RequestRecord
 from gatekeeper.tokens.credentials import Credentials, user_name
 from gatekeeper.web import cookies
-from gatekeeper.web.body import Receive, read_form, read_object
+from gatekeeper.web.body import read_form, read_object
 from gatekeeper.web.outcome import Refused, Served, conclude
 from gatekeeper.web.request import IncomingRequest
 

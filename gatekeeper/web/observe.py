@@ -17,6 +17,7 @@ from gatekeeper.auth.observed_sign_in import ObservedSignIn, SignInRequest, Sign
 from gatekeeper.errors import KeysUnavailable, Reason, StoreUnavailable, TokenRejected
 from gatekeeper.http.headers import Headers, get
 from gatekeeper.http.paths import PathKind
+from gatekeeper.http.types import Message, Receive, Send
 from gatekeeper.models import Problem
 from gatekeeper.runtime import Engine
 from gatekeeper.telemetry.request_record import RequestRecord
@@ -25,9 +26,7 @@ from gatekeeper.tokens.credentials import MAX_BODY_BYTES, Credentials
 from gatekeeper.tokens.sources import TokenSources
 from gatekeeper.web.outcome import conclude, conclude_failed, identify_as
 from gatekeeper.web.request import IncomingRequest
-from gatekeeper.web.respond import Message, Send
 
-Receive = Callable[[], Awaitable[Message]]
 REFRESH_COOKIE: Final = "refresh_token"
 
 _refresh_cookie: Final = TokenSources([f"cookie:{REFRESH_COOKIE}"])

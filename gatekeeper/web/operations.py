@@ -11,13 +11,14 @@ from gatekeeper import messages
 from gatekeeper.dialects.base import Answer, Needs, Operation, Wording
 from gatekeeper.dialects.router import Bound
 from gatekeeper.errors import Reason
-from gatekeeper.http.origins import SAFE_METHODS
+from gatekeeper.http.methods import SAFE_METHODS
 from gatekeeper.http.paths import BadPath, PathKind, RouteMatch
+from gatekeeper.http.types import Receive
 from gatekeeper.models import Claims, Problem, Verdict
 from gatekeeper.runtime import Engine
 from gatekeeper.telemetry.request_record import RequestRecord
 from gatekeeper.tokens.credentials import Credentials
-from gatekeeper.web.body import Receive, read_object
+from gatekeeper.web.body import read_object
 from gatekeeper.web.outcome import Refused, Served, conclude, identify, problem_of, refuse
 from gatekeeper.web.request import IncomingRequest
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import msgspec
 
@@ -15,11 +14,10 @@ from gatekeeper.dialects.router import Bound
 from gatekeeper.errors import GatekeeperError, Reason
 from gatekeeper.http.headers import HeaderList
 from gatekeeper.http.paths import PathKind, RouteMatch
+from gatekeeper.http.types import Receive
 from gatekeeper.models import Problem, Verdict
 from gatekeeper.telemetry.request_record import Decision, RequestRecord
 from gatekeeper.web.request import CurrentSession
-
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 class Refused(msgspec.Struct, frozen=True):

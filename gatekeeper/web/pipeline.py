@@ -27,6 +27,7 @@ from gatekeeper.errors import (
 )
 from gatekeeper.http.headers import DEGRADED, REQUEST_ID, HeaderList
 from gatekeeper.http.paths import BadPath, PathKind, RouteMatch
+from gatekeeper.http.types import ASGIApp, Message, Receive, Scope, Send
 from gatekeeper.models import Problem, Verdict
 from gatekeeper.runtime import Engine
 from gatekeeper.sessions.open_streams import serving
@@ -51,12 +52,9 @@ from gatekeeper.web.outcome import (
     problem_of,
     refuse,
 )
-from gatekeeper.web.request import ENGINE, SERVER, CurrentSession, IncomingRequest, Scope, read, without_credentials
-from gatekeeper.web.respond import Message, ResponseSender, Send, problem_headers, send_answer
+from gatekeeper.web.request import ENGINE, SERVER, CurrentSession, IncomingRequest, read, without_credentials
+from gatekeeper.web.respond import ResponseSender, problem_headers, send_answer
 from gatekeeper.web.session_end import SESSION_ENDED, SessionBoundRequest
-
-Receive = Callable[[], Awaitable[Message]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _log = logging.getLogger("gatekeeper")
 _BYPASSES: Final = frozenset({PathKind.LOGIN, PathKind.REFRESH, PathKind.LOGOUT})

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
 import msgspec
@@ -13,10 +12,9 @@ from gatekeeper.errors import StoreUnavailable
 from gatekeeper.http.client_address import TrustedProxies
 from gatekeeper.http.headers import HeaderList, Headers, get, get_all, request_id
 from gatekeeper.http.origins import Origins
+from gatekeeper.http.types import Scope
 from gatekeeper.models import Claims, Client
 from gatekeeper.sessions.store import CheckResult
-
-Scope = MutableMapping[str, Any]
 
 # Where the application behind finds the engine, for its services.
 ENGINE: Final = "gatekeeper.runtime"

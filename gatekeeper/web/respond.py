@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from email.utils import formatdate
 from typing import Any, Final
@@ -10,11 +9,9 @@ from typing import Any, Final
 import msgspec
 
 from gatekeeper.http.headers import REQUEST_ID, HeaderList
+from gatekeeper.http.types import Message, Send
 from gatekeeper.models import Problem
 from gatekeeper.telemetry.request_record import RequestRecord
-
-Message = MutableMapping[str, Any]
-Send = Callable[[Message], Awaitable[None]]
 
 encode: Final = msgspec.json.Encoder().encode
 OWN_HEADERS: Final = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))

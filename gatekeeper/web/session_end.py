@@ -13,15 +13,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Final
 
 from gatekeeper.http.headers import get
+from gatekeeper.http.types import ASGIApp, Message, Receive
 from gatekeeper.models import EndReason
-from gatekeeper.web.respond import Message, ResponseSender, Send
-
-Receive = Callable[[], Awaitable[Message]]
-ASGIApp = Callable[[Any, Receive, Send], Awaitable[None]]
+from gatekeeper.web.respond import ResponseSender
 
 SESSION_ENDED: Final = 4401
 """The close code of a WebSocket whose session has ended; the reason is the end reason."""

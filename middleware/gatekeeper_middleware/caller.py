@@ -13,13 +13,14 @@ from gatekeeper import messages
 from gatekeeper.auth.gate import RequestFacts
 from gatekeeper.auth.observed_sign_in import SignInRequest
 from gatekeeper.errors import GatekeeperError, TokenRejected
+from gatekeeper.http.types import Scope
 from gatekeeper.models import Client
 from gatekeeper.runtime import Engine
 from gatekeeper.sessions.events import Actor
 from gatekeeper.sessions.manager import Manager
 from gatekeeper.tokens.claims import parse_user_id
 from gatekeeper.tokens.credentials import Credentials
-from gatekeeper.web.request import ENGINE, IncomingRequest, Scope, read
+from gatekeeper.web.request import ENGINE, IncomingRequest, read
 from gatekeeper_middleware.faults import unavailable
 
 _NOBODY = Client(ip_address="", user_agent="")

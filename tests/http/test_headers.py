@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatekeeper.http.headers import IdentityHeaders, fold, get, get_all, is_token, request_id
+from gatekeeper.http.grammar import is_token
+from gatekeeper.http.headers import IdentityHeaders, fold, get, get_all, request_id
 
 IDENTITY = IdentityHeaders(
     [
