@@ -183,7 +183,7 @@ HOSTILE_PATHS = [
 
 @pytest.mark.parametrize("path", HOSTILE_PATHS)
 def test_what_a_bad_path_is_told_is_translated(path: bytes) -> None:
-    table = PathTable(Router(Everything(found=True), dialects=["express"], error_dialect="express").routes(), [])  # type: ignore[arg-type]
+    table = PathTable(Router(Everything(found=True), dialects=["express"], error_dialect="express").routes(), [])
     with pytest.raises(ValueError) as caught:
         table.classify("GET", path)
     assert str(caught.value) in FRENCH

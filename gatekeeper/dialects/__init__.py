@@ -1,4 +1,4 @@
-"""The session APIs that Gatekeeper speaks. `DIALECTS` is the one registry: a new dialect is one file and one line."""
+"""The session APIs that Gatekeeper speaks. `DIALECTS` is the only registry: a new dialect is one file and one line."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What a dialect is: a table of operations, and how it words sessions and errors.
+"""The parts of a dialect: a table of operations, and functions that put sessions and errors into its shapes.
 
-A dialect translates and never decides. Who may do what stands in the table (`Operation.needs`) and is enforced by the
-router; what happens to a session is the manager's. Every answer is a typed record, and the OpenAPI document is made
-from the same types.
+A dialect translates and never decides. The table says what a caller needs (`Operation.needs`) and the router enforces
+it; the session manager carries out what happens to a session. Every response body is a typed record, and the OpenAPI
+document is made from the same types.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ import msgspec
 
 from gatekeeper.errors import Reason
 from gatekeeper.messages import translate
-from gatekeeper.models import Claims, Client, EndReason, Problem
-from gatekeeper.sessions.manager import Manager
+from gatekeeper.models import Claims, Client, EndReason, Problem, Session
 
 
 class Wording(msgspec.Struct, frozen=True, kw_only=True):
-    """What an error answer is worded with beside the problem. `operation` is the one that was asked for, if there was
-    one; `now` is microseconds since 1970 on this host's clock, for time stamps of answers only."""
+    """The context of an error body, beside the problem itself.
+
+    `operation` is the requested operation if the path belongs to one. `now` is microseconds since 1970 on this host's
+    clock; use it for timestamps in responses only.
+    """
 
     request_id: str
     now: int
@@ -31,23 +33,44 @@ class Wording(msgspec.Struct, frozen=True, kw_only=True):
     operation: Operation | None = None
 
     def say(self, text: str) -> str:
+        """Translates `text` into the language of the request."""
         return translate(text, self.language)
 
 
 class Needs(Enum):
-    """What a caller must have before an operation is served."""
+    """The requirement that a caller must meet before an operation runs. The router enforces it."""
 
-    TOKEN = "token"  # noqa: S105 - a good one; the session may be over, and `exp` may have passed
+    # A token with a good signature. Its session may have ended and its `exp` may have passed: a logout can be repeated.
+    TOKEN = "token"  # noqa: S105 - not a credential
     SESSION = "session"
     ADMIN = "admin"
     DEBUG = "debug"
 
 
-class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """One request for an operation, as its handler sees it. `flags` and `texts` are the query parameters that the
-    operation names; `now` as in `Wording`."""
+class SessionActions(Protocol):
+    """The methods of `sessions.manager.Manager` that a dialect may call. Each raises `StoreUnavailable`."""
 
-    manager: Manager
+    async def sessions(self, user: str, *, include_inactive: bool = False) -> list[Session]: ...
+
+    async def revoke(self, user: str, session_id: int | None, *, by_admin: bool = False) -> Session | None: ...
+
+    async def deactivate(self, user: str, session_id: int | None) -> Session | None: ...
+
+    async def revoke_all(self, user: str, *, spare: int | None = None, by_admin: bool = False) -> int: ...
+
+    async def log_out(self, claims: Claims, client: Client) -> int | None: ...
+
+    async def clean_up(self) -> int: ...
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """One request for an operation, as its handler receives it.
+
+    `parameters` are the decoded placeholders of the path. `flags` and `texts` are the query parameters that the
+    operation declares. `now` is microseconds since 1970, as in `Wording`.
+    """
+
+    manager: SessionActions
     claims: Claims
     session_id: int
     client: Client
@@ -59,17 +82,17 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     language: str
 
     def say(self, text: str) -> str:
-        """`text` in the language of the request."""
+        """Translates `text` into the language of the request."""
         return translate(text, self.language)
 
     @property
     def spare(self) -> int | None:
-        """The caller's session where `exclude_current` asks to leave it."""
+        """The id of the caller's session if `exclude_current` is true: that session must stay alive."""
         return self.session_id if self.flags["exclude_current"] else None
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What goes back: `body` is anything msgspec can encode as JSON."""
+    """A response of Gatekeeper's own. `body` is anything that msgspec can encode as JSON."""
 
     status: int = 200
     body: Any
@@ -79,8 +102,12 @@ Handler = Callable[[Call], Awaitable[Answer | Problem]]
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of a dialect's table. `returns` is the type of its answer, `flags` names its boolean query parameters
-    with their defaults, `texts` the others, `refusals` what it answers beside the errors that all share."""
+    """One row of a dialect's table.
+
+    `returns` is the type of the response body. `flags` are the boolean query parameters with their defaults, `texts`
+    the names of the other query parameters. `refusals` are the errors of this operation beside those that every
+    operation has.
+    """
 
     method: str
     path: str
@@ -94,7 +121,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Dialect(Protocol):
-    """One session API: a module with these names. `Error` is the type of its error answers."""
+    """One session API: a module with these names. `Error` is the type of its error bodies."""
 
     @property
     def name(self) -> str: ...
@@ -106,11 +133,13 @@ class Dialect(Protocol):
     def Error(self) -> Any: ...  # noqa: N802 - it is a type
 
     def word(self, problem: Problem, wording: Wording) -> Any:
-        """The body of an error answer."""
+        """Returns the body of an error response."""
         ...
 
 
 _ID: Final = re.compile(r"[1-9][0-9]{0,15}\Z", re.ASCII)
+# Session ids stay exact as JSON numbers in JavaScript (RFC 8259 section 6).
+_ID_LIMIT: Final = 2**53
 NOT_FOUND: Final = Problem(reason=Reason.SESSION_NOT_FOUND)
 LISTS: Final[Mapping[str, bool]] = {"include_inactive": False}
 ENDS_ALL: Final[Mapping[str, bool]] = {"exclude_current": False}
@@ -118,20 +147,23 @@ ENDS_OTHERS: Final[Mapping[str, bool]] = {"exclude_current": True}
 
 
 def session_id(text: str) -> int | None:
-    """A session id as it stands in a path. None: that is no id, and so no session."""
+    """Reads a session id from a path. Returns None for text that cannot be one, which the manager treats as unknown."""
     if not _ID.match(text):
         return None
     number = int(text)
-    return number if number < 2**53 else None
+    return number if number < _ID_LIMIT else None
 
 
 def user_number(user: str) -> int | str:
-    """A user id as a JSON number where it is canonical decimal of up to 15 digits, else as it is."""
+    """Returns a user id as a JSON number if it is canonical decimal of up to 15 digits, else unchanged."""
     return int(user) if re.fullmatch(r"0|[1-9][0-9]{0,14}", user, re.ASCII) else user
 
 
 def instant(microseconds: int, *, digits: int) -> str:
-    """ISO 8601 in UTC with `Z` and `digits` (0, 3 or 6) decimals of the second, cut and not rounded."""
+    """Formats microseconds since 1970 as ISO 8601 in UTC, such as `2026-11-21T06:58:33.723Z`.
+
+    `digits` (0, 3 or 6) is the number of decimals of the second; the rest is cut off, not rounded.
+    """
     moment = datetime.fromtimestamp(microseconds // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     fraction = f"{microseconds % 1_000_000:06d}"[:digits]
     return f"{moment}.{fraction}Z" if fraction else f"{moment}Z"
@@ -146,4 +178,5 @@ class DetailAndCode(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def detail_and_code(problem: Problem, wording: Wording) -> DetailAndCode:
+    """Words an error for the three dialects that share this shape."""
     return DetailAndCode(wording.say(problem.text), problem.reason.code, problem.end_reason)

@@ -1,4 +1,4 @@
-"""The `django` dialect: `success` and `data` around everything, whole seconds, and two families of paths."""
+"""The `django` dialect: every body has `success` and `data`, times are whole seconds, paths have two prefixes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gatekeeper.errors import Reason
 from gatekeeper.models import Problem, Session
 
 name: Final = "django"
-_FAMILIES: Final = ("/api/v1/auth/users/me/sessions", "/api/v1/users/me/sessions")
+_PREFIXES: Final = ("/api/v1/auth/users/me/sessions", "/api/v1/users/me/sessions")
 
 
 class DjangoDeviceView(msgspec.Struct, frozen=True):
@@ -85,7 +85,7 @@ def _view(session: Session, current: int) -> DjangoSessionView:
     device = session.device
     return DjangoSessionView(
         id=session.id,
-        # To be recognised by, and no credential.
+        # Lets a frontend tell sessions apart. It is a cut hash, so it cannot serve as a credential.
         session_key=hashlib.sha256(session.reference.encode()).hexdigest()[:6] + "...",
         ip_address=session.ip_address,
         user_agent=session.user_agent,
@@ -155,7 +155,7 @@ def _operations(prefix: str) -> tuple[Operation, ...]:
     )
 
 
-operations: Final = tuple(operation for prefix in _FAMILIES for operation in _operations(prefix))
+operations: Final = tuple(operation for prefix in _PREFIXES for operation in _operations(prefix))
 
 
 def word(problem: Problem, wording: Wording) -> DjangoError:

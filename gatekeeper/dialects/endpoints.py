@@ -1,5 +1,8 @@
-"""What Gatekeeper serves beside the session APIs, each switched on by settings: logins where it issues tokens, the
-standards of `auth/oauth.py`, and the key set. A table, as a dialect's is: paths, shapes, and how errors are worded."""
+"""The table of the endpoints beside the session APIs: login, refresh and logout, OAuth, and the key set.
+
+Settings switch each of them on. A row gives path, shapes and errors, as a row of a dialect does; `web/endpoints.py`
+carries it out.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from gatekeeper.http.paths import PathPattern, Route, compile_pattern
 
 
 class Serves(Enum):
-    """What an endpoint does."""
+    """The purpose of an endpoint."""
 
     LOGIN = "login"
     REFRESH = "refresh"
@@ -28,7 +31,7 @@ class Serves(Enum):
 
 
 class TokenPair(msgspec.Struct, frozen=True, kw_only=True):
-    """C-01, C-02. With `TOKEN_TRANSPORT=cookie` the tokens are in cookies and nowhere else."""
+    """The response to a login or refresh (C-01, C-02). With `TOKEN_TRANSPORT=cookie` the tokens are only in cookies."""
 
     access_token: str | msgspec.UnsetType = msgspec.UNSET
     refresh_token: str | msgspec.UnsetType = msgspec.UNSET
@@ -64,8 +67,11 @@ class KeySet(msgspec.Struct, frozen=True):
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """One row. `path` is a template, or a pattern of settings; `accepts` names the members of its body with whether
-    they are needed, `form` says that it is a form."""
+    """One row of the table.
+
+    `path` is a fixed path, or a pattern from the settings (`*/auth/login`). `accepts` pairs each member of the request
+    body with True if it is required. `form` means an urlencoded form instead of JSON.
+    """
 
     serves: Serves
     method: str
@@ -117,7 +123,7 @@ INTROSPECT: Final = Endpoint(
     serves=Serves.INTROSPECT,
     method="POST",
     path="/oauth/introspect",
-    summary="What a token is worth now (RFC 7662)",
+    summary="Tell if a token is active, and its claims (RFC 7662)",
     returns=Introspection,
     example={"active": True, "token_type": "Bearer", "sub": "74", "exp": 1736846100},
     dialect=oauth,
@@ -129,7 +135,7 @@ BACKCHANNEL: Final = Endpoint(
     serves=Serves.BACKCHANNEL,
     method="POST",
     path="/_gatekeeper/backchannel-logout",
-    summary="An identity provider's word that somebody has signed out (OpenID Connect Back-Channel Logout 1.0)",
+    summary="Accept an identity provider's logout token (OpenID Connect Back-Channel Logout 1.0)",
     returns=Nothing,
     example={},
     accepts=(("logout_token", True),),
@@ -171,11 +177,11 @@ _BY_KIND: Final = {
 
 
 def by_pattern(serves: Serves, pattern: str) -> Endpoint:
-    """A login, refresh or logout path of settings, `*/auth/login` or `PUT /session`."""
+    """Returns the endpoint for a path pattern of the settings, such as `*/auth/login` or `PUT /session`."""
     method, _, path = pattern.rpartition(" ")
     return msgspec.structs.replace(_BY_KIND[serves], method=method.strip() or "POST", path=path)
 
 
 def compiled(endpoint: Endpoint) -> PathPattern:
-    """What its path matches, where that is a pattern."""
+    """Compiles the path of an endpoint that comes from a pattern."""
     return compile_pattern(f"{endpoint.method} {endpoint.path}")

@@ -1,6 +1,6 @@
-"""Answers as the dialects give them to a sample caller: the examples of the OpenAPI document.
+"""The examples of the OpenAPI document: the responses that a sample caller gets.
 
-They are made by the handlers that serve, from the same records, so that they read as the real ones do.
+The handlers that serve requests make them too, so an example always has the shape of the real response.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import msgspec
 from gatekeeper.dialects.base import Answer, Call, Dialect, Operation, Wording
 from gatekeeper.errors import Reason
 from gatekeeper.models import Claims, Client, Device, EndReason, Location, Problem, Session
-from gatekeeper.sessions.manager import Manager
 
 _SECOND: Final = 1_000_000
 _SIGNED_IN: Final = 1_736_845_200 * _SECOND
@@ -80,8 +79,8 @@ _PHONE: Final = _session(
 )
 
 
-class _SampleManager:
-    """A user with a laptop, from which the request comes, and a phone. Nothing happens to either."""
+class _SampleSessions:
+    """The sessions of a user with a laptop, which sends the request, and a phone. No call changes them."""
 
     async def sessions(self, user: str, *, include_inactive: bool = False) -> list[Session]:
         return [_LAPTOP, _PHONE]
@@ -95,7 +94,7 @@ class _SampleManager:
     async def revoke_all(self, user: str, *, spare: int | None = None, by_admin: bool = False) -> int:
         return 2 if spare is None else 1
 
-    async def log_out(self, claims: Claims, client: Client) -> None:
+    async def log_out(self, claims: Claims, client: Client) -> int | None:
         return None
 
     async def clean_up(self) -> int:
@@ -103,9 +102,9 @@ class _SampleManager:
 
 
 def example(operation: Operation) -> Any:
-    """What `operation` answers to the sample caller, as plain JSON values."""
+    """Returns the response body of `operation` for the sample caller, as plain JSON values."""
     call = Call(
-        manager=cast(Manager, _SampleManager()),
+        manager=_SampleSessions(),
         claims=Claims(
             user=_USER,
             reference=_LAPTOP.reference,
@@ -127,18 +126,18 @@ def example(operation: Operation) -> Any:
         now=_NOW,
         language="en",
     )
-    # Nothing waits in the sample manager, so the first step is the last.
+    # The sample sessions never wait, so the coroutine ends at its first step and needs no event loop.
     handling = cast(Coroutine[Any, Any, Answer | Problem], operation.handler(call))
     try:
         handling.send(None)
     except StopIteration as done:
         return msgspec.to_builtins(done.value.body)
     handling.close()
-    raise RuntimeError(f"{operation.method} {operation.path} waits for something that is not the manager")
+    raise RuntimeError(f"{operation.method} {operation.path} awaited something other than call.manager")
 
 
 def error_example(dialect: Dialect, operation: Operation, reason: Reason) -> Any:
-    """How `dialect` words `reason` to who asked for `operation`."""
+    """Returns the error body of `dialect` for `reason`, as plain JSON values, for a request of `operation`."""
     detail = "The body must be a JSON object" if reason is Reason.BAD_REQUEST else ""
     problem = Problem(reason=reason, detail=detail, end_reason=_END_REASONS.get(reason))
     wording = Wording(request_id=_REQUEST_ID, now=_NOW, language="en", operation=operation)

@@ -1,4 +1,4 @@
-"""The `express` dialect: an envelope around everything, session ids as `session_<id>`, milliseconds."""
+"""The `express` dialect: every body is in an envelope, session ids are `session_<id>`, times are milliseconds."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _id(call: Call) -> int | None:
 
 
 def _request_id(request_id: str) -> str:
-    """The request id if it is a UUID, else one that is made from it and always the same."""
+    """Returns the request id if it is a UUID, else the version 5 UUID of it, which is always the same."""
     return request_id if _UUID.fullmatch(request_id) else str(uuid.uuid5(uuid.NAMESPACE_URL, request_id))
 
 

@@ -1,4 +1,4 @@
-"""The `fastapi` dialect: what administrators and developers look at. Its login, refresh and logout belong to tokens."""
+"""The `fastapi` dialect: session views for administrators and developers. Times are microseconds."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ async def clean_up(call: Call) -> Answer | Problem:
 async def session_info(call: Call) -> Answer | Problem:
     claims = call.claims
     sessions = await call.manager.sessions(claims.user)
-    # Not the token's own: a session that was given a newer one shows that (C-07).
+    # The newest `jti` of the session, not that of this token: a refresh may have issued a newer token (C-07).
     jti = next((_jti(each) for each in sessions if each.id == call.session_id), claims.jti or claims.reference)
-    # The session is valid, or this would not be answered.
+    # The gate has already refused every request whose session is not valid.
     return Answer(body=FastapiInfo(user_number(claims.user), jti, True, len(sessions)))
 
 
@@ -101,7 +101,7 @@ operations: Final = (
         method="GET",
         path="/debug/session-info",
         handler=session_info,
-        summary="What Gatekeeper makes of the caller's token",
+        summary="The user, token id and session that Gatekeeper sees for the caller",
         returns=FastapiInfo,
         needs=Needs.DEBUG,
     ),

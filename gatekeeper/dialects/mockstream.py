@@ -1,4 +1,4 @@
-"""The `mockstream` dialect: bare arrays, numbers for ids, whole seconds, and the administrator's view of a user."""
+"""The `mockstream` dialect: lists are bare arrays, times are whole seconds, and administrators have their own calls."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _view(session: Session) -> MockstreamSessionView:
     return MockstreamSessionView(
         id=session.id,
         user_id=user_number(session.user),
-        # The one dialect that shows the version of the operating system: "Chrome on Windows 10".
+        # No other dialect shows the version of the operating system: "Chrome on Windows 10".
         device_name=session.device.name_with_version,
         device_type=session.device.type,
         browser=session.device.browser,
@@ -94,7 +94,7 @@ async def close_user_session(call: Call) -> Answer | Problem:
 
 
 async def _close_all(call: Call, user: str, *, by_admin: bool) -> Answer:
-    # The caller's session is spared where it is one of that user's, and there is nothing to spare where it is not.
+    # An administrator can only spare their own session, which belongs to `user` only if the two are the same.
     spare = call.spare if user == call.claims.user else None
     count = await call.manager.revoke_all(user, spare=spare, by_admin=by_admin)
     return Answer(body=MockstreamAllClosed(True, call.say("All sessions closed successfully"), count))

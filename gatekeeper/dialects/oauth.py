@@ -1,4 +1,4 @@
-"""How OAuth 2.0 words errors (RFC 6749 section 5.2), for the endpoints that OAuth's own clients call."""
+"""The error bodies of OAuth 2.0 (RFC 6749 section 5.2), for the endpoints that OAuth clients call."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ Error: Final = OauthError
 
 
 def word(problem: Problem, wording: Wording) -> OauthError:
-    # In English: RFC 6749 has it in ASCII.
+    # Never translated: RFC 6749 section 5.2 allows only ASCII here.
     return OauthError(_CODES.get(problem.reason, problem.reason.code), problem.text)

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of what is enabled, made from the tables and types that serve it, so it cannot drift."""
+"""The OpenAPI 3.1 document of the enabled dialects, made from the tables and types that serve their requests."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ _SHARED: Final = (
     Reason.KEYS_UNAVAILABLE,
 )
 _PARAMETERS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "exclude_current": {"description": "Whether the session of the request itself is left alive."},
-    "include_inactive": {"description": "Whether sessions that ended otherwise than by a DELETE are listed too."},
-    "user_id": {"description": "The user; without it, the caller."},
+    "exclude_current": {"description": "True keeps the session of this request alive."},
+    "include_inactive": {"description": "True also lists sessions that ended, except those ended by DELETE."},
+    "user_id": {"description": "The user id; defaults to the caller."},
 }
 
 
 class _Enabled(msgspec.Struct, frozen=True):
-    """What the document depends on. `fallback` words what is refused before a dialect is known."""
+    """The settings that the document depends on. `fallback` words errors of requests that match no dialect."""
 
     fallback: Dialect
     debug_for_everybody: bool
@@ -52,7 +52,7 @@ class _Enabled(msgspec.Struct, frozen=True):
 def document(
     dialects: Sequence[Dialect], *, fallback: Dialect, debug_for_everybody: bool, cookies: Sequence[str]
 ) -> dict[str, Any]:
-    """The document for `dialects`. `cookies` are the names of those that may hold a token."""
+    """Returns the document for `dialects`. `cookies` are the names of the cookies that may hold a token."""
     components = _schemas(dialects, fallback)
     enabled = _Enabled(fallback, debug_for_everybody, cookies)
     paths: dict[str, dict[str, Any]] = {}
@@ -64,8 +64,8 @@ def document(
         "info": {
             "title": "Gatekeeper",
             "version": __version__,
-            "description": "Sessions behind the tokens of this API: list them, end them. "
-            "Every path answers with and without a trailing slash.",
+            "description": "Lists and ends the sessions behind the tokens of this API. "
+            "Every path works with and without a trailing slash.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
@@ -80,7 +80,7 @@ def _doc(dialect: Dialect) -> str:
 
 
 def _schemas(dialects: Sequence[Dialect], fallback: Dialect) -> dict[str, Any]:
-    """Every dialect's types under names of its own: `express_Listed`. Of `fallback` only its errors are needed."""
+    """Returns the types of every dialect under their component names. Of `fallback` only the error type is needed."""
     found: dict[str, Any] = {}
     for dialect in {each.name: each for each in (fallback, *dialects)}.values():
         types = [*(operation.returns for operation in dialect.operations if dialect in dialects), dialect.Error]
@@ -91,12 +91,12 @@ def _schemas(dialects: Sequence[Dialect], fallback: Dialect) -> dict[str, Any]:
 
 
 def component(dialect: Dialect, type_name: str) -> str:
-    """The component name of a type: `express_Listed` for `ExpressListed`."""
+    """Returns the component name of a type: `express_Listed` for `ExpressListed`."""
     return f"{dialect.name}_{_bare(dialect, type_name)}"
 
 
 def _bare(dialect: Dialect, type_name: str) -> str:
-    """`Listed` for the type `ExpressListed` of the dialect `express`; other names as they are."""
+    """Cuts the dialect off a type name: `Listed` for the type `ExpressListed` of the dialect `express`."""
     return type_name.removeprefix("".join(part.capitalize() for part in dialect.name.split("_")))
 
 
@@ -106,7 +106,7 @@ def schema_of(dialect: Dialect, kind: Any) -> Any:
 
 
 def renamed(schema: Any, dialect: Dialect) -> Any:
-    """`schema` with its titles and references in the component names of the dialect."""
+    """Returns `schema` with its titles and references changed to the component names of the dialect."""
     if isinstance(schema, list):
         return [renamed(item, dialect) for item in schema]
     if not isinstance(schema, dict):
@@ -139,13 +139,13 @@ def _operation(dialect: Dialect, operation: Operation, enabled: _Enabled) -> dic
 
 _REQUEST_BODY: Final = {
     "type": "object",
-    # Of no type: what is no language that is known is no matter.
-    "properties": {"language": {"description": "Of the messages: en or fr.", "examples": ["fr"]}},
+    # Without a type: any other value is accepted and ignored.
+    "properties": {"language": {"description": "Language of the messages: en or fr.", "examples": ["fr"]}},
 }
 
 
 def _operation_id(dialect: Dialect, operation: Operation) -> str:
-    """One name an operation; a second path to the same handler is told apart by its own words."""
+    """Returns a unique name; the second path of a handler gets the suffix `_2`, and so on."""
     same = [other for other in dialect.operations if other.handler is operation.handler]
     name = f"{dialect.name}_{getattr(operation.handler, '__name__', 'operation')}"
     return name if same[0] is operation else f"{name}_{same.index(operation) + 1}"
@@ -180,7 +180,7 @@ def _responses(dialect: Dialect, operation: Operation, enabled: _Enabled) -> dic
     for status, found in sorted(by_status.items()):
         refused: dict[str, Any] = {"schema": schema_of(dialect, dialect.Error)}
         if status == 400 and "{" in operation.path and dialect.Error is not enabled.fallback.Error:
-            # A parameter can make a path that is refused before anything is known of it.
+            # A path with a bad parameter is refused before it is matched to a dialect.
             refused["schema"] = {"anyOf": [refused["schema"], schema_of(enabled.fallback, enabled.fallback.Error)]}
         refused["examples"] = {reason.code: {"value": error_example(dialect, operation, reason)} for reason in found}
         responses[str(status)] = {

@@ -1,4 +1,4 @@
-"""The endpoints beside the session APIs in the OpenAPI document, made from the table that serves them."""
+"""The endpoints beside the session APIs in the OpenAPI document, made from the table in `endpoints.py`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _WORDING: Final = Wording(request_id="", now=0, language="en")
 
 
 def add_endpoints(document: dict[str, Any], endpoints: Sequence[Endpoint]) -> None:
-    """Describes `endpoints` in `document` too. What a pattern matches is shown by its shortest path."""
+    """Adds `endpoints` to `document`. A path pattern appears as the shortest path that it matches."""
     if not endpoints:
         return
-    document["tags"].append({"name": _TAG, "description": "Tokens: handed out, renewed, ended, judged."})
+    document["tags"].append({"name": _TAG, "description": "Issue, refresh, revoke and introspect tokens."})
     schemas = document["components"]["schemas"]
     for endpoint in endpoints:
         for kind in (endpoint.returns, endpoint.dialect.Error):

@@ -1,15 +1,15 @@
-"""From a matched path to an answer: the one place where a dialect's table is enforced."""
+"""Runs the operation that a request asks for. This is the only place that enforces the tables of the dialects."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
 from gatekeeper.dialects import DIALECTS
-from gatekeeper.dialects.base import Answer, Call, Dialect, Needs, Operation, Wording
+from gatekeeper.dialects.base import Answer, Call, Dialect, Needs, Operation, SessionActions, Wording
 from gatekeeper.dialects.endpoints import Endpoint
 from gatekeeper.dialects.openapi import document
 from gatekeeper.dialects.openapi_endpoints import add_endpoints
@@ -17,32 +17,41 @@ from gatekeeper.errors import Reason
 from gatekeeper.http.paths import Route
 from gatekeeper.models import Claims, Client, Problem
 from gatekeeper.sessions.events import Actor
-from gatekeeper.sessions.manager import Manager
 
 OPENAPI_PATH: Final = "/_gatekeeper/openapi.json"
 _FLAGS: Final = {"true": True, "false": False}
 
 
+class ActingManager(SessionActions, Protocol):
+    """The methods of `sessions.manager.Manager` that the router calls. Each coroutine raises `StoreUnavailable`."""
+
+    def by(self, actor: Actor) -> ActingManager:
+        """Returns a manager whose audit events name `actor`."""
+        ...
+
+    async def record_admin_action(self, operation: str, user: str | None) -> None: ...
+
+
 class Bound(msgspec.Struct, frozen=True):
-    """An operation with the dialect that it belongs to: the target of a route."""
+    """An operation with its dialect: the target of a route."""
 
     dialect: Dialect
     operation: Operation
 
 
 class Query(msgspec.Struct, frozen=True):
-    """The query parameters that an operation names."""
+    """The query parameters that an operation declares, with their values."""
 
     flags: Mapping[str, bool]
     texts: Mapping[str, str]
 
 
 class Router:
-    """Serves the operations of the enabled dialects, and describes them."""
+    """Serves the operations of the enabled dialects, and their OpenAPI document."""
 
     def __init__(
         self,
-        manager: Manager,
+        manager: ActingManager,
         *,
         dialects: Sequence[str],
         error_dialect: str,
@@ -61,8 +70,10 @@ class Router:
         self._document = Answer(body=msgspec.Raw(msgspec.json.encode(described)))
 
     def routes(self) -> list[Route]:
-        """Every path that is Gatekeeper's own: the document, and what the enabled dialects claim. Templates are without
-        the trailing slash that a dialect may write: a path answers with it and without."""
+        """Returns the routes of the enabled dialects and of the OpenAPI document.
+
+        A template has no trailing slash, even where the dialect writes one: the path table accepts both forms.
+        """
         return [
             *(
                 Route(operation.method, operation.path.removesuffix("/"), Bound(dialect, operation))
@@ -83,40 +94,45 @@ class Router:
         query: bytes,
         wording: Wording,
     ) -> Answer | Problem:
-        """The answer to an operation for a caller that has what `operation.needs` asks of the session. Raises
-        `StoreUnavailable`."""
+        """Runs an operation and returns its response, or a `Problem`. Raises `StoreUnavailable`.
+
+        The web layer has checked the token and the session. Roles and query parameters are checked here. `query` is
+        the raw query string, `parameters` are still percent-encoded.
+        """
         operation = bound.operation
         actor = Actor.of(client, claims.user, kind="admin" if operation.needs is Needs.ADMIN else "user")
         if not claims.is_admin and (
             operation.needs is Needs.ADMIN or (operation.needs is Needs.DEBUG and not self._debug_for_everybody)
         ):
             return Problem(reason=Reason.FORBIDDEN)
-        asked = _query(operation, query)
-        if isinstance(asked, Problem):
-            return asked
+        found = _query(operation, query)
+        if isinstance(found, Problem):
+            return found
+        manager = self._manager.by(actor)
         call = Call(
-            manager=self._manager.by(actor),
+            manager=manager,
             claims=claims,
             session_id=session_id or 0,
             client=client,
             parameters={name: unquote(value) for name, value in parameters.items()},
-            flags=asked.flags,
-            texts=asked.texts,
+            flags=found.flags,
+            texts=found.texts,
             request_id=wording.request_id,
             now=wording.now,
             language=wording.language,
         )
         if operation.needs is Needs.ADMIN:
             user = call.parameters.get("user_id", call.texts.get("user_id"))
-            await call.manager.record_admin_action(f"{operation.method} {operation.path}", user)
+            await manager.record_admin_action(f"{operation.method} {operation.path}", user)
         return await operation.handler(call)
 
     def word(self, problem: Problem, dialect: Dialect | None, wording: Wording) -> Any:
-        """The body of an error answer, in the shape of the dialect that was asked, else of `ERROR_DIALECT`."""
+        """Returns the body of an error response in the shape of `dialect`; without one, of `ERROR_DIALECT`."""
         return (dialect or self._fallback).word(problem, wording)
 
 
 def _query(operation: Operation, query: bytes) -> Query | Problem:
+    """Reads the declared query parameters; a `Problem` for one that is repeated or has another value than allowed."""
     if not query or not (operation.flags or operation.texts):
         return Query(operation.flags, {})
     flags, texts = dict(operation.flags), dict[str, str]()
@@ -124,15 +140,15 @@ def _query(operation: Operation, query: bytes) -> Query | Problem:
     for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
         if name in flags:
             if value not in _FLAGS or name in given:
-                return _once(name, ", as true or false")
+                return _not_once(name, ", as true or false")
             flags[name] = _FLAGS[value]
         elif name in operation.texts:
             if name in given:
-                return _once(name)
+                return _not_once(name)
             texts[name] = value
         given.add(name)
     return Query(flags, texts)
 
 
-def _once(name: str, how: str = "") -> Problem:
+def _not_once(name: str, how: str = "") -> Problem:
     return Problem(reason=Reason.BAD_REQUEST, detail=f"{name} must be given once{how}")

@@ -1,4 +1,4 @@
-"""The `users_me` dialect: a bare array, microseconds, and a DELETE of all that leaves the caller signed in."""
+"""The `users_me` dialect: lists are bare arrays, times are microseconds, DELETE of all keeps the caller signed in."""
 
 from __future__ import annotations
 
