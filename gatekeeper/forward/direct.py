@@ -39,6 +39,10 @@ _log = logging.getLogger("gatekeeper")
 
 _REQUEST_ID: Final = REQUEST_ID + b": "
 
+# Backends send the same heads again and again within a second. As many as the parser of responses remembers.
+_MAX_HEAD_LINES: Final = 512
+_head_lines: Final[dict[ResponseHead, bytes]] = {}
+
 
 class InternalError(GatekeeperError):
     """Our bug. It is in the log; nothing is told."""
@@ -255,12 +259,9 @@ class DirectForward:
         record, exchange = self._record, self._exchange
         record.upstream_seconds = time.perf_counter() - self._sent_at
         record.status, record.bytes_out = head.status, len(body)
-        if head.noted is None:
-            head.noted = (
-                response_head_lines(head.status, head.reason, response_headers(head.headers, head.status)) + _REQUEST_ID
-            )
+        lines = _head_lines.get(head) or _make_head_lines(head)
         self._finish()
-        exchange.send_full_response(head.noted, b"%b\r\n" % record.request_id.encode(), body)
+        exchange.send_full_response(lines, b"%b\r\n" % record.request_id.encode(), body)
 
     def on_batch_end(self) -> None:
         self._exchange.uncork()
@@ -389,3 +390,13 @@ class DirectForward:
             exchange = self._exchange
             self._finish()
             exchange.abort_response()
+
+
+def _make_head_lines(head: ResponseHead) -> bytes:
+    """Return the response head for the client up to the value of `X-Request-Id`, and cache it for a shared head."""
+    lines = response_head_lines(head.status, head.reason, response_headers(head.headers, head.status)) + _REQUEST_ID
+    if head.is_shared:
+        if len(_head_lines) >= _MAX_HEAD_LINES:
+            _head_lines.clear()
+        _head_lines[head] = lines
+    return lines

@@ -21,6 +21,7 @@ from gatekeeper.forward.http import arrival
 from gatekeeper.http.forwarding import request_headers
 from gatekeeper.http.headers import REQUEST_ID, get, request_id
 from gatekeeper.http.paths import BadPath, PathKind
+from gatekeeper.http.request_head import HeaderSection
 from gatekeeper.http.request_writer import RequestNotForwardable, serialize_head
 from gatekeeper.runtime import Engine
 from gatekeeper.server import Exchange
@@ -28,6 +29,8 @@ from gatekeeper.upstream.http1_client import Http1Upstream
 from gatekeeper_middleware import GatekeeperMiddleware
 
 _REQUEST_ID_LINE: Final = b"\r\n%b: \r\n" % REQUEST_ID
+# As many as there are header sections that the parser of requests remembers.
+_MAX_PLANS: Final = 2048
 _UNPLAIN_METHODS: Final = frozenset({"OPTIONS", "TRACE", "CONNECT"})
 _UNPLAIN_HEADERS: Final = frozenset({b"te", b"upgrade", b"expect", b"x-http-method-override"})
 
@@ -42,6 +45,7 @@ class DirectRoute:
         self._upstream = upstream
         self._means = Means(engine, app, upstream)
         self._own_headers = own_headers
+        self._plans: dict[HeaderSection, tuple[str | None, Plan | None]] = {}
 
     def __repr__(self) -> str:
         return f"<DirectRoute to {self._upstream!r}>"
@@ -66,16 +70,25 @@ class DirectRoute:
         return True
 
     def _plan(self, exchange: Exchange) -> Plan | None:
-        """None for a request that is not plain. Of each section of headers one is noted: somebody who changes addresses
-        is no reason to remember them all, and another `DirectRoute` of this process has rules of its own."""
-        peer, noted = exchange.scopes.client, exchange.head.fields.noted
+        """Return what to do with requests that have these headers, None for those that the application handles.
+
+        Of each shared header section the plan for one client address is cached: a client whose address changes does not
+        fill the cache.
+        """
+        peer, section = exchange.scopes.client, exchange.head.section
         address = None if peer is None else peer[0]
-        if noted.get("by") is not self or noted["address"] != address:
-            noted.update(by=self, address=address, plan=self._made_plan(exchange))
-        plan: Plan | None = noted["plan"]
+        cached = self._plans.get(section)
+        if cached is not None and cached[0] == address:
+            return cached[1]
+        plan = self._make_plan(exchange)
+        if section.is_shared:
+            if len(self._plans) >= _MAX_PLANS:
+                # The oldest. One that is still in use is made again for its next request.
+                del self._plans[next(iter(self._plans))]
+            self._plans[section] = (address, plan)
         return plan
 
-    def _made_plan(self, exchange: Exchange) -> Plan | None:
+    def _make_plan(self, exchange: Exchange) -> Plan | None:
         engine, scope = self._engine, exchange.scope
         headers, length = exchange.head.headers, exchange.head.length
         if length is None or not _UNPLAIN_HEADERS.isdisjoint([name for name, _ in headers]):

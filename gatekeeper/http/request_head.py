@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -88,11 +88,15 @@ class RequestRejected(Exception):
 
 
 class HeaderSection(msgspec.Struct, frozen=True, eq=False):
-    """A header section without fault. Names are lower-case, order and repetition as sent; `length` is None where the
-    body is chunked; `upgrade` holds what `Upgrade` asks for, lower-case, None where there is none.
+    """A valid header section.
 
-    Clients send the same headers again and again, so a section is kept and nothing in it may be changed; `noted` is for
-    what others find out about it."""
+    `headers` keep the order and the repetition of the request, with lower-case names. `length` is that of the body,
+    None for a chunked one. `upgrade` is the value of `Upgrade` in lower-case, None without one.
+
+    Clients send the same headers again and again: one object stands for all requests whose section has the same bytes,
+    so nothing in it may be changed. It is compared by identity and can be the key of a cache, but only where
+    `is_shared` is true: a section that is too large to be remembered is a new object for every request.
+    """
 
     headers: HeaderList
     length: int | None
@@ -100,7 +104,7 @@ class HeaderSection(msgspec.Struct, frozen=True, eq=False):
     expects_continue: bool
     upgrade: bytes | None
     connection: frozenset[bytes]
-    noted: dict[Any, Any]
+    is_shared: bool
 
 
 class RequestHead(msgspec.Struct, frozen=True):
@@ -110,31 +114,31 @@ class RequestHead(msgspec.Struct, frozen=True):
     target: bytes
     version: str
     size_bytes: int
-    fields: HeaderSection
+    section: HeaderSection
 
     @property
     def headers(self) -> HeaderList:
-        return self.fields.headers
+        return self.section.headers
 
     @property
     def length(self) -> int | None:
-        return self.fields.length
+        return self.section.length
 
     @property
     def keep_alive(self) -> bool:
-        return self.fields.keep_alive
+        return self.section.keep_alive
 
     @property
     def expects_continue(self) -> bool:
-        return self.fields.expects_continue
+        return self.section.expects_continue
 
     @property
     def upgrade(self) -> bytes | None:
-        return self.fields.upgrade
+        return self.section.upgrade
 
     @property
     def connection(self) -> frozenset[bytes]:
-        return self.fields.connection
+        return self.section.connection
 
 
 _NOTHING: Final[frozenset[bytes]] = frozenset()
@@ -148,12 +152,12 @@ def parse_head(raw: bytes, limits: Limits) -> RequestHead:
     method, target, minor = line.groups()
     _check_target(method, target)
     section, modern = raw[line.end() :], minor == b"1"
-    parse = _parse_known_fields if len(section) <= _REMEMBERED_BYTES else _parse_fields
-    fields = parse(section, modern, limits.max_headers)
-    return RequestHead(method.decode(), target, "1.1" if modern else "1.0", len(raw), fields)
+    parse = _parse_shared_section if len(section) <= _REMEMBERED_BYTES else _parse_section
+    parsed = parse(section, modern, limits.max_headers)
+    return RequestHead(method.decode(), target, "1.1" if modern else "1.0", len(raw), parsed)
 
 
-def _parse_fields(section: bytes, modern: bool, max_headers: int) -> HeaderSection:
+def _parse_section(section: bytes, modern: bool, max_headers: int) -> HeaderSection:
     fields = _FIELD.findall(section)
     if len(fields) != section.count(b"\n") - 1:
         raise RequestRejected(400, CONTROL_BYTE if _STRAY.search(section) else "A header line is malformed")
@@ -178,11 +182,11 @@ def _parse_fields(section: bytes, modern: bool, max_headers: int) -> HeaderSecti
         expects_continue=modern and length != 0 and b"expect" in said and b"100-continue" in _members(said[b"expect"]),
         upgrade=b",".join(_members(said[b"upgrade"])) if b"upgrade" in said else None,
         connection=connection,
-        noted={},
+        is_shared=len(section) <= _REMEMBERED_BYTES,
     )
 
 
-_parse_known_fields = lru_cache(maxsize=_REMEMBERED_SECTIONS)(_parse_fields)
+_parse_shared_section = lru_cache(maxsize=_REMEMBERED_SECTIONS)(_parse_section)
 
 
 def salvage(raw: bytes, limits: Limits) -> tuple[str, bytes, HeaderList]:

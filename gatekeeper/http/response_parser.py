@@ -50,12 +50,14 @@ class BadResponse(Exception):
     """These bytes are not an answer, or could be read in two ways. The text quotes nothing of them."""
 
 
-class ResponseHead(msgspec.Struct):
-    """The head of an answer. `headers` are as they came, names in lower-case; `reason` may be empty; `length` is what
-    `Content-Length` says, None without one; `keeps_alive` tells whether the connection may go on.
+class ResponseHead(msgspec.Struct, frozen=True, eq=False):
+    """The head of a response. `headers` are as received, with lower-case names; `reason` may be empty; `length` is the
+    value of `Content-Length`, None without one; `keeps_alive` is true if the connection may serve another request.
 
-    One head may stand for many answers, so nothing in it is changed; `noted` is for what the one who passes it on has
-    made of it."""
+    One object stands for all responses whose heads have the same bytes, so nothing in it may be changed. It is compared
+    by identity and can be the key of a cache, but only where `is_shared` is true: a head that is too large to be
+    remembered is a new object for every response.
+    """
 
     status: int
     reason: bytes
@@ -63,7 +65,7 @@ class ResponseHead(msgspec.Struct):
     length: int | None
     is_chunked: bool
     keeps_alive: bool
-    noted: bytes | None = None
+    is_shared: bool
 
     def __repr__(self) -> str:
         return f"<Head {self.status}>"
@@ -118,7 +120,8 @@ def _parse_head(block: bytes) -> ResponseHead:
     if is_chunked and (length is not None or minor == b"0"):
         raise BadResponse("Transfer-Encoding beside Content-Length, or in HTTP/1.0")
     keeps_alive = b"close" not in options and (minor == b"1" or b"keep-alive" in options)
-    return ResponseHead(int(status), reason or b"", headers, length, is_chunked, keeps_alive)
+    is_shared = len(block) <= _REMEMBERED_BYTES
+    return ResponseHead(int(status), reason or b"", headers, length, is_chunked, keeps_alive, is_shared)
 
 
 @lru_cache(maxsize=64)

@@ -150,15 +150,15 @@ class Exchange:
         self.scopes = scopes
         self._scope: Scope | None = None
         self._default_headers = default_headers
-        fields = head.fields
-        self.keep_alive = fields.keep_alive
-        self._expects_continue = fields.expects_continue
+        section = head.section
+        self.keep_alive = section.keep_alive
+        self._expects_continue = section.expects_continue
         self._corked: list[bytes] | None = None
         self._event: asyncio.Event | None = None
         self._parts: list[bytes] = []
         self._trailers: HeaderList = []
         self.buffered_bytes = 0
-        self._ended = fields.length == 0
+        self._ended = section.length == 0
         self._told_end = False
         self.gone = self.started = self.complete = False
         self._expected = _START
