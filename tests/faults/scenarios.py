@@ -301,7 +301,7 @@ def garbled(bed: Bed) -> Outcome:
     return _simple(bed, lambda: setattr(bed.proxy, "flip", 5), lambda: _reconnect(bed), down=False)
 
 
-@fault("R19", "messages among the replies that nobody asked for")
+@fault("R19", "unrequested messages among the replies")
 def pushed(bed: Bed) -> Outcome:
     return _simple(bed, lambda: setattr(bed.proxy, "push", True), lambda: _reconnect(bed), down=False)
 
