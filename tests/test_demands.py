@@ -1,11 +1,8 @@
-"""What is promised is shown by a test that cites it; what is not yet, is known, with the reason.
+"""Every demand is shown by a test that cites it; the rest is known, with the reason.
 
 `tests/demands.txt` lists the demands on the session APIs. A test cites an id in a comment, its docstring or its name;
-`tests/golden/<id>.http` shows one by its requests and answers. `python -m tests.test_demands` writes `docs/demands.md`.
-
-`T01`…`T30` are the attacks by token, `J01`…`J05` those by key set and `S01`…`S30` those on the logic of sessions; by
-header `H01`…`H20`, by path `P01`…`P20`, by framing `F01`…`F24`, with addresses `I01`…`I07`, and `D01`…`D09` those that
-want to wear it out. `R1`…`R23` are faults of the store, `T1` and `T2` of clocks, `K1`…`K12` of processes.
+`tests/golden/<id>.http` shows one by its requests and responses. `python -m tests.test_demands` writes
+`docs/demands.md`. Attacks and faults are in tests/test_citations.py.
 """
 
 from __future__ import annotations
@@ -37,7 +34,7 @@ def ids(text: str) -> set[str]:
     return found
 
 
-# What no test shows yet, or never will, and why. Take an id out when a test cites it.
+# Demands that no test shows yet, or ever will, and the reason. Take an id out when a test cites it.
 _REASONS = {
     "client code: comes with the TypeScript client": "C-26…C-28",
     "comes with the mirrors for SQL and Elasticsearch": "A-26 C-33 E-09",
@@ -52,15 +49,6 @@ REST: Mapping[str, str] = {each: reason for reason, text in _REASONS.items() for
 PARTLY: Mapping[str, str] = {
     "C-25": "a client without the defects of the sample",
 }
-
-ATTACKS = ids("T01…T30 J01…J05 S01…S30 H01…H20 P01…P20 F01…F24 I01…I07 D01…D09")
-
-UNSHOWN_ATTACKS: frozenset[str] = frozenset()
-
-FAULTS = frozenset({f"R{number}" for number in range(1, 24)} | {"T1", "T2", "K1", "K2", "K3", "K11", "K12"})
-
-# K2 is a restart without a gap, for which two processes would share a port.
-UNSHOWN_FAULTS = frozenset({"K2"})
 
 
 @cache
@@ -92,24 +80,6 @@ def _tests_of(tree: ast.AST) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
     return [function for function in functions if function.name.startswith("test_")]
 
 
-@cache
-def _attacks_cited() -> frozenset[str]:
-    found: set[str] = set()
-    for path in _TESTS.rglob("*.py"):
-        if path != Path(__file__):
-            found.update(re.findall(r"(?<![\w-])[TJSHPFID]\d\d(?![\w-])", path.read_text(encoding="utf-8")))
-    return frozenset(found)
-
-
-@cache
-def _faults_cited() -> frozenset[str]:
-    found: set[str] = set()
-    for path in _TESTS.rglob("*.py"):
-        if path != Path(__file__):
-            found.update(re.findall(r"(?<![\w-])[RTK]\d{1,2}(?![\w-])", path.read_text(encoding="utf-8")))
-    return frozenset(found) & FAULTS
-
-
 def _listed(found: AbstractSet[str]) -> str:
     return " ".join(sorted(found))
 
@@ -119,7 +89,7 @@ def page() -> str:
     lines = [
         "# Demands",
         "",
-        "What the five session APIs demand of whoever speaks them, and which test shows it. Written by",
+        "The demands of the five session APIs, and the test that shows each. Written by",
         "`python -m tests.test_demands`. The dialects themselves are described in [dialects.md](dialects.md).",
         "",
         f"{len(_demands()) - len(REST)} of {len(_demands())} demands are shown by a test.",
@@ -163,21 +133,10 @@ def test_the_demands_that_no_test_cites_are_the_known_rest() -> None:
 
 def test_no_test_cites_an_id_that_does_not_exist() -> None:
     assert _listed(set(_shown()) - _demands().keys()) == ""
-    assert _listed(_attacks_cited() - ATTACKS) == ""
 
 
 def test_the_page_on_demands_is_what_the_tests_say() -> None:
     assert _PAGE.read_text(encoding="utf-8") == page(), "write it anew: python -m tests.test_demands"
-
-
-def test_the_attacks_that_no_test_cites_are_the_known_rest() -> None:
-    uncited = ATTACKS - _attacks_cited()
-    assert _listed(uncited - UNSHOWN_ATTACKS) == "", "cited by no test"
-    assert _listed(UNSHOWN_ATTACKS - uncited) == "", "cited after all: take it out of UNSHOWN_ATTACKS"
-
-
-def test_the_faults_that_no_test_cites_are_the_known_rest() -> None:
-    assert _listed(FAULTS - _faults_cited()) == _listed(UNSHOWN_FAULTS)
 
 
 if __name__ == "__main__":
