@@ -1,9 +1,9 @@
 """The composition root of the sidecar: settings → ASGI application. Read this file first.
 
-    uvicorn → front → GatekeeperMiddleware → (a verdict) → Proxy → backend
-                    ↘ DirectRoute, for what is plain ────────────↗
+    uvicorn → server → Handler → Pipeline (a verdict) → Proxy → backend
+                     ↘ DirectRoute, for plain requests ──────↗
 
-The middleware is the same class that an application mounts; around a proxy it is the sidecar.
+The same handler stands around an application that mounts Gatekeeper (`gatekeeper_middleware`).
 """
 
 from __future__ import annotations
@@ -16,27 +16,29 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from gatekeeper.build import Engine
+from gatekeeper.forward.direct import DirectServices
 from gatekeeper.forward.http import Proxy
 from gatekeeper.forward.plan import DirectRoute
 from gatekeeper.http.headers import REQUEST_ID
-from gatekeeper.runtime import Engine
+from gatekeeper.http.types import ASGIApp
 from gatekeeper.server import Exchange, no_fast_path
 from gatekeeper.settings import Settings
 from gatekeeper.telemetry.health import Health, Scrape
 from gatekeeper.upstream.http1_client import Http1Upstream
 from gatekeeper.upstream.httpx_client import HttpxUpstream
-from gatekeeper_middleware import GatekeeperMiddleware
+from gatekeeper.web.lifespan import with_lifespan
 
 
 class App(NamedTuple):
-    """The public application, and the way of plain requests around it, which only the native transport has."""
+    """The public application, and the fast path of plain requests around it, which only the HTTP/1 client has."""
 
-    middleware: GatekeeperMiddleware
-    shortcut: Callable[[Exchange], bool]
+    handler: ASGIApp
+    fast_path: Callable[[Exchange], bool]
 
 
 def create_app(settings: Settings, engine: Engine) -> App:
-    """Every request is judged, then served here or passed to the backend."""
+    """The sidecar: every request is judged, then served here or passed to the backend."""
     if settings.upstream_url is None:
         raise ValueError("settings without upstream_url cannot be served")
     transport = Http1Upstream if settings.upstream_transport == "native" else HttpxUpstream
@@ -46,17 +48,19 @@ def create_app(settings: Settings, engine: Engine) -> App:
         timeout_seconds=settings.upstream_timeout,
         ca_file=str(settings.upstream_ca_file) if settings.upstream_ca_file else None,
     )
-    own_headers = engine.identity.names | {REQUEST_ID}
+    rules = engine.rules
+    own_headers = rules.identity.names | {REQUEST_ID}
     proxy = Proxy(
         upstream,
-        trusted_proxies=engine.trusted,
+        trusted_proxies=rules.trusted,
         own_headers=own_headers,
         on_error=engine.telemetry.metrics.upstream_failed,
     )
-    app = GatekeeperMiddleware(proxy, engine=engine)
-    if isinstance(upstream, Http1Upstream):
-        return App(app, DirectRoute(engine, app, upstream, own_headers))
-    return App(app, no_fast_path)
+    app = with_lifespan(engine.handler(proxy, mounted=False), engine.runtime, around=proxy)
+    if not isinstance(upstream, Http1Upstream):
+        return App(app, no_fast_path)
+    services = DirectServices(engine.gate, rules, engine.streams, engine.telemetry, engine.responder, upstream)
+    return App(app, DirectRoute(services, engine.runtime, own_headers=own_headers))
 
 
 def create_ops(health: Health, scrape: Scrape) -> Starlette:

@@ -250,7 +250,7 @@ def _with_trail(work: Callable[[AuditLog], Awaitable[None]]) -> None:
         finally:
             await store.epoch.aclose()
             await store.breaker.aclose()
-            await store.scripts.aclose()
+            await store.client.aclose()
             if store.embedded is not None:
                 await asyncio.to_thread(store.embedded.stop)
 
@@ -264,11 +264,11 @@ def _with_manager(work: Any) -> Any:
 
     async def run() -> Any:
         engine = build(load(), mode="sidecar")
-        await engine.start()
+        await engine.runtime.start()
         try:
-            return await work(engine.manager)
+            return await work(engine.services.manager)
         finally:
-            await engine.aclose()
+            await engine.runtime.aclose()
 
     return _run(run)
 

@@ -8,10 +8,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from gatekeeper.auth.gate import RequestFacts
-from gatekeeper.build import build
+from gatekeeper.build import Engine, build
 from gatekeeper.errors import KeysUnavailable, StoreUnavailable
 from gatekeeper.models import Client
-from gatekeeper.runtime import Engine
 from gatekeeper.settings import Settings, load, warnings
 from gatekeeper.store.embedded import EmbeddedStoreFailed
 
@@ -35,21 +34,21 @@ async def run(*, online: bool, token_file: Path | None) -> int:
         if token_file is not None and not await _judge(engine, token_file):
             failed = True
     finally:
-        await engine.aclose()
+        await engine.runtime.aclose()
     print("failed" if failed else "ok")
     return 1 if failed else 0
 
 
 async def _ask(settings: Settings, engine: Engine) -> AsyncIterator[str]:
     try:
-        await engine.start()
+        await engine.runtime.start()
     except EmbeddedStoreFailed as error:
         yield str(error)
         return
-    for fault in await engine.faults():
+    for fault in await engine.readiness.faults():
         yield fault
     try:
-        for warning in await engine.store_warnings():
+        for warning in await engine.readiness.store_warnings():
             print(f"warning: {warning}")
     except StoreUnavailable:
         pass  # among the faults already

@@ -31,9 +31,8 @@ from prometheus_client import disable_created_metrics
 from prometheus_client.multiprocess import mark_process_dead
 
 from gatekeeper.app import create_app, create_ops
-from gatekeeper.build import build
+from gatekeeper.build import Engine, build
 from gatekeeper.forward.http import ResponseTruncated
-from gatekeeper.runtime import Engine
 from gatekeeper.server import ErrorResponse, Limits, RejectedRequest, http_protocol
 from gatekeeper.server.websocket import WebSocketServerProtocol, websocket_protocol
 from gatekeeper.settings import ListenAddress, Settings, load
@@ -212,18 +211,22 @@ async def serve(
 ) -> int:
     """One process that judges and forwards; the exit code. A worker has a `parent` and no ops port."""
     engine = _engine(settings)
-    health = Health(engine.faults)
+    health = Health(engine.readiness.faults)
     app, shortcut = create_app(settings, engine)
     overloaded = engine.telemetry.connection_refused
     left = engine.verify_queue.cancel
     door = http_protocol(
-        limits(settings), ServerErrors(engine), on_overload=overloaded, fast_path=shortcut, on_client_left=left
+        limits(settings),
+        ServerErrors(engine.rules, engine.responder, engine.telemetry),
+        on_overload=overloaded,
+        fast_path=shortcut,
+        on_client_left=left,
     )
     front = listener(app, door, grace_seconds=settings.shutdown_grace, ws=websocket_protocol(left))
     # Signals first: one that comes during the start must not leave a store behind.
     async with Drain(settings, health, front, parent):
         try:
-            await engine.start()
+            await engine.runtime.start()
             # What is there now stays: no collection needs to look at it again, and each would take a tenth of a second.
             gc.collect()
             gc.freeze()
@@ -236,7 +239,7 @@ async def serve(
                 async with serving(create_ops(health, of_registry(engine.telemetry.metrics.registry)), settings, ops):
                     await front.serve(sockets=[public])
         finally:
-            await engine.aclose()
+            await engine.runtime.aclose()
     return 0 if front.started or health.draining else 1
 
 
@@ -335,17 +338,17 @@ class Workers:
     async def run(self, ops: socket.socket | None, folder: Path) -> int:
         # Not for requests: it holds the embedded store alive and answers for the health of the whole.
         engine = _engine(self._settings)
-        health = Health(engine.faults)
+        health = Health(engine.readiness.faults)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, health)
         try:
-            await engine.start()
+            await engine.runtime.start()
             announce(self._settings, engine, self._public, ops)
             async with serving(create_ops(health, of_workers(folder)), self._settings, ops):
                 codes = await self._supervise(health)
         finally:
-            await engine.aclose()
+            await engine.runtime.aclose()
         # A worker that is told to end before it has begun ends by the signal itself; it had accepted nothing.
         return 0 if all(code in {0, -signal.SIGTERM} for code in codes) else 1
 

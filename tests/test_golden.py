@@ -126,7 +126,7 @@ def in_front(environ: dict[str, str]) -> Iterator[str]:
     """The application of the sidecar, in front of the backend."""
     with serve_asgi(SampleBackend(forge.SECRET.encode()).app()) as upstream:
         chosen = load(environ | {"GATEKEEPER_UPSTREAM_URL": upstream}, require_upstream=True)
-        with serve_asgi(create_app(chosen, build(chosen, mode="sidecar")).middleware) as url:
+        with serve_asgi(create_app(chosen, build(chosen, mode="sidecar")).handler) as url:
             yield url
 
 

@@ -49,13 +49,13 @@ class IssuedSignIn:
 
     def __init__(
         self,
-        parts: SignInServices,
+        services: SignInServices,
         *,
         check: LoginCheck | None,
         access_tokens: AccessTokenIssuer,
         session_seconds: float,
     ) -> None:
-        self._parts = parts
+        self._services = services
         self._check = check
         self._access_tokens = access_tokens
         self._session_seconds = session_seconds
@@ -69,79 +69,88 @@ class IssuedSignIn:
         return f"<IssuedSignIn {self._access_tokens!r}>"
 
     async def login(
-        self, visit: SignInRequest, members: Mapping[str, Any], who: SessionOwner, *, headers: Sequence[tuple[str, str]]
+        self,
+        request: SignInRequest,
+        members: Mapping[str, Any],
+        owner: SessionOwner,
+        *,
+        headers: Sequence[tuple[str, str]],
     ) -> IssuedTokens | Problem:
         """A pair for who has the right password. `headers` go to the backend that is asked."""
         if not (isinstance(members.get("username"), str) and isinstance(members.get("password"), str)):
             return Problem(reason=Reason.BAD_REQUEST, detail="username and password must be strings")
-        attempts = self._parts.attempts
+        attempts = self._services.attempts
         if attempts is None:
-            return await self._logged_in(visit, members, who, headers)
-        if wait := await attempts.wait_seconds(visit.user_names, visit.address):
-            await record(self._parts, Action.LOGIN_THROTTLED, visit, who)
+            return await self._logged_in(request, members, owner, headers)
+        if wait := await attempts.wait_seconds(request.user_names, request.address):
+            await record(self._services, Action.LOGIN_THROTTLED, request, owner)
             return Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=wait)
-        with attempts.under_way(visit.user_names):
-            pair = await self._logged_in(visit, members, who, headers)
+        with attempts.under_way(request.user_names):
+            pair = await self._logged_in(request, members, owner, headers)
         if isinstance(pair, IssuedTokens):
-            await attempts.succeeded(visit.user_names, visit.address)
+            await attempts.succeeded(request.user_names, request.address)
         return pair
 
     async def _logged_in(
-        self, visit: SignInRequest, members: Mapping[str, Any], who: SessionOwner, headers: Sequence[tuple[str, str]]
+        self,
+        request: SignInRequest,
+        members: Mapping[str, Any],
+        owner: SessionOwner,
+        headers: Sequence[tuple[str, str]],
     ) -> IssuedTokens | Problem:
         began = time.monotonic()
         assert self._check is not None  # noqa: S101 - or there is no path that leads here
         checked = await self._check.check(members, headers=headers)
         if checked is None:
-            if self._parts.attempts is not None:
-                await self._parts.attempts.failed(visit.user_names, visit.address)
-            await record_failed_login(self._parts, visit, who)
+            if self._services.attempts is not None:
+                await self._services.attempts.failed(request.user_names, request.address)
+            await record_failed_login(self._services, request, owner)
             await asyncio.sleep(_FAILURE_SECONDS - (time.monotonic() - began) % _FAILURE_SECONDS)
             return Problem(reason=Reason.INVALID_CREDENTIALS)
-        return await self.sign_in(checked.user, visit, who, claims=checked.claims)
+        return await self.sign_in(checked.user, request, owner, claims=checked.claims)
 
     async def sign_in(
-        self, user: str, visit: SignInRequest, who: SessionOwner, *, claims: Mapping[str, Any]
+        self, user: str, request: SignInRequest, owner: SessionOwner, *, claims: Mapping[str, Any]
     ) -> IssuedTokens | Problem:
         """A new session and its pair, for a user who has shown who they are. `claims` are those of its access tokens.
         The session of a token that the request brings makes way: one device, one session."""
-        who.user = user
+        owner.user = user
         sid, expires_at = new_sid(), time.time() + self._session_seconds
         issued = self.sign(user, sid=sid, claims=claims, session_expires_at=expires_at)
         refresh = new_refresh_token()
         # A session may live for less than the second that a token can tell.
-        read = await self._parts.verifier.verify(issued.token, ignore_expiry=True)
-        bearer = (await self._parts.gate.identify(visit.facts, ignore_expiry=True)).claims
-        signed_in = await self._parts.sign_ins.log_in(
+        read = await self._services.verifier.verify(issued.token, ignore_expiry=True)
+        bearer = (await self._services.gate.identify(request.facts, ignore_expiry=True)).claims
+        signed_in = await self._services.sign_ins.log_in(
             read,
-            visit.client,
-            exempt=self._parts.exempt.covers(read),
+            request.client,
+            exempt=self._services.exempt.covers(read),
             refresh=RefreshToken(digest(refresh)),
             presented=bearer.reference if bearer is not None and bearer.user == read.user else None,
             kept_claims=msgspec.json.encode(claims).decode() if claims else "",
-            user_name=visit.sent.user_name or "",
+            user_name=request.sent.user_name or "",
         )
-        who.session_id = signed_in.session_id or None
-        problem = counted(self._parts.events, signed_in)
+        owner.session_id = signed_in.session_id or None
+        problem = counted(self._services.events, signed_in)
         if problem is not None:
             if signed_in.outcome != "full":
-                await record(self._parts, Action.LOGIN_REFUSED, visit, who, reason=problem.reason.code)
+                await record(self._services, Action.LOGIN_REFUSED, request, owner, reason=problem.reason.code)
             return problem
-        await self._end_the_one_before(user, visit, signed_in.session_id)
+        await self._end_the_one_before(user, request, signed_in.session_id)
         if issued.expires_at > signed_in.expires_at:
             # The store's clock is behind this one's.
             issued = self.sign(user, sid=sid, claims=claims, session_expires_at=signed_in.expires_at, jti=issued.jti)
         return self._pair(issued.token, refresh, signed_in.expires_at)
 
-    async def _end_the_one_before(self, user: str, visit: SignInRequest, session_id: int) -> None:
+    async def _end_the_one_before(self, user: str, request: SignInRequest, session_id: int) -> None:
         """The session of a refresh cookie makes way as that of an access token does, which has expired sooner."""
-        presented = digest(visit.sent.refresh_token) if visit.sent.refresh_token is not None else None
-        if presented is None or await self._parts.sign_ins.user_of(presented) != user:
+        presented = digest(request.sent.refresh_token) if request.sent.refresh_token is not None else None
+        if presented is None or await self._services.sign_ins.user_of(presented) != user:
             return
-        linked = await self._parts.sign_ins.lookup(user, digest=presented)
+        linked = await self._services.sign_ins.lookup(user, digest=presented)
         if linked.outcome in {"live", "crowded"} and linked.session_id != session_id:
-            actor = Actor.of(visit.client, user)
-            await self._parts.manager.by(actor).log_out_session(user, linked.session_id)
+            actor = Actor.of(request.client, user)
+            await self._services.manager.by(actor).log_out_session(user, linked.session_id)
 
     def sign(
         self, user: str, *, sid: str, claims: Mapping[str, Any], session_expires_at: float, jti: str | None = None
@@ -156,40 +165,40 @@ class IssuedSignIn:
             issued = self.sign(
                 session.user, sid=session.reference, claims=claims, session_expires_at=session.expires_at / 1e6
             )
-            read = await self._parts.verifier.verify(issued.token)
+            read = await self._services.verifier.verify(issued.token)
         except TokenRejected as rejected:
             # The session was opened by somebody else's token, whose reference is no `sid`.
             return Problem(reason=rejected.reason)
-        signed_in = await self._parts.sign_ins.refresh(
-            read, client, exempt=self._parts.exempt.covers(read), refresh=None, linked=session.id
+        signed_in = await self._services.sign_ins.refresh(
+            read, client, exempt=self._services.exempt.covers(read), refresh=None, linked=session.id
         )
-        return counted(self._parts.events, signed_in) or issued.token
+        return counted(self._services.events, signed_in) or issued.token
 
-    async def refresh(self, visit: SignInRequest, who: SessionOwner) -> IssuedTokens | Problem:
+    async def refresh(self, request: SignInRequest, owner: SessionOwner) -> IssuedTokens | Problem:
         """A new pair for a refresh token that is current, or the same for one that was so a moment ago."""
-        presented = visit.sent.refresh_token
+        presented = request.sent.refresh_token
         if presented is None:
             return Problem(reason=Reason.TOKEN_MISSING)
         digested = digest(presented)
-        user = await self._parts.sign_ins.user_of(digested)
+        user = await self._services.sign_ins.user_of(digested)
         if user is None:
             return Problem(reason=Reason.REFRESH_TOKEN_INVALID)
-        bearer = (await self._parts.gate.identify(visit.facts, ignore_expiry=True)).claims
+        bearer = (await self._services.gate.identify(request.facts, ignore_expiry=True)).claims
         if bearer is not None and bearer.user != user:
             return Problem(reason=Reason.TOKEN_INVALID)
-        who.user = user
-        wait = await self._parts.gate.wait_seconds(user, address=visit.address)
+        owner.user = user
+        wait = await self._services.gate.wait_seconds(user, address=request.address)
         if wait:
             return Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=wait)
-        actor = Actor.of(visit.client, user)
-        rotation = await self._parts.sign_ins.lookup_refresh_token(user, digested, actor=actor)
+        actor = Actor.of(request.client, user)
+        rotation = await self._services.sign_ins.lookup_refresh_token(user, digested, actor=actor)
         if rotation.outcome != "current":
-            return await self._rotated(rotation, presented, visit, who)
+            return await self._rotated(rotation, presented, request, owner)
         pair, successor = self._successor(user, rotation, presented)
-        rotated = await self._parts.sign_ins.rotate(user, digested, successor, actor=actor)
+        rotated = await self._services.sign_ins.rotate(user, digested, successor, actor=actor)
         if rotated.outcome != "rotated":
-            return await self._rotated(rotated, presented, visit, who)
-        who.session_id = rotated.session_id
+            return await self._rotated(rotated, presented, request, owner)
+        owner.session_id = rotated.session_id
         return pair
 
     def _successor(self, user: str, rotation: Rotation, presented: str) -> tuple[IssuedTokens, Successor]:
@@ -207,30 +216,30 @@ class IssuedSignIn:
         return IssuedTokens(access_token, refresh_token, self._access_tokens.ttl_seconds, seconds)
 
     async def _rotated(
-        self, rotation: Rotation, presented: str, visit: SignInRequest, who: SessionOwner
+        self, rotation: Rotation, presented: str, request: SignInRequest, owner: SessionOwner
     ) -> IssuedTokens | Problem:
         """What a token that is not, or no more, the current one gets."""
-        who.session_id = rotation.session_id or None
+        owner.session_id = rotation.session_id or None
         if rotation.outcome == "again":
             content = unseal(presented, rotation.sealed)
             if content is not None:
                 return msgspec.json.decode(content, type=IssuedTokens)
         if rotation.outcome == "reused":
-            self._parts.events.count(Event.REFRESH_REUSED, "system")
+            self._services.events.count(Event.REFRESH_REUSED, "system")
         elif rotation.outcome == "ended":
-            await record(self._parts, Action.REFRESH_REFUSED, visit, who, reason=rotation.end_reason)
+            await record(self._services, Action.REFRESH_REFUSED, request, owner, reason=rotation.end_reason)
         return Problem(reason=Reason.REFRESH_TOKEN_INVALID, end_reason=rotation.end_reason)
 
-    async def logout(self, visit: SignInRequest, who: SessionOwner) -> Problem | None:
+    async def logout(self, request: SignInRequest, owner: SessionOwner) -> Problem | None:
         """Ends the sessions of the request's tokens."""
-        named = await self._parts.sign_out.named(visit.facts, visit.sent, strict=True)
+        named = await self._services.sign_out.named(request.facts, request.sent, strict=True)
         if isinstance(named, Problem):
             return named
-        who.user = named.user
-        wait = await self._parts.gate.wait_seconds(named.user, address=visit.address)
+        owner.user = named.user
+        wait = await self._services.gate.wait_seconds(named.user, address=request.address)
         if wait:
             return Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=wait)
-        who.session_id = await self._parts.sign_out.end(named, visit.facts)
+        owner.session_id = await self._services.sign_out.end(named, request.facts)
         return None
 
     async def aclose(self) -> None:

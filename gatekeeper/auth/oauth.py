@@ -44,9 +44,9 @@ def _sha256(text: str) -> bytes:
 class TokenEndpoints:
     """Raises `StoreUnavailable` and `KeysUnavailable`."""
 
-    def __init__(self, parts: SignInServices, *, adopts_unknown: bool, issues: bool) -> None:
+    def __init__(self, services: SignInServices, *, adopts_unknown: bool, issues: bool) -> None:
         """`issues`: refresh tokens are Gatekeeper's own, and good for one use."""
-        self._parts = parts
+        self._services = services
         self._issues = issues
         self._adopts_unknown = adopts_unknown
 
@@ -54,10 +54,10 @@ class TokenEndpoints:
         """What a token is worth now: `{"active": false}`, or what it says. Moves no activity and opens nothing: whoever
         asks is not its user."""
         try:
-            claims = await self._parts.verifier.verify(token)
+            claims = await self._services.verifier.verify(token)
         except TokenRejected:
             return await self._refresh_token(token)
-        linked = await self._parts.sign_ins.lookup(claims.user, claims=claims)
+        linked = await self._services.sign_ins.lookup(claims.user, claims=claims)
         if linked.outcome == "unknown":
             adoptable = self._adopts_unknown and (not linked.not_before or (claims.issued_at or 0) > linked.not_before)
             return _described(claims) if adoptable else INACTIVE
@@ -65,34 +65,34 @@ class TokenEndpoints:
 
     async def _refresh_token(self, token: str) -> Mapping[str, Any]:
         digested = digest(token)
-        user = await self._parts.sign_ins.user_of(digested)
-        linked = await self._parts.sign_ins.lookup(user, digest=digested) if user is not None else None
+        user = await self._services.sign_ins.user_of(digested)
+        linked = await self._services.sign_ins.lookup(user, digest=digested) if user is not None else None
         if linked is None or linked.outcome not in {"live", "crowded"}:
             return INACTIVE
         if self._issues and not linked.is_newest:
             return INACTIVE
         return {"active": True, "token_type": "refresh_token", "sub": user, "exp": int(linked.expires_at)}
 
-    async def revoke(self, token: str, client: Client, who: SessionOwner) -> None:
+    async def revoke(self, token: str, client: Client, owner: SessionOwner) -> None:
         """Ends the session that an access or refresh token names. One that names none is no fault (RFC 7009 section
         2.2)."""
         try:
-            claims = await self._parts.verifier.verify(token, ignore_expiry=True)
+            claims = await self._services.verifier.verify(token, ignore_expiry=True)
         except TokenRejected:
-            await self._revoke_refresh_token(token, client, who)
+            await self._revoke_refresh_token(token, client, owner)
             return
-        who.user, who.session_id = claims.user, await self._parts.manager.log_out(claims, client)
+        owner.user, owner.session_id = claims.user, await self._services.manager.log_out(claims, client)
 
-    async def _revoke_refresh_token(self, token: str, client: Client, who: SessionOwner) -> None:
+    async def _revoke_refresh_token(self, token: str, client: Client, owner: SessionOwner) -> None:
         digested = digest(token)
-        who.user = await self._parts.sign_ins.user_of(digested)
-        if who.user is None:
+        owner.user = await self._services.sign_ins.user_of(digested)
+        if owner.user is None:
             return
-        linked = await self._parts.sign_ins.lookup(who.user, digest=digested)
+        linked = await self._services.sign_ins.lookup(owner.user, digest=digested)
         if linked.outcome in {"live", "crowded"}:
-            manager = self._parts.manager.by(Actor.of(client, who.user))
-            await manager.log_out_session(who.user, linked.session_id)
-            who.session_id = linked.session_id
+            manager = self._services.manager.by(Actor.of(client, owner.user))
+            await manager.log_out_session(owner.user, linked.session_id)
+            owner.session_id = linked.session_id
 
 
 def _described(claims: Claims) -> Mapping[str, Any]:
@@ -106,20 +106,20 @@ class BackChannelLogout:
 
     def __init__(
         self,
-        parts: SignInServices,
+        services: SignInServices,
         tokens: LogoutTokenVerifier,
         used: ReplayGuard,
         *,
         sub_is_user: bool,
         session_seconds: float,
     ) -> None:
-        self._parts = parts
+        self._services = services
         self._tokens = tokens
         self._used = used
         self._sub_is_user = sub_is_user
         self._session_seconds = session_seconds
 
-    async def log_out(self, token: str, *, client: Client, who: SessionOwner) -> Problem | None:
+    async def log_out(self, token: str, *, client: Client, owner: SessionOwner) -> Problem | None:
         """Ends what a logout token names: the sessions of its `sid`, else all of its `sub`. None: they are over."""
         try:
             logout = await self._tokens.verify(token)
@@ -129,18 +129,18 @@ class BackChannelLogout:
             return Problem(reason=Reason.BAD_REQUEST, detail="The logout token has been used")
         # Remembered when it is done: what the store did not answer, the provider may say again. Twice at once ends
         # nothing more than once.
-        await self._end(logout, client, who)
+        await self._end(logout, client, owner)
         await self._used.record_use(logout.jti, expires_at=logout.expires_at)
         return None
 
-    async def _end(self, logout: LogoutToken, client: Client, who: SessionOwner) -> None:
-        manager = self._parts.manager.by(Actor.of(client, None, kind="system"))
-        who.user = logout.sub if self._sub_is_user else None
+    async def _end(self, logout: LogoutToken, client: Client, owner: SessionOwner) -> None:
+        manager = self._services.manager.by(Actor.of(client, None, kind="system"))
+        owner.user = logout.sub if self._sub_is_user else None
         if logout.sid is None:
-            if who.user is not None:
-                await manager.log_out_everywhere(who.user)
+            if owner.user is not None:
+                await manager.log_out_everywhere(owner.user)
             return
-        who.user = who.user or await self._parts.sign_ins.user_of_sid(logout.sid)
-        if who.user is not None:
+        owner.user = owner.user or await self._services.sign_ins.user_of_sid(logout.sid)
+        if owner.user is not None:
             until = time.time() + self._session_seconds
-            await manager.log_out_sid(who.user, logout.sid, tokens_expire_at=until)
+            await manager.log_out_sid(owner.user, logout.sid, tokens_expire_at=until)

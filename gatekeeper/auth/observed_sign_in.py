@@ -81,7 +81,7 @@ class SignInServices(msgspec.Struct, frozen=True, kw_only=True):
 class ObservedSignIn(Protocol):
     """One request on its way."""
 
-    who: SessionOwner
+    owner: SessionOwner
 
     async def before(self) -> Problem | None: ...
 
@@ -119,26 +119,26 @@ def counted(events: EventCounter, signed_in: SignInResult) -> Problem | None:
 
 
 async def record(
-    parts: SignInServices, action: Action, visit: SignInRequest, who: SessionOwner, *, reason: str | None = None
+    services: SignInServices, action: Action, request: SignInRequest, owner: SessionOwner, *, reason: str | None = None
 ) -> None:
     """An event that changes no session. Raises `StoreUnavailable`."""
-    actor = Actor.of(visit.client, who.user, user_name=visit.sent.user_name or "")
-    await parts.audit_log.record(action, actor, user=who.user, session_id=who.session_id, reason=reason)
+    actor = Actor.of(request.client, owner.user, user_name=request.sent.user_name or "")
+    await services.audit_log.record(action, actor, user=owner.user, session_id=owner.session_id, reason=reason)
 
 
-async def record_failed_login(parts: SignInServices, visit: SignInRequest, who: SessionOwner) -> None:
+async def record_failed_login(services: SignInServices, request: SignInRequest, owner: SessionOwner) -> None:
     """Where the store does not take it, the log has it: who is refused is given nothing."""
     with suppress(StoreUnavailable):
-        await record(parts, Action.LOGIN_FAILED, visit, who)
+        await record(services, Action.LOGIN_FAILED, request, owner)
 
 
 class _Observed:
     """What the three have in common."""
 
-    def __init__(self, parts: SignInServices, visit: SignInRequest) -> None:
-        self._parts = parts
-        self._visit = visit
-        self.who = SessionOwner()
+    def __init__(self, services: SignInServices, request: SignInRequest) -> None:
+        self._services = services
+        self._request = request
+        self.owner = SessionOwner()
 
     def under_way(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -148,32 +148,32 @@ class _Observed:
         if token is None:
             return None
         try:
-            return await self._parts.verifier.verify(token, ignore_expiry=ignore_expiry)
+            return await self._services.verifier.verify(token, ignore_expiry=ignore_expiry)
         except TokenRejected:
             return None
 
     async def _bearer(self) -> Claims | None:
         """The good token that the request itself carries, expired or not."""
-        return (await self._parts.gate.identify(self._visit.facts, ignore_expiry=True)).claims
+        return (await self._services.gate.identify(self._request.facts, ignore_expiry=True)).claims
 
     def _is(self, user: str, session_id: int) -> None:
-        self.who.user, self.who.session_id = user, session_id
+        self.owner.user, self.owner.session_id = user, session_id
 
     async def _record(self, action: Action, *, reason: str | None = None) -> None:
-        await record(self._parts, action, self._visit, self.who, reason=reason)
+        await record(self._services, action, self._request, self.owner, reason=reason)
 
 
 class Login(_Observed):
     """A login: limited before, a session after."""
 
     def under_way(self) -> AbstractContextManager[None]:
-        attempts = self._parts.attempts
-        return nullcontext() if attempts is None else attempts.under_way(self._visit.user_names)
+        attempts = self._services.attempts
+        return nullcontext() if attempts is None else attempts.under_way(self._request.user_names)
 
     async def before(self) -> Problem | None:
-        attempts, names = self._parts.attempts, self._visit.user_names
+        attempts, names = self._services.attempts, self._request.user_names
         try:
-            wait = await attempts.wait_seconds(names, self._visit.address) if attempts is not None else 0
+            wait = await attempts.wait_seconds(names, self._request.address) if attempts is not None else 0
         except StoreUnavailable as error:
             # Uncounted, where a login may go on without the store.
             self._or_raise(error)
@@ -192,36 +192,36 @@ class Login(_Observed):
 
     def _or_raise(self, error: StoreUnavailable) -> None:
         """Passes over a store that cannot be asked, where a good token is enough then."""
-        if not self._parts.gate.allows_verified(error):
+        if not self._services.gate.allows_verified(error):
             raise error
 
     async def _signed_in(self, answered: SignInResponse) -> Problem | None:
-        address, attempts = self._visit.address, self._parts.attempts
+        address, attempts = self._request.address, self._services.attempts
         if answered.status in _REFUSED_LOGIN:
             if attempts is not None:
-                await attempts.failed(self._visit.user_names, address)
-            await record_failed_login(self._parts, self._visit, self.who)
+                await attempts.failed(self._request.user_names, address)
+            await record_failed_login(self._services, self._request, self.owner)
             return None
         claims = await self._claims(answered.given.access_token)
         if claims is None:
             return None
         bearer = await self._bearer()
-        signed_in = await self._parts.sign_ins.log_in(
+        signed_in = await self._services.sign_ins.log_in(
             claims,
-            self._visit.client,
-            exempt=self._parts.exempt.covers(claims),
+            self._request.client,
+            exempt=self._services.exempt.covers(claims),
             refresh=refresh_token(answered.given.refresh_token),
             presented=bearer.reference if bearer is not None and bearer.user == claims.user else None,
-            user_name=self._visit.sent.user_name or "",
+            user_name=self._request.sent.user_name or "",
         )
         self._is(claims.user, signed_in.session_id)
-        problem = counted(self._parts.events, signed_in)
+        problem = counted(self._services.events, signed_in)
         if problem is not None:
             if signed_in.outcome != "full":
                 await self._record(Action.LOGIN_REFUSED, reason=problem.reason.code)
             return problem
         if attempts is not None:
-            await attempts.succeeded(self._visit.user_names, address)
+            await attempts.succeeded(self._request.user_names, address)
         return None
 
 
@@ -232,13 +232,13 @@ class Refresh(_Observed):
     token of ours, is looked up: together they name one user, and none of them may carry a session past its end.
     """
 
-    def __init__(self, parts: SignInServices, visit: SignInRequest) -> None:
-        super().__init__(parts, visit)
-        self._sent = refresh_token(visit.sent.refresh_token)
+    def __init__(self, services: SignInServices, request: SignInRequest) -> None:
+        super().__init__(services, request)
+        self._sent = refresh_token(request.sent.refresh_token)
         self._is_known = False
 
     async def before(self) -> Problem | None:
-        verdict = await self._parts.gate.identify(self._visit.facts, ignore_expiry=True)
+        verdict = await self._services.gate.identify(self._request.facts, ignore_expiry=True)
         if verdict.token_source == "ambiguous":  # noqa: S105 - a source, no token
             return Problem(reason=Reason.TOKEN_INVALID)
         holders = await self._holders()
@@ -255,12 +255,12 @@ class Refresh(_Observed):
     async def _holders(self) -> dict[str, str]:
         """The refresh tokens of the request that are known, by digest, and whose they are; the one that stands where it
         should comes first."""
-        digests = dict.fromkeys([*([self._sent.digest] if self._sent else []), *map(digest, self._visit.token_like)])
-        users = await asyncio.gather(*map(self._parts.sign_ins.user_of, digests))
+        digests = dict.fromkeys([*([self._sent.digest] if self._sent else []), *map(digest, self._request.token_like)])
+        users = await asyncio.gather(*map(self._services.sign_ins.user_of, digests))
         return {digested: user for digested, user in zip(digests, users, strict=True) if user is not None}
 
     async def _access_tokens(self) -> list[Claims]:
-        jwts = [token for token in self._visit.token_like if token.count(".") == 2]
+        jwts = [token for token in self._request.token_like if token.count(".") == 2]
         found = [await self._claims(token, ignore_expiry=True) for token in jwts]
         return list({claims.reference: claims for claims in found if claims is not None}.values())
 
@@ -269,7 +269,7 @@ class Refresh(_Observed):
     ) -> Problem | None:
         """What the sessions say that all of these name. A session that is over decides, unless only an access token
         that the request carries beside others names it, and another one is live."""
-        link = self._parts.sign_ins.lookup
+        link = self._services.sign_ins.lookup
         links = await asyncio.gather(
             *(link(user, digest=digested) for digested in digests), *(link(user, claims=claims) for claims in bearers)
         )
@@ -294,13 +294,13 @@ class Refresh(_Observed):
         given = refresh_token(answered.given.refresh_token)
         # A token that was not known, and that the backend took, may be taken again.
         unknown = self._sent if not self._is_known and self._sent is not None and self._sent != given else None
-        linked = self.who.session_id if claims.user == self.who.user else None
+        linked = self.owner.session_id if claims.user == self.owner.user else None
         for token in [*([unknown] if unknown else []), given] if given or unknown else [None]:
-            signed_in = await self._parts.sign_ins.refresh(
-                claims, self._visit.client, exempt=self._parts.exempt.covers(claims), refresh=token, linked=linked
+            signed_in = await self._services.sign_ins.refresh(
+                claims, self._request.client, exempt=self._services.exempt.covers(claims), refresh=token, linked=linked
             )
             self._is(claims.user, signed_in.session_id)
-            problem = counted(self._parts.events, signed_in)
+            problem = counted(self._services.events, signed_in)
             if problem is not None:
                 if signed_in.outcome != "full":
                     await self._record(Action.REFRESH_REFUSED, reason=problem.end_reason or problem.reason.code)
@@ -313,21 +313,21 @@ class Logout(_Observed):
     """A logout: the sessions of its tokens end before the backend hears of it."""
 
     async def before(self) -> Problem | None:
-        facts = self._visit.facts
-        named = await self._parts.sign_out.named(facts, self._visit.sent, strict=False)
+        facts = self._request.facts
+        named = await self._services.sign_out.named(facts, self._request.sent, strict=False)
         if isinstance(named, Problem):
             # Without a usable token there is nothing to end, and the answer is the backend's.
             return named if named.reason is Reason.TOKEN_INVALID else None
-        self.who.user, self.who.session_id = named.user, await self._parts.sign_out.end(named, facts)
+        self.owner.user, self.owner.session_id = named.user, await self._services.sign_out.end(named, facts)
         return None
 
     async def after(self, answered: SignInResponse) -> Problem | None:
         return None
 
 
-def observation(kind: PathKind, parts: SignInServices, visit: SignInRequest) -> ObservedSignIn:
+def observation(kind: PathKind, services: SignInServices, request: SignInRequest) -> ObservedSignIn:
     """What follows a request for a login, refresh or logout path."""
-    return _KINDS[kind](parts, visit)
+    return _KINDS[kind](services, request)
 
 
 _KINDS: Final[Mapping[PathKind, Callable[[SignInServices, SignInRequest], ObservedSignIn]]] = {

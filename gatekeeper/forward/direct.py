@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
 from msgspec import structs
 
+from gatekeeper.auth.gate import Gate
 from gatekeeper.errors import (
     GatekeeperError,
     Reason,
@@ -21,19 +21,23 @@ from gatekeeper.http.forwarding import response_headers
 from gatekeeper.http.headers import REQUEST_ID, HeaderList, IdentityHeaders, random_uuid
 from gatekeeper.http.methods import SAFE_METHODS
 from gatekeeper.http.response_parser import ResponseHead
+from gatekeeper.http.types import ASGIApp, Receive, Scope, Send
 from gatekeeper.models import Claims, EndReason
-from gatekeeper.runtime import Engine
 from gatekeeper.server import Exchange, response_head_lines
+from gatekeeper.sessions.open_streams import OpenStreams
 from gatekeeper.sessions.store import CheckResult
 from gatekeeper.store.command import Command
 from gatekeeper.store.errors import unavailable_from
 from gatekeeper.telemetry.request_record import RequestRecord
+from gatekeeper.telemetry.telemetry import Telemetry
 from gatekeeper.upstream.http1 import Failure, Http1Connection
 from gatekeeper.upstream.http1_client import Http1Upstream
 from gatekeeper.web.outcome import conclude
-from gatekeeper.web.request import CHECKED, read
+from gatekeeper.web.pipeline import unforwarded
+from gatekeeper.web.request import CHECKED, IncomingRequest, read
+from gatekeeper.web.respond import Responder, ResponseSender
+from gatekeeper.web.rules import RequestRules
 from gatekeeper.web.session_end import LEFT_SECONDS, is_of_events, last_event
-from gatekeeper_middleware import GatekeeperMiddleware
 
 _log = logging.getLogger("gatekeeper")
 
@@ -76,11 +80,14 @@ class Plan:
         return self.identity
 
 
-class Means(NamedTuple):
-    """What all of them have in common. `app` words what is answered in place of the backend."""
+class DirectServices(NamedTuple):
+    """The services that every direct request uses. `responder` words what is answered in place of the backend."""
 
-    engine: Engine
-    app: GatekeeperMiddleware
+    gate: Gate
+    rules: RequestRules
+    streams: OpenStreams
+    telemetry: Telemetry
+    responder: Responder
     upstream: Http1Upstream
 
 
@@ -95,21 +102,23 @@ class DirectForward:
         "_ended",
         "_exchange",
         "_is_of_events",
-        "_means",
         "_outgoing",
         "_plan",
         "_reason",
         "_record",
         "_retried",
         "_sent_at",
+        "_services",
         "_touch",
         "ends_own_session",
         "moved_at",
         "session_id",
     )
 
-    def __init__(self, means: Means, exchange: Exchange, plan: Plan, claims: Claims, touch: Command) -> None:
-        self._means = means
+    def __init__(
+        self, services: DirectServices, exchange: Exchange, plan: Plan, claims: Claims, touch: Command
+    ) -> None:
+        self._services = services
         self._exchange = exchange
         self._plan = plan
         self._claims = claims
@@ -133,11 +142,11 @@ class DirectForward:
         self.ends_own_session = False
 
     def begin(self) -> None:
-        engine = self._means.engine
-        engine.telemetry.began(self._record)
+        services = self._services
+        services.telemetry.began(self._record)
         self._exchange.attach(self)
         try:
-            engine.gate.send_for(self, self._touch)
+            services.gate.send_for(self, self._touch)
         except StoreUnavailable as error:
             self._hand_over(error)
 
@@ -157,7 +166,7 @@ class DirectForward:
 
     def _judge(self, reply: Any) -> None:
         try:
-            checked = self._means.engine.gate.checked(self._claims, self._touch, reply)
+            checked = self._services.gate.checked(self._claims, self._touch, reply)
         except StoreUnavailable as error:
             self._hand_over(error)
             return
@@ -172,21 +181,21 @@ class DirectForward:
         if self._exchange.gone:
             self._finish()
             return
-        self._means.engine.streams.add(self._claims.user, self)
+        self._services.streams.add(self._claims.user, self)
         self._send()
 
     def _hand_over(self, checked: CheckResult | StoreUnavailable) -> None:
         """Not for this way. The application counts it as its own."""
         self._ended = True
         self._exchange.detach(self)
-        self._means.engine.telemetry.left(self._record)
+        self._services.telemetry.left(self._record)
         self._exchange.scope[CHECKED] = checked
         self._exchange.run_application()
 
     # The request
 
     def _send(self) -> None:
-        means, plan, head = self._means, self._plan, self._exchange.head
+        services, plan, head = self._services, self._plan, self._exchange.head
         self._outgoing = b"".join(
             (
                 head.method.encode(),
@@ -194,14 +203,14 @@ class DirectForward:
                 head.target,
                 b" HTTP/1.1",
                 plan.before,
-                plan.identity_of(means.engine.identity, self._claims, self.session_id),
+                plan.identity_of(services.rules.identity, self._claims, self.session_id),
                 self._record.request_id.encode(),
                 plan.after,
                 self._exchange.body,
             )
         )
         self._sent_at = time.perf_counter()
-        connection = means.upstream.pool.take_idle()
+        connection = services.upstream.pool.take_idle()
         if connection is not None:
             self._start(connection)
         else:
@@ -209,7 +218,7 @@ class DirectForward:
 
     async def _connect(self, *, fresh: bool) -> None:
         try:
-            connection = await self._means.upstream.pool.acquire(fresh=fresh)
+            connection = await self._services.upstream.pool.acquire(fresh=fresh)
         except (UpstreamUnavailable, UpstreamTimeout) as error:
             self._connecting = None
             self._upstream_failed(error)
@@ -287,7 +296,7 @@ class DirectForward:
     # Ends
 
     def _upstream_failed(self, error: Failure) -> None:
-        self._means.engine.telemetry.metrics.upstream_failed(error.kind)
+        self._services.telemetry.metrics.upstream_failed(error.kind)
         self._fail(error)
 
     def _fail(self, error: GatekeeperError) -> None:
@@ -299,25 +308,27 @@ class DirectForward:
             return
         self._leave_backend()
         conclude(record, "error", error.reason)
-        incoming = read(exchange.scope, self._means.engine.trusted)
+        incoming = read(exchange.scope, self._services.rules.trusted)
         incoming = structs.replace(incoming, request_id=record.request_id)
-        answer = self._means.app.failure(incoming, record, error)
         self._ended = True
-        self._means.engine.streams.remove(self)
+        self._services.streams.remove(self)
         exchange.detach(self)
-        exchange.run_application(self._told(answer))
+        exchange.run_application(self._error_response(incoming, error))
 
     def _internal_error(self) -> None:
         _log.exception("internal error", extra={"request_id": self._record.request_id})
         if not self._ended:
             self._fail(InternalError())
 
-    def _told(self, answer: Callable[[Any, Any], Awaitable[None]]) -> Callable[[Any, Any, Any], Awaitable[None]]:
-        async def app(scope: Any, _: Any, send: Any) -> None:
+    def _error_response(self, incoming: IncomingRequest, error: GatekeeperError) -> ASGIApp:
+        """The application that answers in place of the backend."""
+
+        async def app(scope: Scope, _: Receive, send: Send) -> None:
             try:
-                await answer(scope, send)
+                sender = ResponseSender(send, self._record)
+                await self._services.responder.send(scope, sender, incoming, unforwarded(error))
             finally:
-                self._means.engine.telemetry.finished(self._record)
+                self._services.telemetry.finished(self._record)
 
         return app
 
@@ -327,9 +338,9 @@ class DirectForward:
             return
         self._ended = True
         self._exchange.detach(self)
-        self._means.engine.streams.remove(self)
+        self._services.streams.remove(self)
         self._leave_backend()
-        self._means.engine.telemetry.finished(self._record)
+        self._services.telemetry.finished(self._record)
 
     def _leave_backend(self) -> None:
         if self._connecting is not None:

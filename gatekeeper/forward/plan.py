@@ -16,17 +16,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from gatekeeper.forward.direct import DirectForward, Means, Plan
+from gatekeeper.forward.direct import DirectForward, DirectServices, Plan
 from gatekeeper.forward.http import arrival
 from gatekeeper.http.forwarding import request_headers
 from gatekeeper.http.headers import REQUEST_ID, get, request_id
 from gatekeeper.http.paths import BadPath, PathKind
 from gatekeeper.http.request_head import HeaderSection
 from gatekeeper.http.request_writer import RequestNotForwardable, serialize_head
-from gatekeeper.runtime import Engine
+from gatekeeper.runtime import Runtime
 from gatekeeper.server import Exchange
-from gatekeeper.upstream.http1_client import Http1Upstream
-from gatekeeper_middleware import GatekeeperMiddleware
 
 _REQUEST_ID_LINE: Final = b"\r\n%b: \r\n" % REQUEST_ID
 # As many as there are header sections that the parser of requests remembers.
@@ -38,35 +36,32 @@ _UNPLAIN_HEADERS: Final = frozenset({b"te", b"upgrade", b"expect", b"x-http-meth
 class DirectRoute:
     """Called with every request that came whole: True where it is carried from here."""
 
-    def __init__(
-        self, engine: Engine, app: GatekeeperMiddleware, upstream: Http1Upstream, own_headers: frozenset[bytes]
-    ) -> None:
-        self._engine = engine
-        self._upstream = upstream
-        self._means = Means(engine, app, upstream)
+    def __init__(self, services: DirectServices, runtime: Runtime, *, own_headers: frozenset[bytes]) -> None:
+        self._services = services
+        self._runtime = runtime
         self._own_headers = own_headers
         self._plans: dict[HeaderSection, tuple[str | None, Plan | None]] = {}
 
     def __repr__(self) -> str:
-        return f"<DirectRoute to {self._upstream!r}>"
+        return f"<DirectRoute to {self._services.upstream!r}>"
 
     def __call__(self, exchange: Exchange) -> bool:
-        head, gate = exchange.head, self._engine.gate
-        if head.method in _UNPLAIN_METHODS or not self._engine.started or self._engine.cookie_transport:
+        head, rules = exchange.head, self._services.rules
+        if head.method in _UNPLAIN_METHODS or not self._runtime.started or rules.cookie_transport:
             return False
         if exchange.is_full:
             # Who sends request after request and reads no answer waits in the application's `send`.
             return False
         try:
-            if self._engine.paths.classify(head.method, head.target.partition(b"?")[0]) is not PathKind.PROTECTED:
+            if rules.paths.classify(head.method, head.target.partition(b"?")[0]) is not PathKind.PROTECTED:
                 return False
         except BadPath:
             return False
         plan = self._plan(exchange)
-        if plan is None or (recognised := gate.recognised(plan.token)) is None:
+        if plan is None or (recognised := self._services.gate.recognised(plan.token)) is None:
             return False
         claims, touch = recognised
-        DirectForward(self._means, exchange, plan, claims, touch).begin()
+        DirectForward(self._services, exchange, plan, claims, touch).begin()
         return True
 
     def _plan(self, exchange: Exchange) -> Plan | None:
@@ -89,20 +84,20 @@ class DirectRoute:
         return plan
 
     def _make_plan(self, exchange: Exchange) -> Plan | None:
-        engine, scope = self._engine, exchange.scope
+        services, rules, scope = self._services, self._services.rules, exchange.scope
         headers, length = exchange.head.headers, exchange.head.length
         if length is None or not _UNPLAIN_HEADERS.isdisjoint([name for name, _ in headers]):
             return None
-        token = engine.gate.token_of(headers)
+        token = services.gate.token_of(headers)
         if token is None:
             return None
-        kept = [pair for pair in engine.identity.without_spoofed(headers) if pair[0] != REQUEST_ID]
-        if not engine.forward_authorization:
-            kept = engine.sources.strip_tokens(kept)
+        kept = [pair for pair in rules.identity.without_spoofed(headers) if pair[0] != REQUEST_ID]
+        if not rules.forward_authorization:
+            kept = rules.sources.strip_tokens(kept)
         kept.append((REQUEST_ID, b""))
-        passed = request_headers(kept, arrival(scope, engine.trusted), self._own_headers)
+        passed = request_headers(kept, arrival(scope, rules.trusted), self._own_headers)
         try:
-            lines = serialize_head("GET", b"/", passed, authority=self._upstream.authority, has_body=length > 0).head
+            lines = serialize_head("GET", b"/", passed, authority=services.upstream.authority, has_body=length > 0).head
         except RequestNotForwardable:
             return None
         before, _, after = lines.partition(_REQUEST_ID_LINE)
@@ -110,7 +105,7 @@ class DirectRoute:
         made = request_id(headers)
         return Plan(
             token,
-            engine.trusted.client(None if scope["client"] is None else scope["client"][0], headers),
+            rules.trusted.client(None if scope["client"] is None else scope["client"][0], headers),
             made if given == made.encode() else None,
             before[before.index(b"\r\n") :] + b"\r\n",
             b"\r\n" + after,

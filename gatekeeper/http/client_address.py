@@ -65,6 +65,10 @@ class TrustedProxies:
         address = None if peer is None else _parsed(peer)
         return address is not None and not address.is_private
 
+    def address_of(self, client: str, peer: str | None) -> str | None:
+        """The client's address, None where clients cannot be told apart by it."""
+        return client if self.can_tell_clients_apart(peer) else None
+
     def client(self, peer: str | None, headers: Headers) -> str:
         """The client's address: the peer's, or behind trusted peers the right-most untrusted one of
         `X-Forwarded-For`, all its lines joined in order.

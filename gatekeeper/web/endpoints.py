@@ -9,7 +9,8 @@ from typing import Any, Final
 from urllib.parse import unquote_plus
 
 from gatekeeper import messages
-from gatekeeper.auth.issued_sign_in import IssuedTokens
+from gatekeeper.auth.issued_sign_in import IssuedSignIn, IssuedTokens
+from gatekeeper.auth.oauth import BackChannelLogout, IntrospectionClients, TokenEndpoints
 from gatekeeper.auth.observed_sign_in import SessionOwner, SignInRequest
 from gatekeeper.dialects.base import Answer, Wording
 from gatekeeper.dialects.endpoints import UNKNOWN_CLIENT, Endpoint, LoggedOut, Nothing, Serves, TokenPair
@@ -17,22 +18,37 @@ from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.http.headers import HeaderList, Headers, get_all
 from gatekeeper.http.types import Receive
 from gatekeeper.models import Problem
-from gatekeeper.runtime import Engine
 from gatekeeper.telemetry.request_record import RequestRecord
 from gatekeeper.tokens.credentials import Credentials, user_name
 from gatekeeper.web import cookies
 from gatekeeper.web.body import read_form, read_object
 from gatekeeper.web.outcome import Refused, Served, conclude
 from gatekeeper.web.request import IncomingRequest
+from gatekeeper.web.rules import RequestRules
 
 _BASIC: Final[HeaderList] = [(b"www-authenticate", b'Basic realm="gatekeeper", charset="UTF-8"')]
 
 
 class Endpoints:
-    """Raises `StoreUnavailable`, `KeysUnavailable`, `UpstreamUnavailable` and `UpstreamTimeout`."""
+    """Serves sign-ins and the OAuth endpoints. `issued`, `key_set` and `backchannel` are None where their endpoints are
+    off. Raises `StoreUnavailable`, `KeysUnavailable`, `UpstreamUnavailable` and `UpstreamTimeout`."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(
+        self,
+        rules: RequestRules,
+        *,
+        issued: IssuedSignIn | None,
+        key_set: Any,
+        token_endpoints: TokenEndpoints,
+        clients: IntrospectionClients,
+        backchannel: BackChannelLogout | None,
+    ) -> None:
+        self._rules = rules
+        self._issued = issued
+        self._key_set = key_set
+        self._token_endpoints = token_endpoints
+        self._clients = clients
+        self._backchannel = backchannel
 
     async def serve(
         self, endpoint: Endpoint, incoming: IncomingRequest, record: RequestRecord, receive: Receive, language: str
@@ -45,12 +61,12 @@ class Endpoints:
             return self._refused(endpoint, record, members, language)
         asked = members.get("language")
         language = (messages.known(asked) if isinstance(asked, str) else None) or language
-        who = SessionOwner()
+        owner = SessionOwner()
         if endpoint.form:
-            outcome = await self._form(endpoint, incoming, members, who)
+            outcome = await self._form(endpoint, incoming, members, owner)
         else:
-            outcome = await self._tokens(endpoint, incoming, members, who, language)
-        record.user_id, record.session_id = who.user, who.session_id
+            outcome = await self._tokens(endpoint, incoming, members, owner, language)
+        record.user_id, record.session_id = owner.user, owner.session_id
         if isinstance(outcome, Problem):
             # A user name and a password are no token (RFC 6750 section 3).
             return self._refused(endpoint, record, outcome, language, token_sent=endpoint.serves is not Serves.LOGIN)
@@ -75,24 +91,24 @@ class Endpoints:
         endpoint: Endpoint,
         incoming: IncomingRequest,
         members: Mapping[str, Any],
-        who: SessionOwner,
+        owner: SessionOwner,
         language: str,
     ) -> Served | Problem:
-        issuing = self._engine.issuing
+        issuing = self._issued
         if issuing is None or endpoint.serves is Serves.KEYS:
-            return Served(Answer(body=self._engine.key_set))
-        visit = self._visit(endpoint, incoming, members)
-        if isinstance(visit, Problem):
-            return visit
+            return Served(Answer(body=self._key_set))
+        request = self._visit(endpoint, incoming, members)
+        if isinstance(request, Problem):
+            return request
         if endpoint.serves is Serves.LOGIN:
-            return self._handed_out(await issuing.login(visit, members, who, headers=self._told(incoming)))
+            return self._handed_out(await issuing.login(request, members, owner, headers=self._told(incoming)))
         if endpoint.serves is Serves.REFRESH:
-            return self._handed_out(await issuing.refresh(visit, who))
-        problem = await issuing.logout(visit, who)
+            return self._handed_out(await issuing.refresh(request, owner))
+        problem = await issuing.logout(request, owner)
         if problem is not None:
             return problem
         body = LoggedOut(messages.translate("Logged out successfully", language))
-        return Served(Answer(body=body), cookies.clearing() if self._engine.cookie_transport else ())
+        return Served(Answer(body=body), cookies.clearing() if self._rules.cookie_transport else ())
 
     def _visit(
         self, endpoint: Endpoint, incoming: IncomingRequest, members: Mapping[str, Any]
@@ -101,9 +117,9 @@ class Endpoints:
         for name in ("access_token", "refresh_token"):
             if not isinstance(members.get(name, ""), str):
                 return Problem(reason=Reason.BAD_REQUEST, detail=f"{name} must be a string")
-        facts = incoming.facts(self._engine.origins, own=True)
+        facts = self._rules.facts(incoming, own=True)
         refresh = members.get("refresh_token")
-        if refresh is None and self._engine.cookie_transport:
+        if refresh is None and self._rules.cookie_transport:
             try:
                 refresh = cookies.refresh_token(incoming.headers)
             except TokenRejected:
@@ -113,19 +129,19 @@ class Endpoints:
         elif refresh is None and endpoint.serves is Serves.REFRESH:
             return Problem(reason=Reason.BAD_REQUEST, detail="refresh_token must be a string")
         access = members.get("access_token") if endpoint.serves is Serves.LOGOUT else None
-        who = user_name(members)
+        owner = user_name(members)
         return SignInRequest(
             facts=facts,
-            sent=Credentials(access_token=access, refresh_token=refresh, user_name=who),
-            user_names=(who,) if who is not None else (),
-            address=self._engine.address_of(incoming.client.ip_address, incoming.peer),
+            sent=Credentials(access_token=access, refresh_token=refresh, user_name=owner),
+            user_names=(owner,) if owner is not None else (),
+            address=self._rules.address_of(incoming),
             request_id=incoming.request_id,
         )
 
     def _handed_out(self, pair: IssuedTokens | Problem) -> Served | Problem:
         if isinstance(pair, Problem):
             return pair
-        if self._engine.cookie_transport:
+        if self._rules.cookie_transport:
             body = TokenPair(token_type="bearer", expires_in=pair.expires_in)  # noqa: S106 - a kind, no token
             return Served(Answer(body=body), cookies.setting(pair))
         return Served(
@@ -148,7 +164,7 @@ class Endpoints:
     # Standards
 
     async def _form(
-        self, endpoint: Endpoint, incoming: IncomingRequest, fields: Mapping[str, Any], who: SessionOwner
+        self, endpoint: Endpoint, incoming: IncomingRequest, fields: Mapping[str, Any], owner: SessionOwner
     ) -> Served | Problem:
         name = "logout_token" if endpoint.serves is Serves.BACKCHANNEL else "token"
         if endpoint.serves is not Serves.BACKCHANNEL and not self._is_client(incoming.headers, fields):
@@ -160,12 +176,12 @@ class Endpoints:
             return Problem(reason=Reason.BAD_REQUEST, detail=f"{name} must be given once")
         (token,) = values
         if endpoint.serves is Serves.BACKCHANNEL:
-            assert self._engine.backchannel is not None  # noqa: S101 - or there is no such route
-            problem_or_none = await self._engine.backchannel.log_out(token, client=incoming.client, who=who)
+            assert self._backchannel is not None  # noqa: S101 - or there is no such route
+            problem_or_none = await self._backchannel.log_out(token, client=incoming.client, owner=owner)
             return problem_or_none or Served(Answer(body=Nothing()))
         if endpoint.serves is Serves.INTROSPECT:
-            return Served(Answer(body=await self._engine.provider.introspect(token)))
-        await self._engine.provider.revoke(token, incoming.client, who)
+            return Served(Answer(body=await self._token_endpoints.introspect(token)))
+        await self._token_endpoints.revoke(token, incoming.client, owner)
         return Served(Answer(body=Nothing()))
 
     def _is_client(self, headers: Headers, fields: Mapping[str, Any]) -> bool:
@@ -176,7 +192,7 @@ class Endpoints:
             pair = _basic(authorization[0]) if len(authorization) == 1 and not secrets else None
         else:
             pair = (ids[0], secrets[0]) if len(ids) == len(secrets) == 1 else None
-        return pair is not None and self._engine.clients.knows(*pair)
+        return pair is not None and self._clients.knows(*pair)
 
 
 def _basic(authorization: bytes) -> tuple[str, str] | None:

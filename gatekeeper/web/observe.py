@@ -1,31 +1,32 @@
-"""Logins, refreshes and logouts on their way through: what is read of a request and of its answer, and nothing else.
+"""Logins, refreshes and logouts of an application, read on their way through.
 
-A request body is read before it is forwarded, and an answer that may hold tokens is held until they are known, both
-up to a bound; what is longer, or of another kind, passes as it comes. What passes is what came, message by message.
+A request body is read before it is forwarded, and a response that may hold tokens is held until it has been read, both
+up to a bound; what is longer, or of another media type, passes unread. Messages pass unchanged.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 import msgspec
 
 from gatekeeper import messages
-from gatekeeper.auth.observed_sign_in import ObservedSignIn, SignInRequest, SignInResponse, observation
+from gatekeeper.auth.observed_sign_in import ObservedSignIn, SignInRequest, SignInResponse
 from gatekeeper.errors import KeysUnavailable, Reason, StoreUnavailable, TokenRejected
 from gatekeeper.http.headers import Headers, get
 from gatekeeper.http.paths import PathKind
-from gatekeeper.http.types import Message, Receive, Send
+from gatekeeper.http.types import ASGIApp, Message, Receive, Scope, Send
 from gatekeeper.models import Problem
-from gatekeeper.runtime import Engine
 from gatekeeper.telemetry.request_record import RequestRecord
+from gatekeeper.telemetry.telemetry import Telemetry
 from gatekeeper.tokens import body_search, credentials
 from gatekeeper.tokens.credentials import MAX_BODY_BYTES, Credentials
 from gatekeeper.tokens.sources import TokenSources
 from gatekeeper.web.outcome import conclude, conclude_failed, identify_as
 from gatekeeper.web.request import IncomingRequest
+from gatekeeper.web.rules import RequestRules
 
 REFRESH_COOKIE: Final = "refresh_token"
 
@@ -38,15 +39,15 @@ _MOST_CANDIDATES: Final = 256
 _ENCODINGS: Final = frozenset({b"", b"identity", b"gzip", b"x-gzip", b"deflate", b"br"})
 
 
-async def observe(
-    engine: Engine, kind: PathKind, incoming: IncomingRequest, receive: Receive
-) -> tuple[ObservedSignIn, SignInRequest, Receive] | Problem:
-    """Reads a request for a login, refresh or logout path. The `Receive` gives it once more.
+async def read_sign_in(
+    rules: RequestRules, kind: PathKind, incoming: IncomingRequest, receive: Receive, *, counts_logins: bool
+) -> tuple[SignInRequest, Receive] | Problem:
+    """Read a request for a login, refresh or logout path. The `Receive` replays its body.
 
-    A refresh, and a login while failures are counted, that cannot be read is a `Problem`: it could hide the refresh
-    token of a session that is over, or whose login it is.
+    A refresh that cannot be read is a `Problem`, and so is a login while `counts_logins`: it could hide the refresh
+    token of an ended session, or the name of its user.
     """
-    content, again = await _body(receive)
+    content, replay = await _body(receive)
     encoding = get(incoming.headers, b"content-encoding") or b""
     user_names: tuple[str, ...] = ()
     token_like: list[str] = []
@@ -58,28 +59,26 @@ async def observe(
             around = [incoming.query, *(value for _, value in incoming.headers)]
             token_like = body_search.find_token_candidates([*texts, *around], limit=_MOST_CANDIDATES)
     except body_search.Unsearchable:
-        if kind is PathKind.REFRESH or (kind is PathKind.LOGIN and engine.parts.attempts is not None):
-            return Problem(
-                reason=Reason.BODY_TOO_LARGE, detail="The body is too large, or compressed in an unknown way"
-            )
+        if kind is PathKind.REFRESH or (kind is PathKind.LOGIN and counts_logins):
+            return _UNREADABLE
     sent = _sent(content, encoding, incoming.headers)
-    facts = incoming.facts(engine.origins, own=kind is PathKind.LOGOUT)
+    facts = rules.facts(incoming, own=kind is PathKind.LOGOUT)
     if sent.refresh_token is None and (kind is not PathKind.LOGOUT or facts.cookie_allowed):
         sent = msgspec.structs.replace(sent, refresh_token=_cookie(incoming.headers))
-    visit = SignInRequest(
+    request = SignInRequest(
         facts=facts,
         sent=sent,
-        address=engine.address_of(incoming.client.ip_address, incoming.peer),
+        address=rules.address_of(incoming),
         request_id=incoming.request_id,
         user_names=tuple(dict.fromkeys([*([sent.user_name] if sent.user_name else []), *user_names])),
         token_like=token_like,
         language=messages.known(sent.language) if sent.language else None,
     )
-    return observation(kind, engine.parts, visit), visit, again
+    return request, replay
 
 
 def _sent(content: bytes, encoding: bytes, headers: Headers) -> Credentials:
-    """The credentials that stand where they should."""
+    """The credentials under the members and cookies that are read for them."""
     plain = credentials.inflate(content, encoding)
     return credentials.from_request(plain, get(headers, b"content-type") or b"") if plain else Credentials()
 
@@ -93,7 +92,7 @@ def _cookie(headers: Headers) -> str | None:
 
 
 async def _body(receive: Receive) -> tuple[bytes, Receive]:
-    """The body, or the beginning of one that is longer than what is read; and all of it again."""
+    """Read the body, or the beginning of one over the bound; the `Receive` replays all of it."""
     taken: deque[Message] = deque()
     content = bytearray()
     more = True
@@ -103,16 +102,16 @@ async def _body(receive: Receive) -> tuple[bytes, Receive]:
         content += message.get("body", b"")
         more = message["type"] == "http.request" and message.get("more_body", False)
 
-    async def again() -> Message:
+    async def replay() -> Message:
         return taken.popleft() if taken else await receive()
 
-    return bytes(content), again
+    return bytes(content), replay
 
 
 class ResponseObserver:
-    """The `send` of a request whose answer may hold tokens.
+    """The `send` of a request whose response may hold tokens.
 
-    `answer` sends a problem in the place of what is held; after that, whatever the application still says is dropped.
+    `refuse` sends a problem in place of the response that is held; the rest of that response is then dropped.
     """
 
     def __init__(
@@ -120,15 +119,17 @@ class ResponseObserver:
         send: Send,
         observation: ObservedSignIn,
         *,
-        engine: Engine,
+        telemetry: Telemetry,
+        cookie_names: Sequence[str],
         record: RequestRecord,
-        answer: Callable[[Problem], Awaitable[None]],
+        refuse: Callable[[Problem], Awaitable[None]],
     ) -> None:
         self._send = send
         self.observation = observation
-        self._exchange = record
-        self._engine = engine
-        self._answer = answer
+        self._record = record
+        self._telemetry = telemetry
+        self._cookie_names = cookie_names
+        self._refuse = refuse
         self._held: list[Message] = []
         self._content = bytearray()
         self._begun = False
@@ -159,39 +160,39 @@ class ResponseObserver:
         else:
             await self._settle(b"")
 
-    async def broken_off(self) -> bool:
-        """The application has ended before its answer did: what is held goes out as far as it came. Whether the client
-        is to hear of it: not where it got another answer."""
+    async def application_ended(self) -> bool:
+        """Send on what is held of a response that the application never finished. False where the client got a refusal
+        instead, and so is not to hear of the failure."""
         if self._begun and not (self._passes or self.withheld):
             await self._settle(bytes(self._content))
         return not self.withheld
 
     async def _settle(self, content: bytes) -> None:
-        """Everything that will be known of the answer is known."""
+        """Judge the response, of which no more will be read, and send it on or refuse it."""
         start = self._held[0]
-        problem = await self._judged(SignInResponse(start["status"], self._given(start, content)))
+        problem = await self._judge(SignInResponse(start["status"], self._credentials(start, content)))
         if problem is not None:
             self.withheld = True
-            await self._answer(problem)
+            await self._refuse(problem)
             return
         self._passes = True
         for message in self._held:
             await self._send(message)
         self._held.clear()
 
-    async def _judged(self, answered: SignInResponse) -> Problem | None:
+    async def _judge(self, response: SignInResponse) -> Problem | None:
         try:
-            problem = await self.observation.after(answered)
+            problem = await self.observation.after(response)
             if problem is not None:
-                conclude(self._exchange, "deny", problem.reason)
+                conclude(self._record, "deny", problem.reason)
         except (StoreUnavailable, KeysUnavailable) as error:
-            self._engine.telemetry.failed(error)
-            conclude_failed(self._exchange, error)
+            self._telemetry.failed(error)
+            conclude_failed(self._record, error)
             problem = Problem(reason=error.reason)
-        identify_as(self._exchange, self.observation.who)
+        identify_as(self._record, self.observation.owner)
         return problem
 
-    def _given(self, start: Message, content: bytes) -> Credentials:
+    def _credentials(self, start: Message, content: bytes) -> Credentials:
         if not 200 <= start["status"] < 400:
             return Credentials()
         headers = [(name.lower(), value) for name, value in start.get("headers", ())]
@@ -200,7 +201,7 @@ class ResponseObserver:
             inflated = credentials.inflate(content, get(headers, b"content-encoding") or b"")
             found = credentials.from_response(inflated) if inflated is not None else found
         jar = credentials.set_cookies(headers)
-        from_cookies = (jar[name.encode()] for name in self._engine.sources.cookie_names if name.encode() in jar)
+        from_cookies = (jar[name.encode()] for name in self._cookie_names if name.encode() in jar)
         return Credentials(
             access_token=found.access_token or next(from_cookies, None),
             refresh_token=found.refresh_token or jar.get(REFRESH_COOKIE.encode()),
@@ -208,7 +209,6 @@ class ResponseObserver:
 
 
 def _may_hold_tokens(start: Message) -> bool:
-    """Whether the body is worth waiting for."""
     headers = [(name.lower(), value) for name, value in start.get("headers", ())]
     length = get(headers, b"content-length")
     return (
@@ -219,10 +219,8 @@ def _may_hold_tokens(start: Message) -> bool:
     )
 
 
-async def run(
-    app: Callable[[Any, Receive, Send], Awaitable[None]], scope: Any, receive: Receive, watch: ResponseObserver
-) -> None:
-    """The application behind, its answer watched."""
+async def run(app: ASGIApp, scope: Scope, receive: Receive, observer: ResponseObserver) -> None:
+    """Run the application behind, its response observed."""
     left = False
 
     async def receiving() -> Message:
@@ -232,12 +230,12 @@ async def run(
         return message
 
     try:
-        with watch.observation.under_way():
-            await app(scope, receiving, watch)
+        with observer.observation.under_way():
+            await app(scope, receiving, observer)
     except Exception:
-        # What has been answered is answered: how the rest of the backend's answer fares is nobody's business any more.
-        if await watch.broken_off():
+        # A client that got a refusal has its response: a failure of the application's own concerns it no more.
+        if await observer.application_ended():
             raise
     else:
         if not left:
-            await watch.broken_off()
+            await observer.application_ended()

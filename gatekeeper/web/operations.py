@@ -1,40 +1,56 @@
-"""Gatekeeper's own operations: from a matched path to an answer, with all that such a request may carry."""
+"""Gatekeeper's own operations: from a matched path to an outcome."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
 from typing import Any
 
-from gatekeeper import messages
-from gatekeeper.dialects.base import Answer, Needs, Operation, Wording
-from gatekeeper.dialects.router import Bound
+from gatekeeper.auth.gate import Gate
+from gatekeeper.auth.sign_out import SignOut
+from gatekeeper.dialects.base import Answer, Needs
+from gatekeeper.dialects.router import Bound, Router
 from gatekeeper.errors import Reason
 from gatekeeper.http.methods import SAFE_METHODS
 from gatekeeper.http.paths import BadPath, PathKind, RouteMatch
 from gatekeeper.http.types import Receive
 from gatekeeper.models import Claims, Problem, Verdict
-from gatekeeper.runtime import Engine
+from gatekeeper.sessions.manager import Manager
 from gatekeeper.telemetry.request_record import RequestRecord
 from gatekeeper.tokens.credentials import Credentials
 from gatekeeper.web.body import read_object
 from gatekeeper.web.outcome import Refused, Served, conclude, identify, problem_of, refuse
 from gatekeeper.web.request import IncomingRequest
+from gatekeeper.web.respond import Responder
+from gatekeeper.web.rules import RequestRules
 
 _NO_STRING = Problem(reason=Reason.BAD_REQUEST, detail="access_token must be a string")
 
 
 class Operations:
-    """Serves what the router knows. Raises `StoreUnavailable` and `KeysUnavailable`."""
+    """Serves the operations of the router. Raises `StoreUnavailable` and `KeysUnavailable`."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(
+        self,
+        rules: RequestRules,
+        responder: Responder,
+        *,
+        gate: Gate,
+        sign_out: SignOut,
+        manager: Manager,
+        router: Router,
+    ) -> None:
+        self._rules = rules
+        self._responder = responder
+        self._gate = gate
+        self._sign_outs = sign_out
+        self._manager = manager
+        self._router = router
 
     async def serve(
         self, matched: RouteMatch, incoming: IncomingRequest, record: RequestRecord, receive: Receive
     ) -> Refused | Served:
-        """One of Gatekeeper's own operations."""
+        """Carry out one operation."""
         record.route = matched.route.template
         if isinstance(matched.route.target, Answer):
             conclude(record, "bypass")
@@ -58,10 +74,10 @@ class Operations:
     async def _sign_out(
         self, bound: Bound, matched: RouteMatch, incoming: IncomingRequest, record: RequestRecord, receive: Receive
     ) -> Refused | Served:
-        """An operation of whoever holds a token: in the request, in its body, or both if they are one user's."""
-        engine = self._engine
-        facts = incoming.facts(engine.origins, own=True)
-        bearer = await engine.gate.identify(facts, ignore_expiry=True)
+        """Carry out an operation that needs a token only: in the request, in its body, or both if they are one
+        user's."""
+        facts = self._rules.facts(incoming, own=True)
+        bearer = await self._gate.identify(facts, ignore_expiry=True)
         if bearer.claims is None and bearer.reason is not Reason.TOKEN_MISSING:
             return refuse(record, problem_of(bearer), bound, bearer)
         members = await read_object(receive, incoming.headers)
@@ -71,29 +87,28 @@ class Operations:
         if isinstance(members, Problem) or not isinstance(sent, str | None):
             problem = members if isinstance(members, Problem) else _NO_STRING
             return refuse(record, problem, bound)
-        named = await engine.parts.sign_out.named(facts, Credentials(access_token=sent), strict=True)
+        named = await self._sign_outs.named(facts, Credentials(access_token=sent), strict=True)
         if isinstance(named, Problem):
             return refuse(record, named, bound, token_sent=True)
         record.user_id = named.user
-        address = engine.address_of(incoming.client.ip_address, incoming.peer)
-        if wait_seconds := await engine.gate.wait_seconds(named.user, address=address):
+        address = self._rules.address_of(incoming)
+        if wait_seconds := await self._gate.wait_seconds(named.user, address=address):
             return refuse(record, Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=wait_seconds), bound)
         conclude(record, "allow")
         first, *others = named.tokens
         for claims in others:
-            await engine.manager.log_out(claims, incoming.client)
+            await self._manager.log_out(claims, incoming.client)
         return await self._operate(bound, first, None, matched, incoming, record, members)
 
     async def _admit(self, incoming: IncomingRequest) -> tuple[Verdict, int]:
-        """The verdict, and for how long a caller that asks too often has to wait. One round trip for both."""
-        engine = self._engine
-        facts = incoming.facts(engine.origins, own=True)
-        identified = await engine.gate.identify(facts)
+        """The verdict, and the seconds that a caller over its rate limit has to wait: one round trip for both."""
+        facts = self._rules.facts(incoming, own=True)
+        identified = await self._gate.identify(facts)
         if identified.user is None:
             return identified, 0
-        address = engine.address_of(incoming.client.ip_address, incoming.peer)
-        wait = engine.gate.wait_seconds(identified.user, address=address)
-        return await asyncio.gather(engine.gate.judge(facts), wait)
+        address = self._rules.address_of(incoming)
+        wait = self._gate.wait_seconds(identified.user, address=address)
+        return await asyncio.gather(self._gate.judge(facts), wait)
 
     async def _operate(
         self,
@@ -105,9 +120,9 @@ class Operations:
         record: RequestRecord,
         members: Mapping[str, Any],
     ) -> Refused | Served:
-        """What the operation answers. "No such session" is an answer too, and no verdict on the caller."""
-        wording = self.wording(incoming, bound.operation, members)
-        answer = await self._engine.router.serve(
+        """Run the operation. "No such session" is a result too, and no verdict on the caller."""
+        wording = self._responder.wording(incoming, bound.operation, members=members)
+        answer = await self._router.serve(
             bound,
             claims=claims,
             session_id=session_id,
@@ -122,38 +137,16 @@ class Operations:
             conclude(record, "deny", answer.reason)
         return Refused(answer, bound.dialect, bound.operation, language=wording.language)
 
-    def wording(
-        self,
-        incoming: IncomingRequest,
-        operation: Operation | None,
-        members: Mapping[str, Any],
-        language: str | None = None,
-    ) -> Wording:
-        """What an answer is worded with: the language that the body asks for, else the header."""
-        asked = members.get("language")
-        if language is None and isinstance(asked, str):
-            language = messages.known(asked)
-        return Wording(
-            request_id=incoming.request_id,
-            now=time.time_ns() // 1000,
-            language=language or self.language(incoming),
-            operation=operation,
-        )
-
-    def language(self, incoming: IncomingRequest) -> str:
-        """The one that the headers ask for, else the configured one."""
-        return messages.accepted(incoming.language_header, self._engine.language)
-
     def preflight(self, incoming: IncomingRequest, record: RequestRecord) -> Refused | Served | None:
-        """The answer to a preflight for one of Gatekeeper's own operations; None for what is the application's."""
-        origins = self._engine.origins
+        """The response to a preflight for one of Gatekeeper's own operations; None for a path of the application."""
+        origins = self._rules.origins
         if not origins:
             return None
-        paths = self._engine.paths
+        paths = self._rules.paths
         try:
             matched = paths.classify(incoming.preflight_method, incoming.path)
         except BadPath:
-            # The request itself will be told so.
+            # The request itself is answered 400.
             return None
         if not isinstance(matched, RouteMatch):
             return None

@@ -74,9 +74,9 @@ def identify(record: RequestRecord, verdict: Verdict) -> None:
     record.session_id = verdict.session_id
 
 
-def identify_as(record: RequestRecord, who: SessionOwner) -> None:
-    if who.user is not None:
-        record.user_id, record.session_id = who.user, who.session_id
+def identify_as(record: RequestRecord, owner: SessionOwner) -> None:
+    if owner.user is not None:
+        record.user_id, record.session_id = owner.user, owner.session_id
 
 
 def conclude(record: RequestRecord, decision: Decision, reason: Reason | None = None) -> None:

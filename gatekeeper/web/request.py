@@ -1,4 +1,4 @@
-"""Between ASGI scopes and the engine's terms: what a request is, and what the application behind is given."""
+"""From an ASGI scope to a request, and to what the application behind is given."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from gatekeeper.models import Claims, Client
 from gatekeeper.sessions.store import CheckResult
 
 # Where the application behind finds the engine, for its services.
-ENGINE: Final = "gatekeeper.runtime"
+ENGINE: Final = "gatekeeper.engine"
 # The extension by which the sidecar's own server is told from others.
 SERVER: Final = "gatekeeper.http"
-# What the store has said to the token of this request already: `Checked`, or the `StoreUnavailable` instead.
+# The result of a check that was made before the pipeline ran: `CheckResult`, or the `StoreUnavailable` instead.
 CHECKED: Final = "gatekeeper.checked"
 
 _SAFE_IN_PATH: Final = "/:@!$&'()*+,;=~-._"
@@ -31,8 +31,8 @@ _CREDENTIALS: Final = frozenset({b"authorization", b"cookie"})
 
 
 class IncomingRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One request as it came. `headers` is a copy: uvicorn's httptools protocol appends trailer fields to the scope's
-    own list while the application runs."""
+    """One request as it was received. `headers` is a copy: uvicorn's httptools protocol appends trailer fields to the
+    scope's own list while the application runs."""
 
     method: str
     path: bytes
@@ -46,7 +46,7 @@ class IncomingRequest(msgspec.Struct, frozen=True, kw_only=True):
     checked: CheckResult | StoreUnavailable | None = None
 
     def facts(self, origins: Origins, *, own: bool) -> RequestFacts:
-        """For the gate. `own`: one of Gatekeeper's own operations, which a cookie alone must not trigger."""
+        """The facts for the gate. `own`: one of Gatekeeper's own operations, which a cookie alone must not trigger."""
         if self.websocket:
             cookie_allowed = origins.may_connect(self.headers, scheme=self.scheme)
         else:
@@ -70,7 +70,7 @@ class IncomingRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def preflight_method(self) -> str:
-        """The method that a preflight asks for."""
+        """The method of the request that a preflight announces."""
         return (get(self.headers, b"access-control-request-method") or b"").decode("latin-1")
 
     @property
@@ -112,13 +112,13 @@ def read(scope: Scope, trusted: TrustedProxies) -> IncomingRequest:
 
 
 def _scheme(scope: Scope, headers: Headers, *, trusted: bool) -> str:
-    """What the browser used: behind a trusted proxy that ends TLS, what that proxy says."""
+    """The scheme that the client used: behind a trusted proxy that terminates TLS, the one it names."""
     told = get(headers, b"x-forwarded-proto") if trusted else None
     return told.decode() if told in _SCHEMES else scope.get("scheme", "http")
 
 
 def without_credentials(headers: Headers) -> HeaderList:
-    """For a preflight: no identity, no credentials, no body."""
+    """The headers of a preflight for the backend: no identity, no credentials, no body."""
     return [(name, value) for name, value in headers if name not in _CREDENTIALS and name not in _BODY_HEADERS]
 
 

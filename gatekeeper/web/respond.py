@@ -1,17 +1,25 @@
-"""Answers that Gatekeeper gives itself, over HTTP and before a WebSocket is accepted. The one door for them."""
+"""Responses that Gatekeeper makes itself, over HTTP and before a WebSocket is accepted. All of them are sent here."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from contextlib import suppress
 from email.utils import formatdate
 from typing import Any, Final
 
 import msgspec
 
-from gatekeeper.http.headers import REQUEST_ID, HeaderList
-from gatekeeper.http.types import Message, Send
+from gatekeeper import messages
+from gatekeeper.dialects.base import Operation, Wording
+from gatekeeper.dialects.router import Router
+from gatekeeper.http.headers import REQUEST_ID, HeaderList, Headers
+from gatekeeper.http.origins import Origins
+from gatekeeper.http.types import Message, Scope, Send
 from gatekeeper.models import Problem
 from gatekeeper.telemetry.request_record import RequestRecord
+from gatekeeper.web.outcome import Refused, Served
+from gatekeeper.web.request import IncomingRequest
 
 encode: Final = msgspec.json.Encoder().encode
 OWN_HEADERS: Final = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
@@ -21,12 +29,12 @@ _STARTS: Final = frozenset({"http.response.start", "websocket.http.response.star
 
 
 class ResponseSender:
-    """The `send` of one request: puts the request id on the answer, sees its status and size, and knows whether it has
-    begun, so that nothing is ever answered twice."""
+    """The `send` of one request: adds the request id to the response, records status and size, and knows whether a
+    response has begun, so that none is ever sent twice."""
 
     def __init__(self, send: Send, record: RequestRecord) -> None:
         self._send = send
-        self._exchange = record
+        self._record = record
         self.started = False
 
     async def __call__(self, message: Message) -> None:
@@ -34,28 +42,28 @@ class ResponseSender:
         if kind in _STARTS:
             self.started = True
             # Unless the server has answered in the middle of the body, and forgets what comes now.
-            self._exchange.status = self._exchange.status or (101 if kind == "websocket.accept" else message["status"])
+            self._record.status = self._record.status or (101 if kind == "websocket.accept" else message["status"])
             headers = [pair for pair in message.get("headers", ()) if pair[0].lower() != REQUEST_ID]
-            headers.append((REQUEST_ID, self._exchange.request_id.encode()))
+            headers.append((REQUEST_ID, self._record.request_id.encode()))
             message = {**message, "headers": headers}
         elif kind in {"http.response.body", "websocket.http.response.body"}:
-            self._exchange.bytes_out += len(message.get("body", b""))
+            self._record.bytes_out += len(message.get("body", b""))
         elif kind == "websocket.close" and not self.started:
             # A server verify_queue a close before the handshake into 403 (ASGI specification).
             self.started = True
-            self._exchange.status = 403
+            self._record.status = 403
         await self._send(message)
 
 
 def challenge(problem: Problem, *, token_sent: bool) -> bytes:
-    """`WWW-Authenticate` (RFC 6750 section 3): without error code where no token was sent."""
+    """The value of `WWW-Authenticate` (RFC 6750 section 3): no error code where no token was sent."""
     if not token_sent:
         return b"Bearer"
     return f'Bearer error="invalid_token", error_description="{problem.text}"'.encode()
 
 
 def problem_headers(problem: Problem, *, token_sent: bool) -> HeaderList:
-    """What an error answer carries beside its body."""
+    """The headers of an error response that follow from the problem."""
     if problem.reason.status == 401:
         return [(b"www-authenticate", challenge(problem, token_sent=token_sent))]
     if problem.retry_after_seconds is not None:
@@ -65,23 +73,92 @@ def problem_headers(problem: Problem, *, token_sent: bool) -> HeaderList:
     return []
 
 
-async def send_answer(
-    reply: ResponseSender, *, status: int, body: Any, headers: HeaderList, head: bool, websocket: bool, extension: bool
+class Responder:
+    """Words outcomes in the dialect and language of the request, and sends them."""
+
+    def __init__(self, router: Router, origins: Origins, *, language: str) -> None:
+        self._router = router
+        self._origins = origins
+        self._language = language
+
+    def __repr__(self) -> str:
+        return f"<Responder in {self._language}>"
+
+    def language_of(self, incoming: IncomingRequest) -> str:
+        """The language of the request's headers, else the configured one."""
+        return messages.accepted(incoming.language_header, self._language)
+
+    def wording(
+        self,
+        incoming: IncomingRequest,
+        operation: Operation | None = None,
+        *,
+        members: Mapping[str, Any] | None = None,
+        language: str | None = None,
+    ) -> Wording:
+        """The wording of a response: in `language`, else in the one that `members` of the body ask for, else in that
+        of the headers."""
+        asked = (members or {}).get("language")
+        if language is None and isinstance(asked, str):
+            language = messages.known(asked)
+        return Wording(
+            request_id=incoming.request_id,
+            now=time.time_ns() // 1000,
+            language=language or self.language_of(incoming),
+            operation=operation,
+        )
+
+    def error_body(self, refused: Refused, incoming: IncomingRequest) -> Any:
+        """The body of an error response, not yet JSON."""
+        wording = self.wording(incoming, refused.operation, language=refused.language)
+        return self._router.word(refused.problem, refused.dialect, wording)
+
+    def cors_headers(self, headers: Headers) -> HeaderList:
+        """What lets the pages of a listed origin read a response of Gatekeeper's own."""
+        return self._origins.cors_headers(headers)
+
+    async def send(
+        self, scope: Scope, sender: ResponseSender, incoming: IncomingRequest, outcome: Refused | Served
+    ) -> None:
+        """Send one outcome as the response to `incoming`."""
+        body: Any = None
+        if isinstance(outcome, Refused):
+            status, body = outcome.problem.reason.status, self.error_body(outcome, incoming)
+            headers = problem_headers(outcome.problem, token_sent=outcome.token_sent)
+        elif outcome.answer is None:
+            status, headers = 204, list(outcome.headers)
+        else:
+            status, body, headers = outcome.answer.status, outcome.answer.body, list(outcome.headers)
+        if not isinstance(outcome, Served) or outcome.answer is not None:
+            headers += self.cors_headers(incoming.headers)
+        await _send(
+            sender,
+            status=status,
+            body=body,
+            headers=headers,
+            head=incoming.method == "HEAD",
+            websocket=incoming.websocket,
+            extension="websocket.http.response" in scope.get("extensions", {}),
+        )
+
+
+async def _send(
+    sender: ResponseSender, *, status: int, body: Any, headers: HeaderList, head: bool, websocket: bool, extension: bool
 ) -> None:
-    """One answer, with `body` as JSON, or without one where the status is 204. A WebSocket that is refused gets the
-    same answer where the server can send it (`extension`: `websocket.http.response`), else it is closed before the
-    handshake, which is a 403."""
+    """Send one response with `body` as JSON, or without one where the status is 204. A refused WebSocket gets the same
+    response where the server can send it (`extension`: `websocket.http.response`), else it is closed before the
+    handshake, which the server turns into a 403."""
     if websocket and not extension:
-        await reply({"type": "websocket.close", "code": 1008, "reason": ""})
+        await sender({"type": "websocket.close", "code": 1008, "reason": ""})
         return
     content = b"" if status == 204 else encode(body)
     prefix = "websocket." if websocket else ""
-    # RFC 9110 section 6.6.1: whoever makes an answer and has a clock dates it.
+    # RFC 9110 section 6.6.1: an origin server with a clock dates its responses.
     start = [(b"date", formatdate(usegmt=True).encode()), *OWN_HEADERS, *headers]
     if status != 204:
         start.append(JSON)
         start.append((b"content-length", b"%d" % len(content)))
-    # OSError: the client is gone, and nobody else is to be told (ASGI specification, since HTTP 2.4).
+    # OSError: the client is gone, and there is no one else to respond to (ASGI specification, since HTTP 2.4).
     with suppress(OSError):
-        await reply({"type": f"{prefix}http.response.start", "status": status, "headers": start})
-        await reply({"type": f"{prefix}http.response.body", "body": b"" if head else content})
+        await sender({"type": f"{prefix}http.response.start", "status": status, "headers": start})
+        await sender({"type": f"{prefix}http.response.body", "body": b"" if head else content})

@@ -1,4 +1,4 @@
-"""What the front door answers itself, in the words of the middleware, counted and logged as every other request."""
+"""The responses that the HTTP server makes by itself, worded, counted and logged like those of the pipeline."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from gatekeeper.errors import Reason
 from gatekeeper.http.headers import REQUEST_ID
 from gatekeeper.http.paths import BadPath, PathKind, RouteMatch
 from gatekeeper.models import Problem
-from gatekeeper.runtime import Engine
 from gatekeeper.server import EXTENSION, ErrorResponse, RejectedRequest
 from gatekeeper.telemetry.request_record import RequestRecord
-from gatekeeper.web.operations import Operations
-from gatekeeper.web.outcome import Refused, conclude, failed
+from gatekeeper.telemetry.telemetry import Telemetry
+from gatekeeper.web.outcome import conclude, failed
 from gatekeeper.web.request import IncomingRequest, read
-from gatekeeper.web.respond import JSON, OWN_HEADERS, encode
+from gatekeeper.web.respond import JSON, OWN_HEADERS, Responder, encode
+from gatekeeper.web.rules import RequestRules
 
 _REASONS: Final = {
     400: Reason.BAD_REQUEST,
@@ -32,32 +32,32 @@ _REASONS: Final = {
 
 
 class ServerErrors:
-    """Words refusals for `front.protocol`."""
+    """Words the refusals of `server.protocol`."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._operations = Operations(engine)
+    def __init__(self, rules: RequestRules, responder: Responder, telemetry: Telemetry) -> None:
+        self._rules = rules
+        self._responder = responder
+        self._telemetry = telemetry
 
     def __repr__(self) -> str:
-        return f"<ServerErrors of {self._engine!r}>"
+        return f"<ServerErrors by {self._responder!r}>"
 
     def __call__(self, refusal: RejectedRequest) -> ErrorResponse:
         reason = _REASONS[refusal.status]
         incoming = self._incoming(refusal)
         kind = self._kind(incoming)
         refused = failed(Problem(reason=reason, detail="" if reason.detail else refusal.detail), kind)
-        under_way: RequestRecord | None = (
-            ((refusal.scope or {}).get("extensions") or {}).get(EXTENSION, {}).get("record")
-        )
-        record = under_way or self._begun(incoming, kind)
-        body = self._body(refused, msgspec.structs.replace(incoming, request_id=record.request_id))
+        current: RequestRecord | None = ((refusal.scope or {}).get("extensions") or {}).get(EXTENSION, {}).get("record")
+        record = current or self._begun(incoming, kind)
+        incoming = msgspec.structs.replace(incoming, request_id=record.request_id)
+        body = encode(self._responder.error_body(refused, incoming))
         record.status = refusal.status
         conclude(record, "error" if refusal.status >= 500 else "deny", reason)
         if refusal.method != "HEAD":
             record.bytes_out += len(body)
-        if under_way is None:
-            self._engine.telemetry.finished(record)
-        headers = [*OWN_HEADERS, *self._engine.origins.cors_headers(refusal.headers), JSON]
+        if current is None:
+            self._telemetry.finished(record)
+        headers = [*OWN_HEADERS, *self._responder.cors_headers(refusal.headers), JSON]
         return ErrorResponse([*headers, (REQUEST_ID, record.request_id.encode())], body)
 
     def _incoming(self, refusal: RejectedRequest) -> IncomingRequest:
@@ -70,12 +70,12 @@ class ServerErrors:
             "headers": refusal.headers,
             "client": refusal.client,
         }
-        return read(scope, self._engine.trusted)
+        return read(scope, self._rules.trusted)
 
     def _kind(self, incoming: IncomingRequest) -> RouteMatch | PathKind:
-        """What was asked, as far as that can be told. Nothing but the shape of the answer hangs on it."""
+        """The kind of path, as far as it can be read; only the shape of the response depends on it."""
         try:
-            return self._engine.paths.classify(incoming.method, incoming.path)
+            return self._rules.paths.classify(incoming.method, incoming.path)
         except BadPath:
             return PathKind.PROTECTED
 
@@ -91,9 +91,5 @@ class ServerErrors:
             record.route = kind.route.template
         elif kind is PathKind.RESERVED:
             record.route = "/_gatekeeper/{path}"
-        self._engine.telemetry.began(record)
+        self._telemetry.began(record)
         return record
-
-    def _body(self, refused: Refused, incoming: IncomingRequest) -> bytes:
-        wording = self._operations.wording(incoming, refused.operation, {})
-        return encode(self._engine.router.word(refused.problem, refused.dialect, wording))

@@ -45,7 +45,7 @@ class ClientCutOff(OSError):
 class SessionBoundRequest:
     """One admitted request on its way through the application behind: a `Stream` of `sessions/open_streams.py`.
 
-    `told_code` is the code with which, as a WebSocket's application is told, its client has closed.
+    `close_code` is the code with which, as a WebSocket's application is told, its client has closed.
     """
 
     # What most requests never need costs them nothing: it is set when it is.
@@ -64,13 +64,13 @@ class SessionBoundRequest:
     _timer: asyncio.TimerHandle | None = None
 
     def __init__(
-        self, session_id: int, receive: Receive, reply: ResponseSender, *, websocket: bool, told_code: int
+        self, session_id: int, receive: Receive, reply: ResponseSender, *, websocket: bool, close_code: int
     ) -> None:
         self.session_id = session_id
         self._receive = receive
         self._reply = reply
         self._websocket = websocket
-        self._told_code = told_code
+        self._close_code = close_code
 
     async def run(self, app: ASGIApp, scope: Any) -> None:
         """The application, until it ends or is cut off. Raises `ResponseCut` where an answer must not seem whole."""
@@ -147,7 +147,7 @@ class SessionBoundRequest:
         return message
 
     def _disconnect(self) -> Message:
-        return {"type": "websocket.disconnect", "code": self._told_code, "reason": str(self.reason)}
+        return {"type": "websocket.disconnect", "code": self._close_code, "reason": str(self.reason)}
 
     def _cut_websocket(self, reason: EndReason) -> None:
         self._cut = True

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gatekeeper.web.pipeline import GatekeeperMiddleware as GatekeeperMiddleware
 from gatekeeper.web.request import CurrentSession as CurrentSession
+from gatekeeper_middleware.asgi import GatekeeperMiddleware as GatekeeperMiddleware
 
 __all__ = ["CurrentSession", "GatekeeperMiddleware", "current_session"]
 

@@ -12,10 +12,10 @@ from typing import Any
 from gatekeeper import messages
 from gatekeeper.auth.gate import RequestFacts
 from gatekeeper.auth.observed_sign_in import SignInRequest
+from gatekeeper.build import Engine
 from gatekeeper.errors import GatekeeperError, TokenRejected
 from gatekeeper.http.types import Scope
 from gatekeeper.models import Client
-from gatekeeper.runtime import Engine
 from gatekeeper.sessions.events import Actor
 from gatekeeper.sessions.manager import Manager
 from gatekeeper.tokens.claims import parse_user_id
@@ -70,15 +70,15 @@ class Caller:
     """One request that uses the services; without a request, the application itself."""
 
     def __init__(self, engine: Engine, request: Any = None) -> None:
-        self.engine = engine
+        self.services = engine.services
         self._scope = None if request is None else scope_of(request)
 
     def __repr__(self) -> str:
-        return f"<Caller [{'a request' if self._scope is not None else 'the application'}] {self.engine!r}>"
+        return f"<Caller [{'a request' if self._scope is not None else 'the application'}] {self.services.issued!r}>"
 
     @cached_property
     def _incoming(self) -> IncomingRequest | None:
-        return None if self._scope is None else read(self._scope, self.engine.trusted)
+        return None if self._scope is None else read(self._scope, self.services.rules.trusted)
 
     @property
     def client(self) -> Client:
@@ -92,29 +92,29 @@ class Caller:
     @cached_property
     def manager(self) -> Manager:
         """The sessions, for what this request does."""
-        return self.engine.manager.by(Actor.of(self.client, None))
+        return self.services.manager.by(Actor.of(self.client, None))
 
     def language(self, asked: str | None = None) -> str:
         """The language that was asked for, as far as it is known, else that of the request, else the configured one."""
         known = messages.known(asked) if asked is not None else None
         header = "" if self._incoming is None else self._incoming.language_header
-        return known or messages.accepted(header, self.engine.language)
+        return known or messages.accepted(header, self.services.language)
 
-    def visit(self, *, refresh_token: str | None = None) -> SignInRequest:
+    def sign_in_request(self, *, refresh_token: str | None = None) -> SignInRequest:
         """The request, as logins and refreshes are asked for."""
         incoming, address = self._incoming, None
         facts = RequestFacts(headers=(), query=b"", websocket=False, client=_NOBODY)
         if incoming is not None:
-            facts = incoming.facts(self.engine.origins, own=True)
-            address = self.engine.address_of(incoming.client.ip_address, incoming.peer)
+            facts = self.services.rules.facts(incoming, own=True)
+            address = self.services.rules.address_of(incoming)
         sent = Credentials(refresh_token=refresh_token)
         return SignInRequest(facts=facts, sent=sent, address=address, request_id=self.request_id)
 
     @contextmanager
-    def asking(self, language: str) -> Iterator[None]:
+    def errors_in(self, language: str) -> Iterator[None]:
         """Around what asks the store or the keys: raises `ServiceUnavailable` where they do not answer."""
         try:
             yield
         except GatekeeperError as error:
-            self.engine.telemetry.failed(error)
+            self.services.telemetry.failed(error)
             raise unavailable(error, language) from error

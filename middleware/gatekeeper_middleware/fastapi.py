@@ -75,9 +75,9 @@ class AccessToken(SecurityBase):
         self.scheme_name = "Gatekeeper"
 
     async def __call__(self, connection: HTTPConnection) -> str:
-        engine, scope = engine_of(connection), connection.scope
+        sources, scope = engine_of(connection).rules.sources, connection.scope
         try:
-            found = engine.sources.find(scope["headers"], websocket=scope["type"] == "websocket")
+            found = sources.find(scope["headers"], websocket=scope["type"] == "websocket")
         except TokenRejected:
             # Passed as anonymous, on a public path.
             found = None
@@ -114,7 +114,7 @@ async def session_service(tokens: Annotated[TokenService, Depends(token_service)
 async def get_redis_client(connection: HTTPConnection) -> Any:
     """A `redis.asyncio` client of Gatekeeper's store, with connections of its own. For looking: who writes there can
     open and end sessions."""
-    return engine_of(connection).redis_client
+    return engine_of(connection).services.client.get()
 
 
 async def current_user(

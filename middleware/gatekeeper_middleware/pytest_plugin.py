@@ -16,9 +16,8 @@ from typing import Any, Protocol
 import pytest
 import pytest_asyncio
 
-from gatekeeper.build import build
-from gatekeeper.runtime import Engine
-from gatekeeper.web.pipeline import Settings, load
+from gatekeeper.build import Engine, build
+from gatekeeper.settings import Settings, load
 from gatekeeper_middleware.caller import user_id
 from gatekeeper_middleware.schemas import SessionInfo, User
 from gatekeeper_middleware.services import SessionService, claims_of, issuing_of
@@ -75,10 +74,10 @@ async def gatekeeper_engine(gatekeeper_settings: Settings) -> AsyncIterator[Engi
     test."""
     engine = build(gatekeeper_settings, mode="middleware")
     try:
-        await engine.start()
+        await engine.runtime.start()
         yield engine
     finally:
-        await engine.aclose()
+        await engine.runtime.aclose()
 
 
 @pytest.fixture
@@ -108,8 +107,8 @@ def create_access_token(gatekeeper_engine: Engine) -> CreateAccessToken:
     """`create_access_token(user, session.jti)`."""
 
     def create(user: Any, jti: str, *, claims: Mapping[str, Any] | None = None) -> str:
-        issuing = issuing_of(gatekeeper_engine)
-        told = claims_of(gatekeeper_engine, user, {**_named(user), **(claims or {})})
+        issuing = issuing_of(gatekeeper_engine.services)
+        told = claims_of(gatekeeper_engine.services, user, {**_named(user), **(claims or {})})
         return issuing.sign(user_id(user), sid=jti, claims=told, session_expires_at=time.time() + _DAY_SECONDS).token
 
     return create

@@ -17,9 +17,10 @@ from typing import Any, Literal
 
 from gatekeeper.auth.issued_sign_in import IssuedSignIn, IssuedTokens
 from gatekeeper.auth.observed_sign_in import SessionOwner
+from gatekeeper.build import Engine
+from gatekeeper.build.services import Services
 from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.models import Problem, Session, Verdict
-from gatekeeper.runtime import Engine
 from gatekeeper.sessions.manager import Manager
 from gatekeeper.tokens.claims import unverified_reference
 from gatekeeper.tokens.jws import unverified_payload
@@ -96,7 +97,7 @@ class SessionService:
         known = known_id(user)
         if known is None:
             return None
-        with self._caller.asking(self._caller.language()):
+        with self._caller.errors_in(self._caller.language()):
             return await self._manager.find(known, jti, touch=touch)
 
     async def revoke_session(self, jti: str, user_id: int | str, language: str = "en") -> bool:
@@ -105,7 +106,7 @@ class SessionService:
         user = known_id(user_id)
         if user is None:
             return False
-        with self._caller.asking(self._caller.language(language)):
+        with self._caller.errors_in(self._caller.language(language)):
             found = await self._manager.find(user, jti)
             if found is None:
                 await self._manager.log_out_unseen(user, jti, self._caller.client)
@@ -119,7 +120,7 @@ class SessionService:
         user = known_id(user_id)
         if user is None:
             return False
-        with self._caller.asking(self._caller.language()):
+        with self._caller.errors_in(self._caller.language()):
             if isinstance(session, str):
                 found = await self._manager.find(user, session)
                 session = 0 if found is None else found.id
@@ -132,7 +133,7 @@ class SessionService:
         user = known_id(user_id)
         if user is None:
             return []
-        with self._caller.asking(self._caller.language()):
+        with self._caller.errors_in(self._caller.language()):
             found = await self._manager.sessions(user, include_inactive=include_inactive)
         return [SessionInfo.of(session) for session in found]
 
@@ -146,7 +147,7 @@ class SessionService:
 
     async def cleanup_expired_sessions(self) -> int:
         """Takes the idle and the expired sessions of all users out of the lists now; how many those were."""
-        with self._caller.asking(self._caller.language()):
+        with self._caller.errors_in(self._caller.language()):
             return await self._manager.clean_up()
 
     async def enforce_max_sessions(self, user_id: int | str) -> int:
@@ -155,7 +156,7 @@ class SessionService:
         user = known_id(user_id)
         if user is None:
             return 0
-        with self._caller.asking(self._caller.language()):
+        with self._caller.errors_in(self._caller.language()):
             return await self._manager.enforce_limit(user)
 
     async def create_session(self, user: Any, *, claims: Mapping[str, Any] | None = None) -> SessionInfo:
@@ -174,7 +175,7 @@ class TokenService:
     without it: an application that issues its own tokens goes on doing so."""
 
     def __init__(self, engine: Engine, request: Any = None) -> None:
-        self._engine = engine
+        self._services = engine.services
         self._caller = Caller(engine, request)
         self._waiting: dict[tuple[str, str], str] = {}
         self.session_service = SessionService(engine, request)
@@ -185,7 +186,7 @@ class TokenService:
     @property
     def expires_in(self) -> int:
         """How long an access token is good, in seconds."""
-        return issuing_of(self._engine).access_seconds
+        return issuing_of(self._services).access_seconds
 
     async def create_access_token(
         self, user: Any, jti: str | None = None, *, claims: Mapping[str, Any] | None = None
@@ -199,13 +200,13 @@ class TokenService:
         """
         if jti is None:
             return await self._half(user, "access_token", claims)
-        issuing, language = issuing_of(self._engine), self._caller.language()
-        with self._caller.asking(language):
-            session = await self._engine.manager.find(user_id(user), jti)
+        issuing, language = issuing_of(self._services), self._caller.language()
+        with self._caller.errors_in(language):
+            session = await self._services.manager.find(user_id(user), jti)
             if session is None:
                 raise refused(_NO_SESSION, language)
             token = await issuing.access_token(
-                session, self._caller.client, claims=claims_of(self._engine, user, claims)
+                session, self._caller.client, claims=claims_of(self._services, user, claims)
             )
         if isinstance(token, Problem):
             raise refused(token, language)
@@ -235,9 +236,9 @@ class TokenService:
 
         Raises `AuthenticationError` in `language`.
         """
-        issuing, language = issuing_of(self._engine), self._caller.language(language)
-        with self._caller.asking(language):
-            pair = await issuing.refresh(self._caller.visit(refresh_token=token), SessionOwner())
+        issuing, language = issuing_of(self._services), self._caller.language(language)
+        with self._caller.errors_in(language):
+            pair = await issuing.refresh(self._caller.sign_in_request(refresh_token=token), SessionOwner())
         if isinstance(pair, Problem):
             raise refused(pair, language)
         return {
@@ -254,13 +255,13 @@ class TokenService:
         Raises `AuthenticationError`.
         """
         language = self._caller.language(language)
-        with self._caller.asking(language):
+        with self._caller.errors_in(language):
             try:
-                claims = await self._engine.parts.verifier.verify(token)
+                claims = await self._services.verifier.verify(token)
             except TokenRejected as rejected:
                 raise refused(Problem(reason=rejected.reason), language) from rejected
             identified = Verdict(reason=_NO_SESSION.reason, claims=claims, user=claims.user)
-            verdict = await self._engine.gate.admit(identified, claims, self._caller.client)
+            verdict = await self._services.gate.admit(identified, claims, self._caller.client)
         if not verdict.admitted:
             raise refused(Problem(reason=verdict.reason, end_reason=verdict.end_reason), language)
         return dict(claims.claims)
@@ -268,26 +269,26 @@ class TokenService:
 
 async def _signed_in(caller: Caller, user: Any, claims: Mapping[str, Any] | None) -> IssuedTokens:
     """The pair of a new session."""
-    issuing, language = issuing_of(caller.engine), caller.language()
-    with caller.asking(language):
+    issuing, language = issuing_of(caller.services), caller.language()
+    with caller.errors_in(language):
         pair = await issuing.sign_in(
-            user_id(user), caller.visit(), SessionOwner(), claims=claims_of(caller.engine, user, claims)
+            user_id(user), caller.sign_in_request(), SessionOwner(), claims=claims_of(caller.services, user, claims)
         )
     if isinstance(pair, Problem):
         raise refused(pair, language)
     return pair
 
 
-def issuing_of(engine: Engine) -> IssuedSignIn:
+def issuing_of(services: Services) -> IssuedSignIn:
     """What issues tokens. Raises RuntimeError where nothing does."""
-    if engine.issuing is None:
+    if services.issued is None:
         raise RuntimeError(
             "Gatekeeper issues no tokens here: GATEKEEPER_TOKENS is observe, so the application signs its own"
         )
-    return engine.issuing
+    return services.issued
 
 
-def claims_of(engine: Engine, user: Any, claims: Mapping[str, Any] | None) -> dict[str, Any]:
+def claims_of(services: Services, user: Any, claims: Mapping[str, Any] | None) -> dict[str, Any]:
     """The claims of a user's access tokens: the roles, and what else is wanted."""
     roles = roles_of(user)
-    return {**({engine.parts.verifier.roles_claim: roles} if roles else {}), **(claims or {})}
+    return {**({services.verifier.roles_claim: roles} if roles else {}), **(claims or {})}

@@ -196,7 +196,7 @@ async def test_a_wall_clock_that_jumps_ends_no_session(store: Store) -> None:  #
         with time_machine.travel(now - 5, tick=True):
             assert await ask(bearing) == first
         assert await ask(bearing) == first
-    await app._engine.aclose()
+    await app._engine.runtime.aclose()
 
 
 class Asked:

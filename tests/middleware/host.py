@@ -98,5 +98,9 @@ def serve_sidecar(settings: Settings) -> Iterator[str]:
     """The application of the sidecar behind its front door, without its process; yields its base URL."""
     engine = build(settings, mode="sidecar")
     app, shortcut = create_app(settings, engine)
-    with serve_asgi(app, http=http_protocol(limits(settings), ServerErrors(engine), fast_path=shortcut)) as url:
+    server_errors = ServerErrors(engine.rules, engine.responder, engine.telemetry)
+    with serve_asgi(
+        app,
+        http=http_protocol(limits(settings), server_errors, fast_path=shortcut),
+    ) as url:
         yield url

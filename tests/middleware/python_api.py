@@ -9,8 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gatekeeper.build import build
-from gatekeeper.runtime import Engine
+from gatekeeper.build import Engine, build
 from gatekeeper.settings import load
 from gatekeeper_middleware.faults import AuthenticationError
 from tests.middleware.host import environ_for
@@ -27,10 +26,10 @@ ISSUES = {"tokens": "issue", "login_paths": "none", "refresh_paths": "none", "lo
 async def running(store: Store, **settings: str) -> AsyncIterator[Engine]:
     engine = build(load(environ_for(store, **settings)), mode="middleware")
     try:
-        await engine.start()
+        await engine.runtime.start()
         yield engine
     finally:
-        await engine.aclose()
+        await engine.runtime.aclose()
 
 
 def client_of(app: Any) -> httpx.AsyncClient:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from gatekeeper.build import Engine
 from gatekeeper.errors import ConfigError
-from gatekeeper.runtime import Engine
 from gatekeeper.settings import load
 from gatekeeper_middleware.faults import AuthenticationError
 from gatekeeper_middleware.services import SessionService, TokenService, extract_jti_from_token
@@ -101,7 +101,7 @@ async def test_further_claims_stay_through_refreshes(tokens: TokenService) -> No
 async def test_roles_go_where_they_are_looked_for(store: Store) -> None:
     async with running(store, **ISSUES, roles_claim="realm_access.roles", admin_roles="root") as engine:
         access = await TokenService(engine).create_access_token({"id": someone(), "roles": ["root"]})
-        claims = await engine.parts.verifier.verify(access)
+        claims = await engine.services.verifier.verify(access)
         assert (claims.roles, claims.is_admin) == (("root",), True)
 
 

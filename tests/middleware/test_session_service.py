@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from gatekeeper.runtime import Engine
+from gatekeeper.build import Engine
 from gatekeeper_middleware.faults import ServiceUnavailable
 from gatekeeper_middleware.schemas import SessionCreate, SessionResponse
 from gatekeeper_middleware.services import SessionService, TokenService, extract_jti_from_token
@@ -248,6 +248,6 @@ async def test_what_is_done_is_recorded(
 async def test_the_application_can_look_into_the_store(engine: Engine, sessions: SessionService) -> None:
     user = someone()
     await sessions.create_session(user)
-    client = engine.redis_client
-    assert client is engine.redis_client
+    client = engine.services.client.get()
+    assert client is engine.services.client.get()
     assert await client.exists(f"gk:{{{user}}}:sessions") == 1

@@ -18,8 +18,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from gatekeeper.app import create_app
-from gatekeeper.build import build
-from gatekeeper.runtime import Engine
+from gatekeeper.build import Engine, build
 from gatekeeper.serve import limits
 from gatekeeper.server import http_protocol
 from gatekeeper.server.websocket import websocket_protocol
@@ -160,7 +159,13 @@ def crowded(store: Store, backend: Backend, verify_queue: VerifyQueue, **setting
     out = io.BytesIO()
     engine = build(chosen, mode="sidecar", access_log=AccessLog(out), verify_queue=verify_queue)
     app, shortcut = create_app(chosen, engine)
-    door = http_protocol(limits(chosen), ServerErrors(engine), fast_path=shortcut, on_client_left=verify_queue.cancel)
+    server_errors = ServerErrors(engine.rules, engine.responder, engine.telemetry)
+    door = http_protocol(
+        limits(chosen),
+        server_errors,
+        fast_path=shortcut,
+        on_client_left=verify_queue.cancel,
+    )
     with serve_asgi(app, http=door, ws=websocket_protocol(verify_queue.cancel)) as url:
         yield Crowded(url, verify_queue, engine, out)
 

@@ -20,8 +20,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from gatekeeper.app import create_app
-from gatekeeper.build import build
-from gatekeeper.runtime import Engine
+from gatekeeper.build import Engine, build
 from gatekeeper.serve import limits
 from gatekeeper.server import Exchange, http_protocol
 from gatekeeper.settings import load
@@ -141,7 +140,11 @@ def gate_before(url: str, store: Store, **settings: str) -> Iterator[Gate]:
         taken.append(shortcut(exchange))
         return taken[-1]
 
-    with serve_asgi(app, http=http_protocol(limits(chosen), ServerErrors(engine), fast_path=counted)) as listening:
+    server_errors = ServerErrors(engine.rules, engine.responder, engine.telemetry)
+    with serve_asgi(
+        app,
+        http=http_protocol(limits(chosen), server_errors, fast_path=counted),
+    ) as listening:
         yield Gate(listening, engine, taken, out)
     # Whoever is counted in is counted out.
     assert engine.telemetry.metrics._open == {True: 0, False: 0}

@@ -435,7 +435,7 @@ async def test_messages_of_extensions_pass_in_their_place(store: Store) -> None:
     try:
         await asyncio.wait_for(gate({**scope, "raw_path": LOGIN.encode(), "scheme": "http"}, receive, send), 5)
     finally:
-        await gate._engine.aclose()
+        await gate._engine.runtime.aclose()
     assert [message["type"] for message in sent] == ["http.response.start", "http.response.pathsend"]
     assert sent[1] == file
     assert store.live(user) == 0

@@ -1,0 +1,38 @@
+"""How requests are read, and what of them an application or a backend gets to see."""
+
+from __future__ import annotations
+
+import msgspec
+
+from gatekeeper.auth.gate import RequestFacts
+from gatekeeper.http.client_address import TrustedProxies
+from gatekeeper.http.headers import IdentityHeaders
+from gatekeeper.http.origins import Origins
+from gatekeeper.http.paths import PathTable
+from gatekeeper.tokens.sources import TokenSources
+from gatekeeper.web.request import IncomingRequest
+
+
+class RequestRules(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings that concern a request before and after its verdict.
+
+    `forward_authorization`: an admitted client's token goes on; `cookie_transport`: Gatekeeper's own tokens are in
+    cookies, and the refresh token among them never goes on.
+    """
+
+    paths: PathTable
+    sources: TokenSources
+    identity: IdentityHeaders
+    trusted: TrustedProxies
+    origins: Origins
+    forward_authorization: bool = True
+    cookie_transport: bool = False
+
+    def facts(self, request: IncomingRequest, *, own: bool) -> RequestFacts:
+        """What the gate judges. `own`: one of Gatekeeper's own operations, which a cookie alone must not trigger."""
+        return request.facts(self.origins, own=own)
+
+    def address_of(self, request: IncomingRequest) -> str | None:
+        """The address by which a limit counts this client; None where it may be that of a proxy in front, and so of
+        everybody."""
+        return self.trusted.address_of(request.client.ip_address, request.peer)

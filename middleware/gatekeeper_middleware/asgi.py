@@ -1,0 +1,28 @@
+"""Gatekeeper inside an application: the host for any ASGI 3 application under any ASGI server."""
+
+from __future__ import annotations
+
+from gatekeeper.build import Engine, build
+from gatekeeper.http.types import ASGIApp, Receive, Scope, Send
+from gatekeeper.settings import Settings, load
+from gatekeeper.web.lifespan import with_lifespan
+from gatekeeper.web.request import ENGINE
+
+
+class GatekeeperMiddleware:
+    """Sessions in front of any ASGI 3 application.
+
+    `settings` default to the environment; `ConfigError` lists every problem with them. A test may bring an `engine`
+    that it has started itself.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings | None = None, *, engine: Engine | None = None) -> None:
+        self._engine = engine or build(settings or load(), mode="middleware", application=app)
+        handler = self._engine.handler(app, mounted=True, extras={ENGINE: self._engine})
+        self._app = with_lifespan(handler, self._engine.runtime, around=app)
+
+    def __repr__(self) -> str:
+        return f"<GatekeeperMiddleware {self._engine!r}>"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
