@@ -64,8 +64,9 @@ def _machine(results: Results) -> Iterator[str]:
     yield "## Machine and versions\n"
     yield from _table(["", ""], [[name, value] for name, value in {**results.environment, **results.versions}.items()])
     yield "Commands:\n"
-    yield from (f"    {command}" for command in results.commands)
-    yield ""
+    yield '```bash not-run="measures for an hour"'
+    yield from results.commands
+    yield "```\n"
 
 
 def _goals(results: Results) -> Iterator[str]:

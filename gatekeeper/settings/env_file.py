@@ -1,7 +1,7 @@
 """Reads a file of `NAME=value` lines: `gatekeeper --env-file FILE`.
 
-The format is what Docker's `--env-file`, systemd's `EnvironmentFile=` and a POSIX shell agree on. Where they read one
-line in different ways, the line is refused, so that a file means the same to all of them:
+The format is that of systemd's `EnvironmentFile=` and of Docker's `--env-file`, except that Docker takes quotes for a
+part of the value. A line that these two or a shell may read in another way is refused where that is likely a mistake:
 
 - blank lines, and lines that begin with `#` or `;`, are skipped; a comment has a line of its own
 - `export ` before a name is skipped

@@ -23,6 +23,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +35,7 @@ from typing import Any, Final
 import yaml
 
 from tests.system.sidecar import eventually, kill_embedded
+from tests.tokens import forge
 
 LANGUAGES: Final = frozenset({"bash", "python", "ini", "json", "yaml", "text", "http", "diff", "mermaid"})
 _START_SECONDS: Final = 90.0
@@ -163,11 +165,14 @@ class Reader:
         self._printed = Path(f"{script}.out").read_text()
 
     def _env_file(self, block: Block, text: str) -> None:
+        """Have Gatekeeper read a block of settings. Where it names no key, one is in the environment."""
         path = self._folder / (block.file or f".block-{block.line}.env")
         path.write_text(text)
-        clean = {name: value for name, value in self._environ.items() if not name.startswith("GATEKEEPER_")}
-        command = ["gatekeeper", "--env-file", str(path), "config"]
-        done = subprocess.run(command, cwd=self._folder, env=clean, capture_output=True, text=True, check=False)
+        given = {name: value for name, value in self._environ.items() if not name.startswith("GATEKEEPER_")}
+        if not re.search(r"^GATEKEEPER_(JWT_SECRET|JWT_PUBLIC_KEY|JWKS_URL|SIGNING_KEY)", text, re.MULTILINE):
+            given["GATEKEEPER_JWT_SECRET"] = forge.SECRET
+        command = [str(Path(sys.executable).parent / "gatekeeper"), "--env-file", str(path), "config"]
+        done = subprocess.run(command, cwd=self._folder, env=given, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{block}:\n{text}\n{done.stderr}"
 
     # Terminals
@@ -208,13 +213,14 @@ class Reader:
         del self._terminals[:-1]
 
     def _end(self, terminal: subprocess.Popen[bytes]) -> None:
+        """Press Ctrl-C and leave the terminal; kill what does not end by that."""
+        if terminal.stdin is not None:
+            terminal.stdin.close()
         for number in (signal.SIGINT, signal.SIGKILL):
             with suppress(ProcessLookupError):
                 os.killpg(terminal.pid, number)
             with suppress(subprocess.TimeoutExpired):
                 terminal.wait(20)
-        if terminal.stdin is not None:
-            terminal.stdin.close()
 
     def close(self) -> None:
         for terminal in self._terminals:

@@ -14,28 +14,25 @@ from pathlib import Path
 import pytest
 
 from tests.docs.blocks import LANGUAGES, Block, Reader, blocks_of, difference, indented_blocks, listens
-from tests.system.sidecar import eventually
+from tests.system.sidecar import eventually, external_store
 
 _ROOT = Path(__file__).parent.parent.parent
+# Pages whose blocks have no fences yet.
+_LATER = ("docs/dialects.md", "docs/settings.md")
 PAGES = sorted(
-    path.relative_to(_ROOT).as_posix()
-    for path in [*_ROOT.glob("*.md"), *_ROOT.glob("docs/*.md"), _ROOT / "bench" / "README.md"]
+    {
+        path.relative_to(_ROOT).as_posix()
+        for path in [*_ROOT.glob("*.md"), *_ROOT.glob("docs/*.md"), _ROOT / "bench" / "README.md"]
+    }.difference(_LATER)
 )
 # Pages whose examples are those of the demo, which their readers have started as the README says.
 _WITH_DEMO = ("docs/dialects.md",)
+# Pages that speak of a store of the reader's own.
+_WITH_STORE = ("docs/operations.md",)
+# A page that shows how Gatekeeper is installed, so that it is not there before.
+_NOT_INSTALLED = ("README.md",)
 # Of the checkout, what no block of a page needs.
 _LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "vectors", "golden", "node_modules", "dist", "build")
-
-_DEMO_BACKEND = """
-import sys
-from pathlib import Path
-
-import uvicorn
-
-from gatekeeper.demo.backend import Backend
-
-uvicorn.run(Backend(Path(sys.argv[1]).read_bytes().strip()).app(), port=int(sys.argv[2]), log_level="error")
-"""
 
 
 def _blocks(page: str) -> list[Block]:
@@ -91,12 +88,15 @@ def _reader(page: str, tmp_path: Path) -> Iterator[Reader]:
     ports = dict(zip((8000, 8080, 9090), _free_ports(3), strict=True))
     environ = {name: value for name, value in os.environ.items() if not name.startswith("GATEKEEPER_")}
     environ |= {
-        "PATH": f"{folder / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "GATEKEEPER_LISTEN": f"127.0.0.1:{ports[8000]}",
         "GATEKEEPER_OPS_LISTEN": f"127.0.0.1:{ports[9090]}",
     }
+    path = [entry for entry in os.environ["PATH"].split(os.pathsep) if not (Path(entry) / "gatekeeper").exists()]
+    environ["PATH"] = os.pathsep.join(path if page in _NOT_INSTALLED else [str(Path(sys.executable).parent), *path])
     environ.pop("PYTHONDONTWRITEBYTECODE", None)
     with ExitStack() as running:
+        if page in _WITH_STORE:
+            environ["GATEKEEPER_REDIS_URL"] = running.enter_context(external_store()).url
         backend = _Backend(folder, ports[8080])
         running.callback(backend.close)
         reader = Reader(folder, environ, ports, backend.start)
@@ -126,9 +126,10 @@ class _Backend:
     def start(self) -> None:
         """Start it if the secret is there by now."""
         if self._process is None and self._secret.exists():
-            command = [sys.executable, "-c", _DEMO_BACKEND, str(self._secret), str(self._port)]
-            self._process = subprocess.Popen(command, cwd=_ROOT)
-            eventually(lambda: listens(self._port), seconds=60)
+            command = [sys.executable, "-m", "tests.docs.demo_backend", str(self._secret), str(self._port)]
+            process = self._process = subprocess.Popen(command, cwd=_ROOT)
+            eventually(lambda: process.poll() is not None or listens(self._port), seconds=60)
+            assert process.poll() is None
 
     def close(self) -> None:
         if self._process is not None:
