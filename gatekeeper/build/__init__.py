@@ -1,0 +1,197 @@
+"""The composition root: settings → the parts that a host stands on. Nothing here knows a server or a proxy.
+
+`build` constructs every part and gives each just what it needs; only hosts and commands hold the `Engine`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+
+from gatekeeper.auth.gate import Gate
+from gatekeeper.auth.issued_sign_in import IssuedSignIn
+from gatekeeper.build.services import ApplicationClient, Services
+from gatekeeper.build.sign_in import sign_in_services
+from gatekeeper.build.store import StoreParts, open_store, revocation_listener
+from gatekeeper.build.tokens import (
+    backchannel_logout,
+    issued_sign_in,
+    signing_keys,
+    token_verifier,
+    verification_keys,
+)
+from gatekeeper.build.web import web_parts
+from gatekeeper.errors import StoreUnavailable
+from gatekeeper.http.types import ASGIApp
+from gatekeeper.runtime import Readiness, Runtime, Service, background
+from gatekeeper.sessions.device import warm_up
+from gatekeeper.sessions.housekeeping import Housekeeping
+from gatekeeper.sessions.open_streams import OpenStreams
+from gatekeeper.settings import Settings
+from gatekeeper.store.epoch import Epoch
+from gatekeeper.telemetry.access_log import AccessLog
+from gatekeeper.telemetry.metrics import Metrics, Mode
+from gatekeeper.telemetry.telemetry import Telemetry
+from gatekeeper.tokens.keys import FetchKeySet, Keys, http_fetcher
+from gatekeeper.tokens.sources import TokenSources
+from gatekeeper.tokens.verify_queue import VerifyQueue
+from gatekeeper.web.handler import Handler
+from gatekeeper.web.pipeline import Pipeline
+from gatekeeper.web.respond import Responder
+from gatekeeper.web.rules import RequestRules
+
+__all__ = ["Engine", "build", "open_store"]
+
+_FIRST_BEAT_SECONDS: Final = 1.0
+
+
+class Engine(NamedTuple):
+    """The parts that a host stands on; a host takes what it needs and passes the engine to nothing."""
+
+    runtime: Runtime
+    readiness: Readiness
+    pipeline: Pipeline
+    rules: RequestRules
+    responder: Responder
+    gate: Gate
+    streams: OpenStreams
+    telemetry: Telemetry
+    verify_queue: VerifyQueue
+    services: Services
+    claimed: list[str]
+
+    def __repr__(self) -> str:
+        return f"<Engine {self.runtime!r} {self.readiness!r}>"
+
+    def handler(self, app: ASGIApp, *, mounted: bool, extras: Mapping[str, Any] | None = None) -> Handler:
+        """The ASGI application around `app`, the application behind."""
+        return Handler(
+            app,
+            runtime=self.runtime,
+            pipeline=self.pipeline,
+            responder=self.responder,
+            rules=self.rules,
+            streams=self.streams,
+            telemetry=self.telemetry,
+            mounted=mounted,
+            extras=extras or {},
+        )
+
+
+def build(
+    settings: Settings,
+    *,
+    mode: Mode,
+    fetch: FetchKeySet | None = None,
+    verify_queue: VerifyQueue | None = None,
+    access_log: AccessLog | None = None,
+    application: Any = None,
+) -> Engine:
+    """Build the engine that the settings describe, not started.
+
+    `fetch` gets the key set, `verify_queue` limits signature checks; `application` is asked for passwords where
+    `LOGIN_CHECK_URL` is a path and there is no `UPSTREAM_URL`. Raises `ConfigError` for keys that cannot be used.
+    """
+    metrics = Metrics(mode)
+    telemetry = Telemetry(metrics, access_log)
+    verify_queue = verify_queue or VerifyQueue()
+    signing = signing_keys(settings)
+    keys = verification_keys(settings, signing, fetch or http_fetcher())
+    store = open_store(settings)
+    store.runner.outbox.events = metrics
+    store.breaker.add_listener(metrics.store_is_up)
+    sources = TokenSources(settings.effective_token_sources)
+    sign_in = sign_in_services(settings, store, token_verifier(settings, keys, verify_queue), sources, metrics)
+    issued = issued_sign_in(settings, sign_in, signing, application) if signing is not None else None
+    web = web_parts(
+        settings,
+        sign_in,
+        sources,
+        telemetry,
+        signing=signing,
+        issued=issued,
+        backchannel=backchannel_logout(settings, sign_in, keys, store.client, verify_queue),
+    )
+    streams = OpenStreams(store.sessions, idle_seconds=settings.idle_timeout)
+    readiness = Readiness(
+        client=store.client,
+        epoch=store.epoch,
+        breaker=store.breaker,
+        keys=keys,
+        metrics=metrics,
+        leeway_seconds=settings.jwt_leeway,
+    )
+    services = Services(
+        rules=web.rules,
+        language=settings.language,
+        gate=sign_in.gate,
+        verifier=sign_in.verifier,
+        manager=sign_in.manager,
+        issued=issued,
+        telemetry=telemetry,
+        client=ApplicationClient(store.connect),
+    )
+    return Engine(
+        runtime=Runtime(_services_in_order(store, keys, streams, readiness, issued, services)),
+        readiness=readiness,
+        pipeline=web.pipeline,
+        rules=web.rules,
+        responder=web.responder,
+        gate=sign_in.gate,
+        streams=streams,
+        telemetry=telemetry,
+        verify_queue=verify_queue,
+        services=services,
+        claimed=web.claimed,
+    )
+
+
+def _services_in_order(
+    store: StoreParts,
+    keys: Keys,
+    streams: OpenStreams,
+    readiness: Readiness,
+    issued: IssuedSignIn | None,
+    services: Services,
+) -> list[Service]:
+    """Everything that starts and closes: started from the top, closed from the bottom."""
+    housekeeping = Housekeeping(store.sessions, store.runner.outbox)
+    telemetry = services.telemetry
+
+    async def warm_up_parsers() -> None:
+        await asyncio.to_thread(warm_up)
+
+    async def write_what_is_left() -> None:
+        telemetry.close()
+
+    found = [Service(start=warm_up_parsers), Service(close=write_what_is_left), Service(close=keys.aclose)]
+    if (embedded := store.embedded) is not None:
+
+        async def start_embedded() -> None:
+            await asyncio.to_thread(embedded.start)
+
+        async def stop_embedded() -> None:
+            await asyncio.to_thread(embedded.stop)
+
+        found += [Service(start_embedded, stop_embedded), background(embedded.watch)]
+    found += [
+        Service(close=services.client.aclose),
+        Service(close=store.client.aclose),
+        Service(close=store.epoch.aclose),
+        Service(close=store.breaker.aclose),
+        Service(close=housekeeping.aclose),
+    ]
+    if issued is not None:
+        found.append(Service(close=issued.aclose))
+    listener = revocation_listener(store, streams)
+    found += [background(run) for run in (readiness.watch, listener.listen, streams.watch, housekeeping.run)]
+    return [*found, Service(start=lambda: _first_beat(store.epoch))]
+
+
+async def _first_beat(epoch: Epoch) -> None:
+    """Meet the store before any call is made. A store that does not answer is waited for a moment, and no longer."""
+    with suppress(StoreUnavailable, TimeoutError):
+        async with asyncio.timeout(_FIRST_BEAT_SECONDS):
+            await epoch.beat()

@@ -1,0 +1,43 @@
+"""Settings → the gate, and the services that sign people in and out."""
+
+from __future__ import annotations
+
+from gatekeeper.auth.gate import Exemptions, Gate
+from gatekeeper.auth.observed_sign_in import SignInServices
+from gatekeeper.auth.sign_out import SignOut
+from gatekeeper.build.store import StoreParts, degraded, login_attempts, rate_limiter
+from gatekeeper.sessions.manager import Manager
+from gatekeeper.sessions.sign_ins import SignIns
+from gatekeeper.settings import Settings
+from gatekeeper.telemetry.metrics import Metrics
+from gatekeeper.tokens.sources import TokenSources
+from gatekeeper.tokens.verifier import Verifier
+
+
+def sign_in_services(
+    settings: Settings, store: StoreParts, verifier: Verifier, sources: TokenSources, metrics: Metrics
+) -> SignInServices:
+    """The gate and all that stands beside it, over one store and one verifier."""
+    exempt = Exemptions(settings.exempt_users)
+    gate = Gate(
+        sources=sources,
+        verifier=verifier,
+        store=store.sessions,
+        events=metrics,
+        exempt=exempt,
+        limiter=rate_limiter(settings, store.client),
+        degraded=degraded(settings, store),
+    )
+    manager = Manager(store.sessions, metrics)
+    sign_ins = SignIns(store.runner, reuse_window_seconds=settings.refresh_reuse_window)
+    return SignInServices(
+        gate=gate,
+        verifier=verifier,
+        sign_ins=sign_ins,
+        sign_out=SignOut(gate=gate, verifier=verifier, sign_ins=sign_ins, manager=manager),
+        manager=manager,
+        exempt=exempt,
+        events=metrics,
+        audit_log=store.runner.outbox.audit_log,
+        attempts=login_attempts(settings, store.client),
+    )

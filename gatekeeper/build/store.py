@@ -1,0 +1,122 @@
+"""Settings → everything that speaks to the session store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from gatekeeper.errors import ConfigError
+from gatekeeper.sessions.degraded import DegradedMode
+from gatekeeper.sessions.geo import Locator, open_locator
+from gatekeeper.sessions.keys import Rules, ScriptRunner, microseconds
+from gatekeeper.sessions.login_attempts import LoginAttempts
+from gatekeeper.sessions.open_streams import OpenStreams
+from gatekeeper.sessions.revocations import Revocation, RevocationListener
+from gatekeeper.sessions.revoked_cache import RevokedCache
+from gatekeeper.sessions.store import SessionStore
+from gatekeeper.settings import Settings
+from gatekeeper.store.address import open_client
+from gatekeeper.store.breaker import Breaker
+from gatekeeper.store.client import StoreClient
+from gatekeeper.store.embedded import EmbeddedValkey
+from gatekeeper.store.epoch import Epoch
+from gatekeeper.store.rate_limit import Rate, RateLimiter
+
+
+class StoreParts(NamedTuple):
+    """The store client and what stands on it. `connect` opens a redis-py client for what is not a verdict."""
+
+    client: StoreClient
+    runner: ScriptRunner
+    epoch: Epoch
+    breaker: Breaker
+    sessions: SessionStore
+    embedded: EmbeddedValkey | None
+    connect: Callable[[], Any]
+
+
+def open_store(settings: Settings) -> StoreParts:
+    """Build the client of the store that the settings name. An embedded store is not started. Raises `ConfigError`."""
+    embedded = EmbeddedValkey(settings.data_dir) if settings.redis_url is None else None
+    url = embedded.url if embedded is not None else settings.redis_url.get_secret_value()  # type: ignore[union-attr]
+    ca_file = str(settings.store_ca_file) if settings.store_ca_file else None
+    connect = partial(open_client, url, timeout_seconds=settings.store_timeout, ca_file=ca_file)
+    client = StoreClient(url, timeout_seconds=settings.store_timeout, ca_file=ca_file, replicas=settings.store_replicas)
+    epoch = Epoch(client, key_prefix=settings.key_prefix)
+    client.breaker = breaker = Breaker(epoch.beat, opens=not client.is_cluster, probe_first=True)
+    runner = ScriptRunner(
+        client,
+        key_prefix=settings.key_prefix,
+        rules=_rules(settings),
+        locator=_locator(settings.geo),
+        epoch=epoch,
+        revoked=_revoked(settings),
+    )
+    return StoreParts(client, runner, epoch, breaker, SessionStore(runner), embedded, connect)
+
+
+def _revoked(settings: Settings) -> RevokedCache | None:
+    """The cache of ended sessions, which only a degraded process reads."""
+    if settings.on_store_failure == "deny":
+        return None
+    return RevokedCache(kept_seconds=settings.session_ttl + settings.ended_session_ttl)
+
+
+def degraded(settings: Settings, store: StoreParts) -> DegradedMode | None:
+    """What may pass while the store is away; None where nothing may."""
+    if settings.on_store_failure == "deny":
+        return None
+    return DegradedMode(store.breaker, store.runner.revoked, most_seconds=settings.degraded_max)
+
+
+def revocation_listener(store: StoreParts, streams: OpenStreams) -> RevocationListener:
+    """The listener that tells open streams and the cache of the sessions that end elsewhere."""
+
+    def on_revocation(revocation: Revocation) -> None:
+        streams.revoke(revocation)
+        if revocation.session_id is not None:
+            store.runner.revoked.add_ended(revocation.user, revocation.session_id, revocation.reason)
+        else:
+            store.runner.revoked.add_all_ended(
+                revocation.user, microseconds(time.time()), revocation.spared_id or None, revocation.reason
+            )
+
+    return RevocationListener(store.connect, store.runner, on_revocation=on_revocation, on_gap=streams.check_all)
+
+
+def _rules(settings: Settings) -> Rules:
+    return Rules(
+        session_seconds=settings.session_ttl,
+        idle_seconds=settings.idle_timeout,
+        ended_seconds=settings.ended_session_ttl,
+        device_limit=settings.device_limit,
+        policy=settings.device_limit_policy,
+        adopt_unknown=settings.adopts_unknown,
+        leeway_seconds=settings.jwt_leeway,
+        index_sids=settings.backchannel_issuer is not None,
+    )
+
+
+def _locator(setting: str) -> Locator:
+    try:
+        return open_locator(setting)
+    except ValueError as error:
+        raise ConfigError([f"GATEKEEPER_GEO: {error}"]) from None
+
+
+def rate_limiter(settings: Settings, client: StoreClient) -> RateLimiter | None:
+    """The limit on calls of Gatekeeper's own endpoints; None where it is off."""
+    if settings.rate_limit is None:
+        return None
+    number, seconds = settings.rate_limit
+    return RateLimiter(client, key_prefix=settings.key_prefix, rate=Rate(number, seconds))
+
+
+def login_attempts(settings: Settings, client: StoreClient) -> LoginAttempts | None:
+    """The limit on failed logins; None where it is off."""
+    if settings.login_rate_limit is None:
+        return None
+    number, seconds = settings.login_rate_limit
+    return LoginAttempts(client, key_prefix=settings.key_prefix, rate=Rate(number, seconds))

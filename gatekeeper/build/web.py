@@ -1,0 +1,88 @@
+"""Settings → the request pipeline."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gatekeeper.auth.issued_sign_in import IssuedSignIn
+from gatekeeper.auth.oauth import BackChannelLogout, IntrospectionClients, TokenEndpoints
+from gatekeeper.auth.observed_sign_in import SignInServices
+from gatekeeper.build.paths import enabled_endpoints, path_table
+from gatekeeper.dialects.router import Router
+from gatekeeper.http.client_address import TrustedProxies
+from gatekeeper.http.headers import IdentityHeaders
+from gatekeeper.http.origins import Origins
+from gatekeeper.settings import Settings
+from gatekeeper.telemetry.telemetry import Telemetry
+from gatekeeper.tokens.signing_keys import SigningKeys
+from gatekeeper.tokens.sources import TokenSources
+from gatekeeper.web.endpoints import Endpoints
+from gatekeeper.web.operations import Operations
+from gatekeeper.web.pipeline import Pipeline
+from gatekeeper.web.respond import Responder
+from gatekeeper.web.rules import RequestRules
+
+
+class WebParts(NamedTuple):
+    """The pipeline and what hosts share with it. `claimed`: every path that is Gatekeeper's own, with its method."""
+
+    pipeline: Pipeline
+    rules: RequestRules
+    responder: Responder
+    claimed: list[str]
+
+
+def web_parts(
+    settings: Settings,
+    sign_in: SignInServices,
+    sources: TokenSources,
+    telemetry: Telemetry,
+    *,
+    signing: SigningKeys | None,
+    issued: IssuedSignIn | None,
+    backchannel: BackChannelLogout | None,
+) -> WebParts:
+    """The pipeline that the settings describe."""
+    enabled = enabled_endpoints(settings, signing)
+    router = Router(
+        sign_in.manager,
+        dialects=settings.dialects,
+        error_dialect=settings.error_dialect,
+        debug_for_everybody=settings.debug_endpoints,
+        cookies=sources.cookie_names,
+        endpoints=enabled,
+    )
+    rules = RequestRules(
+        paths=path_table(settings, router, enabled),
+        sources=sources,
+        identity=IdentityHeaders(settings.identity_headers),
+        trusted=TrustedProxies(settings.trusted_proxies),
+        origins=Origins(settings.cors_origins),
+        forward_authorization=settings.forward_authorization,
+        cookie_transport=signing is not None and settings.token_transport == "cookie",  # noqa: S105 - no token
+    )
+    responder = Responder(router, rules.origins, language=settings.language)
+    operations = Operations(
+        rules, responder, gate=sign_in.gate, sign_out=sign_in.sign_out, manager=sign_in.manager, router=router
+    )
+    endpoints = Endpoints(
+        rules,
+        issued=issued,
+        key_set=signing.jwks if signing is not None else None,
+        token_endpoints=TokenEndpoints(sign_in, adopts_unknown=settings.adopts_unknown, issues=signing is not None),
+        clients=IntrospectionClients(
+            {client.id: client.secret.get_secret_value() for client in settings.introspection_clients}
+        ),
+        backchannel=backchannel,
+    )
+    pipeline = Pipeline(
+        rules,
+        responder,
+        gate=sign_in.gate,
+        sign_in=sign_in,
+        operations=operations,
+        endpoints=endpoints,
+        telemetry=telemetry,
+    )
+    routes = [*(endpoint.route for endpoint in enabled), *router.routes()]
+    return WebParts(pipeline, rules, responder, [f"{route.method} {route.template}" for route in routes])
