@@ -20,7 +20,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +34,8 @@ from gatekeeper.app import create_app, create_ops
 from gatekeeper.build import Engine, build
 from gatekeeper.forward.http import ResponseTruncated
 from gatekeeper.server import ErrorResponse, Limits, RejectedRequest, http_protocol
+from gatekeeper.server.listener import Listener
+from gatekeeper.server.protocol import HttpServerProtocol
 from gatekeeper.server.websocket import WebSocketServerProtocol, websocket_protocol
 from gatekeeper.settings import ListenAddress, Settings, load
 from gatekeeper.store.embedded import EmbeddedStoreFailed
@@ -96,14 +98,6 @@ def address_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-class Listener(uvicorn.Server):
-    """uvicorn without signal handlers of its own: several of them share one loop and one drain."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 def limits(settings: Settings) -> Limits:
     """What a client connection may cost."""
     return Limits(
@@ -119,7 +113,7 @@ def limits(settings: Settings) -> Limits:
 
 def listener(
     app: Any,
-    http: type[asyncio.Protocol],
+    http: type[HttpServerProtocol],
     *,
     grace_seconds: float,
     ws: type[WebSocketServerProtocol] = WebSocketServerProtocol,
@@ -147,7 +141,8 @@ def listener(
             date_header=False,
             # Typed as whole seconds, used as those of asyncio.wait_for.
             timeout_graceful_shutdown=grace_seconds,  # type: ignore[arg-type]
-        )
+        ),
+        http.responders,
     )
 
 

@@ -361,11 +361,8 @@ class DirectForward:
         if self._connection is not None:
             self._connection.resume_reading()
 
-    def cancel(self, msg: str = "") -> None:
-        """The server ends. As that of a task, not at once."""
-        asyncio.get_running_loop().call_soon(self._cancelled)
-
-    def _cancelled(self) -> None:
+    def cancel(self) -> None:
+        """The drain deadline has passed."""
         if self._ended:
             return
         if self._exchange.started:

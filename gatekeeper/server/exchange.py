@@ -14,6 +14,7 @@ from gatekeeper.http.grammar import TOKEN_BYTES, is_field_value, is_token
 from gatekeeper.http.headers import HeaderList
 from gatekeeper.http.request_head import RequestHead
 from gatekeeper.http.types import ASGIApp, Message, Scope
+from gatekeeper.server.responders import Responder, Responders
 from gatekeeper.server.scope import ScopeFactory
 
 # What serve.py filters and operators know: the voice of the server, whichever protocol class it runs.
@@ -53,19 +54,6 @@ def response_head_lines(status: int, reason: bytes, headers: Iterable[tuple[byte
     return b"".join((_first_line(status, reason), *[b"%b: %b\r\n" % pair for pair in headers]))
 
 
-class Responder(Protocol):
-    """Who answers a request without an application: by `Exchange.send_head` and `send_body`, from callbacks."""
-
-    def client_left(self) -> None:
-        """Nothing more is to be sent."""
-
-    def client_writable(self) -> None:
-        """The client takes more, after `Exchange.is_full`."""
-
-    def cancel(self, msg: str = "") -> None:
-        """The server ends and waits no longer. Called as that of a task."""
-
-
 class ClientConnection(Protocol):
     """What an exchange needs of the connection it runs on."""
 
@@ -94,8 +82,8 @@ class ClientConnection(Protocol):
         """Has the application answer, or `app`."""
 
     @property
-    def responders(self) -> set[Responder]:
-        """Those of the server whose answers are under way."""
+    def responders(self) -> Responders:
+        """The registry of the listener."""
 
 
 class Framing(Enum):

@@ -22,8 +22,9 @@ from gatekeeper.http.request_head import HeadReader, Limits, RequestHead, Reques
 from gatekeeper.http.types import ASGIApp, Scope
 from gatekeeper.http.websocket_handshake import asks_for_websocket, check_handshake, serialize_handshake
 from gatekeeper.server.deadline import Deadline, StallTimer
-from gatekeeper.server.exchange import Exchange, Responder
+from gatekeeper.server.exchange import Exchange
 from gatekeeper.server.rejection import ErrorResponse, RejectedRequest, RenderError, serialize_error
+from gatekeeper.server.responders import Responders
 from gatekeeper.server.scope import ScopeFactory
 
 _log = logging.getLogger("uvicorn.error")
@@ -75,10 +76,10 @@ class HttpServerProtocol(asyncio.Protocol):
         "_stall",
         "_state",
         "_transport",
-        "responders",
         "writable",
     )
 
+    responders: Responders
     _limits: Limits
     _render_error: RenderError
     _on_overload: Callable[[], None]
@@ -96,8 +97,6 @@ class HttpServerProtocol(asyncio.Protocol):
         self._state = server_state
         # Typed as a set of uvicorn's own classes, used for their `shutdown` and their number.
         self._connections = cast("set[asyncio.Protocol]", server_state.connections)
-        # uvicorn waits for them, and cancels them in the end, as it does its tasks.
-        self.responders = cast("set[Responder]", server_state.tasks)
         self._app_state = app_state
         self._loop = _loop or asyncio.get_running_loop()
         self._phase = _HEAD
@@ -433,7 +432,7 @@ def http_protocol(
     on_overload: Callable[[], None] = _nothing,
     fast_path: FastPath = no_fast_path,
     on_client_left: OnClientLeft = _nothing,
-) -> type[asyncio.Protocol]:
+) -> type[HttpServerProtocol]:
     """Return the protocol class for `uvicorn.Config(http=…)`.
 
     `render_error` writes the responses to rejected requests. `on_overload` is called for each connection over the
@@ -444,6 +443,7 @@ def http_protocol(
 
     class ConfiguredHttpProtocol(HttpServerProtocol):
         __slots__ = ()
+        responders = Responders()
         _limits = limits
         _render_error = staticmethod(render_error)
         _on_overload = staticmethod(on_overload)
