@@ -1,49 +1,46 @@
-"""The rules that bind several settings: which keys go together, which addresses may be one."""
+"""Rules that bind several settings: keys that exclude each other, addresses that must differ."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from gatekeeper.settings.fields import SettingFields
 from gatekeeper.settings.grammars import ALGORITHMS, LOGIN_CHECK_WORDS, ListenAddress, is_loopback
 from gatekeeper.settings.types import env_name
 
-if TYPE_CHECKING:
-    from gatekeeper.settings.model import Settings
-
-
 _KEYS = ("jwt_secret", "jwt_public_key", "jwks_url")
-# What the kind of key follows from.
+# The settings that decide the kind of key.
 _ALL_KEYS = (*_KEYS, "signing_key", "tokens")
 
 
 class Conflict(NamedTuple):
-    """A problem that no field has by itself. `fields` are those it follows from: where one of them could not be read,
-    the conflict may be none."""
+    """A problem of several fields together. `fields` are those it depends on: where one of them could not be read,
+    the conflict is uncertain and not reported."""
 
     fields: frozenset[str]
     problem: str
 
 
-def conflicts(settings: Settings) -> Iterator[Conflict]:
-    """Every conflict between settings that are each good."""
+def conflicts(settings: SettingFields) -> Iterator[Conflict]:
+    """Yield every conflict between settings that are valid one by one."""
     yield from _key_conflicts(settings)
     yield from _issue_conflicts(settings)
     yield from _address_conflicts(settings)
 
 
 def mixed_keys(fields: Iterable[str]) -> Conflict | None:
-    """The conflict of an HMAC secret with public keys among the fields that are set, whatever they hold."""
+    """Find an HMAC secret and public keys among the names of the fields that are set; their values do not matter."""
     present = set(fields)
     given = [name for name in _KEYS if name in present]
     if len(given) < 2 or "jwt_secret" not in given:
         return None
     names = " and ".join(env_name(name) for name in given)
-    return Conflict(frozenset(), f"{names}: set together; accepted: HMAC secrets, or public keys and a key set")
+    return Conflict(frozenset(), f"{names}: set together; accepted: either HMAC secrets, or public keys and a key set")
 
 
-def _key_conflicts(settings: Settings) -> Iterator[Conflict]:
+def _key_conflicts(settings: SettingFields) -> Iterator[Conflict]:
     names = (*_KEYS, "signing_key") if settings.tokens == "issue" else _KEYS
     given = [name for name in names if getattr(settings, name)]
     found = [_missing_key(settings), mixed_keys(given), _mixed_signing_key(settings)]
@@ -59,7 +56,7 @@ def _key_conflicts(settings: Settings) -> Iterator[Conflict]:
         )
 
 
-def _missing_key(settings: Settings) -> Conflict | None:
+def _missing_key(settings: SettingFields) -> Conflict | None:
     names, use = list(_KEYS), "verified with"
     if settings.tokens == "issue":
         names, use = ["signing_key", "jwt_secret"], f"signed with while {env_name('tokens')} is issue"
@@ -71,8 +68,8 @@ def _missing_key(settings: Settings) -> Conflict | None:
     )
 
 
-def _mixed_signing_key(settings: Settings) -> Conflict | None:
-    """The conflict of signing keys of one kind with keys of the other that verify."""
+def _mixed_signing_key(settings: SettingFields) -> Conflict | None:
+    """Find signing keys of one kind beside verification keys of the other."""
     if settings.tokens == "observe" or not settings.signing_key:
         return None
     ours, theirs, names = "HMAC secrets", "public keys", ["jwt_public_key", "jwks_url"]
@@ -83,15 +80,15 @@ def _mixed_signing_key(settings: Settings) -> Conflict | None:
         return None
     return Conflict(
         frozenset(_ALL_KEYS),
-        f"{env_name('signing_key')} and {given}: {ours} and {theirs} set together; accepted: HMAC secrets alone, or "
-        "private keys, public keys and a key set",
+        f"{env_name('signing_key')} and {given}: {ours} and {theirs} set together; accepted: either HMAC "
+        "secrets, or private keys, public keys and a key set",
     )
 
 
-def _issue_conflicts(settings: Settings) -> Iterator[Conflict]:
+def _issue_conflicts(settings: SettingFields) -> Iterator[Conflict]:
     if settings.tokens == "observe":
         return
-    # Without a login path nobody asks: the application hands out the tokens itself (docs/python.md).
+    # Without login paths there is no password to check: the application hands out the tokens itself (docs/python.md).
     if settings.login_check_url is None and settings.login_paths:
         yield Conflict(
             frozenset({"tokens", "login_check_url", "login_paths"}),
@@ -101,20 +98,20 @@ def _issue_conflicts(settings: Settings) -> Iterator[Conflict]:
     if settings.jwt_user_claim in settings.login_claims:
         yield Conflict(
             frozenset({"tokens", "login_claims", "jwt_user_claim"}),
-            f"{env_name('login_claims')}: names {settings.jwt_user_claim!r}, in which Gatekeeper puts the user "
-            f"({env_name('jwt_user_claim')}); accepted: other names",
+            f"{env_name('login_claims')}: read {','.join(settings.login_claims)!r}, which names the claim of the user "
+            f"({env_name('jwt_user_claim')} is {settings.jwt_user_claim!r}); accepted: other names",
         )
 
 
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
 
 
-def _address_conflicts(settings: Settings) -> Iterator[Conflict]:
+def _address_conflicts(settings: SettingFields) -> Iterator[Conflict]:
     listen, ops = settings.listen, settings.ops_listen
     if ops is not None and _overlap(listen, ops):
         yield Conflict(
             frozenset({"listen", "ops_listen"}),
-            f"{env_name('ops_listen')}: read '{ops}', which {env_name('listen')} takes ('{listen}'); "
+            f"{env_name('ops_listen')}: read '{ops}', which overlaps {env_name('listen')} ('{listen}'); "
             "accepted: another address, or off",
         )
     if settings.upstream_url is not None and _reaches(_upstream_address(settings.upstream_url), listen):
@@ -123,7 +120,7 @@ def _address_conflicts(settings: Settings) -> Iterator[Conflict]:
             f"{env_name('upstream_url')}: read {settings.upstream_url!r}, which is Gatekeeper's own "
             f"{env_name('listen')} ('{listen}'); accepted: the backend's address",
         )
-    # Without a backend nothing listens there: the middleware's server has an address of its own.
+    # Without a backend LISTEN is not used: the middleware's server has its own address.
     if settings.upstream_url is not None and _checks_itself(settings):
         yield Conflict(
             frozenset({"listen", "upstream_url", "tokens", "login_check_url"}),
@@ -132,7 +129,7 @@ def _address_conflicts(settings: Settings) -> Iterator[Conflict]:
         )
 
 
-def _checks_itself(settings: Settings) -> bool:
+def _checks_itself(settings: SettingFields) -> bool:
     url = settings.login_check_url
     if settings.tokens == "observe" or url is None or url.startswith("/"):
         return False
@@ -140,7 +137,7 @@ def _checks_itself(settings: Settings) -> bool:
 
 
 def _overlap(one: ListenAddress, other: ListenAddress) -> bool:
-    """Whether only one of two addresses can be listened on."""
+    """Return true where only one of two addresses can be listened on."""
     if one.path is not None or other.path is not None:
         return one.path == other.path
     hosts = {_host(one), _host(other)}
@@ -148,7 +145,7 @@ def _overlap(one: ListenAddress, other: ListenAddress) -> bool:
 
 
 def _reaches(target: ListenAddress, listen: ListenAddress) -> bool:
-    """Whether a connection to `target` certainly ends at `listen`: another host's name may have the same port."""
+    """Return true where a connection to `target` certainly reaches `listen`; the same port on another host does not."""
     if target.path is not None or listen.path is not None:
         return target.path == listen.path
     local = listen.host in _WILDCARDS and (target.host in _WILDCARDS or is_loopback(target.host))

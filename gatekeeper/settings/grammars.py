@@ -1,7 +1,7 @@
-"""The grammars of settings that are more than a number or a word: addresses, URLs, networks, path patterns, headers.
+"""Parsers of structured settings: addresses, URLs, networks, path patterns, header names.
 
-Each parser takes one item of text without surrounding spaces and raises `ValueError` with a verb phrase. All are
-linear in the text: there are no regular expressions from operators, so none can be slow or unanchored.
+Each parser takes one text without surrounding spaces and raises `ValueError` with a verb phrase (see `types`). All run
+in linear time. Operators write no regular expressions, so no setting can be a slow or an unanchored one.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from urllib.parse import SplitResult, urlsplit
 
 from gatekeeper.http.grammar import TOKEN_CHAR
 
-# Names of header fields and of cookies.
+# Names of header fields, and of cookies (RFC 6265 section 4.1.1).
 _TOKEN = re.compile(f"{TOKEN_CHAR.decode()}{{1,128}}")
 _QUERY_NAME = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 _HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_.])?")
-# `sun_path` holds 108 bytes with its final zero (unix(7)).
+# `sun_path` holds 108 bytes, the final zero included (unix(7)).
 _SOCKET_PATH_BYTES = 107
 
 ALGORITHMS = {
@@ -30,7 +30,7 @@ ALGORITHMS = {
     ),
 }
 
-# What Gatekeeper sets in the tokens that it issues, and what says which kind of token one is (rule 5.1).
+# Claims that Gatekeeper sets in the tokens it issues, and claims that tell the kind of a token (rule 5.1).
 OWN_CLAIMS = (
     *("iss", "sub", "aud", "exp", "nbf", "iat", "jti", "sid", "auth_time"),
     *("token_type", "token_use", "type", "typ"),
@@ -41,7 +41,7 @@ PATTERN_WORDS = (
 )
 LOGIN_CHECK_WORDS = "a path of the backend, such as /internal/login, or an http:// or https:// URL without a user"
 
-# Gatekeeper or the protocol sets these itself; an identity in one of them would break the request or be lost.
+# Gatekeeper or HTTP uses these headers: an identity in one of them would break the request or be lost.
 _RESERVED_HEADERS = frozenset(
     {
         *("authorization", "connection", "content-encoding", "content-length", "content-type", "cookie", "date"),
@@ -55,7 +55,7 @@ _RESERVED_HEADERS = frozenset(
 
 @dataclass(frozen=True)
 class ListenAddress:
-    """Where to listen: `host` and `port` (0 for a free one), or else the `path` of a unix socket."""
+    """An address to listen on: `host` and `port` (0: any free port), or else the `path` of a Unix socket."""
 
     host: str | None = None
     port: int | None = None
@@ -68,7 +68,7 @@ class ListenAddress:
 
 
 class IdentityHeader(NamedTuple):
-    """A header for the backend. `kind`: `sub`, `session`, `roles` or `claim`; `claim` is that kind's claim name."""
+    """A header for the backend. `kind`: `sub`, `session`, `roles` or `claim`; with the last, `claim` is its name."""
 
     name: str
     kind: str
@@ -76,14 +76,14 @@ class IdentityHeader(NamedTuple):
 
 
 def parse_listen(text: str) -> ListenAddress:
-    """`host:port`, `[v6]:port` or `unix:/path`."""
+    """Parse `host:port`, `[v6]:port` or `unix:/path`."""
     if text.startswith("unix:"):
         return ListenAddress(path=_socket_path(text.removeprefix("unix:")))
     host, colon, port = text.rpartition(":")
     if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
         raise ValueError("has no port from 0 to 65535 after its last colon")
     if not host or host == "*":
-        raise ValueError(f"names no host (every address is 0.0.0.0:{port} or [::]:{port})")
+        raise ValueError(f"names no host (write 0.0.0.0:{port} or [::]:{port} for every address)")
     if host.startswith("[") and host.endswith("]") and ":" in host:
         host = host[1:-1]
     elif ":" in host:
@@ -93,7 +93,7 @@ def parse_listen(text: str) -> ListenAddress:
 
 
 def parse_upstream(text: str) -> str:
-    """`http://host[:port]`, `https://…` or `http+unix:///path`; a single final slash is dropped."""
+    """Parse `http://host[:port]`, `https://…` or `http+unix:///path`. A single slash at the end is dropped."""
     scheme, _, rest = text.partition("://")
     if scheme.lower() == "http+unix":
         if not rest.startswith("/"):
@@ -108,12 +108,13 @@ def parse_upstream(text: str) -> str:
 
 
 def parse_key_set_url(text: str) -> str:
+    """Parse an http or https URL without a user."""
     split_url(text, ("http", "https"))
     return text
 
 
 def parse_login_check(text: str) -> str:
-    """A path of the backend, or a URL."""
+    """Parse a path of the backend, or an http or https URL without a user."""
     if not text.startswith("/"):
         split_url(text, ("http", "https"))
         return text
@@ -126,8 +127,8 @@ def parse_login_check(text: str) -> str:
 
 
 def split_url(text: str, schemes: tuple[str, ...], *, userinfo: bool = False) -> SplitResult:
-    """The parts of a URL with a host and one of `schemes`; no fragment, and no user part unless `userinfo`."""
-    # `urlsplit` silently drops tabs and newlines and takes spaces for part of a host.
+    """Split a URL that has one of `schemes`, a host, no fragment, and a user part only where `userinfo` is true."""
+    # `urlsplit` drops tabs and newlines silently, and accepts spaces in a host.
     if re.search(r"[\x00-\x20\x7f-\U0010ffff\\]", text):
         raise ValueError("has a space, a backslash, or a character outside ASCII")
     try:
@@ -148,7 +149,7 @@ def split_url(text: str, schemes: tuple[str, ...], *, userinfo: bool = False) ->
 
 
 def is_loopback(host: str | None) -> bool:
-    """Whether a host name or address is this host for certain."""
+    """Return true where a host name or address certainly means this host."""
     if host is None:
         return False
     try:
@@ -158,21 +159,22 @@ def is_loopback(host: str | None) -> bool:
 
 
 def parse_network(text: str) -> IPv4Network | IPv6Network:
+    """Parse a network in CIDR form, or a single address; never all addresses."""
     if text == "*":
-        raise ValueError("would believe every client's word about its own address")
+        raise ValueError("lets every client choose its own address")
     try:
         network = ip_network(text, strict=False)
     except ValueError:
         raise ValueError("is not a network") from None
     if network.prefixlen == 0:
-        raise ValueError("would believe every client's word about its own address")
+        raise ValueError("lets every client choose its own address")
     if "/" in text and str(ip_address(text.partition("/")[0])) != str(network.network_address):
-        raise ValueError(f"is an address inside {network}: write the network, or the address alone")
+        raise ValueError(f"is an address inside {network} (write the network, or the address alone)")
     return network
 
 
 def parse_pattern(text: str) -> str:
-    """`/exact`, `/prefix/*`, `*/glob`, optionally after a method in capitals and one space."""
+    """Parse `/exact`, `/prefix/*` or `*/glob`, optionally after a method in capitals and one space."""
     method, space, pattern = text.rpartition(" ")
     if space and not re.fullmatch(r"[A-Z]{1,20}(?:-[A-Z]{1,20})?", method):
         raise ValueError("does not have a method in capitals and one space before its path")
@@ -182,31 +184,32 @@ def parse_pattern(text: str) -> str:
         raise ValueError("has a query or a fragment")
     if re.search(r"[/(]\.\*|\$$", pattern) or re.search(r"[\[\]{}|^\\]", pattern):
         raise ValueError("looks like a regular expression")
-    # A path is matched in its resolved readings too, in which dot segments never occur: such a pattern matches nothing.
+    # Paths are also matched with their dot segments resolved (rule 3.2), so a pattern with one would never match.
     _check_path(pattern)
     return text
 
 
 def _check_path(path: str) -> None:
     if not re.fullmatch(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%(?!00)[0-9A-Fa-f]{2})+", path):
-        raise ValueError("has a character that no path may have (percent-encode it)")
+        raise ValueError("has a character that is not allowed in a path (percent-encode it)")
     if re.search(r"//|/\.\.?(?:/|$)", path):
         raise ValueError("has a doubled slash or a dot segment")
 
 
 def parse_credential_pattern(text: str) -> str:
-    """A pattern of login, refresh or logout paths. What it matches passes without a verdict, so not everything."""
+    """Parse a pattern of login, refresh or logout paths. Requests for them pass unchecked, so it must not match all."""
     if matches_everything(parse_pattern(text)):
-        raise ValueError("would let every request pass without a verdict")
+        raise ValueError("lets every request pass unchecked")
     return text
 
 
 def matches_everything(pattern: str) -> bool:
+    """Return true for a pattern that matches every path, such as `*`, `/*` or `GET /*`."""
     return pattern.rpartition(" ")[2].strip("*") in ("", "/") and "*" in pattern
 
 
 def parse_identity_header(text: str) -> IdentityHeader:
-    """`Header-Name=kind`, kind being `sub`, `session`, `roles` or `claim:<name>`."""
+    """Parse `Header-Name=kind`; the kind is `sub`, `session`, `roles` or `claim:<name>`."""
     name, equals, kind = text.partition("=")
     if not equals:
         raise ValueError("has no =")
@@ -214,7 +217,7 @@ def parse_identity_header(text: str) -> IdentityHeader:
         raise ValueError("does not start with a header name")
     folded = fold_header(name)
     if folded in _RESERVED_HEADERS or folded.startswith("x-gatekeeper-"):
-        raise ValueError("names a header that Gatekeeper or HTTP needs for itself")
+        raise ValueError("names a header that Gatekeeper or HTTP itself uses")
     if kind in ("sub", "session", "roles"):
         return IdentityHeader(name, kind, None)
     if kind.startswith("claim:") and kind != "claim:":
@@ -223,27 +226,29 @@ def parse_identity_header(text: str) -> IdentityHeader:
 
 
 def fold_header(name: str) -> str:
-    """A header name as a lenient backend reads it: `X_User.Id` is `x-user-id` to CGI, WSGI and PHP."""
+    """Normalise a header name as lenient backends do: `X_User.Id` is `x-user-id` to CGI, WSGI and PHP."""
     return re.sub(r"[_.]", "-", name.lower())
 
 
 def parse_token_source(text: str) -> str:
+    """Parse `header`, `subprotocol`, `cookie:NAME` or `query:NAME`."""
     kind, colon, name = text.partition(":")
     if text in ("header", "subprotocol"):
         return text
     if colon and ((kind == "cookie" and _TOKEN.fullmatch(name)) or (kind == "query" and _QUERY_NAME.fullmatch(name))):
         return text
-    raise ValueError("is no token source")
+    raise ValueError("is not a token source")
 
 
 def parse_algorithm(text: str) -> str:
+    """Parse the name of a JWS algorithm."""
     if text not in (*ALGORITHMS["hmac"], *ALGORITHMS["public"]):
         raise ValueError("is not an accepted algorithm")
     return text
 
 
 def parse_exemption(text: str) -> str:
-    """A user, or `role:<name>`."""
+    """Parse a user, or `role:<name>`."""
     if text == "role:":
         raise ValueError("names no role")
     if len(text.encode()) > 512:
@@ -252,21 +257,23 @@ def parse_exemption(text: str) -> str:
 
 
 def parse_dotted_claim(text: str) -> str:
+    """Parse the name of a claim, or a path of names joined by dots."""
     if "" in text.split("."):
         raise ValueError("has an empty part between its dots")
     return text
 
 
 def parse_login_claim(text: str) -> str:
+    """Parse the name of a claim that a login check may supply."""
     if text in OWN_CLAIMS:
-        raise ValueError("is set by Gatekeeper or says what a token is")
+        raise ValueError("is reserved for Gatekeeper")
     if len(text) > 256:
         raise ValueError("has over 256 characters")
     return text
 
 
 def parse_pointer(text: str) -> str:
-    """A JSON pointer (RFC 6901, section 3) to a member: the empty one, to the whole document, is none."""
+    """Parse a JSON pointer (RFC 6901 section 3) to a member. The empty pointer means the document, so it is refused."""
     if not text.startswith("/"):
         raise ValueError("does not start with /")
     if re.search(r"~(?![01])", text):
@@ -277,7 +284,8 @@ def parse_pointer(text: str) -> str:
 
 
 def parse_key_prefix(text: str) -> str:
-    # Braces would move the hash slot of a user's keys; the others are wildcards of KEYS and SCAN.
+    """Parse the prefix of the keys in the store."""
+    # Braces would change the hash slot of a user's keys; the other characters are wildcards of KEYS and SCAN.
     if not re.fullmatch(r"[!-~]{1,64}", text) or re.search(r"[{}*?\[\]\\]", text):
         raise ValueError("has a brace, a wildcard, a space, or over 64 characters")
     return text
@@ -297,38 +305,40 @@ def _check_host(host: str) -> None:
     try:
         ip_address(host)
     except ValueError:
-        # Digits and dots alone are a mistyped address: no host name ends in a number (RFC 1123, 2.1).
+        # Digits and dots alone are a mistyped address: no host name ends in a number (RFC 1123 section 2.1).
         if not _HOST_NAME.fullmatch(host) or re.fullmatch(r"[0-9.]+", host):
             raise ValueError("has no host name or address") from None
 
 
 def parse_origin(text: str) -> str:
-    """An origin as browsers send it (RFC 6454 section 6.2): scheme and host, and the port where it is not the usual."""
+    """Parse an origin as browsers send it (RFC 6454 section 6.2): scheme, host, and the port unless the default."""
     if text == "*":
-        raise ValueError("would let every page read the answers of a signed-in user")
+        raise ValueError("lets every page read the responses to a signed-in user")
     parts = split_url(text, ("http", "https"))
-    usual = {"http": 80, "https": 443}[parts.scheme]
-    if parts.path or "?" in text or text != text.lower() or parts.port == usual:
-        raise ValueError("is not as browsers send it: lower case, no path, no query, no usual port")
+    default_port = {"http": 80, "https": 443}[parts.scheme]
+    if parts.path or "?" in text or text != text.lower() or parts.port == default_port:
+        raise ValueError("is not in the form that browsers send (lower case, no path, no query, no default port)")
     return text
 
 
 def parse_rate(text: str) -> tuple[int, float]:
-    """`50/s`, `10/15m`: a number of calls, and the seconds in which they may come."""
+    """Parse `50/s` or `10/15m` into a number of calls and the seconds of the period."""
     match = re.fullmatch(r"([0-9]{1,7})/([0-9]*)(s|m|h)", text)
     if match is None or int(match[1]) < 1:
         raise ValueError("is not a rate")
     number, count, unit = match.groups()
     seconds = int(count or 1) * {"s": 1, "m": 60, "h": 3600}[unit]
     if not 0 < seconds <= 86400:
-        raise ValueError("is not over a period from 1s to 24h")
+        raise ValueError("has a period that is not from 1s to 24h")
     return int(number), float(seconds)
 
 
 def parse_geo(text: str) -> str:
-    """`off`, `country`, or the path of a file that is there."""
+    """Parse `off`, `country`, or the path of an existing file."""
     if text in {"off", "country"}:
         return text
     if not Path(text).is_file():
-        raise ValueError("is no file" if "/" in text or text.endswith(".mmdb") else "is none of these")
+        raise ValueError(
+            "is not a file" if "/" in text or text.endswith(".mmdb") else "is not one of the accepted words"
+        )
     return text

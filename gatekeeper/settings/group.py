@@ -1,4 +1,4 @@
-"""What the groups of settings share: how a field is written down, and that nothing but arguments fills it."""
+"""The base of the groups of settings, and the way to declare a field."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ def setting(
     alias: str | None = None,
     alias_unit: str = "",
 ) -> Any:
-    """A field that is a setting. `source.SettingInfo` says what the arguments are; `meaning` is in Markdown."""
+    """Declare a field that is a setting.
+
+    `meaning` is Markdown for docs/settings.md; `source.SettingInfo` describes the other arguments.
+    """
     info: JsonDict = {
         "group": group,
         "default_text": default_text,
@@ -31,7 +34,7 @@ def setting(
 
 
 class SettingsGroup(BaseSettings):
-    """Some of the settings: a base of `Settings`."""
+    """A group of settings: one of the bases of `Settings`. Filled from arguments only, never from the environment."""
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
 
@@ -44,5 +47,5 @@ class SettingsGroup(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # The environment is read by `load` alone, which is told which environment that is.
+        # `load` reads the environment, from the mapping that its caller chooses.
         return (init_settings,)

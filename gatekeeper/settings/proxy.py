@@ -1,4 +1,4 @@
-"""The settings of the front: the backend, the listeners, what passes, what is told, how much of it."""
+"""Settings of the proxy: backend, listeners, limits, trusted proxies, headers for the backend, dialects, logs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gatekeeper.settings.types import (
     size,
 )
 
-DIALECT_NAMES = tuple(DIALECTS)
+_DIALECT_NAMES = tuple(DIALECTS)
 
 _setting = partial(setting, group="Proxy")
 
@@ -32,7 +32,7 @@ _RATE = or_off(SettingReader(parse=grammar.parse_rate, accepted="number/period, 
 
 
 class ProxySettings(SettingsGroup):
-    """The first group of docs/settings.md."""
+    """The first group of docs/settings.md: "Proxy"."""
 
     upstream_url: Annotated[
         str | None,
@@ -40,59 +40,62 @@ class ProxySettings(SettingsGroup):
             parse=grammar.parse_upstream,
             accepted="http://host[:port], https://host[:port] or http+unix:///path.sock, without a path or a user",
         ),
-    ] = _setting(None, "The backend.", default_text="required by `serve`", example="http://127.0.0.1:8080")
+    ] = _setting(
+        None, "The address of the backend.", default_text="required by `serve`", example="http://127.0.0.1:8080"
+    )
     upstream_connect_timeout: Annotated[float, duration("10ms", "5m")] = _setting(
-        "5s", "How long connecting to the backend may take."
+        "5s", "The longest time that connecting to the backend may take."
     )
     upstream_timeout: Annotated[float, duration("10ms", "24h")] = _setting(
-        "60s", "How long the backend may be silent; not a bound on the whole answer: a stream may last."
+        "60s",
+        "The longest silence of the backend while its response is due. The whole response may last longer.",
     )
     upstream_transport: Annotated[Literal["native", "httpx"], choice("native", "httpx")] = _setting(
         "native",
-        "The client that speaks to the backend: `native` is Gatekeeper's own, over HTTP/1.1; `httpx` speaks HTTP/2 to "
-        "`https://` backends that offer it, and over HTTP/1.1 is some thirty times slower, and passes neither trailers "
-        "nor interim answers.",
+        "The HTTP client for the backend. `native` is Gatekeeper's own and speaks HTTP/1.1. `httpx` also speaks HTTP/2 "
+        "to `https://` backends that offer it; over HTTP/1.1 it is some thirty times slower, and it passes neither "
+        "trailers nor interim responses (1xx).",
     )
     upstream_ca_file: Annotated[Path | None, ca_file()] = _setting(
         None,
-        "Authorities that sign the backend's certificate.",
+        "The certificate authorities for the backend's certificate.",
         default_text="the system's",
         example="/etc/ssl/certs/backend-ca.pem",
     )
     listen: Annotated[
         ListenAddress, SettingReader(parse=grammar.parse_listen, accepted="host:port, [v6]:port or unix:/path")
-    ] = _setting("127.0.0.1:8000", "Where clients connect; port 0 is any free one.")
+    ] = _setting("127.0.0.1:8000", "The address that clients connect to. Port 0 takes any free port.")
     ops_listen: Annotated[
         ListenAddress | None,
         or_off(SettingReader(parse=grammar.parse_listen, accepted="host:port, [v6]:port or unix:/path")),
-    ] = _setting("127.0.0.1:9090", "Health and metrics, on a port of their own.")
-    workers: Annotated[int, integer(1, 256)] = _setting("1", "Processes.")
+    ] = _setting("127.0.0.1:9090", "The address of health checks and metrics, apart from that for clients.")
+    workers: Annotated[int, integer(1, 256)] = _setting("1", "The number of worker processes.")
     max_header_bytes: Annotated[int, size("1KiB", "1MiB")] = _setting(
-        "64KiB", "The most that the request line, the headers and the trailers of one request may have together; 431."
+        "64KiB", "The largest size of the request line, headers and trailers of one request together; above it, 431."
     )
     max_headers: Annotated[int, integer(10, 10_000)] = _setting(
-        "100", "The most headers and trailers that one request may have; 431."
+        "100", "The largest number of headers and trailers of one request; above it, 431."
     )
     header_timeout: Annotated[float, duration("10ms", "1h")] = _setting(
-        "10s", "How long the head of a request may take to arrive; 408."
+        "10s", "The longest time that the head of a request may take to arrive; then 408."
     )
     body_timeout: Annotated[float, duration("10ms", "1h")] = _setting(
-        "30s", "How long a client may be silent inside a body; 408."
+        "30s", "The longest silence of a client within a request body; then 408."
     )
     keepalive_timeout: Annotated[float, duration("1s", "1h")] = _setting(
-        "75s", "How long an idle client connection stays open."
+        "75s", "The time that an idle client connection stays open."
     )
     max_connections: Annotated[int, integer(1, 1_000_000)] = _setting(
-        "10000", "The most client connections of one worker; over it, connections are closed as they come."
+        "10000", "The largest number of client connections of one worker; further ones are closed at once."
     )
     max_body: Annotated[int | None, or_off(size("1B", "1TiB"))] = _setting(
-        "off", "The largest body of a request; 413.", example="10MB"
+        "off", "The largest request body; above it, 413.", example="10MB"
     )
     shutdown_delay: Annotated[float, duration("0s", "1h")] = _setting(
-        "0s", "After SIGTERM: how long requests are still accepted."
+        "0s", "The time after SIGTERM in which new requests are still accepted."
     )
     shutdown_grace: Annotated[float, duration("0s", "1h")] = _setting(
-        "30s", "After that: how long requests in flight may take to finish."
+        "30s", "The time after `SHUTDOWN_DELAY` in which running requests may finish."
     )
     trusted_proxies: Annotated[
         tuple[IPv4Network | IPv6Network, ...],
@@ -104,8 +107,8 @@ class ProxySettings(SettingsGroup):
         ),
     ] = _setting(
         "none",
-        "Networks whose forwarding headers are believed; the client's address is the right-most one that is not in "
-        "them.",
+        "The networks of your proxies, whose forwarding headers (such as `X-Forwarded-For`) are believed. The client's "
+        "address is the right-most one that is not in these networks.",
     )
     identity_headers: Annotated[
         tuple[IdentityHeader, ...],
@@ -118,23 +121,25 @@ class ProxySettings(SettingsGroup):
         ),
     ] = _setting(
         "X-User-Id=sub,X-Session-Id=session,X-User-Roles=roles",
-        "What the backend is told: the user, the integer id of the session, the roles joined by commas, a claim. "
-        "With none it is told nothing.",
+        "The headers that identify the client to the backend: `sub` is the user, `session` the integer id of the "
+        "session, `roles` the roles joined by commas, `claim:<name>` a claim. With `none` the backend gets none.",
     )
-    forward_authorization: Annotated[bool, boolean()] = _setting("true", "Pass an admitted client's token on.")
+    forward_authorization: Annotated[bool, boolean()] = _setting(
+        "true", "Pass the token of an admitted client on to the backend."
+    )
     public_paths: Annotated[tuple[str, ...], _PUBLIC_PATTERNS] = _setting(
-        "none", "Paths that need no session; `*` matches `/` too."
+        "none", "Paths that need no session. `*` also matches `/`."
     )
     dialects: Annotated[
         tuple[str, ...],
         ListReader(
-            parse=choice(*DIALECT_NAMES).parse,
-            accepted=f"names out of {', '.join(DIALECT_NAMES)} separated by commas; or none",
+            parse=choice(*_DIALECT_NAMES).parse,
+            accepted=f"names out of {', '.join(_DIALECT_NAMES)} separated by commas; or none",
             none="word",
         ),
-    ] = _setting(",".join(DIALECT_NAMES), "The session APIs that Gatekeeper speaks.")
-    error_dialect: Annotated[str, choice(*DIALECT_NAMES)] = _setting(
-        "fastapi", "Whose error shape an answer takes where no dialect was matched."
+    ] = _setting(",".join(_DIALECT_NAMES), "The session APIs that Gatekeeper serves (docs/dialects.md).")
+    error_dialect: Annotated[str, choice(*_DIALECT_NAMES)] = _setting(
+        "fastapi", "The dialect of error responses on paths that belong to no dialect."
     )
     cors_origins: Annotated[
         tuple[str, ...],
@@ -143,26 +148,29 @@ class ProxySettings(SettingsGroup):
             accepted="origins separated by commas, such as https://app.example.com; or none; never *",
             none="empty",
         ),
-    ] = _setting("none", "Origins whose pages may read Gatekeeper's own answers.", example="https://app.example.com")
+    ] = _setting(
+        "none", "The origins whose pages may read Gatekeeper's own responses.", example="https://app.example.com"
+    )
     language: Annotated[Literal["en", "fr"], choice("en", "fr")] = _setting(
-        "en", "The language of messages where a request asks for none: by `language` in its body or `Accept-Language`."
+        "en",
+        "The language of messages, unless a request chooses one: by `language` in its body or by `Accept-Language`.",
     )
     rate_limit: Annotated[tuple[int, float] | None, _RATE] = _setting(
         "50/s",
-        "Calls of Gatekeeper's own endpoints per user; four times that per client address; bursts of four seconds' "
-        "worth.",
+        "The rate of calls to Gatekeeper's own endpoints: for each user, four times as many for each client address. "
+        "Bursts of four seconds' worth pass.",
     )
     login_rate_limit: Annotated[tuple[int, float] | None, _RATE] = _setting(
         "10/15m",
-        "Failed logins per user name and client address together; ten times that per user name, and per client "
-        "address.",
+        "The rate of failed logins: for each pair of user name and client address, and ten times as many for each user "
+        "name and for each client address.",
     )
     debug_endpoints: Annotated[bool, boolean()] = _setting(
-        "false", "`GET /debug/session-info` for everybody; administrators always have it."
+        "false", "Open `GET /debug/session-info` to all users; administrators can always call it."
     )
     log_format: Annotated[Literal["json", "text"] | None, choice("json", "text")] = _setting(
-        None, "How log lines are written.", default_text="`json` when not a terminal, else `text`", example="json"
+        None, "The format of log lines.", default_text="`json` when not a terminal, else `text`", example="json"
     )
     log_level: Annotated[str, choice("debug", "info", "warning", "error", "critical")] = _setting(
-        "info", "The least severe lines that are written."
+        "info", "The lowest severity of log lines that are written."
     )

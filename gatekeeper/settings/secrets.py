@@ -1,4 +1,4 @@
-"""The settings that are secrets, or hold one: how they are read, and what of them may be shown."""
+"""Readers of settings that are secrets or contain one. They mask everything that must not be shown."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pydantic import SecretStr
 from gatekeeper.settings.grammars import split_url
 from gatekeeper.settings.types import MASK, SettingReader, is_path, is_unicode, read_file, single_line
 
-# RFC 7518, 3.2: a key as long as the hash. 32 bytes is HS256's, and the floor for the others too.
+# RFC 7518 section 3.2: a key as long as the hash. 32 bytes is that of HS256; rule 2.4 takes it for all three.
 _SECRET_BYTES = 32
 
-# What stands in examples, config/gatekeeper.env among them, compared without case and punctuation.
+# Placeholders of examples (config/gatekeeper.env among them), compared without case and punctuation.
 _PLACEHOLDERS = (
     *("changeme", "changethis", "changeit", "replaceme", "replacethis", "replacewith", "placeholder"),
     *("yoursecret", "yoursupersecret", "yourjwtsecret", "your256bit", "insertsecret", "examplesecret"),
 )
-# Secrets that everybody knows although they are long enough: jwt.io's and the FastAPI tutorial's.
+# Published secrets that are long enough to pass: those of jwt.io and of the FastAPI tutorial.
 _PUBLISHED_SECRETS = frozenset(
     {
         "a-string-secret-at-least-256-bits-long",
@@ -32,17 +32,17 @@ _PUBLISHED_SECRETS = frozenset(
 
 _PEM_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----\s[A-Za-z0-9+/=\s]+-----END \1-----")
 _KEY_LABELS = ("PUBLIC KEY", "RSA PUBLIC KEY", "CERTIFICATE")
-# PKCS#8, and the two older forms that openssl still writes; before an EC key it writes the curve's name too.
+# PKCS#8, and the two older forms that openssl still writes; it also writes the curve in front of an EC key.
 _PRIVATE_KEY_LABELS = ("PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY")
 _EC_PARAMETERS = "EC PARAMETERS"
 
-# No colon, which ends it, and nothing that HTTP's Basic scheme or a form would have to encode.
+# Without a colon, which ends the id, and without characters that the Basic scheme or a form would encode.
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SecretReader(SettingReader):
-    """Reads a setting of which nothing is shown."""
+    """Reads a setting of which no part is ever shown."""
 
     secret = True
 
@@ -55,11 +55,11 @@ class SecretReader(SettingReader):
 
 @dataclass(frozen=True, kw_only=True)
 class SecretLinesReader(SecretReader):
-    """Reads secrets, one a line; a comma or a space may be part of a secret, so neither separates."""
+    """Reads secrets, one a line: a comma or a space may be part of a secret."""
 
     def read(self, value: object) -> object:
         if isinstance(value, (tuple, list)):
-            # Values of another type are left for the field's own validation to refuse.
+            # The validation of the field refuses values of another type.
             if not value:
                 return ()
             texts = [self._text(item) for item in value]
@@ -74,7 +74,7 @@ class SecretLinesReader(SecretReader):
         return item.get_secret_value() if isinstance(item, SecretStr) else item
 
     def _values(self, texts: list[str]) -> tuple[object, ...]:
-        """The values of these texts, as they stand in the field. Raises `ValueError`."""
+        """Return the values of the field for these texts. Raises `ValueError`."""
         if not texts:
             raise ValueError("is empty")
         for number, text in enumerate(texts, 1):
@@ -83,7 +83,7 @@ class SecretLinesReader(SecretReader):
         return tuple(SecretStr(text) for text in texts)
 
     def _fault(self, text: str) -> str | None:
-        """Why one text is not accepted, as a verb phrase."""
+        """Return a verb phrase where a text is refused, else `None`."""
         return _weakness(text)
 
 
@@ -93,39 +93,41 @@ class HmacSecretsReader(SecretLinesReader):
 
     def read_text(self, text: str) -> object:
         if "-----BEGIN" in text:
-            raise ValueError("holds a PEM key: a public key belongs in GATEKEEPER_JWT_PUBLIC_KEY")
+            raise ValueError("holds a PEM key (a public key belongs in GATEKEEPER_JWT_PUBLIC_KEY)")
         if _is_jwk(text):
             raise ValueError(_JWK_WHY)
         return super().read_text(text)
 
 
 def hmac_secret_reader() -> SettingReader:
+    """The reader of HMAC secrets."""
     accepted = f"secrets of at least {_SECRET_BYTES} bytes, one a line, such as `openssl rand -base64 48` makes"
     return HmacSecretsReader(parse=lambda text: text, accepted=accepted)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SigningKeysReader(SecretLinesReader):
-    """Reads HMAC secrets, or else PEM private keys one after another."""
+    """Reads either HMAC secrets, or PEM private keys one after another."""
 
     def read_text(self, text: str) -> object:
         if is_pem(text):
             return _private_keys(text.replace("\\n", "\n"))
         if _is_jwk(text):
-            raise ValueError("is a JSON Web Key, which is not read: write it as PEM")
+            raise ValueError("is a JSON Web Key, which is not supported (write it as PEM)")
         return super().read_text(text)
 
     def _values(self, texts: list[str]) -> tuple[object, ...]:
-        # From Python, a block each; one kind only, so that a secret among them is text beside PEM keys.
+        # Python code gives one block an item. A secret among PEM keys is refused there as text beside them.
         return _private_keys("\n".join(texts)) if any(map(is_pem, texts)) else super()._values(texts)
 
     def _fault(self, text: str) -> str | None:
         if _names_key_file(text):
-            return "is a path: it belongs in GATEKEEPER_SIGNING_KEY_FILE"
+            return "is a path (which belongs in GATEKEEPER_SIGNING_KEY_FILE)"
         return super()._fault(text)
 
 
 def signing_key_reader() -> SettingReader:
+    """The reader of signing keys."""
     accepted = (
         f"secrets of at least {_SECRET_BYTES} bytes, one a line, or private keys as PEM without a password "
         f"({', '.join(_PRIVATE_KEY_LABELS)})"
@@ -134,7 +136,7 @@ def signing_key_reader() -> SettingReader:
 
 
 class IntrospectionClient(NamedTuple):
-    """Who may ask what a token is and end its session: a name, and the secret that proves it."""
+    """A client that may introspect and revoke tokens: its id and its secret."""
 
     id: str
     secret: SecretStr
@@ -142,19 +144,19 @@ class IntrospectionClient(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class IntrospectionClientsReader(SecretLinesReader):
-    """Reads clients as `id:secret`; a colon may be part of the secret."""
+    """Reads clients as `id:secret`, one a line; the secret may contain colons."""
 
     def _text(self, item: object) -> Any:
-        # Looser forms, which the field's own validation would take without these rules, are no clients.
+        # The validation of the field would accept looser forms, without the rules below.
         if not isinstance(item, (str, IntrospectionClient)):
-            raise ValueError("has an item that is no client")  # noqa: TRY004 - as for every other value
+            raise ValueError("has an item that is not a client")  # noqa: TRY004 - as for every other value
         return item if isinstance(item, str) else f"{item.id}:{super()._text(item.secret)}"
 
     def _values(self, texts: list[str]) -> tuple[object, ...]:
         super()._values(texts)
         pairs = [text.partition(":") for text in texts]
         if len({name for name, _, _ in pairs}) < len(pairs):
-            raise ValueError("has an id twice")
+            raise ValueError("has the same id twice")
         return tuple(IntrospectionClient(name, SecretStr(secret)) for name, _, secret in pairs)
 
     def _fault(self, text: str) -> str | None:
@@ -162,7 +164,7 @@ class IntrospectionClientsReader(SecretLinesReader):
         if not colon:
             return "has no colon between an id and a secret"
         if not _CLIENT_ID.fullmatch(name):
-            return "has an id that is not 1 to 128 of A-Z a-z 0-9 . _ ~ -"
+            return "has an id that is not 1 to 128 characters of A-Z a-z 0-9 . _ ~ -"
         if not re.fullmatch(r"[!-~]*", secret):
             return "has a secret with a space or a character outside printable ASCII"
         why = super()._fault(secret)
@@ -170,13 +172,14 @@ class IntrospectionClientsReader(SecretLinesReader):
 
 
 def introspection_client_reader() -> SettingReader:
+    """The reader of introspection clients."""
     accepted = (
         f"id:secret, one a line, each id once, the secrets of at least {_SECRET_BYTES} printable ASCII characters"
     )
     return IntrospectionClientsReader(parse=lambda text: text, accepted=accepted)
 
 
-_JWK_WHY = "is a JSON Web Key: a key set belongs behind GATEKEEPER_JWKS_URL"
+_JWK_WHY = "is a JSON Web Key (a key set is read from GATEKEEPER_JWKS_URL)"
 
 
 def _is_jwk(text: str) -> bool:
@@ -184,7 +187,7 @@ def _is_jwk(text: str) -> bool:
 
 
 def _weakness(secret: str) -> str | None:
-    """Why a secret is not one, as a verb phrase."""
+    """Return a verb phrase where a text is too weak for a secret or is none, else `None`."""
     if not is_unicode(secret):
         return "is not UTF-8"
     if "-----BEGIN" in secret or secret.startswith(("ssh-", "ecdsa-sha2-")):
@@ -198,21 +201,21 @@ def _weakness(secret: str) -> str | None:
     letters = re.sub(r"[^a-z0-9]", "", secret.lower())
     if secret in _PUBLISHED_SECRETS or any(word in letters for word in _PLACEHOLDERS):
         return "is a well-known placeholder"
-    # A text is a repetition of its first n characters where it equals itself shifted by n.
+    # A text repeats its first n characters where it equals itself shifted by n.
     if any(secret[size:] == secret[:-size] for size in range(1, min(9, len(secret)))):
-        return "is the repetition of a few characters"
+        return "repeats a few characters"
     if (size := len(secret.encode())) < _SECRET_BYTES:
-        return f"has {size} bytes, under the floor of {_SECRET_BYTES}"
+        return f"has {size} bytes, fewer than {_SECRET_BYTES}"
     return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublicKeyReader(SecretReader):
-    """Reads PEM public keys, given as such or as a path. Public, but a private key may be given by mistake: shown is
-    only what is a path beyond doubt."""
+    """Reads PEM public keys, or the path of a file of them. The text may be a private key by mistake, so only an
+    unmistakable path is shown."""
 
     def read_text(self, text: str) -> object:
-        # Many tools can only write a PEM into one line, with `\n` spelled out.
+        # Many tools can only write PEM in one line, with `\n` for the line breaks.
         text = text.replace("\\n", "\n").strip()
         if "-----BEGIN" not in text:
             text = read_file(Path(single_line(text)))
@@ -226,62 +229,63 @@ class PublicKeyReader(SecretReader):
 
 
 def public_key_reader() -> SettingReader:
+    """The reader of public keys."""
     return PublicKeyReader(
         parse=lambda text: text, accepted="public keys or certificates as PEM, or the path of a file of them"
     )
 
 
 def is_pem(text: str) -> bool:
-    """Whether a text is meant to be PEM, good or not."""
+    """Return true where a text is meant to be PEM, valid or not."""
     return "-----BEGIN" in text
 
 
 def split_pem(text: str) -> tuple[str, ...]:
-    """The PEM blocks of a text, each by itself."""
+    """Split a text into its PEM blocks."""
     return tuple(match.group() for match in _PEM_BLOCK.finditer(text))
 
 
 def _public_keys(text: str) -> str:
     labels = [match.group(1) for match in _PEM_BLOCK.finditer(text)]
     if "PRIVATE KEY" in text:
-        raise ValueError("holds a private key: only its public half belongs here")
+        raise ValueError("holds a private key (give its public half only)")
     if not labels or len(labels) != text.count("-----BEGIN") or not set(labels) <= set(_KEY_LABELS):
-        raise ValueError("neither is nor names PEM public keys")
+        raise ValueError("is neither PEM public keys nor the path of a file of them")
     return "\n".join(split_pem(text)) + "\n"
 
 
 def _private_keys(text: str) -> tuple[SecretStr, ...]:
-    """Each block by itself. Whether it holds a good key is found out where it is loaded."""
+    """Split a text into its PEM private keys. Their content is checked when they are loaded (`tokens.signing_keys`)."""
     blocks = list(_PEM_BLOCK.finditer(text))
     labels = {block.group(1) for block in blocks}
     if "ENCRYPTED" in text:
-        raise ValueError("holds an encrypted private key, for which no password can be given")
+        raise ValueError("holds an encrypted private key (decrypt it: no password can be given)")
     if not labels.isdisjoint(_KEY_LABELS):
-        raise ValueError("holds a public key or a certificate: only private keys sign")
+        raise ValueError("holds a public key or a certificate, and only private keys sign")
     keys = [block.group() for block in blocks if block.group(1) != _EC_PARAMETERS]
     if not keys or len(blocks) != text.count("-----BEGIN") or not labels <= {*_PRIVATE_KEY_LABELS, _EC_PARAMETERS}:
-        raise ValueError("holds PEM that is no private key of an accepted form")
-    # A secret among the keys, or a key that lost a line, would be dropped in silence.
+        raise ValueError("holds PEM that is not a private key of an accepted form")
+    # Else a secret among the keys, or a key that lost a line, would be dropped silently.
     if _PEM_BLOCK.sub("", text).strip():
         raise ValueError("has text beside its PEM keys")
     return tuple(SecretStr(key) for key in keys)
 
 
 def _names_key_file(text: str) -> bool:
-    """Whether a text that stands where a key belongs is surely a file's path: a random secret may start with a slash
-    too, but neither ends in `.pem` or `.key` nor is the name of a file."""
+    """Return true where a text is a file's path and not a key. A random secret may start with a slash too, but it does
+    not end in `.pem` or `.key` and names no existing file."""
     try:
         return is_path(text) and (text.endswith((".pem", ".key")) or Path(text).is_file())
-    except OSError:  # too long to be a name
+    except OSError:  # too long for a file name
         return False
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoreUrlReader(SecretReader):
-    """Reads the store's URL, in which a user and a password may stand; both are masked."""
+    """Reads the URL of the store and masks the user and the password in it."""
 
     def show(self, text: str) -> str:
-        if several := _SEVERAL.fullmatch(text.strip()):
+        if several := _SEVERAL_SERVERS.fullmatch(text.strip()):
             masked = f"{MASK}@" if several["user"] else ""
             return f"{several['scheme']}://{masked}{several['hosts']}{several['path']}"
         parts = urlsplit(text.strip())
@@ -297,6 +301,7 @@ class StoreUrlReader(SecretReader):
 
 
 def store_url_reader() -> SettingReader:
+    """The reader of the store's URL."""
     return StoreUrlReader(
         parse=_store_url,
         accepted="redis://[[user]:password@]host[:port][/db], unix://[[user]:password@]/path[?db=0], "
@@ -306,8 +311,8 @@ def store_url_reader() -> SettingReader:
     )
 
 
-# Sentinels, or nodes of a cluster: what `urlsplit` does not take for one host.
-_SEVERAL = re.compile(
+# A list of sentinels or cluster nodes, which `urlsplit` cannot split.
+_SEVERAL_SERVERS = re.compile(
     r"(?P<scheme>(?P<first>rediss?)\+(?P<kind>sentinel|cluster))://(?P<user>[^/]*@)?(?P<hosts>[^/@?]*)(?P<path>/[^?]*)?"
     r"(?P<query>\?.*)?"
 )
@@ -315,9 +320,11 @@ _SERVICE = re.compile(r"/[A-Za-z0-9._-]{1,128}(?:/[0-9]{0,5})?")
 
 
 def store_servers(url: str) -> list[SplitResult]:
-    """A URL for every server that the store's names, each with the user and the password; the database is left out of
-    those of several. Raises `ValueError`."""
-    several = _SEVERAL.fullmatch(url)
+    """Split the store's URL into one URL a server, each with the user and the password.
+
+    The path is left out where there are several. Raises `ValueError`.
+    """
+    several = _SEVERAL_SERVERS.fullmatch(url)
     if several is None:
         return [urlsplit(url)]
     first, user = several["first"], several["user"] or ""
@@ -325,8 +332,8 @@ def store_servers(url: str) -> list[SplitResult]:
 
 
 def _store_url(text: str) -> SecretStr:
-    if several := _SEVERAL.fullmatch(text):
-        _check_several(text, several)
+    if several := _SEVERAL_SERVERS.fullmatch(text):
+        _check_several_servers(text, several)
         return SecretStr(text)
     scheme, _, rest = text.partition("://")
     if scheme == "unix":
@@ -338,28 +345,26 @@ def _store_url(text: str) -> SecretStr:
     else:
         parts = split_url(text, ("redis", "rediss"), userinfo=True)
         if not re.fullmatch(r"(?:/[0-9]{0,5})?", parts.path):
-            raise ValueError("has a path that is not the number of a database")
+            raise ValueError("has a path that is not a database number")
     _check_query(parts)
     return SecretStr(text)
 
 
-def _check_several(text: str, several: re.Match[str]) -> None:
+def _check_several_servers(text: str, several: re.Match[str]) -> None:
     if several["query"] or "#" in text:
         raise ValueError("has options or a fragment")
     path = several["path"] or ""
     if several["kind"] == "sentinel" and not _SERVICE.fullmatch(path):
-        raise ValueError(
-            "does not name the service that the sentinels watch, and then at most the number of a database"
-        )
+        raise ValueError("does not have /service, or /service and the number of a database, after the sentinels")
     if several["kind"] == "cluster" and path not in ("", "/", "/0"):
-        raise ValueError("has a path, and a cluster has one database")
+        raise ValueError("has a path, although a cluster has one database only")
     if not all(several["hosts"].split(",")):
-        raise ValueError("has a comma without a host")
+        raise ValueError("has an empty item in its list of hosts")
     store_servers(text)
 
 
 def _check_query(parts: SplitResult) -> None:
-    # redis-py would take any of its arguments from here, `ssl_cert_reqs=none` and time-outs among them.
+    # redis-py reads every argument of its client from here, `ssl_cert_reqs=none` and timeouts included.
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         if name not in ("db", "username", "password"):
             raise ValueError("has an option other than db, username and password")

@@ -1,7 +1,7 @@
-"""Where settings come from: environment variables by their exact names, and files for secrets.
+"""Read the texts of settings from environment variables, and of secrets from files.
 
-The source finds what a set of validated fields cannot tell: unknown names, a setting given twice, files that cannot be
-read. It collects these as problems instead of raising, so that they are reported with all the others.
+The source finds the problems that validated fields cannot show: unknown names, a setting given twice, an unreadable
+file. It collects them instead of raising, so that they are reported together with all others (rule 2.1).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from gatekeeper.settings.types import MASK, PREFIX, SettingReader, env_name, is_path, read_file
 
-# What Kubernetes injects into every pod for a Service called gatekeeper, or gatekeeper-<something>:
+# Kubernetes adds these to every pod for a Service called gatekeeper, or gatekeeper-<something> (rule 2.6):
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 _SERVICE_LINK = re.compile(
     r"GATEKEEPER_(?:[A-Z0-9_]+_)?"
@@ -28,9 +28,12 @@ _SERVICE_LINK = re.compile(
 
 @dataclass(frozen=True)
 class SettingInfo:
-    """What is to be said of one setting. `default` is as an operator would write it, `None` where there is none;
-    `default_text` says what holds then. `example` is a value for config/gatekeeper.env. `alias_unit` is `m` where a
-    plain number under the alias is minutes; else it is seconds as under the name."""
+    """The description of one setting.
+
+    `default` is written as an operator would write it; where it is `None`, `default_text` describes the effect.
+    `example` is a value for config/gatekeeper.env. `alias_unit` is `m` where a plain number under the alias counts
+    minutes instead of seconds.
+    """
 
     field: str
     group: str
@@ -48,25 +51,27 @@ class SettingInfo:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every variable that gives this setting: its own, its `_FILE`, its alias."""
+        """All variables that set this setting: its own, its `_FILE`, its alias."""
         file = (f"{self.variable}_FILE",) if self.reader.secret else ()
         return (self.variable, *file, *((self.alias,) if self.alias else ()))
 
     def value(self, name: str, text: str) -> str:
-        """The text to be read where `name` was set to `text`: with the unit that only the name tells."""
+        """Return the text to read where `name` was set to `text`: a plain number under an alias gets its unit."""
         plain_number = re.fullmatch(r"\s*[0-9]+(?:\.[0-9]+)?\s*", text)
         return text.strip() + self.alias_unit if name == self.alias and plain_number else text
 
     def accepted(self, name: str) -> str:
-        """What is accepted under `name`."""
+        """Describe the texts that are accepted under `name`."""
         unit = " (under this name a plain number is minutes)" if name == self.alias and self.alias_unit else ""
         return f"{self.reader.accepted}{unit}"
 
 
 @dataclass(frozen=True)
 class SettingOrigin:
-    """Where a setting's text came from. `variable` is the name that was set; `path` the file it named, if any; `value`
-    the text as the setting reads it."""
+    """The origin of a setting's text: the `variable` that was set, and the `path` of the file that it named, if any.
+
+    `text` is the text as it was found, `value` with the unit that an alias implies.
+    """
 
     variable: str
     source: Literal["environment", "file"]
@@ -76,7 +81,7 @@ class SettingOrigin:
 
 
 def setting_infos(settings_cls: type[BaseSettings]) -> list[SettingInfo]:
-    """All settings of a class, in the order of its fields. A field without a reader is not a setting."""
+    """Describe all settings of a class, in the order of its fields. A field without a reader is not a setting."""
     found = []
     for name, field in settings_cls.model_fields.items():
         reader = next((item for item in field.metadata if isinstance(item, SettingReader)), None)
@@ -92,8 +97,8 @@ def setting_infos(settings_cls: type[BaseSettings]) -> list[SettingInfo]:
 class EnvironmentSource(PydanticBaseSettingsSource):
     """Reads the settings of `settings_cls` from `environ`, and secrets from the files it names.
 
-    After a call, `problems` holds one line each, `unreadable` the fields that they made unreadable, and `origins` where
-    each value came from.
+    After a call, `problems` holds one line for each problem, `unreadable` the fields they concern, and `origins` the
+    origin of each value.
     """
 
     def __init__(self, settings_cls: type[BaseSettings], environ: Mapping[str, str]) -> None:
@@ -105,7 +110,7 @@ class EnvironmentSource(PydanticBaseSettingsSource):
         self.origins: dict[str, SettingOrigin] = {}
 
     def __call__(self) -> dict[str, Any]:
-        """The texts that were given, by field."""
+        """Return the texts that were found, by field."""
         self.problems = self._unknown_names()
         values = {}
         for name, field in self.settings_cls.model_fields.items():
@@ -149,7 +154,7 @@ class EnvironmentSource(PydanticBaseSettingsSource):
         return [
             _unknown(name, known)
             for name in sorted(self._environ)
-            # Names that differ only in case are typing errors too; others in small letters are not ours to judge.
+            # A name that differs only in case is a typing error too; other names in lower case are not ours.
             if (name.startswith(PREFIX) or name.upper() in known)
             and name not in known
             and not _SERVICE_LINK.fullmatch(name)
@@ -157,13 +162,13 @@ class EnvironmentSource(PydanticBaseSettingsSource):
 
 
 def _unknown(name: str, known: set[str]) -> str:
-    # The value is not shown: under a mistyped name it may well be a secret.
+    # The value is not shown: under a mistyped name it may be a secret.
     if name.endswith("_FILE") and name.removesuffix("_FILE") in known:
         return f"{name}: unknown setting; accepted: {name.removesuffix('_FILE')} (only secrets are read from files)"
-    # Without the prefix, which would make every two names look alike.
+    # Without the prefix, which makes all names look alike.
     stems = {candidate.removeprefix(PREFIX): candidate for candidate in sorted(known)}
     near = difflib.get_close_matches(name.upper().removeprefix(PREFIX), stems, n=1)
-    nearest = f"did you mean {stems[near[0]]}?" if near else "no name is close to it; docs/settings.md lists them all"
+    nearest = f"did you mean {stems[near[0]]}?" if near else "no known name is similar; docs/settings.md lists them all"
     return f"{_one_line(name)}: unknown setting; {nearest}"
 
 

@@ -1,4 +1,4 @@
-"""The settings of the store and of the sessions in it."""
+"""Settings of the session store and of the sessions in it."""
 
 from __future__ import annotations
 
@@ -17,53 +17,63 @@ _setting = partial(setting, group="Store and sessions")
 
 
 class StoreSettings(SettingsGroup):
-    """The second group of docs/settings.md."""
+    """The second group of docs/settings.md: "Store and sessions"."""
 
     redis_url: Annotated[SecretStr | None, store_url_reader()] = _setting(
         None,
-        "The store: a Redis from 6.2 or a Valkey from 7.2.",
+        "The address of the session store: Redis 6.2 or later, or Valkey 7.2 or later.",
         default_text="embedded Valkey",
         example="redis://127.0.0.1:6379/0",
     )
     store_ca_file: Annotated[Path | None, ca_file()] = _setting(
         None,
-        "Authorities that sign the store's certificate.",
+        "The certificate authorities for the store's certificate.",
         default_text="the system's",
         example="/etc/ssl/certs/store-ca.pem",
     )
     data_dir: Annotated[Path, directory()] = _setting(
-        ".gatekeeper", "Where the embedded Valkey keeps its data; processes with one directory share one Valkey."
+        ".gatekeeper", "The data directory of the embedded Valkey. Processes with the same directory share one Valkey."
     )
     key_prefix: Annotated[
         str,
         SettingReader(
             parse=grammar.parse_key_prefix, accepted="1 to 64 printable ASCII characters without spaces and {}*?[]\\"
         ),
-    ] = _setting("gk:", "First part of every key.")
+    ] = _setting("gk:", "The first characters of every key in the store.")
     store_timeout: Annotated[float, duration("10ms", "1m")] = _setting(
-        "2s", "Bound on one store call.", alias="GATEKEEPER_SESSION_CONSISTENCY_TIMEOUT_SECONDS"
+        "2s",
+        "The longest time that one call to the store may take.",
+        alias="GATEKEEPER_SESSION_CONSISTENCY_TIMEOUT_SECONDS",
     )
     store_replicas: Annotated[int, integer(0, 16)] = _setting(
-        "0", "How many replicas must have an opening or an end before it is answered."
+        "0",
+        "The number of store replicas that must confirm a new or ended session before the client gets its response.",
     )
     on_store_failure: Annotated[Literal["deny", "allow_verified"], choice("deny", "allow_verified")] = _setting(
         "deny",
-        "What becomes of requests while the store does not answer: 503, or whoever has a good token passes, with "
-        "`X-Gatekeeper-Degraded: 1`, unless this process was told that the session has ended.",
+        "The treatment of requests while the store is unavailable. `deny`: 503. `allow_verified`: a request with a "
+        "good token passes, with `X-Gatekeeper-Degraded: 1`, unless this process knows that its session has ended.",
     )
     degraded_max: Annotated[float, duration("1s", "24h")] = _setting(
-        "5m", "With `ON_STORE_FAILURE=allow_verified`: for how long from the first failed call; then 503."
+        "5m",
+        "With `ON_STORE_FAILURE=allow_verified`: the time from the first failed call in which requests pass; then 503.",
     )
-    session_ttl: Annotated[float, duration("100ms", "3650d")] = _setting("24h", "Absolute life of a session.")
+    session_ttl: Annotated[float, duration("100ms", "3650d")] = _setting(
+        "24h", "The longest life of a session, whether it is used or not."
+    )
     idle_timeout: Annotated[float | None, or_off(duration("100ms", "3650d"))] = _setting(
-        "30m", "The silence after which a session ends as idle."
+        "30m", "The time without a request after which a session ends as idle."
     )
     device_limit: Annotated[int | None, or_off(integer(1, 100_000))] = _setting(
-        "3", "Live sessions per user; a lowered limit takes effect at the next sign-in."
+        "3", "The largest number of live sessions of one user. A lower limit takes effect at the next sign-in."
     )
     device_limit_policy: Annotated[
         Literal["evict_idle", "evict_oldest", "reject"], choice("evict_idle", "evict_oldest", "reject")
-    ] = _setting("evict_idle", "Who gives way at the limit: the least recently active, the oldest, or the newcomer.")
+    ] = _setting(
+        "evict_idle",
+        "The session that gives way at the device limit: `evict_idle` ends the least recently active one, "
+        "`evict_oldest` the oldest one, `reject` refuses the new one.",
+    )
     exempt_users: Annotated[
         tuple[str, ...],
         ListReader(
@@ -71,10 +81,10 @@ class StoreSettings(SettingsGroup):
             accepted="users, or role:<name>, separated by commas, such as backup,role:service; or none",
             none="empty",
         ),
-    ] = _setting("none", "Users without device limit and idle time-out, such as service accounts.")
+    ] = _setting("none", "Users without device limit and idle timeout, such as service accounts.")
     unknown_session: Annotated[Literal["adopt", "reject"] | None, choice("adopt", "reject")] = _setting(
         None,
-        "A good token without a session: open one, or refuse.",
+        "The treatment of a good token without a session: `adopt` opens a session, `reject` refuses the request.",
         default_text="`adopt`; `reject` when `TOKENS=issue`",
         example="reject",
     )
@@ -83,9 +93,10 @@ class StoreSettings(SettingsGroup):
         SettingReader(parse=grammar.parse_geo, accepted="off, country, or the path of an .mmdb file"),
     ] = _setting(
         "off",
-        "Where a session was opened, looked up at its opening: `country` from a small data set (extra `geo`), or from "
+        "The source of the location that a new session records: `country`, a small data set (extra `geo`), or "
         "an `.mmdb` file.",
     )
     ended_session_ttl: Annotated[float, duration("0s", "3650d")] = _setting(
-        "24h", "How long the record of an ended session stays; at least until its last known token has expired."
+        "24h",
+        "The time that the record of an ended session is kept, and at least until its last known token has expired.",
     )

@@ -1,4 +1,4 @@
-"""The settings of tokens: the keys that verify them, where they are found, who issues them and how."""
+"""Settings of tokens: keys, claims, the places where tokens are found, and the issuing of tokens."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from gatekeeper.settings.secrets import (
 from gatekeeper.settings.types import ListReader, SettingReader, choice, duration, free_text
 
 DEFAULT_ALGORITHMS = {"hmac": ("HS256",), "public": ("RS256", "ES256", "EdDSA")}
-# What an access token is taken from in addition where TOKEN_TRANSPORT is `cookie`: the cookie that Gatekeeper sets.
+# The additional token source where TOKEN_TRANSPORT is `cookie`: the cookie that Gatekeeper sets.
 ACCESS_COOKIE_SOURCE = "cookie:__Host-access"
-# The settings that have an effect with `TOKENS=issue` only.
+# Settings that have no effect unless TOKENS is `issue`.
 ISSUE_FIELDS = (
     *("signing_key", "access_token_ttl", "refresh_reuse_window", "login_check_url", "login_user_pointer"),
     *("login_claims", "token_transport"),
@@ -36,21 +36,21 @@ _CLAIM = free_text("the name of a claim", most=256)
 
 
 class TokenSettings(SettingsGroup):
-    """The third group of docs/settings.md."""
+    """The third group of docs/settings.md: "Tokens"."""
 
     jwt_secret: Annotated[tuple[SecretStr, ...], hmac_secret_reader()] = _setting(
         (),
-        "HMAC keys, one a line; all verify. Not together with a public key.",
+        "HMAC secrets that verify tokens, one a line. Not together with public keys or a key set.",
         example="changeme-to-what-openssl-rand-base64-48-prints",
     )
     jwt_public_key: Annotated[str | None, public_key_reader()] = _setting(
-        None, "Public keys; all verify.", example="/etc/gatekeeper/jwt.pub.pem"
+        None, "Public keys that verify tokens.", example="/etc/gatekeeper/jwt.pub.pem"
     )
     jwks_url: Annotated[
         str | None, SettingReader(parse=grammar.parse_key_set_url, accepted="an http:// or https:// URL without a user")
     ] = _setting(
         None,
-        "Where the identity provider publishes its key set.",
+        "The URL of the identity provider's key set (JWKS).",
         example="https://idp.example.com/.well-known/jwks.json",
     )
     jwt_algorithms: Annotated[
@@ -62,25 +62,30 @@ class TokenSettings(SettingsGroup):
         ),
     ] = _setting(
         None,
-        "Allow-list of signature algorithms; HMAC and public-key algorithms never together.",
+        "The signature algorithms that are allowed; HMAC and public-key algorithms never together.",
         default_text="by key: `HS256`; `RS256,ES256,EdDSA`",
         example="RS256",
     )
     jwt_issuer: Annotated[str | None, free_text("the exact `iss` of the tokens")] = _setting(
-        None, "Who must have issued a token.", default_text="not looked at", example="https://idp.example.com/"
+        None,
+        "The issuer (`iss`) that every token must name.",
+        default_text="not checked",
+        example="https://idp.example.com/",
     )
     jwt_audience: Annotated[str | None, free_text("the exact `aud` of the tokens")] = _setting(
-        None, "Whom a token must be for.", default_text="not looked at", example="my-api"
+        None, "The audience (`aud`) that every token must name.", default_text="not checked", example="my-api"
     )
-    jwt_leeway: Annotated[float, duration("0s", "300s")] = _setting("10s", "Clock difference allowed for in tokens.")
+    jwt_leeway: Annotated[float, duration("0s", "300s")] = _setting(
+        "10s", "The clock difference that is allowed when the times of a token are checked."
+    )
     jwt_user_claim: Annotated[str, _CLAIM] = _setting("sub", "The claim that names the user.")
     roles_claim: Annotated[
         str, SettingReader(parse=grammar.parse_dotted_claim, accepted="the name of a claim, or a dotted path to it")
-    ] = _setting("roles", "The claim that holds the roles; a boolean claim named here makes an admin by `true`.")
+    ] = _setting("roles", "The claim that holds the roles. If it is a boolean, `true` makes the user an admin.")
     admin_roles: Annotated[
         tuple[str, ...],
         ListReader(parse=free_text("").parse, accepted="roles separated by commas; or none", none="word"),
-    ] = _setting("admin", "Roles that make an admin; exact case.")
+    ] = _setting("admin", "Roles that make a user an admin; letter case counts.")
     token_sources: Annotated[
         tuple[str, ...],
         ListReader(
@@ -89,49 +94,51 @@ class TokenSettings(SettingsGroup):
         ),
     ] = _setting(
         "header,cookie:access_token",
-        "Where tokens are looked for, in this order; `query` and `subprotocol` for WebSockets only.",
+        "The places where a request may carry its token, in this order; `query` and `subprotocol` for WebSockets only.",
     )
     tokens: Annotated[Literal["observe", "issue"], choice("observe", "issue")] = _setting(
         "observe",
-        "Who issues tokens: the backend, whose login answers Gatekeeper observes, or Gatekeeper itself.",
+        "The issuer of tokens. `observe`: the backend issues them, and Gatekeeper reads its login responses. `issue`: "
+        "Gatekeeper issues them.",
     )
     login_paths: Annotated[tuple[str, ...], _CREDENTIAL_PATTERNS] = _setting(
-        "*/auth/login,/login", "Where clients sign in; without a method, POST."
+        "*/auth/login,/login", "Paths where clients sign in. A pattern without a method is for POST."
     )
     refresh_paths: Annotated[tuple[str, ...], _CREDENTIAL_PATTERNS] = _setting(
-        "*/auth/refresh,/refresh", "Where clients renew their tokens; without a method, POST."
+        "*/auth/refresh,/refresh", "Paths where clients renew their tokens. A pattern without a method is for POST."
     )
     logout_paths: Annotated[tuple[str, ...], _CREDENTIAL_PATTERNS] = _setting(
-        "*/auth/logout,/logout", "Where clients sign out; without a method, POST."
+        "*/auth/logout,/logout", "Paths where clients sign out. A pattern without a method is for POST."
     )
     signing_key: Annotated[tuple[SecretStr, ...], signing_key_reader()] = _setting(
         (),
-        "With `TOKENS=issue`: the keys that sign tokens, all of one kind; the first signs, all verify.",
+        "With `TOKENS=issue`: the keys that sign tokens, all of one kind. The first one signs, all of them verify.",
         default_text="first `JWT_SECRET`",
         example="changeme-to-what-openssl-rand-base64-48-prints",
     )
     access_token_ttl: Annotated[float, duration("1s", "3650d")] = _setting(
         "15m",
-        "With `TOKENS=issue`: how long an access token is good, never longer than its session.",
+        "With `TOKENS=issue`: the life of an access token, never longer than that of its session.",
         alias="GATEKEEPER_ACCESS_TOKEN_EXPIRE_MINUTES",
         alias_unit="m",
     )
     refresh_reuse_window: Annotated[float, duration("0s", "5m")] = _setting(
         "10s",
-        "With `TOKENS=issue`: how long a used refresh token gets the same answer again; later it ends its session.",
+        "With `TOKENS=issue`: the time in which a used refresh token gets the same new tokens again. Used later, "
+        "it ends its session.",
     )
     login_check_url: Annotated[
         str | None, SettingReader(parse=grammar.parse_login_check, accepted=grammar.LOGIN_CHECK_WORDS)
     ] = _setting(
         None,
-        "Who checks a password.",
+        "With `TOKENS=issue`: the endpoint that checks passwords.",
         default_text="required with `TOKENS=issue`, unless `LOGIN_PATHS` is `none`",
         example="/internal/login",
     )
     login_user_pointer: Annotated[
         str,
         SettingReader(parse=grammar.parse_pointer, accepted="a JSON pointer (RFC 6901), such as /id or /data/user/id"),
-    ] = _setting("/id", "With `TOKENS=issue`: where the user is in the answer of `LOGIN_CHECK_URL`.")
+    ] = _setting("/id", "With `TOKENS=issue`: the place of the user in the response of `LOGIN_CHECK_URL`.")
     login_claims: Annotated[
         tuple[str, ...],
         ListReader(
@@ -139,60 +146,62 @@ class TokenSettings(SettingsGroup):
             accepted=f"names separated by commas, never {', '.join(grammar.OWN_CLAIMS)}; or none",
             none="word",
         ),
-    ] = _setting("roles", "With `TOKENS=issue`: which members of that answer become claims.")
+    ] = _setting("roles", "With `TOKENS=issue`: the members of that response that become claims of the token.")
     token_transport: Annotated[Literal["body", "cookie"], choice("body", "cookie")] = _setting(
         "body",
-        "With `TOKENS=issue`: how clients get their tokens: in JSON, or as the cookies `__Host-access` and "
-        "`__Host-refresh`.",
+        "With `TOKENS=issue`: the way clients get their tokens. `body`: in JSON. `cookie`: as the cookies "
+        "`__Host-access` and `__Host-refresh`.",
     )
     introspection_clients: Annotated[tuple[IntrospectionClient, ...], introspection_client_reader()] = _setting(
         (),
-        "Clients of `/oauth/revoke` and `/oauth/introspect`, which they switch on.",
+        "The clients of `/oauth/revoke` and `/oauth/introspect`. Without any, both endpoints are off.",
         example="billing:changeme-to-what-openssl-rand-base64-48-prints",
     )
     backchannel_issuer: Annotated[str | None, free_text("the exact `iss` of the logout tokens")] = _setting(
         None,
-        "Whose logout tokens are taken; switches on `/_gatekeeper/backchannel-logout`.",
+        "The issuer whose logout tokens are accepted; switches on `/_gatekeeper/backchannel-logout`.",
         example="https://idp.example.com/",
     )
 
     @property
     def key_kind(self) -> Literal["hmac", "public"]:
-        """What verifies tokens, signing keys included where Gatekeeper issues them."""
+        """The kind of the keys that verify tokens, signing keys included where Gatekeeper issues them."""
         if self.jwt_secret or (self.tokens == "issue" and self.signing_secrets):
             return "hmac"
         return "public"
 
     @property
     def algorithms(self) -> tuple[str, ...]:
-        """The allow-list of signature algorithms: as set, else by the kind of key."""
+        """The allowed signature algorithms: as set, else by the kind of key."""
         return self.jwt_algorithms or DEFAULT_ALGORITHMS[self.key_kind]
 
     @property
     def hmac_secrets(self) -> tuple[bytes, ...]:
-        """The HMAC keys of `jwt_secret` themselves, in UTF-8: not to be shown."""
+        """The secrets of `jwt_secret` in clear, as UTF-8. Never show them."""
         return _octets(self.jwt_secret)
 
     @property
     def public_keys_pem(self) -> tuple[str, ...]:
-        """The PEM blocks of `jwt_public_key`, each by itself."""
+        """The PEM blocks of `jwt_public_key`."""
         return split_pem(self.jwt_public_key or "")
 
     @property
     def signing_secrets(self) -> tuple[bytes, ...]:
-        """The HMAC keys that sign, the first one in use, in UTF-8: those of `signing_key`, else of `jwt_secret`. Empty
-        where `signing_key` holds private keys."""
+        """The HMAC secrets that sign, in clear, as UTF-8: those of `signing_key`, else of `jwt_secret`.
+
+        The first one signs. Empty where `signing_key` holds private keys. Never show them.
+        """
         return () if self.signing_keys_pem else _octets(self.signing_key or self.jwt_secret)
 
     @property
     def signing_keys_pem(self) -> tuple[str, ...]:
-        """The private keys that sign, the first one in use, a PEM block each: not to be shown."""
+        """The private keys that sign, one PEM block each; the first one signs. Never show them."""
         texts = (secret.get_secret_value() for secret in self.signing_key)
         return tuple(text for text in texts if is_pem(text))
 
     @property
     def effective_token_sources(self) -> tuple[str, ...]:
-        """`token_sources`, and after them the cookie that Gatekeeper itself sets."""
+        """`token_sources`, followed by the cookie that Gatekeeper itself sets."""
         own = self.tokens == "issue" and self.token_transport == "cookie"  # noqa: S105
         if own and ACCESS_COOKIE_SOURCE not in self.token_sources:
             return (*self.token_sources, ACCESS_COOKIE_SOURCE)

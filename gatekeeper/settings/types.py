@@ -1,8 +1,8 @@
-"""How one setting is read: text in, value out, and the words for what is accepted.
+"""Readers: objects that turn the text of one setting into its value, and describe the accepted texts.
 
 A reader stands in a field's `Annotated[…]`. Its parser gets the text without surrounding spaces and raises
-`ValueError` with a verb phrase (`is under 1s`), from which the problem line is made: the variable, what was read,
-"which" and the phrase, then what is accepted. The phrase never quotes a secret.
+`ValueError` with a verb phrase such as `is under 1s`. The problem line is made from it: the variable, the text that
+was read, "which" and the phrase, then the accepted texts. The phrase never quotes a secret.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from pydantic_core import CoreSchema, core_schema
 PREFIX = "GATEKEEPER_"
 MASK = "***"
 
-# Long enough for every sensible value, short enough for one line of a terminal.
+# Long enough for a sensible value, short enough for one line of a terminal.
 _SHOWN_CHARACTERS = 120
 
 
 @dataclass(frozen=True, kw_only=True)
 class SettingReader:
-    """Reads one value. `accepted` completes "accepted: …" in problems and in docs/settings.md."""
+    """Reads one value. `accepted` completes "accepted: …" in problem lines and the column in docs/settings.md."""
 
     parse: Callable[[str], object]
     accepted: str
@@ -34,8 +34,10 @@ class SettingReader:
     secret = False
 
     def read(self, value: object) -> object:
-        """The value of a text. Values given from Python are read as if they had been written: same rules, same
-        bounds. Raises `ValueError`."""
+        """Read a value of the environment or of Python code; both pass the same rules and bounds.
+
+        Raises `ValueError` with a verb phrase.
+        """
         if isinstance(value, SecretStr):
             value = value.get_secret_value()
         elif isinstance(value, (int, float, Path)) and not isinstance(value, bool):
@@ -43,14 +45,15 @@ class SettingReader:
         return self.read_text(value) if isinstance(value, str) else value
 
     def read_text(self, text: str) -> object:
+        """Read the text of a variable or a file. Raises `ValueError`."""
         return self.parse(single_line(text))
 
     def show(self, text: str) -> str:
-        """An accepted text as `gatekeeper config` prints it."""
+        """Format an accepted text as `gatekeeper config` prints it."""
         return text.strip()
 
     def show_refused(self, text: str) -> str:
-        """A refused text as a problem line quotes it: one line, bounded, without the user part of a URL."""
+        """Quote a refused text in a problem line: one line, of bounded length, without the user part of a URL."""
         # Greedy up to the last `@`: a password may hold an unescaped slash or `@`.
         shown = re.sub(r"//\S*@", "//***@", text)
         return repr(shown if len(shown) <= _SHOWN_CHARACTERS else shown[:_SHOWN_CHARACTERS] + "...")
@@ -61,11 +64,11 @@ class SettingReader:
 
 @dataclass(frozen=True, kw_only=True)
 class ListReader(SettingReader):
-    """Reads values separated by commas; `parse` reads one of them and `key` is what must not occur twice.
+    """Reads values separated by commas. `parse` reads one of them; no two may have the same `key`.
 
-    `none` says how an empty list is written: `refused` never; `word` as `none`; `empty` also as nothing at all, which
-    is for settings that default to none: a list that has a default is emptied by a word, never by an unset variable
-    in a template.
+    `none` is the way to write an empty list. `refused`: there is none. `word`: `none`. `empty`: `none` or an empty
+    text, for settings whose default is an empty list. A list with a default can only be emptied by the word, never by
+    a template that lost its value (rule 2.3).
     """
 
     none: Literal["refused", "word", "empty"] = "refused"
@@ -101,13 +104,16 @@ class ListReader(SettingReader):
 
 
 def env_name(field: str) -> str:
-    """The environment variable of a field."""
+    """Return the name of the environment variable of a field."""
     return PREFIX + field.upper()
 
 
 def single_line(text: str) -> str:
-    """One line of text without surrounding spaces. Raises `ValueError` for nothing, control characters, and bytes
-    that were not UTF-8 (which Python keeps as surrogates)."""
+    """Strip the spaces around a line of text.
+
+    Raises `ValueError` for empty text, control characters, and bytes that were not UTF-8 (Python turns them into
+    surrogates).
+    """
     text = text.strip()
     if not text:
         raise ValueError("is empty")
@@ -119,16 +125,17 @@ def single_line(text: str) -> str:
 
 
 def is_unicode(text: str) -> bool:
+    """Return true where a text has no surrogates, so that it can be written as UTF-8."""
     return not re.search(r"[\ud800-\udfff]", text)
 
 
 def is_path(text: str) -> bool:
-    """Whether a text is a path beyond doubt, and not a secret that stands where a path belongs."""
+    """Return true only for an unmistakable path: a problem line may show it, and must not show a misplaced secret."""
     return text.isprintable() and text.startswith(("/", "./", "../"))
 
 
 def free_text(accepted: str, *, most: int = 512) -> SettingReader:
-    """Any text of up to `most` characters."""
+    """A reader of any text of up to `most` characters."""
 
     def parse(text: str) -> str:
         if len(text) > most:
@@ -139,11 +146,11 @@ def free_text(accepted: str, *, most: int = 512) -> SettingReader:
 
 
 def choice(*names: str) -> SettingReader:
-    """One of a few words, in any case."""
+    """A reader of one of a few words; letter case does not count."""
 
     def parse(text: str) -> str:
         if text.lower() not in names:
-            raise ValueError("is none of them")
+            raise ValueError("is not one of the accepted words")
         return text.lower()
 
     return SettingReader(parse=parse, accepted=", ".join(names))
@@ -153,16 +160,18 @@ _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "
 
 
 def boolean() -> SettingReader:
+    """A reader of booleans."""
+
     def parse(text: str) -> bool:
         if text.lower() not in _BOOLEANS:
-            raise ValueError("is neither")
+            raise ValueError("is neither true nor false")
         return _BOOLEANS[text.lower()]
 
     return SettingReader(parse=parse, accepted="true or false (also yes, no, on, off, 1, 0)")
 
 
 def integer(least: int, most: int) -> SettingReader:
-    """A whole number within bounds, both included."""
+    """A reader of whole numbers within bounds, both included."""
 
     def parse(text: str) -> int:
         if not re.fullmatch(r"-?[0-9]{1,18}", text):
@@ -180,7 +189,7 @@ _UNIT_SECONDS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h":
 
 
 def parse_duration(text: str) -> float:
-    """The seconds of `250ms`, `15s`, `30m`, `24h`, `7d`, or of a plain number. Raises `ValueError`."""
+    """Parse `250ms`, `15s`, `30m`, `24h`, `7d` or a plain number into seconds. Raises `ValueError`."""
     match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s?(ms|s|m|h|d)?", text)
     if match is None:
         raise ValueError("is not a duration")
@@ -190,7 +199,7 @@ def parse_duration(text: str) -> float:
 
 
 def duration(least: str, most: str) -> SettingReader:
-    """A duration within bounds, both included, as seconds."""
+    """A reader of durations within bounds, both included, in seconds."""
 
     def parse(text: str) -> float:
         value = parse_duration(text)
@@ -201,7 +210,7 @@ def duration(least: str, most: str) -> SettingReader:
         return value
 
     return SettingReader(
-        parse=parse, accepted=f"a duration from {least} to {most}, such as 250ms, 15s, 30m, 24h or seconds"
+        parse=parse, accepted=f"a duration from {least} to {most}, such as 250ms, 15s, 30m, 24h or a number of seconds"
     )
 
 
@@ -210,7 +219,7 @@ _UNIT_BYTES |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 
 
 def parse_size(text: str) -> int:
-    """The bytes of `64KiB`, `10MB`, or of a plain number. Raises `ValueError`."""
+    """Parse `64KiB`, `10MB` or a plain number into bytes. Raises `ValueError`."""
     match = re.fullmatch(r"([0-9]{1,15})\s?([A-Za-z]{0,3})", text)
     if match is None or match[2].lower() not in _UNIT_BYTES:
         raise ValueError("is not a size")
@@ -218,7 +227,7 @@ def parse_size(text: str) -> int:
 
 
 def size(least: str, most: str) -> SettingReader:
-    """A size within bounds, both included, in bytes."""
+    """A reader of sizes within bounds, both included, in bytes."""
 
     def parse(text: str) -> int:
         value = parse_size(text)
@@ -228,11 +237,13 @@ def size(least: str, most: str) -> SettingReader:
             raise ValueError(f"is over {most}")
         return value
 
-    return SettingReader(parse=parse, accepted=f"a size from {least} to {most}, such as 64KiB, 10MB or bytes")
+    return SettingReader(
+        parse=parse, accepted=f"a size from {least} to {most}, such as 64KiB, 10MB or a number of bytes"
+    )
 
 
 def or_off(reader: SettingReader) -> SettingReader:
-    """What `reader` reads, or `off`, which is `None`."""
+    """A reader of `off`, which is `None`, and of all that `reader` accepts."""
 
     def parse(text: str) -> object:
         return None if text.lower() == "off" else reader.parse(text)
@@ -241,24 +252,26 @@ def or_off(reader: SettingReader) -> SettingReader:
 
 
 def directory() -> SettingReader:
-    """The path of a directory, which need not exist yet."""
+    """A reader of the path of a directory, which need not exist yet."""
 
     def parse(text: str) -> Path:
         if text.startswith("~"):
-            raise ValueError("starts with ~, which no shell has expanded")
+            raise ValueError("starts with ~, which only a shell expands")
         try:
             if Path(text).exists() and not Path(text).is_dir():
                 raise ValueError("is not a directory")
         except OSError as error:
-            raise ValueError(f"cannot be looked at ({error.strerror})") from None
+            raise ValueError(f"cannot be examined ({error.strerror})") from None
         return Path(text)
 
     return SettingReader(parse=parse, accepted="the path of a directory")
 
 
 def ca_file() -> SettingReader:
-    """The path of a file of PEM certificates, which is looked into so that a wrong one is not found out by the first
-    request."""
+    """A reader of the path of a file of PEM certificates.
+
+    The file is opened, so that a wrong one fails the start and not the first request.
+    """
 
     def parse(text: str) -> Path:
         if "-----BEGIN CERTIFICATE-----" not in read_file(Path(text)):
@@ -273,7 +286,7 @@ _FILE_CHARACTERS = 4 * 1024 * 1024
 
 
 def read_file(path: Path) -> str:
-    """The text of a file of at most 4 MiB. Raises `ValueError` with the system's reason."""
+    """Read a text file of at most 4 MiB. Raises `ValueError` with the system's reason."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             text = file.read(_FILE_CHARACTERS + 1)

@@ -1,4 +1,4 @@
-"""What the tests of settings share: a good environment, and functions that read one variable on top of it."""
+"""A good environment for tests of settings, and functions that read one variable on top of it."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ DEFAULTS: dict[str, str | None] = {
 
 
 def read(name: str, value: str, **more: str) -> Any:
-    """The field of a variable that was set to `value`."""
+    """Return the field of a variable that is set to `value`."""
     environ = {f"GATEKEEPER_{key}": text for key, text in {name: value, **more}.items()}
     keys = {"GATEKEEPER_JWT_PUBLIC_KEY", "GATEKEEPER_JWKS_URL"} & set(environ)
     return getattr(load(environ if keys else BASE | environ), name.lower())
@@ -111,7 +111,7 @@ def problems(environ: Mapping[str, str], *, require_upstream: bool = False) -> l
 
 
 def problem(name: str, value: str, **more: str) -> str:
-    """The only problem of a variable that was set to `value`."""
+    """Return the only problem of a variable that is set to `value`."""
     environ = {f"GATEKEEPER_{key}": text for key, text in {name: value, **more}.items()}
     [line] = problems(BASE | environ)
     return line

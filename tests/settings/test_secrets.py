@@ -1,4 +1,4 @@
-"""Keys and secrets: what is accepted as one, and that none is shown. Ids are rows of the catalogue of attacks."""
+"""Keys and secrets: the accepted forms, and no output that shows one."""
 
 from __future__ import annotations
 
@@ -74,14 +74,14 @@ def test_several_secrets_are_written_one_a_line(tmp_path: Path) -> None:
     [  # T28, C02
         ("", "is empty"),
         ("\n\n", "is empty"),
-        ("8 bytes!", "has 8 bytes, under the floor of 32"),
+        ("8 bytes!", "has 8 bytes, fewer than 32"),
         ("R5vQ8mZk2Xw7Lp4Tn9Bc3Hd6Jf1Gs0Y", "has 31 bytes"),
         ("changeme", "well-known placeholder"),
         ("Change-Me-and-make-me-32-bytes-long", "well-known placeholder"),
         ("your-256-bit-secret", "well-known placeholder"),
         ("a-string-secret-at-least-256-bits-long", "well-known placeholder"),
-        ("k" * 64, "repetition of a few characters"),
-        ("secret-" * 8, "repetition of a few characters"),
+        ("k" * 64, "repeats a few characters"),
+        ("secret-" * 8, "repeats a few characters"),
         (f" {SECRET}", "starts or ends with a space"),
         (f"{SECRET}\nshort", "in line 2 of 2 has 5 bytes"),
         (PEM, "belongs in GATEKEEPER_JWT_PUBLIC_KEY"),
@@ -92,7 +92,7 @@ def test_several_secrets_are_written_one_a_line(tmp_path: Path) -> None:
         ("\udcff" * 40, "is not UTF-8"),
     ],
 )
-def test_what_is_no_secret_is_refused_and_not_shown(secret: str, why: str) -> None:
+def test_a_bad_secret_is_refused_and_not_shown(secret: str, why: str) -> None:
     [line] = problems({"GATEKEEPER_JWT_SECRET": secret})
     assert why in line
     assert line.startswith(("GATEKEEPER_JWT_SECRET: read ***, which ", "GATEKEEPER_JWT_SECRET: read '', which "))
@@ -119,14 +119,14 @@ def test_public_keys_are_pem_or_a_path(tmp_path: Path) -> None:
         assert load({name: str(file)}).public_keys_pem == (PEM.strip(), OTHER_PEM.strip())
 
 
-def test_what_is_no_public_key_is_refused_and_not_shown(tmp_path: Path) -> None:
+def test_a_bad_public_key_is_refused_and_not_shown(tmp_path: Path) -> None:
     file = tmp_path / "key.pem"
     file.write_text(PRIVATE_PEM)
     for text, why in (
         (PRIVATE_PEM, "holds a private key"),
         (PEM + PRIVATE_PEM, "holds a private key"),
-        (PEM.replace("END", "FIN"), "neither is nor names"),
-        (PEM.replace("PUBLIC KEY", "SSH2 PUBLIC KEY"), "neither is nor names"),
+        (PEM.replace("END", "FIN"), "is neither PEM public keys nor the path of a file of them"),
+        (PEM.replace("PUBLIC KEY", "SSH2 PUBLIC KEY"), "is neither PEM public keys nor the path of a file of them"),
         (SECRET, "cannot be read"),
         (str(file), "holds a private key"),
     ):
@@ -150,7 +150,7 @@ def test_signing_keys_are_secrets_or_private_keys(tmp_path: Path) -> None:
     assert load(BASE | {"GATEKEEPER_SIGNING_KEY_FILE": str(file)}).signing_secrets == expected
 
 
-def test_what_is_no_signing_key_is_refused_and_not_shown(tmp_path: Path) -> None:
+def test_a_bad_signing_key_is_refused_and_not_shown(tmp_path: Path) -> None:
     file = tmp_path / "a-file-whose-name-is-as-long-as-a-secret"
     file.write_text(PRIVATE_PEM)
     locked = PRIVATE_KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"pw")).decode()
@@ -160,19 +160,19 @@ def test_what_is_no_signing_key_is_refused_and_not_shown(tmp_path: Path) -> None
     openssh = PRIVATE_KEY.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
     for text, why in (
         ("\n", "is empty"),
-        ("8 bytes!", "has 8 bytes, under the floor of 32"),
+        ("8 bytes!", "has 8 bytes, fewer than 32"),
         (f"{SECRET}\nchangeme", "in line 2 of 2 is a well-known placeholder"),
-        ('{"kty": "OKP", "d": "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0"}', "is a JSON Web Key, which is not read"),
+        ('{"kty": "OKP", "d": "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0"}', "is a JSON Web Key, which is not supported"),
         (PEM, "holds a public key or a certificate"),
         (PRIVATE_PEM + PEM, "holds a public key or a certificate"),
         (locked, "holds an encrypted private key"),
         (older, "holds an encrypted private key"),
-        (openssh, "holds PEM that is no private key of an accepted form"),
-        (EC_PARAMETERS, "holds PEM that is no private key of an accepted form"),
-        (PRIVATE_PEM.replace("END", "FIN"), "holds PEM that is no private key of an accepted form"),
+        (openssh, "holds PEM that is not a private key of an accepted form"),
+        (EC_PARAMETERS, "holds PEM that is not a private key of an accepted form"),
+        (PRIVATE_PEM.replace("END", "FIN"), "holds PEM that is not a private key of an accepted form"),
         (f"{SECRET}\n{PRIVATE_PEM}", "has text beside its PEM keys"),
-        (str(file), "is a path: it belongs in GATEKEEPER_SIGNING_KEY_FILE"),
-        ("/etc/gatekeeper/secrets/signing-key.pem", "is a path: it belongs in GATEKEEPER_SIGNING_KEY_FILE"),
+        (str(file), "is a path (which belongs in GATEKEEPER_SIGNING_KEY_FILE)"),
+        ("/etc/gatekeeper/secrets/signing-key.pem", "is a path (which belongs in GATEKEEPER_SIGNING_KEY_FILE)"),
     ):
         line = problem("SIGNING_KEY", text)
         assert why in line
@@ -205,17 +205,17 @@ def test_clients_that_may_ask_are_written_one_a_line(tmp_path: Path) -> None:
     [
         ("\n", "is empty"),
         (SECRET, "has no colon between an id and a secret"),
-        (f":{SECRET}", "has an id that is not 1 to 128 of"),
-        (f" billing:{SECRET}", "has an id that is not 1 to 128 of"),
-        (f"{'x' * 129}:{SECRET}", "has an id that is not 1 to 128 of"),
-        (f"b%C3%BC:{SECRET}", "has an id that is not 1 to 128 of"),
-        ("billing:", "has a secret that has 0 bytes, under the floor of 32"),
-        ("billing:8-bytes!", "has a secret that has 8 bytes, under the floor of 32"),
-        (f"billing:{'k' * 64}", "has a secret that is the repetition of a few characters"),
+        (f":{SECRET}", "has an id that is not 1 to 128 characters of"),
+        (f" billing:{SECRET}", "has an id that is not 1 to 128 characters of"),
+        (f"{'x' * 129}:{SECRET}", "has an id that is not 1 to 128 characters of"),
+        (f"b%C3%BC:{SECRET}", "has an id that is not 1 to 128 characters of"),
+        ("billing:", "has a secret that has 0 bytes, fewer than 32"),
+        ("billing:8-bytes!", "has a secret that has 8 bytes, fewer than 32"),
+        (f"billing:{'k' * 64}", "has a secret that repeats a few characters"),
         (f"billing:{SECRET} {SECRET}", "has a secret with a space or a character outside printable ASCII"),
         (f"billing:{SECRET}\u00e9", "has a secret with a space or a character outside printable ASCII"),
         (f"billing:{SECRET}\nreports:short", "in line 2 of 2 has a secret that has 5 bytes"),
-        (f"billing:{SECRET}\nbilling:{SECRET[::-1]}", "has an id twice"),
+        (f"billing:{SECRET}\nbilling:{SECRET[::-1]}", "has the same id twice"),
     ],
 )
 def test_other_clients_are_refused_and_not_shown(text: str, why: str) -> None:

@@ -1,7 +1,4 @@
-"""Settings: defaults, every problem at once, and what the commands print.
-
-Ids such as C01 are rows of the catalogue of attacks.
-"""
+"""Settings: the defaults, every problem at once, the output of the commands, and the generated files."""
 
 from __future__ import annotations
 
@@ -145,7 +142,7 @@ def test_every_problem_is_reported_at_once() -> None:  # C01
     ]
     assert found[4] == (
         "GATEKEEPER_JWT_LEEWAY: read '301s', which is over 300s; "
-        "accepted: a duration from 0s to 300s, such as 250ms, 15s, 30m, 24h or seconds"
+        "accepted: a duration from 0s to 300s, such as 250ms, 15s, 30m, 24h or a number of seconds"
     )
 
 
@@ -186,12 +183,12 @@ def test_an_unknown_name_is_a_problem_with_the_nearest_known_one(name: str, near
         *("GATEKEEPER_MY_OPS_SERVICE_PORT_METRICS", "GATEKEEPER_REDIS_PORT", "GATEKEEPER_REDIS_PORT_6379_TCP_ADDR"),
     ],
 )
-def test_what_kubernetes_injects_for_services_is_ignored(name: str) -> None:
+def test_variables_that_kubernetes_adds_for_services_are_ignored(name: str) -> None:
     assert load(BASE | {name: "tcp://10.0.0.1:8000"}) == load(BASE)
 
 
 @pytest.mark.parametrize("name", ["GATEKEEPER_PORTS", "GATEKEEPER_TRANSPORT", "GATEKEEPER_PORT_X_TCP"])
-def test_what_only_resembles_a_kubernetes_variable_is_not_ignored(name: str) -> None:
+def test_a_name_that_only_resembles_a_kubernetes_variable_is_not_ignored(name: str) -> None:
     assert problems(BASE | {name: "1"})
 
 
@@ -262,7 +259,7 @@ def test_settings_made_in_python_obey_the_same_rules() -> None:
             Settings(**({"jwt_secret": (SecretStr(SECRET),)} | values))
 
 
-# What the commands print
+# Output of the commands
 
 
 def test_describe_tells_each_value_and_its_source(tmp_path: Path) -> None:
@@ -297,7 +294,7 @@ def warned(**more: str) -> list[str]:
     return warnings(load(environ))
 
 
-def test_what_is_not_set_and_should_be_is_warned_of() -> None:
+def test_a_missing_issuer_and_audience_are_warned_of() -> None:
     assert [line.partition(":")[0] for line in warnings(load(BASE))] == [
         "GATEKEEPER_JWT_ISSUER",
         "GATEKEEPER_JWT_AUDIENCE",
@@ -310,7 +307,7 @@ def test_more_connections_than_files_are_warned_of(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 500))
     assert not any("MAX_CONNECTIONS" in line for line in warned(MAX_CONNECTIONS="499"))
     (line,) = [line for line in warned(MAX_CONNECTIONS="500") if "MAX_CONNECTIONS" in line]
-    assert line.startswith("GATEKEEPER_MAX_CONNECTIONS: 500, while a process may have 500 open files")
+    assert line.startswith("GATEKEEPER_MAX_CONNECTIONS: 500, but a process may open only 500 files")
 
 
 def test_limits_that_hold_for_users_only_are_warned_of() -> None:
@@ -318,10 +315,10 @@ def test_limits_that_hold_for_users_only_are_warned_of() -> None:
     [line] = warned(TRUSTED_PROXIES="none")
     assert line == (
         "GATEKEEPER_TRUSTED_PROXIES: none, so behind a proxy with a private or loopback address "
-        "GATEKEEPER_RATE_LIMIT and GATEKEEPER_LOGIN_RATE_LIMIT hold for users and not for client addresses"
+        "GATEKEEPER_RATE_LIMIT and GATEKEEPER_LOGIN_RATE_LIMIT limit users only, not client addresses"
     )
     [line] = warned(TRUSTED_PROXIES="none", RATE_LIMIT="off")
-    assert line.endswith("address GATEKEEPER_LOGIN_RATE_LIMIT holds for users and not for client addresses")
+    assert line.endswith("address GATEKEEPER_LOGIN_RATE_LIMIT limits users only, not client addresses")
     assert warned(TRUSTED_PROXIES="none", RATE_LIMIT="off", LOGIN_RATE_LIMIT="off") == []
 
 
@@ -350,7 +347,7 @@ def test_limits_that_hold_for_users_only_are_warned_of() -> None:
         ("PUBLIC_PATHS", "/a*", 0),
     ],
 )
-def test_what_travels_unprotected_is_warned_of(name: str, value: str, count: int) -> None:
+def test_unprotected_connections_are_warned_of(name: str, value: str, count: int) -> None:
     found = warned(**{name: value})
     assert len(found) == count
     assert all(line.startswith(f"GATEKEEPER_{name}: ") for line in found)
@@ -381,7 +378,7 @@ def test_the_env_file_lists_every_variable_commented_out_with_a_value_that_is_re
     values = dict(line.removeprefix("#").split("=", 1) for line in lines)
     assert list(values) == [f"GATEKEEPER_{name}" for name in DEFAULTS]
     assert {name: DEFAULTS[name.removeprefix("GATEKEEPER_")] or text for name, text in values.items()} == values
-    # The others are an example of a secret, files of another host, or fit only one kind of key.
+    # Left out: examples of secrets, files that are not on this host, and settings that fit one kind of key only.
     kinds = ("_JWT_SECRET", "_FILE", "_JWT_PUBLIC_KEY", "_JWKS_URL", "_JWT_ALGORITHMS")
     secrets = ("_SIGNING_KEY", "_INTROSPECTION_CLIENTS")
     good = {name: text for name, text in values.items() if not name.endswith((*kinds, *secrets))}

@@ -1,4 +1,4 @@
-"""Settings of tokens that Gatekeeper issues: how they are read, what they come to, what does not go together."""
+"""Settings of tokens that Gatekeeper issues: accepted values, effects, conflicts and warnings."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ KEY_SET = {"GATEKEEPER_JWKS_URL": "https://idp.example.com/jwks"}
 
 
 def issuing(**more: str) -> Settings:
-    """The settings of a Gatekeeper that issues tokens."""
+    """Load the settings of a Gatekeeper that issues tokens."""
     environ = ISSUE | {f"GATEKEEPER_{name}": value for name, value in more.items()}
     return load(environ)
 
 
-# How they are read
+# Accepted values
 
 
 def test_words_durations_and_names() -> None:
@@ -60,7 +60,7 @@ def test_the_alias_of_the_life_of_tokens_is_not_read_beside_its_name_nor_shown_i
         *("https://auth.example.com/check?realm=a", "http://[::1]:9000/check"),
     ],
 )
-def test_who_checks_a_password(text: str) -> None:
+def test_a_login_check_is_a_path_or_a_url(text: str) -> None:
     assert read("LOGIN_CHECK_URL", text) == text
 
 
@@ -86,7 +86,7 @@ def test_where_the_user_is(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["id", "#/id", "data.id", "/a~2", "/a~", "$.id", "/" + "x" * 512])
-def test_what_is_no_json_pointer_is_refused(text: str) -> None:
+def test_a_bad_json_pointer_is_refused(text: str) -> None:
     assert "accepted: a JSON pointer (RFC 6901), such as /id" in problem("LOGIN_USER_POINTER", text)
 
 
@@ -97,12 +97,12 @@ def test_members_that_become_claims() -> None:
 
 
 @pytest.mark.parametrize("name", OWN_CLAIMS)
-def test_a_claim_that_gatekeeper_sets_is_no_member_of_an_answer(name: str) -> None:
+def test_a_reserved_claim_is_refused_as_a_login_claim(name: str) -> None:
     line = problem("LOGIN_CLAIMS", f"roles,{name}")
-    assert f"has the item '{name}', which is set by Gatekeeper or says what a token is; accepted: names" in line
+    assert f"has the item '{name}', which is reserved for Gatekeeper; accepted: names" in line
 
 
-# What they come to
+# Effects
 
 
 def test_an_unknown_session_is_adopted_unless_gatekeeper_issues_the_tokens() -> None:
@@ -129,7 +129,7 @@ def test_algorithms_default_by_the_kind_of_the_signing_key_too() -> None:
     assert issuing(JWT_SECRET=SECRET).algorithms == ("HS256",)
     assert issuing(SIGNING_KEY=PRIVATE_PEM).algorithms == ("RS256", "ES256", "EdDSA")
     assert issuing(SIGNING_KEY=PRIVATE_PEM, JWT_PUBLIC_KEY=PEM).algorithms == ("RS256", "ES256", "EdDSA")
-    # While the backend issues, it is not a key.
+    # While the backend issues the tokens, a signing key verifies none.
     assert load(KEY_SET | {"GATEKEEPER_SIGNING_KEY": SECRET}).algorithms == ("RS256", "ES256", "EdDSA")
 
 
@@ -142,7 +142,7 @@ def test_the_cookie_that_gatekeeper_sets_is_a_source_of_tokens() -> None:
     assert load(BASE | {"GATEKEEPER_TOKEN_TRANSPORT": "cookie"}).effective_token_sources == usual
 
 
-# What does not go together
+# Conflicts
 
 
 def test_a_signing_key_alone_suffices_to_issue_tokens_and_not_to_observe_them() -> None:
@@ -185,7 +185,7 @@ def test_signing_keys_and_verifying_keys_of_different_kinds_are_a_problem(
     assert SECRET not in line
 
 
-def test_a_secret_beside_a_public_key_is_a_problem_whoever_issues() -> None:
+def test_a_secret_beside_a_public_key_is_a_problem_for_either_issuer() -> None:
     [line] = problems(ISSUE | BASE | {"GATEKEEPER_JWT_PUBLIC_KEY": PEM})
     assert line.startswith("GATEKEEPER_JWT_SECRET and GATEKEEPER_JWT_PUBLIC_KEY: set together")
 
@@ -199,10 +199,10 @@ def test_algorithms_that_do_not_fit_the_signing_key_are_a_problem(key: str, algo
     assert f" fit GATEKEEPER_SIGNING_KEY; accepted: {accepted}" in line
 
 
-def test_the_claim_that_names_the_user_is_no_member_of_an_answer() -> None:
+def test_the_user_claim_is_refused_as_a_login_claim() -> None:
     more = {"GATEKEEPER_JWT_USER_CLAIM": "email", "GATEKEEPER_LOGIN_CLAIMS": "roles,email"}
     [line] = problems(BASE | ISSUE | more)
-    assert line.startswith("GATEKEEPER_LOGIN_CLAIMS: names 'email', in which Gatekeeper puts the user")
+    assert line.startswith("GATEKEEPER_LOGIN_CLAIMS: read 'roles,email', which names the claim of the user")
 
 
 def test_gatekeeper_does_not_ask_itself_for_passwords() -> None:
@@ -212,7 +212,7 @@ def test_gatekeeper_does_not_ask_itself_for_passwords() -> None:
     assert line.startswith(
         "GATEKEEPER_LOGIN_CHECK_URL: read 'http://localhost:8000/internal/login', which is Gatekeeper's"
     )
-    # The middleware does not listen: its server may well have that address.
+    # The middleware does not listen: its server may have that address.
     assert load(BASE | ISSUE | own).login_check_url == own["GATEKEEPER_LOGIN_CHECK_URL"]
 
 
@@ -234,7 +234,7 @@ def test_no_conflict_is_made_up_from_a_signing_key_that_could_not_be_read() -> N
         *(("LOGIN_CLAIMS", "none"), ("TOKEN_TRANSPORT", "cookie")),
     ],
 )
-def test_what_only_an_issuer_needs_is_warned_of_while_tokens_are_observed(name: str, value: str) -> None:
+def test_settings_of_an_issuer_are_warned_of_while_tokens_are_observed(name: str, value: str) -> None:
     expected = f"GATEKEEPER_{name}: has no effect while GATEKEEPER_TOKENS is observe"
     found = [line for line in warnings(load(BASE | {f"GATEKEEPER_{name}": value})) if name in line]
     assert found == [expected]
@@ -259,8 +259,8 @@ def test_no_conflict_comes_from_what_has_no_effect() -> None:
 def test_passwords_that_travel_unprotected_are_warned_of(url: str, count: int) -> None:
     found = [line for line in warnings(issuing(SIGNING_KEY=SECRET, LOGIN_CHECK_URL=url)) if "passwords" in line]
     expected = (
-        "GATEKEEPER_LOGIN_CHECK_URL: plain http:// to auth.example.com, which is not this host: whoever is on the way "
-        "can read passwords"
+        "GATEKEEPER_LOGIN_CHECK_URL: plain http:// to auth.example.com, which is not this host: an attacker on the "
+        "network can read passwords"
     )
     assert found == count * [expected]
 

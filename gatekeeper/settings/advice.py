@@ -1,0 +1,106 @@
+"""Warnings of `gatekeeper check`: settings that are accepted, with a consequence that operators should know."""
+
+from __future__ import annotations
+
+import resource
+import stat
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from gatekeeper.settings.grammars import is_loopback, matches_everything
+from gatekeeper.settings.model import Settings
+from gatekeeper.settings.secrets import store_servers
+from gatekeeper.settings.source import setting_infos
+from gatekeeper.settings.tokens import ISSUE_FIELDS
+from gatekeeper.settings.types import env_name
+
+
+def warnings(settings: Settings) -> list[str]:
+    """List the warnings, one line each, beginning with the variable."""
+    return [
+        *_token_warnings(settings),
+        *_issue_warnings(settings),
+        *_limit_warnings(settings),
+        *_file_limit_warnings(settings),
+        *_store_warnings(settings),
+        *_transport_warnings(settings),
+        *_file_warnings(settings),
+    ]
+
+
+def _token_warnings(settings: Settings) -> Iterator[str]:
+    for field, claim in (("jwt_issuer", "iss"), ("jwt_audience", "aud")):
+        if getattr(settings, field) is None:
+            yield f"{env_name(field)}: not set, so the `{claim}` of a token is not checked"
+    for pattern in settings.public_paths:
+        if matches_everything(pattern):
+            yield f"{env_name('public_paths')}: {pattern!r} matches every path, so no request needs a session"
+
+
+def _issue_warnings(settings: Settings) -> Iterator[str]:
+    if settings.tokens == "issue":
+        return
+    for info in setting_infos(Settings):
+        if info.field not in ISSUE_FIELDS:
+            continue
+        # No warning for a default that is written out: ignoring it changes nothing.
+        if getattr(settings, info.field) != info.reader.read(Settings.model_fields[info.field].default):
+            yield f"{info.variable}: has no effect while {env_name('tokens')} is observe"
+
+
+def _limit_warnings(settings: Settings) -> Iterator[str]:
+    limits = [env_name(field) for field in ("rate_limit", "login_rate_limit") if getattr(settings, field) is not None]
+    if limits and not settings.trusted_proxies:
+        yield (
+            f"{env_name('trusted_proxies')}: none, so behind a proxy with a private or loopback address "
+            f"{' and '.join(limits)} {'limit' if len(limits) > 1 else 'limits'} users only, not client addresses"
+        )
+
+
+def _file_limit_warnings(settings: Settings) -> Iterator[str]:
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and limit <= settings.max_connections:
+        yield (
+            f"{env_name('max_connections')}: {settings.max_connections}, but a process may open only {limit} files "
+            "(ulimit -Hn), and each connection takes one"
+        )
+
+
+def _store_warnings(settings: Settings) -> Iterator[str]:
+    if settings.on_store_failure == "allow_verified":
+        yield (
+            f"{env_name('on_store_failure')}: while the store is unavailable, sessions that were ended elsewhere pass "
+            f"for up to {settings.degraded_max:g} s ({env_name('degraded_max')}), and failed logins are not counted"
+        )
+
+
+def _transport_warnings(settings: Settings) -> Iterator[str]:
+    for field, risk in (
+        ("jwks_url", "an attacker on the network can replace the keys"),
+        ("upstream_url", "an attacker on the network can read tokens and write identity headers"),
+        ("login_check_url", "an attacker on the network can read passwords"),
+    ):
+        if field in ISSUE_FIELDS and settings.tokens == "observe":
+            continue
+        parts = urlsplit(getattr(settings, field) or "")
+        if parts.scheme == "http" and not is_loopback(parts.hostname):
+            yield f"{env_name(field)}: plain http:// to {parts.hostname}, which is not this host: {risk}"
+    if settings.redis_url is None:
+        return
+    for parts in store_servers(settings.redis_url.get_secret_value()):
+        if parts.scheme == "unix" or is_loopback(parts.hostname):
+            continue
+        if parts.scheme == "redis":
+            yield f"{env_name('redis_url')}: no TLS (rediss://) to {parts.hostname}, which is not this host"
+        if not parts.password and "password=" not in parts.query:
+            yield f"{env_name('redis_url')}: no password for {parts.hostname}, which is not this host"
+
+
+def _file_warnings(settings: Settings) -> Iterator[str]:
+    for name, path in settings.secret_files:
+        try:
+            mode = path.stat().st_mode
+        except OSError:  # removed since it was read, so there is nothing to protect
+            continue
+        if mode & stat.S_IROTH:
+            yield f"{name}: every user of this host can read {str(path)!r} (chmod o-r)"
