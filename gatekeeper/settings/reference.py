@@ -16,9 +16,8 @@ _ENV_HEAD = """\
 # Every setting of Gatekeeper. Each line that is commented out shows the default, or an example where there is none.
 #
 # To load this file: gatekeeper --env-file config/gatekeeper.env serve
-# `docker run --env-file` reads it too, if it has one NAME=value a line, without `export` and without quotes: Docker takes
-# quotes as part of the value. Names in the comments are short: `TOKENS` is GATEKEEPER_TOKENS. docs/settings.md lists the
-# accepted values.
+# `docker run --env-file` reads it too, as long as values have no quotes: Docker takes quotes as part of the value.
+# Names in the comments are short: `TOKENS` is GATEKEEPER_TOKENS. docs/settings.md lists the accepted values.
 #
 # Written by `python -m gatekeeper.settings.reference`.
 """
