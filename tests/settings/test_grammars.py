@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from gatekeeper.dialects import DIALECTS
 from gatekeeper.settings import ListenAddress
+from gatekeeper.settings.proxy import DIALECT_NAMES
 from tests.settings.reading import BASE, problem, problems, read
 
 # Numbers, durations, words
@@ -240,6 +242,10 @@ def test_token_sources() -> None:
     assert read("TOKEN_SOURCES", text) == tuple(text.split(","))
     for wrong in ("none", "cookie", "cookie:", "cookie:a b", "header:x", "query:a&b", "body", "header,header"):
         assert "accepted: header, cookie:NAME" in problem("TOKEN_SOURCES", wrong)
+
+
+def test_the_settings_name_every_dialect_that_there_is() -> None:
+    assert tuple(DIALECTS) == DIALECT_NAMES
 
 
 def test_other_lists_and_names() -> None:
