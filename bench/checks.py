@@ -51,8 +51,8 @@ _RULES: Final = Rules(
 
 def open_store(url: str) -> tuple[StoreClient, SessionStore]:
     """With the settings as shipped."""
-    scripts = StoreClient(url, timeout_seconds=10.0)
-    return scripts, SessionStore(ScriptRunner(scripts, key_prefix="gk:", rules=_RULES))
+    store_client = StoreClient(url, timeout_seconds=10.0)
+    return store_client, SessionStore(ScriptRunner(store_client, key_prefix="gk:", rules=_RULES))
 
 
 def claims_of(number: int) -> Claims:
@@ -118,13 +118,13 @@ async def recorded(port: int) -> list[bytes]:
     with tempfile.TemporaryDirectory() as directory:
         path = str(Path(directory) / "socket")
         server = await asyncio.start_unix_server(between, path)
-        scripts, store = open_store(f"unix://{path}")
+        store_client, store = open_store(f"unix://{path}")
         await check_all(store, range(FIRST_STEP))
         for heard in written:
             heard.clear()
         for _ in range(_RECORDED_PASSES):
             await check_all(store, range(FIRST_STEP))
-        await scripts.aclose()
+        await store_client.aclose()
         server.close()
     return _pipelines(written)
 
@@ -164,7 +164,7 @@ async def measure(port: int, rounds: int, seconds: float, most: int) -> dict[str
     """Client and ceiling in turn with 1,000 sessions, then the client with ten times as many, up to `most`."""
     plain = redis.Redis(port=port)
     plain.flushall()
-    scripts, store = open_store(f"redis://127.0.0.1:{port}/0")
+    store_client, store = open_store(f"redis://127.0.0.1:{port}/0")
     await check_all(store, range(FIRST_STEP))
     pipelines = await recorded(port)
     ours, theirs = [], []
@@ -172,7 +172,7 @@ async def measure(port: int, rounds: int, seconds: float, most: int) -> dict[str
         ours.append(await checks_a_second(store, FIRST_STEP, seconds))
         theirs.append(ceiling(port, pipelines, seconds))
     growth = await _growth(store, plain, rounds, seconds, most)
-    await scripts.aclose()
+    await store_client.aclose()
     plain.close()
     return {
         "checks": median(ours),

@@ -56,7 +56,7 @@ def _server(binary: str) -> Iterator[str]:
 
 
 def _store(url: str, *, seconds: float) -> tuple[StoreClient, ScriptRunner]:
-    scripts = StoreClient(url, timeout_seconds=60)
+    store_client = StoreClient(url, timeout_seconds=60)
     rules = Rules(
         session_seconds=seconds,
         idle_seconds=None if seconds < 60 else 1800,
@@ -66,7 +66,7 @@ def _store(url: str, *, seconds: float) -> tuple[StoreClient, ScriptRunner]:
         adopt_unknown=True,
         leeway_seconds=0,
     )
-    return scripts, ScriptRunner(scripts, key_prefix="gk:", rules=rules)
+    return store_client, ScriptRunner(store_client, key_prefix="gk:", rules=rules)
 
 
 def _token(number: int, lives: float, a_user: int) -> Claims:
@@ -97,9 +97,9 @@ async def _open(
 
 async def measure_bytes(url: str, sessions: int, a_user: int, user_agent: str = _AGENT) -> dict[str, float]:
     """Bytes a session, by what they are for, in a store that is empty."""
-    scripts, runner = _store(url, seconds=86_400)
+    store_client, runner = _store(url, seconds=86_400)
     await _open(SessionStore(runner), runner, range(sessions), 900, a_user, user_agent)
-    await scripts.aclose()
+    await store_client.aclose()
     taken: Counter[str] = Counter()
     with redis.Redis.from_url(url) as client:
         keys: list[bytes] = list(client.scan_iter(count=_CALLS_A_KEY))
@@ -128,7 +128,7 @@ def _version(url: str) -> str:
 async def churn(url: str, sessions: int, *, batch: int = 20_000) -> tuple[int, int, set[str]]:
     """Opens sessions that live for a second and waits until they have left. Bytes before and after, without the audit
     stream, and the keys that are there at the end."""
-    scripts, runner = _store(url, seconds=1.0)
+    store_client, runner = _store(url, seconds=1.0)
     store = SessionStore(runner)
     with redis.Redis.from_url(url, decode_responses=True) as client:
         # Scripts are loaded and connections open, and stay so.
@@ -141,7 +141,7 @@ async def churn(url: str, sessions: int, *, batch: int = 20_000) -> tuple[int, i
         await _until_gone(store, runner, client)
         left = set(client.keys("*"))
         after = _used(client)
-    await scripts.aclose()
+    await store_client.aclose()
     return before, after, left
 
 

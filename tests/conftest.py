@@ -111,5 +111,5 @@ async def make_store(store_url: str) -> AsyncIterator[MakeStore]:
         return SessionStore(ScriptRunner(made[-1], key_prefix="gk:", rules=Rules(**settled)))
 
     yield make
-    for scripts in made:
-        await scripts.aclose()
+    for store_client in made:
+        await store_client.aclose()

@@ -125,7 +125,7 @@ def test_check_online_tells_what_does_not_answer(store: Store) -> None:
     assert "Traceback" not in done.stderr
     failed = [line for line in done.stdout.splitlines() if line.startswith("failed: ")]
     assert failed == [
-        "failed: the session store failed: connection (FileNotFoundError)",
+        "failed: session store failed: connection (FileNotFoundError)",
         f"failed: GATEKEEPER_UPSTREAM_URL http://127.0.0.1:{port}: nothing answers there",
     ]
     assert done.stdout.splitlines()[-1] == "failed"
@@ -235,4 +235,4 @@ def test_a_store_that_is_away_is_told_in_one_line(store: Store) -> None:
     for arguments in (["list", "1"], ["revoke", "1"], ["revoke", "1", "2"]):
         done = command("sessions", *arguments, redis_url=f"unix://{store.path}.away")
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == "gatekeeper: the session store failed: connection (FileNotFoundError)\n"
+        assert done.stderr == "gatekeeper: session store failed: connection (FileNotFoundError)\n"

@@ -159,4 +159,4 @@ def test_wrong_use_is_exit_code_2(store: Store, arguments: list[str]) -> None:
 def test_without_a_store_it_is_exit_code_1(name: str, tmp_path: Path) -> None:
     done = command("audit", name, redis_url=f"unix://{tmp_path}/nowhere.sock")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "the session store failed" in done.stderr
+    assert "session store failed" in done.stderr

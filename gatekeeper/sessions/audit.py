@@ -22,6 +22,7 @@ import msgspec
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.sessions.events import Actor, ActorKind
 from gatekeeper.store.client import StoreClient
+from gatekeeper.store.command import command
 
 _log = logging.getLogger("gatekeeper.audit")
 
@@ -109,8 +110,8 @@ def audit_event(
 class AuditLog:
     """Writes and reads events. Raises `StoreUnavailable`."""
 
-    def __init__(self, scripts: StoreClient, *, key_prefix: str) -> None:
-        self._scripts = scripts
+    def __init__(self, redis: StoreClient, *, key_prefix: str) -> None:
+        self._redis = redis
         self._key: Final = f"{key_prefix}audit".encode()
 
     def __repr__(self) -> str:
@@ -140,18 +141,18 @@ class AuditLog:
     async def _append(self, event: AuditEvent) -> None:
         values = msgspec.structs.asdict(event)
         fields = [part for name, value in values.items() for part in (name, "" if value is None else value)]
-        await self._scripts.command("XADD", self._key, "MAXLEN", "~", STREAM_LENGTH, "*", *fields)
+        await self._redis.call(command("XADD", self._key, "MAXLEN", "~", STREAM_LENGTH, "*", *fields))
 
     async def last(self, number: int) -> list[tuple[str, AuditEvent]]:
         """The newest events, oldest first, each with its place in the stream."""
-        found = await self._scripts.command("XREVRANGE", self._key, "+", "-", "COUNT", number)
+        found = await self._redis.call(command("XREVRANGE", self._key, "+", "-", "COUNT", number))
         return [_read(entry) for entry in reversed(_entries(found))]
 
     async def read(self, start: str = "-", end: str = "+") -> AsyncIterator[tuple[str, AuditEvent]]:
         """Events in their order, each with its place. `start` and `end` are places in the stream: milliseconds since
         1970, or what came with an event; `(` before one leaves it out."""
         while True:
-            found = await self._scripts.command("XRANGE", self._key, start, end, "COUNT", _AT_ONCE)
+            found = await self._redis.call(command("XRANGE", self._key, start, end, "COUNT", _AT_ONCE))
             entries = _entries(found)
             for entry in entries:
                 yield _read(entry)

@@ -25,7 +25,7 @@ from gatekeeper.sessions.geo import Locator, NoLocator
 from gatekeeper.sessions.outbox import Outbox
 from gatekeeper.sessions.revoked_cache import RevokedCache
 from gatekeeper.store.client import StoreClient
-from gatekeeper.store.command import Command, ReplyReceiver, Script
+from gatekeeper.store.command import Command, ReplyReceiver, Script, command
 from gatekeeper.store.epoch import Epoch
 
 T = TypeVar("T")
@@ -64,7 +64,7 @@ class ScriptRunner:
 
     def __init__(
         self,
-        scripts: StoreClient,
+        redis: StoreClient,
         *,
         key_prefix: str,
         rules: Rules,
@@ -72,9 +72,9 @@ class ScriptRunner:
         epoch: Epoch | None = None,
         revoked: RevokedCache | None = None,
     ) -> None:
-        self._scripts = scripts
+        self._redis = redis
         # Where nobody beats, nothing is ever lost.
-        self.epoch: Final = epoch or Epoch(scripts, key_prefix=key_prefix)
+        self.epoch: Final = epoch or Epoch(redis, key_prefix=key_prefix)
         self.revoked: Final = revoked or RevokedCache(most_users=0)
         self._prefix = key_prefix
         self._locator = locator or NoLocator()
@@ -86,7 +86,7 @@ class ScriptRunner:
         self._due_key: Final = f"{key_prefix}due".encode()
         # Users with sessions that a clean-up would take out of the lists, by when those leave by themselves.
         self._cleanable_key: Final = f"{key_prefix}cleanable".encode()
-        self.outbox: Final = Outbox(scripts, key_prefix=key_prefix, outbox_key=self.outbox_key)
+        self.outbox: Final = Outbox(redis, key_prefix=key_prefix, outbox_key=self.outbox_key)
         self.idle: Final = microseconds(rules.idle_seconds or 0)
         self.ended_ttl: Final = microseconds(rules.ended_seconds)
         self.ttl: Final = microseconds(rules.session_seconds)
@@ -95,12 +95,12 @@ class ScriptRunner:
         self.unknown: Final = "adopt" if rules.adopt_unknown else "reject"
 
     def __repr__(self) -> str:
-        return f"<ScriptRunner [{self._prefix}*] {self._scripts!r}>"
+        return f"<ScriptRunner [{self._prefix}*] {self._redis!r}>"
 
     @property
     def replicated(self) -> bool:
         """Whether openings and ends wait for replicas."""
-        return self._scripts.replicas > 0
+        return self._redis.replicas > 0
 
     def keys(self, user: str) -> tuple[bytes, bytes, bytes, bytes]:
         tag = f"{self._prefix}{{{user.translate(_TAG)}}}".encode()
@@ -131,26 +131,28 @@ class ScriptRunner:
     ) -> T:
         """What `read` makes of the script's answer; `also` is one more key of that user."""
         keys = self.keys(user)
-        reply = await self._scripts.run(script, keys if extra_key is None else (*keys, extra_key), arguments)
+        reply = await self._redis.call(script.command(keys if extra_key is None else (*keys, extra_key), arguments))
         return self.read_reply(keys[0], reply, read)
 
     def prepare(self, script: Script, user: str, *arguments: Any) -> Command:
         """A call that is made again and again, for `send`."""
-        return self._scripts.prepare(script, self.keys(user), arguments)
+        return script.command(self.keys(user), arguments)
 
     def send(self, call: Command) -> asyncio.Future[Any]:
         """The reply to come, for `read_reply`."""
-        return self._scripts.send(call)
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._redis.send(call, reply)
+        return reply
 
     def send_for(self, reply: ReplyReceiver, call: Command) -> None:
         """As `send`; `reply` is told."""
-        self._scripts.send_for(reply, call)
+        self._redis.send(call, reply)
 
     def read_reply(self, key: bytes, reply: Any, read: Callable[[list[Any]], T]) -> T:
         """What `read` makes of the answer of a script whose first key was `key`. Raises `StoreUnavailable`."""
         # A reply that is not this user's is a fault of the connection, whatever it says.
         if not isinstance(reply, list) or not reply or reply[0] != key:
-            self._scripts.drop_connections(key)
+            self._redis.drop_connections(key)
             raise StoreUnavailable("the session store answered for somebody else", kind="protocol")
         try:
             return read(reply)
@@ -171,7 +173,7 @@ class ScriptRunner:
         written before it, in the same batch where one server has them all."""
         marker = self.outbox.marker(user)
         before = (self.outbox.mark(marker), *indexes)
-        if not self._scripts.ordered:
+        if not self._redis.ordered:
             await asyncio.gather(*before)
             before = ()
         running = self.run(script, user, read, *arguments, actor.packed(), extra_key=extra_key)
@@ -202,7 +204,8 @@ class ScriptRunner:
         that expires, in seconds, if anybody tells."""
         user = claims.user.encode()
         due_at = microseconds(time.time() + self._due_in_seconds)
-        before: list[Awaitable[None]] = [self._scripts.write("ZADD", self._due_key, "LT", due_at, user)]
+        due = command("ZADD", self._due_key, "LT", due_at, user, durable=True)
+        before: list[Awaitable[None]] = [self._redis.call(due)]
         if refresh:
             seconds = self._kept_seconds if refresh_expires_at is None else refresh_expires_at - time.time()
             before.append(self._index(self._refresh_key(refresh), user, max(seconds, self._kept_seconds)))
@@ -212,48 +215,49 @@ class ScriptRunner:
 
     async def hint(self, user: bytes, due_at: int) -> None:
         """Remembers when to look at that user's sessions, in microseconds, unless it is sooner already."""
-        await self._scripts.command("ZADD", self._due_key, "LT", due_at, user)
+        await self._redis.call(command("ZADD", self._due_key, "LT", due_at, user))
 
     async def due_users(self, now: int, most: int) -> list[bytes]:
         """Users at whom to look, until `now` in microseconds."""
-        return _list(await self._scripts.command("ZRANGEBYSCORE", self._due_key, "-inf", now, "LIMIT", 0, most))
+        return _list(await self._redis.call(command("ZRANGEBYSCORE", self._due_key, "-inf", now, "LIMIT", 0, most)))
 
     async def claim(self, user: bytes, *, until: int) -> bool:
         """Takes a due user's hint away, unless another process has: then there is nothing to do. Should this one die
         before it has looked, the user is looked at again at `until`."""
-        put = self._scripts.command("ZADD", self._cleanable_key, "GT", until, user)
-        taken = self._scripts.command("ZREM", self._due_key, user)
+        put = self._redis.call(command("ZADD", self._cleanable_key, "GT", until, user))
+        taken = self._redis.call(command("ZREM", self._due_key, user))
         return bool((await asyncio.gather(put, taken))[-1])
 
     async def cleanable_users(self, now: int, most: int) -> list[bytes]:
         """Users whose sessions should have left the lists by `now`."""
-        return _list(await self._scripts.command("ZRANGEBYSCORE", self._cleanable_key, "-inf", now, "LIMIT", 0, most))
+        due = command("ZRANGEBYSCORE", self._cleanable_key, "-inf", now, "LIMIT", 0, most)
+        return _list(await self._redis.call(due))
 
     async def take_cleanable_users(self, most: int) -> tuple[list[bytes], int]:
         """Users for a clean-up, which no other gets; and how many there are, `most` at the most."""
-        users = _list(await self._scripts.command("ZRANGE", self._cleanable_key, 0, most - 1))
-        taken = await asyncio.gather(*(self._scripts.command("ZREM", self._cleanable_key, user) for user in users))
+        users = _list(await self._redis.call(command("ZRANGE", self._cleanable_key, 0, most - 1)))
+        taken = await asyncio.gather(*(self._redis.call(command("ZREM", self._cleanable_key, user)) for user in users))
         return [user for user, took in zip(users, taken, strict=True) if took], len(users)
 
     async def set_cleanable(self, user: bytes, until: int) -> None:
         """Until when a clean-up finds something (0: it finds nothing)."""
         if until:
-            await self._scripts.command("ZADD", self._cleanable_key, until, user)
+            await self._redis.call(command("ZADD", self._cleanable_key, until, user))
         else:
-            await self._scripts.command("ZREM", self._cleanable_key, user)
+            await self._redis.call(command("ZREM", self._cleanable_key, user))
 
     async def _index(self, key: bytes, user: bytes, seconds: float) -> None:
-        await self._scripts.write("SET", key, user, "PX", int(min(seconds, LATEST) * 1000) + 1)
+        await self._redis.call(command("SET", key, user, "PX", int(min(seconds, LATEST) * 1000) + 1, durable=True))
 
     async def index_refresh_token(self, digest: str, user: str) -> None:
         """Before the record knows it: a token without a record is unknown, a record without an index is lost."""
         await self._index(self._refresh_key(digest), user.encode(), self._kept_seconds)
 
     async def user_of_refresh_token(self, digest: str) -> str | None:
-        return _text(await self._scripts.command("GET", self._refresh_key(digest)))
+        return _text(await self._redis.call(command("GET", self._refresh_key(digest))))
 
     async def user_of_sid(self, sid: str) -> str | None:
-        return _text(await self._scripts.command("GET", self._sid_key(sid)))
+        return _text(await self._redis.call(command("GET", self._sid_key(sid))))
 
     def _refresh_key(self, digest: str) -> bytes:
         return f"{self._prefix}refresh:{digest}".encode()

@@ -29,8 +29,8 @@ class LoginAttempts:
     """Failed logins of user names, from an address (None: not to be told apart). Usually there is one name; a request
     in which several stand counts for each. Raises `StoreUnavailable`."""
 
-    def __init__(self, scripts: StoreClient, *, key_prefix: str, rate: Rate) -> None:
-        self._scripts = scripts
+    def __init__(self, redis: StoreClient, *, key_prefix: str, rate: Rate) -> None:
+        self._redis = redis
         self._prefix = key_prefix
         self._rate = rate
         self._under_way: Counter[str] = Counter()
@@ -80,7 +80,8 @@ class LoginAttempts:
 
     async def _one(self, ask: str, name: str, limit: float) -> int:
         key = f"{self._prefix}login:{name}".encode()
-        reply: Any = await self._scripts.run(ATTEMPTS, (key,), (ask, limit, round(self._rate.seconds * 1_000_000)))
+        arguments = (ask, limit, round(self._rate.seconds * 1_000_000))
+        reply: Any = await self._redis.call(ATTEMPTS.command((key,), arguments))
         if not isinstance(reply, list) or len(reply) != 2 or reply[0] != key or not isinstance(reply[1], int):
             raise StoreUnavailable("the session store answered for somebody else", kind="protocol")
         return int(reply[1])

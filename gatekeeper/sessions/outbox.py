@@ -24,6 +24,7 @@ from gatekeeper.errors import StoreUnavailable
 from gatekeeper.sessions.audit import AuditEvent, AuditLog, audit_event
 from gatekeeper.sessions.events import SYSTEM, Actor, ActorKind, Event, EventCounter
 from gatekeeper.store.client import StoreClient
+from gatekeeper.store.command import command
 
 _log = logging.getLogger("gatekeeper.audit")
 
@@ -51,10 +52,10 @@ class _Entry(msgspec.Struct, frozen=True):
 class Outbox:
     """The outboxes of all users. `outbox_key` names that of one. Raises `StoreUnavailable` where it is awaited."""
 
-    def __init__(self, scripts: StoreClient, *, key_prefix: str, outbox_key: Callable[[str], bytes]) -> None:
-        self.audit_log: Final = AuditLog(scripts, key_prefix=key_prefix)
+    def __init__(self, redis: StoreClient, *, key_prefix: str, outbox_key: Callable[[str], bytes]) -> None:
+        self.audit_log: Final = AuditLog(redis, key_prefix=key_prefix)
         self.events: EventCounter | None = None
-        self._scripts = scripts
+        self._redis = redis
         self._outbox_key = outbox_key
         self._markers: Final = f"{key_prefix}outboxes".encode()
         # More than can be waiting while the store answers; what falls out is found by `sweep`.
@@ -72,7 +73,7 @@ class Outbox:
 
     async def mark(self, marker: bytes) -> None:
         """Before the act, and as it over the lane that waits for replicas where there are any: in its batch."""
-        await self._scripts.write("ZADD", self._markers, time.time_ns() // 1000, marker)
+        await self._redis.call(command("ZADD", self._markers, time.time_ns() // 1000, marker, durable=True))
 
     def schedule(self, marker: bytes) -> None:
         """After the act: its words are carried over by `run`, while nobody waits."""
@@ -101,9 +102,8 @@ class Outbox:
     async def sweep(self) -> int:
         """Carries over what others have left behind, a bounded number of outboxes; how many notes those were."""
         until = int((time.time() - _GRACE_SECONDS) * 1e6)
-        markers = await self._scripts.command(
-            "ZRANGEBYSCORE", self._markers, "-inf", until, "LIMIT", 0, _MARKERS_A_STEP
-        )
+        left = command("ZRANGEBYSCORE", self._markers, "-inf", until, "LIMIT", 0, _MARKERS_A_STEP)
+        markers = await self._redis.call(left)
         if not isinstance(markers, list):
             raise StoreUnavailable("the session store answered what is not ours", kind="protocol")
         if markers:
@@ -119,7 +119,7 @@ class Outbox:
         # One user's fault keeps that user's notes only.
         done = [each for own, fault in zip(by_user.values(), delivered, strict=True) if fault is None for each in own]
         if done:
-            await self._scripts.command("ZREM", self._markers, *done)
+            await self._redis.call(command("ZREM", self._markers, *done))
         if faults:
             self._log_fault(faults[0])
             raise faults[0]
@@ -136,7 +136,7 @@ class Outbox:
         """Empties the outbox of a user."""
         key = self._outbox_key(user)
         while True:
-            packed = await self._scripts.command("LRANGE", key, 0, _ENTRIES_A_STEP - 1)
+            packed = await self._redis.call(command("LRANGE", key, 0, _ENTRIES_A_STEP - 1))
             if not isinstance(packed, list):
                 raise StoreUnavailable("the session store answered what is not ours", kind="protocol")
             entries = [_parse(user, each) for each in packed]
@@ -145,7 +145,7 @@ class Outbox:
             await asyncio.gather(*(self._mirror(entry, *token) for entry in parsed for token in entry.mirrored))
             await asyncio.gather(*(self.audit_log.write(entry.event) for entry in parsed))
             # By what they say, not by their place: another process may be at it too.
-            removed = await asyncio.gather(*(self._scripts.command("LREM", key, 1, each) for each in packed))
+            removed = await asyncio.gather(*(self._redis.call(command("LREM", key, 1, each)) for each in packed))
             for entry, mine in zip(entries, removed, strict=True):
                 if entry is not None and mine:
                     self._count(entry.event)
@@ -160,7 +160,7 @@ class Outbox:
 
     async def _mirror(self, entry: _Entry, jti: str, expires_at: int) -> None:
         key = f"{MIRROR}{jti}".encode()
-        await self._scripts.command("SET", key, entry.event.reason or "", "PXAT", expires_at // 1000 + 1)
+        await self._redis.call(command("SET", key, entry.event.reason or "", "PXAT", expires_at // 1000 + 1))
 
 
 def _parse(user: str, packed: bytes) -> _Entry | None:

@@ -1,4 +1,4 @@
-"""Where the store is, by its URL, and a client of redis-py for what is not a verdict."""
+"""The store's URL, and a client of redis-py for subscriptions and for applications."""
 
 from __future__ import annotations
 
@@ -25,116 +25,117 @@ from redis.exceptions import RedisError
 
 from gatekeeper.store.connection import ConnectionOptions, Server
 
-Kind = Literal["server", "sentinel", "cluster"]
+Topology = Literal["server", "sentinel", "cluster"]
 
 _CLIENT_CONNECTIONS: Final = 6
-_PORTS: Final[dict[Kind, int]] = {"server": 6379, "sentinel": 26379, "cluster": 6379}
+_PORTS: Final[dict[Topology, int]] = {"server": 6379, "sentinel": 26379, "cluster": 6379}
 
 
 class Address(msgspec.Struct, frozen=True):
-    """The server, or the sentinels, or nodes of a cluster; `service` is the name that the sentinels know."""
+    """A parsed URL. `servers` are the server itself, the sentinels, or nodes of a Cluster; `service` is the name under
+    which the sentinels know the store."""
 
-    kind: Kind
+    topology: Topology
     servers: tuple[Server, ...]
-    login: ConnectionOptions
+    options: ConnectionOptions
     service: str = ""
 
     def __repr__(self) -> str:
-        return f"<Address {self.kind} {','.join(map(str, self.servers))} {self.service}>"
+        return f"<Address {self.topology} {','.join(map(str, self.servers))} {self.service}>"
 
 
 def parse(url: str, *, ca_file: str | None = None) -> Address:
-    """`redis://`, `rediss://`, `unix://`, and `redis+sentinel://user:password@host:port,…/service/db` and
-    `redis+cluster://host:port,…`, both also with `rediss`. Raises `ValueError`, with no password in it."""
+    """Parse `redis://`, `unix://`, `redis+sentinel://user:password@host:port,…/service/db` or
+    `redis+cluster://host:port,…`; `rediss` in place of `redis` means TLS. Raises `ValueError`, whose text holds no
+    password."""
     scheme, _, rest = url.partition("://")
-    first, _, kind = scheme.partition("+")
-    if kind not in ("", "sentinel", "cluster"):
-        raise ValueError("is not a URL of a store")
+    first, _, topology = scheme.partition("+")
+    if topology not in ("", "sentinel", "cluster"):
+        raise ValueError("not a URL of a Redis server")
     tls = ssl.create_default_context(cafile=ca_file) if first == "rediss" else None
-    if not kind:
-        parts = parse_url(url)
-        server = Server(parts.get("host", "localhost"), parts.get("port", 6379), parts.get("path", ""))
-        return Address("server", (server,), _login(parts, tls))
+    if not topology:
+        fields = parse_url(url)
+        server = Server(fields.get("host", "localhost"), fields.get("port", 6379), fields.get("path", ""))
+        return Address("server", (server,), _options(fields, tls))
     authority, _, path = rest.partition("/")
     user, at, hosts = authority.rpartition("@")
-    parts = parse_url(f"redis://{user}{at}host/")
+    fields = parse_url(f"redis://{user}{at}host/")
     service, _, database = path.partition("/")
-    login = _login({**parts, "db": database}, tls)
-    if kind == "cluster":
-        return Address("cluster", _servers(hosts, "cluster"), login)
-    return Address(
-        "sentinel", _servers(hosts, "sentinel"), msgspec.structs.replace(login, must_be_master=True), service
-    )
+    options = _options({**fields, "db": database}, tls)
+    if topology == "cluster":
+        return Address("cluster", _servers(hosts, "cluster"), options)
+    options = msgspec.structs.replace(options, must_be_primary=True)
+    return Address("sentinel", _servers(hosts, "sentinel"), options, service)
 
 
-def _login(parts: Any, tls: ssl.SSLContext | None) -> ConnectionOptions:
-    return ConnectionOptions(parts.get("username"), parts.get("password"), int(parts.get("db") or 0), tls)
+def _options(fields: Any, tls: ssl.SSLContext | None) -> ConnectionOptions:
+    return ConnectionOptions(fields.get("username"), fields.get("password"), int(fields.get("db") or 0), tls)
 
 
-def _servers(hosts: str, kind: Kind) -> tuple[Server, ...]:
-    found = [parse_url(f"redis://{host}") for host in hosts.split(",")]
-    return tuple(Server(parts.get("host", "localhost"), parts.get("port", _PORTS[kind])) for parts in found)
+def _servers(hosts: str, topology: Topology) -> tuple[Server, ...]:
+    parsed = [parse_url(f"redis://{host}") for host in hosts.split(",")]
+    return tuple(Server(fields.get("host", "localhost"), fields.get("port", _PORTS[topology])) for fields in parsed)
 
 
 def open_client(url: str, *, timeout_seconds: float, ca_file: str | None = None) -> Redis:
-    """A client of redis-py, which connects when first used: for subscriptions, and for the application.
+    """Make a client of redis-py, which connects at its first use. Behind sentinels it is a client of the primary; of a
+    Cluster it is a `RedisCluster`.
 
-    redis-py's defaults do not suit a gate: it would retry ten times, send a script again whose reply was lost, and
-    raise at once when its pool is full. Here a call is tried once and is bounded in time. Behind sentinels it is a
-    client of the master; of a cluster it is a `RedisCluster`.
+    The defaults of redis-py do not suit a gate: it retries ten times, sends a script again whose reply was lost, and
+    raises at once when its pool is full. With this client a call is tried once, and waits for a connection.
     """
     address = parse(url, ca_file=ca_file)
-    login = address.login
+    connection_options = address.options
     options: dict[str, Any] = {
         "socket_timeout": timeout_seconds,
         "socket_connect_timeout": timeout_seconds,
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,
     }
-    if address.kind == "server":
-        if ca_file and login.tls is not None:
+    if address.topology == "server":
+        if ca_file and connection_options.tls is not None:
             options["ssl_ca_certs"] = ca_file
         pool = BlockingConnectionPool.from_url(
             url, max_connections=_CLIENT_CONNECTIONS, timeout=timeout_seconds, **options
         )
         return Redis.from_pool(pool)
-    options |= {"username": login.user, "password": login.password}
-    if login.tls is not None:
+    options |= {"username": connection_options.user, "password": connection_options.password}
+    if connection_options.tls is not None:
         options |= {"ssl": True, "ssl_ca_certs": ca_file}
-    if address.kind == "cluster":
+    if address.topology == "cluster":
         client: Any = ClusterClient(address.servers, options)
-        return client  # type: ignore[no-any-return]  # used is what both can do alike
-    to_master = ConnectionPool(
-        connection_class=_TlsToMaster if login.tls is not None else _ToMaster,
-        db=login.database,
+        return client  # type: ignore[no-any-return]  # callers use only methods that both classes have
+    to_primary = ConnectionPool(
+        connection_class=_TlsPrimaryConnection if connection_options.tls is not None else _PrimaryConnection,
+        db=connection_options.database,
         servers=address.servers,
         service=address.service,
         **{name: value for name, value in options.items() if name != "ssl"},
     )
-    return Redis.from_pool(to_master)
+    return Redis.from_pool(to_primary)
 
 
 class ClusterClient(RedisCluster):
-    """Subscribes at any node that can be reached: a message published at one is heard at all. redis-py's own binds a
-    subscription to the node of the channel's slot, and knows none before its first command."""
+    """A `RedisCluster` that subscribes at any node that it can reach, since a Cluster delivers a message at all nodes.
+    redis-py binds a subscription to the node of the channel's slot, and knows no node before its first command."""
 
     def __init__(self, servers: Sequence[Server], options: dict[str, Any]) -> None:
         super().__init__(startup_nodes=[ClusterNode(server.host, server.port) for server in servers], **options)
-        connection_class = _TlsToAny if options.get("ssl") else _ToAny
+        connection_class = _TlsAnyNodeConnection if options.get("ssl") else _AnyNodeConnection
         options = {name: value for name, value in options.items() if name != "ssl"} | {"servers": servers}
         pool = ConnectionPool(connection_class=connection_class, **options)
-        self._subscribing = Redis.from_pool(pool)
+        self._subscriptions = Redis.from_pool(pool)
 
     def pubsub(self, *_: Any, **options: Any) -> Any:
-        return self._subscribing.pubsub(**options)
+        return self._subscriptions.pubsub(**options)
 
     async def aclose(self) -> None:
-        await self._subscribing.aclose()
+        await self._subscriptions.aclose()
         await super().aclose()
 
 
-class _ToAny(Connection):
-    """A connection to the first of several servers that takes one."""
+class _AnyNodeConnection(Connection):
+    """A connection to the first of several servers, in random order, that accepts one."""
 
     def __init__(self, *, servers: Sequence[Server], **options: Any) -> None:
         super().__init__(**options)
@@ -153,41 +154,41 @@ class _ToAny(Connection):
         raise fault
 
 
-class _TlsToAny(_ToAny, SSLConnection):
+class _TlsAnyNodeConnection(_AnyNodeConnection, SSLConnection):
     pass
 
 
-class _ToMaster(Connection):
-    """A connection to the master that the first sentinel names which answers. redis-py's own `Sentinel` would have to
-    be told whether the sentinels ask for a password."""
+class _PrimaryConnection(Connection):
+    """A connection to the primary that the first sentinel to reply names. The `Sentinel` class of redis-py has to be
+    told whether the sentinels ask for a password; this one tries with and without."""
 
     def __init__(self, *, servers: Sequence[Server], service: str, **options: Any) -> None:
         super().__init__(db=options.pop("db"), **options)
         self._servers = servers
         self._service = service
-        self._login = {name: options[name] for name in ("username", "password")}
-        asking = ("socket_timeout", "socket_connect_timeout", "retry", "protocol", "ssl_ca_certs")
-        self._asking: dict[str, Any] = {name: options[name] for name in asking if name in options}
-        self._asking["ssl"] = isinstance(self, SSLConnection)
+        self._credentials = {name: options[name] for name in ("username", "password")}
+        for_sentinels = ("socket_timeout", "socket_connect_timeout", "retry", "protocol", "ssl_ca_certs")
+        self._sentinel_options: dict[str, Any] = {name: options[name] for name in for_sentinels if name in options}
+        self._sentinel_options["ssl"] = isinstance(self, SSLConnection)
 
     async def _connect(self) -> None:
         for server in random.sample(self._servers, len(self._servers)):
-            for login in (self._login, {}):
-                sentinel = Redis(host=server.host, port=server.port, **login, **self._asking)
+            for credentials in (self._credentials, {}):
+                sentinel = Redis(host=server.host, port=server.port, **credentials, **self._sentinel_options)
                 try:
-                    told = await sentinel.execute_command(  # type: ignore[no-untyped-call]
+                    primary = await sentinel.execute_command(  # type: ignore[no-untyped-call]
                         "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service
                     )
                 except RedisError:
                     continue
                 finally:
                     await sentinel.aclose()
-                if told:
-                    self.host, self.port = told[0].decode(), int(told[1])
+                if primary:
+                    self.host, self.port = primary[0].decode(), int(primary[1])
                     await super()._connect()  # type: ignore[no-untyped-call]
                     return
-        raise RedisConnectionError("no sentinel knows its master")
+        raise RedisConnectionError("no sentinel names a primary")
 
 
-class _TlsToMaster(_ToMaster, SSLConnection):
+class _TlsPrimaryConnection(_PrimaryConnection, SSLConnection):
     pass

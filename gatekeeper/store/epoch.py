@@ -1,12 +1,13 @@
-"""Whether the store still has its data: what a Gatekeeper that runs asks it twice a second.
+"""Detection of data loss: every running Gatekeeper asks the store twice a second whether it still has its data.
 
-The store holds a random epoch and a count of these questions. Where the epoch is missing, is another one, or has been
-asked fewer times than is known here, the store has lost data: ends among them, perhaps. Then tokens issued until that
-moment open no sessions any more (`adopt_not_before`). Of a Cluster every primary has an epoch of its own, for each may
-lose its data alone; whichever does, `adopt_not_before` is for everybody, and is written to all.
+The store holds a random epoch and counts these heartbeats. If the epoch is missing, is a different one, or has counted
+fewer heartbeats than this process knows of, then the store has lost data, possibly revocations among them. From then
+on, tokens issued before that moment open no sessions (`adopt_not_before`). In a Cluster every primary has an epoch of
+its own, since each may lose its data alone. Whichever does, `adopt_not_before` applies to all of them and is written
+to all (docs/decisions.md, rule 4.9).
 
-With the epoch stands the number of the format in which sessions are written. A store with another one is no store for
-this Gatekeeper, which writes nothing there.
+Beside the epoch stands the format in which sessions are stored. A Gatekeeper with another format writes nothing to
+that store.
 """
 
 from __future__ import annotations
@@ -21,134 +22,135 @@ from typing import Final, NamedTuple
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.command import load_script
+from gatekeeper.store.errors import unexpected_reply
 
 EPOCH: Final = load_script(Path(__file__).parent / "scripts", "epoch")
 BEAT_SECONDS: Final = 0.5
-# Raised with every change after which scripts of before would misread what is stored, or write what those of after
-# misread (docs/operations.md).
+# Raised with every change after which older scripts would misread what newer ones store, or the other way round
+# (docs/operations.md).
 SCHEMA: Final = 1
 
 _log = logging.getLogger("gatekeeper")
 _LOSSES: Final = {
     b"missing": "it is empty",
-    b"older": "it is as it was some time ago, and sessions that ended since may live again",
-    b"another": "it is another one",
+    b"older": "it is an older copy, in which sessions that were revoked since may be live again",
+    b"another": "it holds the data of another store",
 }
 
 
-class _Known(NamedTuple):
-    """Of one epoch; `name` is empty until it was seen once."""
+class _Seen(NamedTuple):
+    """An epoch as it was at the last heartbeat; `name` is empty before the first one."""
 
     name: str = ""
     beats: int = 0
 
 
 class Epoch:
-    """What this process knows of the store's data. `adopt_not_before` is in microseconds on the store's clock, 0 where
-    nothing was lost; `id` is empty until the store has answered once. `in_other_slot`: in a Cluster the scripts of a
-    user cannot read it."""
+    """The state of the store's data, as far as this process knows it.
 
-    def __init__(self, scripts: StoreClient, *, key_prefix: str) -> None:
-        self._scripts = scripts
-        self.in_other_slot: Final = scripts.is_cluster
+    `adopt_not_before` is in microseconds on the store's clock, and 0 if nothing was lost. `id` is empty until the first
+    heartbeat. `in_other_slot` is True in a Cluster, where a script for one user cannot read the epoch.
+    """
+
+    def __init__(self, redis: StoreClient, *, key_prefix: str) -> None:
+        self._redis = redis
+        self.in_other_slot: Final = redis.is_cluster
         self.key: Final = f"{key_prefix}epoch".encode()
         self.adopt_not_before = 0
-        # By the key of each epoch that is watched.
-        self._known: dict[bytes, _Known] = {}
-        self._is_ours = False
+        # By the key of each epoch: one per primary.
+        self._seen: dict[bytes, _Seen] = {}
+        self._has_our_schema = False
         self._beating: asyncio.Task[float] | None = None
 
     def __repr__(self) -> str:
-        return f"<Epoch [{self.id or 'unknown'}] of {len(self._known)}>"
+        return f"<Epoch [{self.id or 'unknown'}] of {len(self._seen)}>"
 
     @property
     def id(self) -> str:
-        known = self._known.get(self.key)
-        return "" if known is None else known.name
+        seen = self._seen.get(self.key)
+        return "" if seen is None else seen.name
 
     async def beat(self) -> float:
-        """Looks, and sees to it that a loss is known to everybody; the store's clock, in seconds since 1970. Who asks
-        meanwhile gets the same answer. Raises `StoreUnavailable`."""
+        """Send one heartbeat to every primary, and spread the news of a loss to all. Returns the store's clock, in
+        seconds since 1970. Callers at the same time share one heartbeat. Raises `StoreUnavailable`."""
         if self._beating is None or self._beating.done():
             self._beating = asyncio.get_running_loop().create_task(self._beat())
-            self._beating.add_done_callback(_retrieved)
+            self._beating.add_done_callback(_retrieve_exception)
         return await asyncio.shield(self._beating)
 
     async def _beat(self) -> float:
         clocks: list[float] = []
         try:
-            if not self._is_ours:
-                # Elsewhere nothing is written before it is known that the format is ours.
-                clocks.append(await self._look(self.key))
-                self._is_ours = True
-            keys = await self._scripts.key_on_each(self.key, list(self._known))
-            # One that gives way to another is asked once more: its slot may have moved without its data.
-            asked = dict.fromkeys([*keys, *self._known])
-            clocks += await self._look_at_all([key for key in asked if key != self.key or not clocks])
+            if not self._has_our_schema:
+                # Before the format is known, nothing is written to any other primary.
+                clocks.append(await self._beat_at(self.key))
+                self._has_our_schema = True
+            keys = await self._redis.keys_on_primaries(self.key, list(self._seen))
+            # A key that another one replaces is asked once more: its slot may have moved without its data.
+            asked = dict.fromkeys([*keys, *self._seen])
+            clocks += await self._beat_at_all([key for key in asked if key != self.key or not clocks])
         except StoreUnavailable as error:
             if error.kind == "schema":
-                self._is_ours = False
+                self._has_our_schema = False
             raise
-        # Of a primary whose slot has moved, the key that lies there now tells.
-        self._known = {key: self._known[key] for key in keys}
-        self._scripts.vouch()
+        # A primary whose slot has moved is watched by another key from now on.
+        self._seen = {key: self._seen[key] for key in keys}
+        self._redis.probe_succeeded()
         return clocks[0]
 
-    async def _look_at_all(self, keys: Sequence[bytes]) -> list[float]:
-        """Of several servers, one that does not answer keeps nobody from looking at the others again in their time."""
+    async def _beat_at_all(self, keys: Sequence[bytes]) -> list[float]:
+        """Send heartbeats to several primaries. While one is silent, those that replied get their next ones in time."""
         if not keys:
             return []
-        looking = {key: self._start_looking(key) for key in keys}
-        first = list(looking.values())
+        beats = {key: self._start_beat(key) for key in keys}
+        first = list(beats.values())
         try:
             while (await asyncio.wait(first, timeout=BEAT_SECONDS))[1]:
-                looking |= {key: self._start_looking(key) for key, task in looking.items() if task.done()}
-            await asyncio.wait(looking.values())
+                beats |= {key: self._start_beat(key) for key, task in beats.items() if task.done()}
+            await asyncio.wait(beats.values())
         finally:
-            for task in looking.values():
+            for task in beats.values():
                 task.cancel()
-        faults = [fault for task in looking.values() if isinstance(fault := task.exception(), StoreUnavailable)]
+        faults = [fault for task in beats.values() if isinstance(fault := task.exception(), StoreUnavailable)]
         if any(fault.kind == "schema" for fault in faults):
             raise next(fault for fault in faults if fault.kind == "schema")
-        if len(faults) < len(looking):
-            # One that is away does not speak for the others.
-            self._scripts.vouch()
-        return [task.result() for task in looking.values()]
+        if len(faults) < len(beats):
+            # A silent primary says nothing about the others.
+            self._redis.probe_succeeded()
+        return [task.result() for task in beats.values()]
 
-    def _start_looking(self, key: bytes) -> asyncio.Task[float]:
-        task = asyncio.get_running_loop().create_task(self._look(key))
-        task.add_done_callback(_retrieved)
+    def _start_beat(self, key: bytes) -> asyncio.Task[float]:
+        task = asyncio.get_running_loop().create_task(self._beat_at(key))
+        task.add_done_callback(_retrieve_exception)
         return task
 
-    async def _look(self, key: bytes) -> float:
-        """Looks at one epoch; the clock of its server."""
-        known = self._known.get(key, _Known())
+    async def _beat_at(self, key: bytes) -> float:
+        """Send a heartbeat to one epoch. Returns the clock of its primary."""
+        known = self._seen.get(key, _Seen())
         arguments = (known.name, known.beats, secrets.token_hex(16), self.adopt_not_before, SCHEMA)
-        reply = await self._scripts.ask_past_guard(EPOCH, (key,), arguments)
+        reply = await self._redis.call(EPOCH.command((key,), arguments), is_probe=True)
         try:
-            asked, epoch, beats, adopt_not_before, found, now = reply
-            seen, instant, clock = _Known(epoch.decode(), int(beats)), int(adopt_not_before), int(now) / 1e6
+            replied_key, epoch, beats, adopt_not_before, found, now = reply
+            seen, instant, clock = _Seen(epoch.decode(), int(beats)), int(adopt_not_before), int(now) / 1e6
         except (ValueError, TypeError, AttributeError):
-            asked = None
-        if asked != key:
-            raise StoreUnavailable("the session store answered what is not ours", kind="protocol")
+            replied_key = None
+        if replied_key != key:
+            raise unexpected_reply()
         if known.name and found in _LOSSES:
-            _log.warning(
-                "the session store has lost data: %s; tokens issued until now open no sessions", _LOSSES[found]
-            )
-        self._known[key] = seen
+            _log.warning("session store lost data: %s; tokens issued until now open no sessions", _LOSSES[found])
+        self._seen[key] = seen
         self.adopt_not_before = max(self.adopt_not_before, instant)
         return clock
 
     async def aclose(self) -> None:
-        """Asks no more."""
+        """Cancel a heartbeat that is in flight."""
         if self._beating is not None:
             self._beating.cancel()
             await asyncio.wait([self._beating], timeout=0.05)
             self._beating = None
 
 
-def _retrieved(beat: asyncio.Task[float]) -> None:
-    """Whoever asked may have gone."""
+def _retrieve_exception(beat: asyncio.Task[float]) -> None:
+    """Mark an exception as retrieved, since the caller may have left; asyncio would log it otherwise."""
     if not beat.cancelled():
         beat.exception()

@@ -65,7 +65,7 @@ def unavailable_from(error: BaseException) -> StoreUnavailable:
         kind = "timeout"
     elif isinstance(error, OSError):
         kind = "connection"
-    return StoreUnavailable(f"the session store failed: {kind} ({detail})", kind=kind)
+    return StoreUnavailable(f"session store failed: {kind} ({detail})", kind=kind)
 
 
 def unexpected_reply() -> StoreUnavailable:

@@ -1,4 +1,4 @@
-"""The calls to one server of the store, in the order in which they were made, over one connection that is made anew
+"""The calls to one server of the store, in the order in which they were made, over one connection that is opened again
 when it is lost."""
 
 from __future__ import annotations
@@ -12,28 +12,30 @@ from typing import Any, Final
 from hiredis import ReplyError
 
 from gatekeeper.errors import StoreUnavailable
-from gatekeeper.store.connection import (
-    IN_FLIGHT,
-    RECONNECT_SECONDS,
-    WAITING,
-    PendingCall,
-    Server,
-    StoreConnection,
-    sweep_seconds,
-)
+from gatekeeper.store.command import Script, server_command
+from gatekeeper.store.connection import PendingCall, Server, StoreConnection
 
-# Of STORE_TIMEOUT, for the replicas: calls that come meanwhile wait for this batch, and then for their own.
+# Enough to keep the server busy while replies are read, and a bound on the work that it has accepted.
+MAX_IN_FLIGHT: Final = 512
+# Three calls of each of the 10,000 connections that a worker may have.
+MAX_WAITING: Final = 32_768
+# Two queues to a server then open at most ten connections a second (docs/attacks.md, R8).
+_RECONNECT_SECONDS: Final = 0.2
+# The part of STORE_TIMEOUT that replicas get: calls that come meanwhile wait for this batch, and then for their own.
 _REPLICAS_SHARE: Final = 0.5
-# So many calls of one turn of the event loop leave at once. Fewer cost more writes, more leave the server idle.
-_PORTION: Final = 8
+# Calls of one turn of the event loop that leave together. Fewer cost more writes, more leave the server idle.
+_BATCH_SIZE: Final = 8
+_SWEEPS_PER_TIMEOUT: Final = 16
+_LONGEST_SWEEP_SECONDS: Final = 0.05
 
 
 class CommandQueue:
-    """Bounded in calls under way and waiting, and in time by each call's deadline.
+    """Bounded in calls in flight and calls waiting, and in time by each call's deadline.
 
-    `connect` makes the connection; `refused` is given every call that got an error reply; `told` hears how calls went,
-    and when those began that failed; `lost` hears that the connection broke or could not be made. With `replicas`, no
-    call is answered before so many replicas have what was written.
+    `connect` opens the connection. `on_error_reply` gets every call that received an error reply. `on_outcome` gets
+    each failure with the time at which its call began, and None once for every read that brought replies.
+    `on_disconnect` is called when the connection is lost or cannot be opened. With `replicas`, replies are held back
+    until that many replicas have acknowledged the writes.
     """
 
     def __init__(
@@ -42,251 +44,266 @@ class CommandQueue:
         connect: Callable[[Callable[[], StoreConnection], float], Awaitable[StoreConnection]],
         *,
         timeout_seconds: float,
-        refused: Callable[[CommandQueue, PendingCall, ReplyError], None],
-        told: Callable[[StoreUnavailable | None, float], None],
-        lost: Callable[[CommandQueue], None],
+        on_error_reply: Callable[[CommandQueue, PendingCall, ReplyError], None],
+        on_outcome: Callable[[StoreUnavailable | None, float], None],
+        on_disconnect: Callable[[CommandQueue], None],
         replicas: int = 0,
     ) -> None:
         self.server = server
         self._connect = connect
         self._timeout_seconds = timeout_seconds
-        self._refused = refused
-        self._told = told
-        self._lost = lost
+        self._on_error_reply = on_error_reply
+        self._on_outcome = on_outcome
+        self._on_disconnect = on_disconnect
         self._replicas = replicas
         self._waiting: deque[PendingCall] = deque()
-        # Refused and sent again: before all others, as they were made before them.
-        self._again: deque[PendingCall] = deque()
-        self._held: list[tuple[PendingCall, Any]] = []
-        self._wire: StoreConnection | None = None
+        # Sent before those waiting, since they were made before them.
+        self._resubmitted: deque[PendingCall] = deque()
+        # Calls with the replies that wait for replicas.
+        self._unacknowledged: list[tuple[PendingCall, Any]] = []
+        self._connection: StoreConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._next_attempt = 0.0
-        # Whether the read under way holds a refusal.
-        self._refusals = False
-        # Whether calls of this turn of the event loop wait for their write.
-        self.is_woken = False
-        self._sweeper: asyncio.TimerHandle | None = None
+        self._error_in_read = False
+        # True while calls of this turn of the event loop wait for their write.
+        self.is_flush_scheduled = False
+        self._sweep_timer: asyncio.TimerHandle | None = None
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting) + len(self._again)
+        return len(self._waiting) + len(self._resubmitted)
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._connection.pending) if self._connection is not None else 0
 
     @property
     def load(self) -> int:
         return self.waiting + self.in_flight
 
     @property
-    def is_open(self) -> bool:
-        """Whether there is a connection."""
-        return self._wire is not None
-
-    def open(self) -> None:
-        """Makes one, if there is none, for calls to come."""
-        if self._wire is None and self._connecting is None:
-            self._connecting = asyncio.create_task(self._reconnect())
+    def is_connected(self) -> bool:
+        return self._connection is not None
 
     @property
     def is_idle(self) -> bool:
-        return self._wire is None and self._connecting is None and not self.waiting
+        """True without a connection and without calls."""
+        return self._connection is None and self._connecting is None and not self.waiting
 
-    @property
-    def in_flight(self) -> int:
-        return len(self._wire.pending) if self._wire is not None else 0
+    def ensure_connected(self) -> None:
+        """Begin to connect, unless there is a connection or an attempt at one."""
+        if self._connection is None and self._connecting is None:
+            self._connecting = asyncio.create_task(self._reconnect())
+
+    # Sending
 
     def submit(self, call: PendingCall) -> None:
-        if len(self._waiting) >= WAITING:
-            self.fail([call], StoreUnavailable("too many calls wait for the session store", kind="timeout"))
+        if len(self._waiting) >= MAX_WAITING:
+            self.fail([call], StoreUnavailable("session store overloaded: too many calls are waiting", kind="timeout"))
             return
         self._waiting.append(call)
-        if not self.is_woken:
-            self._wake(call)
-        elif len(self._waiting) >= _PORTION and self._wire is not None:
-            # The server is to have something to do while more of this turn comes.
+        if not self.is_flush_scheduled:
+            self._schedule_flush()
+        elif len(self._waiting) >= _BATCH_SIZE and self._connection is not None:
+            # Gives the server something to do while more calls of this turn are made.
             self._flush()
-            self.is_woken = True
+            self.is_flush_scheduled = True
 
-    def again(self, call: PendingCall) -> None:
-        """Sends a call once more that certainly had no effect."""
-        self._again.append(call)
-        if not self.is_woken:
-            self._wake(call)
+    def resubmit(self, call: PendingCall) -> None:
+        """Send a call again, which certainly had no effect."""
+        self._resubmitted.append(call)
+        if not self.is_flush_scheduled:
+            self._schedule_flush()
 
-    def brings(self, source: str | None) -> bool:
-        """Whether a call that is sent again takes this script along."""
-        return any(call.source is source and call.command[0] == "EVAL" for call in self._again)
+    def resubmits_source_of(self, script: Script | None) -> bool:
+        """Tell whether a call that is sent again carries the text of this script."""
+        return any(each.command.script is script and each.command.words[0] == "EVAL" for each in self._resubmitted)
 
-    def _wake(self, call: PendingCall) -> None:
-        self.is_woken = True
+    def _schedule_flush(self) -> None:
+        self.is_flush_scheduled = True
         loop = asyncio.get_running_loop()
-        # A turn later: who asks two things at once does so by `asyncio.gather`, whose tasks begin one turn later.
+        # One turn later: the tasks of an `asyncio.gather`, whose calls are to leave together, begin one turn later.
         loop.call_soon(loop.call_soon, self._flush)
-        if self._sweeper is None:
-            self._sweeper = loop.call_later(sweep_seconds(self._timeout_seconds), self._sweep, loop)
+        if self._sweep_timer is None:
+            self._sweep_timer = loop.call_later(self._sweep_seconds, self._sweep, loop)
 
     def _flush(self) -> None:
-        self.is_woken = False
-        wire = self._wire
-        if wire is None:
-            if self._waiting or self._again:
-                self.open()
+        self.is_flush_scheduled = False
+        connection = self._connection
+        if connection is None:
+            if self._waiting or self._resubmitted:
+                self.ensure_connected()
             return
-        if wire.retired and not wire.pending:
-            wire.close(ConnectionAbortedError())
+        if connection.retired and not connection.pending:
+            connection.close(ConnectionAbortedError())
             return
-        room = IN_FLIGHT - len(wire.pending)
-        if wire.retired or wire.paused or (self._replicas and wire.pending):
+        room = MAX_IN_FLIGHT - len(connection.pending)
+        if connection.retired or connection.writing_paused or (self._replicas and connection.pending):
             return
         batch: list[PendingCall] = []
-        for queue in (self._again, self._waiting):
-            while queue and len(batch) < room:
-                call = queue.popleft()
-                if not call.reply.done():
+        for calls in (self._resubmitted, self._waiting):
+            while calls and len(batch) < room:
+                call = calls.popleft()
+                if not call.receiver.done():
                     batch.append(call)
         if batch:
-            self._write(wire, batch)
+            self._write(connection, batch)
 
-    def _write(self, wire: StoreConnection, batch: list[PendingCall]) -> None:
+    def _write(self, connection: StoreConnection, batch: list[PendingCall]) -> None:
         if not self._replicas:
-            wire.write(batch)
+            connection.write(batch)
             return
         loop = asyncio.get_running_loop()
-        # Nobody waits for its reply: it is told by its name.
-        nobody = loop.create_future()
-        nobody.cancel()
+        # The reply to WAIT has no caller: it is recognised by the name of its command.
+        no_caller = loop.create_future()
+        no_caller.cancel()
         deadline = min(call.deadline for call in batch)
         seconds = min(self._timeout_seconds * _REPLICAS_SHARE, (deadline - loop.time()) * 0.8)
-        wait = PendingCall(("WAIT", self._replicas, max(1, int(seconds * 1000))), nobody, deadline)
-        wire.write([*batch, wait])
+        wait = server_command("WAIT", self._replicas, max(1, int(seconds * 1000)))
+        connection.write([*batch, PendingCall(wait, no_caller, deadline)])
 
-    # What the wire tells
+    # Events of the connection
 
-    def answered(self, call: PendingCall, reply: Any) -> None:
-        if self._replicas and self._wire is not None:
-            self._hold(call, reply)
-        elif not call.reply.done():
-            call.reply.set_result(reply)
+    def reply_received(self, call: PendingCall, reply: Any) -> None:
+        if self._replicas and self._connection is not None:
+            self._hold_for_replicas(call, reply)
+        elif not call.receiver.done():
+            call.receiver.set_result(reply)
 
-    def _hold(self, call: PendingCall, reply: Any) -> None:
-        if call.command[0] != "WAIT":
-            self._held.append((call, reply))
+    def _hold_for_replicas(self, call: PendingCall, reply: Any) -> None:
+        if call.command.words[0] != "WAIT":
+            self._unacknowledged.append((call, reply))
             return
-        held, self._held = self._held, []
+        held, self._unacknowledged = self._unacknowledged, []
         if isinstance(reply, int) and reply >= self._replicas:
-            for answered, answer in held:
-                if not answered.reply.done():
-                    answered.reply.set_result(answer)
+            for earlier, its_reply in held:
+                if not earlier.receiver.done():
+                    earlier.receiver.set_result(its_reply)
         else:
-            fault = StoreUnavailable("the session store failed: refused (too few replicas have it)", kind="refused")
-            self.fail([answered for answered, _ in held], fault)
+            text = "session store failed: refused (too few replicas acknowledged the write)"
+            fault = StoreUnavailable(text, kind="refused")
+            self.fail([earlier for earlier, _ in held], fault)
 
-    def refused(self, call: PendingCall, error: ReplyError) -> None:
-        if self._wire is None:
-            # It is a part of a connection's beginning.
-            if not call.reply.done():
-                call.reply.set_exception(error)
-        elif call.command[0] == "WAIT":
-            held, self._held = self._held, []
-            self.fail([answered for answered, _ in held], error)
+    def error_received(self, call: PendingCall, error: ReplyError) -> None:
+        if self._connection is None:
+            # The reply belongs to the handshake of a connection that is being opened.
+            if not call.receiver.done():
+                call.receiver.set_exception(error)
+        elif call.command.words[0] == "WAIT":
+            held, self._unacknowledged = self._unacknowledged, []
+            self.fail([earlier for earlier, _ in held], error)
         else:
-            self._refusals = True
-            self._refused(self, call, error)
+            self._error_in_read = True
+            self._on_error_reply(self, call, error)
 
-    def read(self) -> None:
-        wire = self._wire
-        if self._refusals:
-            # Not every answer is a sign of health.
-            self._refusals = False
-        elif wire is not None:
-            self._told(None, 0.0)
-        if (self._waiting or self._again or (wire is not None and wire.retired)) and not self.is_woken:
+    def replies_read(self) -> None:
+        connection = self._connection
+        if self._error_in_read:
+            # A reply beside an error does not prove that the store is healthy.
+            self._error_in_read = False
+        elif connection is not None:
+            self._on_outcome(None, 0.0)
+        has_work = self._waiting or self._resubmitted or (connection is not None and connection.retired)
+        if has_work and not self.is_flush_scheduled:
             self._flush()
 
-    def writable(self) -> None:
+    def writing_resumed(self) -> None:
         self._flush()
 
-    def lost(self, wire: StoreConnection, error: BaseException) -> None:
-        if wire is not self._wire:
-            for call in wire.pending:
-                if call is not None and not call.reply.done():
-                    call.reply.set_exception(error)
+    def connection_closed(self, connection: StoreConnection, error: BaseException) -> None:
+        if connection is not self._connection:
+            # It was closed during its handshake.
+            for call in connection.pending:
+                if call is not None and not call.receiver.done():
+                    call.receiver.set_exception(error)
             return
-        self._wire = None
-        pending = [call for call, _ in self._held]
-        self._held.clear()
-        pending += [call for call in wire.pending if call is not None]
+        self._connection = None
+        pending = [call for call, _ in self._unacknowledged]
+        self._unacknowledged.clear()
+        pending += [call for call in connection.pending if call is not None]
         self.fail(pending, error)
-        self._lost(self)
-        if self._waiting or self._again:
+        self._on_disconnect(self)
+        if self._waiting or self._resubmitted:
             self._flush()
 
-    # Connections and time
+    # Connections and deadlines
 
     async def _reconnect(self) -> None:
         loop = asyncio.get_running_loop()
         try:
             if (pause := self._next_attempt - loop.time()) > 0:
                 await asyncio.sleep(pause)
-            self._next_attempt = loop.time() + RECONNECT_SECONDS
+            self._next_attempt = loop.time() + _RECONNECT_SECONDS
             deadline = loop.time() + self._timeout_seconds
             async with asyncio.timeout(self._timeout_seconds):
-                wire = await self._connect(partial(StoreConnection, self), deadline)
-            if wire.closed:
-                raise ConnectionResetError  # noqa: TRY301 - as if it had never been made
-        except Exception as error:  # noqa: BLE001 - whatever it is, nobody must wait for a connection that is not there
+                connection = await self._connect(partial(StoreConnection, self), deadline)
+            if connection.closed:
+                raise ConnectionResetError  # noqa: TRY301 - handled as a connection that was never opened
+        except Exception as error:  # noqa: BLE001 - after any error callers must not wait for a connection
             self._connecting = None
-            self.fail(self.hand_over(), error)
-            self._lost(self)
+            self.fail(self.take_waiting(), error)
+            self._on_disconnect(self)
         else:
             self._connecting = None
-            self._wire = wire
+            self._connection = connection
             self._flush()
 
     def retire(self) -> None:
-        """Sends nothing more over this connection: what is pending is still answered, then there is another."""
-        if (wire := self._wire) is not None:
-            wire.retired = True
-            if not wire.pending:
-                wire.close(ConnectionAbortedError())
+        """Send nothing more over the present connection. Its pending calls still get their replies; the next call
+        opens another connection."""
+        if (connection := self._connection) is not None:
+            connection.retired = True
+            if not connection.pending:
+                connection.close(ConnectionAbortedError())
 
-    def hand_over(self) -> list[PendingCall]:
-        """Calls that wait, for another lane to send."""
-        calls = [*self._again, *self._waiting]
-        self._again.clear()
+    def take_waiting(self) -> list[PendingCall]:
+        """Remove the calls that were not sent yet, and return them."""
+        calls = [*self._resubmitted, *self._waiting]
+        self._resubmitted.clear()
         self._waiting.clear()
         return calls
 
-    def drop(self, error: BaseException) -> None:
-        """Leaves the connection, if there is one: what is pending on it fails."""
-        if self._wire is not None:
-            self._wire.close(error)
+    def disconnect(self, error: BaseException) -> None:
+        """Close the connection, if there is one. Its pending calls fail."""
+        if self._connection is not None:
+            self._connection.close(error)
+
+    @property
+    def _sweep_seconds(self) -> float:
+        """The interval at which deadlines are checked: one timer for all calls costs less than one for each."""
+        return min(self._timeout_seconds / _SWEEPS_PER_TIMEOUT, _LONGEST_SWEEP_SECONDS)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._sweeper = None
+        self._sweep_timer = None
         now = loop.time()
-        for name in ("_again", "_waiting"):
-            queue: deque[PendingCall] = getattr(self, name)
-            if any(call.deadline <= now for call in queue):
-                self.fail([call for call in queue if call.deadline <= now], TimeoutError())
-                setattr(self, name, deque(call for call in queue if call.deadline > now))
-        if self._wire is not None and self._wire.overdue(now):
-            self._wire.close(TimeoutError())
-        if self._waiting or self._again or self.in_flight:
-            self._sweeper = loop.call_later(sweep_seconds(self._timeout_seconds), self._sweep, loop)
+        self._resubmitted = self._without_overdue(self._resubmitted, now)
+        self._waiting = self._without_overdue(self._waiting, now)
+        if self._connection is not None and self._connection.is_overdue(now):
+            self._connection.close(TimeoutError())
+        if self._waiting or self._resubmitted or self.in_flight:
+            self._sweep_timer = loop.call_later(self._sweep_seconds, self._sweep, loop)
+
+    def _without_overdue(self, calls: deque[PendingCall], now: float) -> deque[PendingCall]:
+        overdue = [call for call in calls if call.deadline <= now]
+        if not overdue:
+            return calls
+        self.fail(overdue, TimeoutError())
+        return deque(call for call in calls if call.deadline > now)
 
     def fail(self, calls: list[PendingCall], error: BaseException) -> None:
-        """Tells the callers, who may have left."""
+        """Fail the calls whose callers still wait. After a timeout a caller gets the last error reply, if any."""
         for call in calls:
-            told = call.fail(call.fault if call.fault is not None and isinstance(error, TimeoutError) else error)
-            if told is not None:
-                self._told(told, call.deadline - self._timeout_seconds)
+            fault = call.fail(call.fault if call.fault is not None and isinstance(error, TimeoutError) else error)
+            if fault is not None:
+                self._on_outcome(fault, call.deadline - self._timeout_seconds)
 
     async def aclose(self) -> None:
-        """Lets the connection go. Who still waits gets `StoreUnavailable`."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            self._sweeper = None
-        self.fail(self.hand_over(), ConnectionError())
-        self.drop(ConnectionError())
+        """Close the connection. Calls that still wait fail with `StoreUnavailable`."""
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+            self._sweep_timer = None
+        self.fail(self.take_waiting(), ConnectionError())
+        self.disconnect(ConnectionError())
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.gather(self._connecting, return_exceptions=True)

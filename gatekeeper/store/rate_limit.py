@@ -1,4 +1,5 @@
-"""How often a caller may ask: GCRA in the store, so that it holds across all processes (`scripts/rate.lua`)."""
+"""Rate limits: the generic cell rate algorithm in the store (`scripts/rate.lua`), so that a limit holds across all
+processes."""
 
 from __future__ import annotations
 
@@ -8,9 +9,9 @@ from typing import Final
 
 import msgspec
 
-from gatekeeper.errors import StoreUnavailable
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.command import load_script
+from gatekeeper.store.errors import unexpected_reply
 
 RATE: Final = load_script(Path(__file__).parent / "scripts", "rate")
 _BURST_SECONDS: Final = 4
@@ -27,12 +28,13 @@ class Rate(msgspec.Struct, frozen=True):
 
 
 class RateLimiter:
-    """Counts the calls of users and of client addresses, each against a rate with bursts of four seconds' worth."""
+    """Counts the calls of each user and each client address against a rate. A burst may hold the calls of four
+    seconds."""
 
     def __init__(
-        self, scripts: StoreClient, *, key_prefix: str, rate: Rate, burst_seconds: float = _BURST_SECONDS
+        self, redis: StoreClient, *, key_prefix: str, rate: Rate, burst_seconds: float = _BURST_SECONDS
     ) -> None:
-        self._scripts = scripts
+        self._redis = redis
         self._prefix = key_prefix
         self._rate = rate
         self._burst_seconds = burst_seconds
@@ -40,15 +42,15 @@ class RateLimiter:
     def __repr__(self) -> str:
         return f"<RateLimiter {self._rate.number:g} in {self._rate.seconds:g} s>"
 
-    async def wait_seconds(self, who: str, *, factor: float = 1.0) -> int:
-        """Counts one call of `who` (`user:…`, `address:…`) against `factor` times the rate: 0, or for how many whole
-        seconds there is no point in asking again. Raises `StoreUnavailable`."""
-        key = f"{self._prefix}rate:{who}".encode()
+    async def wait_seconds(self, caller: str, *, factor: float = 1.0) -> int:
+        """Count one call of a caller (`user:…`, `address:…`) against `factor` times the rate. Returns 0 where the call
+        is within the limit, else the whole seconds until a call will be. Raises `StoreUnavailable`."""
+        key = f"{self._prefix}rate:{caller}".encode()
         interval = self._rate.seconds / self._rate.number
-        # A rate slower than one call a burst still lets one through, and `factor` times the rate that many.
+        # At a rate below one call per burst, one call still passes, and `factor` calls at `factor` times the rate.
         burst = max(self._burst_seconds, interval)
         arguments = (round(interval / factor * 1_000_000), round(burst * 1_000_000))
-        reply = await self._scripts.run(RATE, (key,), arguments)
+        reply = await self._redis.call(RATE.command((key,), arguments))
         if not isinstance(reply, list) or len(reply) != 2 or reply[0] != key:
-            raise StoreUnavailable("the session store answered for somebody else", kind="protocol")
+            raise unexpected_reply()
         return math.ceil(int(reply[1]) / 1_000_000)

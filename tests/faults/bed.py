@@ -335,7 +335,7 @@ def _assert_answer(seen: Seen) -> None:
 def _assert_one_line_a_transition(gate: Sidecar, since: int) -> None:
     """Down and up take turns, and each is said once."""
     events = [line["event"] for line in gate.log[since:]]
-    told = [event for event in events if "until it answers a probe" in event or "answers again" in event]
+    told = [event for event in events if "until a probe succeeds" in event or "works again" in event]
     assert all(("again" in first) != ("again" in second) for first, second in pairwise(told)), told
 
 

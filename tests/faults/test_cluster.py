@@ -16,6 +16,7 @@ from gatekeeper.sessions.keys import ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.address import open_client
 from gatekeeper.store.client import StoreClient
+from gatekeeper.store.command import command
 from gatekeeper.store.embedded import server_binary
 from tests.conftest import RULES
 from tests.faults.topologies import Node, Sharded, sharded, until
@@ -41,8 +42,10 @@ def test_every_key_of_a_user_is_in_one_slot() -> None:
 
 async def test_indexes_in_other_slots_are_there_before_their_records(store: Sharded) -> None:
     # Rule 4.2: refresh token and `sid` lead to the user wherever they lie; clean-up finds all
-    scripts = StoreClient(store.url, timeout_seconds=2, replicas=1)
-    door = Door(SessionStore(ScriptRunner(scripts, key_prefix="gk:", rules=structs.replace(RULES, index_sids=True))))
+    store_client = StoreClient(store.url, timeout_seconds=2, replicas=1)
+    door = Door(
+        SessionStore(ScriptRunner(store_client, key_prefix="gk:", rules=structs.replace(RULES, index_sids=True)))
+    )
     try:
         for number in range(20):
             claims = token(f"{number}", claims={"sid": f"sid{number}"})
@@ -54,7 +57,7 @@ async def test_indexes_in_other_slots_are_there_before_their_records(store: Shar
         assert await door.store.clean_up() == 0
         assert sum(bool(node.client.dbsize()) for node in store.primaries) == 3
     finally:
-        await scripts.aclose()
+        await store_client.aclose()
 
 
 async def test_slots_that_move_under_load_are_followed_without_a_fault(store: Sharded) -> None:
@@ -107,36 +110,36 @@ async def test_a_killed_primary_is_followed_to_its_replica_and_no_end_is_lost(st
 
 async def test_a_cluster_without_a_part_is_unavailable_and_not_signed_out(store: Sharded) -> None:
     # R14: CLUSTERDOWN is a 503
-    scripts = StoreClient(store.url, timeout_seconds=0.5)
+    store_client = StoreClient(store.url, timeout_seconds=0.5)
     try:
-        assert await scripts.command("SET", "x", "1") == b"OK"
+        assert await store_client.call(command("SET", "x", "1")) == b"OK"
         for node in (store.replicas[0], store.primaries[0]):
             node.kill()
         await asyncio.to_thread(until, lambda: not any(map(store.is_whole, store.primaries[1:])), "a broken cluster")
         for key in ("x", "a", "b", "c", "d"):
             with pytest.raises(StoreUnavailable):
-                await scripts.command("GET", key)
+                await store_client.call(command("GET", key))
         with pytest.raises(StoreUnavailable):
-            await scripts.time()
+            await store_client.time()
     finally:
-        await scripts.aclose()
+        await store_client.aclose()
 
 
 async def test_what_is_asked_of_the_servers_is_asked_of_all(store: Sharded) -> None:
     # Rule 4.9: one primary that forgets under pressure is as bad as three
-    scripts = StoreClient(store.url, timeout_seconds=2)
+    store_client = StoreClient(store.url, timeout_seconds=2)
     try:
-        assert await scripts.configuration("maxmemory-policy") == "noeviction"
+        assert await store_client.configuration("maxmemory-policy") == "noeviction"
         store.primaries[2].client.config_set("maxmemory-policy", "allkeys-lru")
-        assert await scripts.configuration("maxmemory-policy") == "allkeys-lru, noeviction"
-        assert await scripts.configuration("no-such-parameter") is None
-        assert await scripts.time() > 0
+        assert await store_client.configuration("maxmemory-policy") == "allkeys-lru, noeviction"
+        assert await store_client.configuration("no-such-parameter") is None
+        assert await store_client.time() > 0
     finally:
-        await scripts.aclose()
+        await store_client.aclose()
 
 
 async def test_a_subscription_at_any_node_hears_what_is_published_at_another(store: Sharded) -> None:
-    scripts = StoreClient(store.url, timeout_seconds=2)
+    store_client = StoreClient(store.url, timeout_seconds=2)
     client = open_client(store.url, timeout_seconds=2)
     try:
         pubsub = client.pubsub()
@@ -147,7 +150,7 @@ async def test_a_subscription_at_any_node_hears_what_is_published_at_another(sto
                 # Whichever node it is at, it finds another.
                 for node in store.nodes:
                     node.ask("CLIENT", "KILL", "TYPE", "pubsub")
-            await scripts.command("PUBLISH", "gk:ends", str(len(heard)))
+            await store_client.call(command("PUBLISH", "gk:ends", str(len(heard))))
             try:
                 message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=0.5)
             except redis.ConnectionError:
@@ -159,4 +162,4 @@ async def test_a_subscription_at_any_node_hears_what_is_published_at_another(sto
         await pubsub.aclose()  # type: ignore[no-untyped-call]
     finally:
         await client.aclose()
-        await scripts.aclose()
+        await store_client.aclose()

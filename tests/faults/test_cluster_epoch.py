@@ -14,6 +14,7 @@ from redis.crc import key_slot
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.store.breaker import Breaker
 from gatekeeper.store.client import StoreClient
+from gatekeeper.store.command import command
 from gatekeeper.store.embedded import server_binary
 from gatekeeper.store.epoch import Epoch
 from tests.faults.test_cluster import move
@@ -31,12 +32,12 @@ def store() -> Iterator[Sharded]:
 
 @asynccontextmanager
 async def epochs(store: Sharded, number: int, *, timeout_seconds: float = 5) -> AsyncIterator[list[Epoch]]:
-    scripts = [StoreClient(store.url, timeout_seconds=timeout_seconds) for _ in range(number)]
-    made = [Epoch(each, key_prefix="gk:") for each in scripts]
+    store_client = [StoreClient(store.url, timeout_seconds=timeout_seconds) for _ in range(number)]
+    made = [Epoch(each, key_prefix="gk:") for each in store_client]
     try:
         yield made
     finally:
-        for epoch, each in zip(made, scripts, strict=True):
+        for epoch, each in zip(made, store_client, strict=True):
             await epoch.aclose()
             await each.aclose()
 
@@ -52,7 +53,7 @@ def watched_at(node: Node) -> list[str]:
 
 def watches(epoch: Epoch, node: Node) -> bool:
     """Whether it has a key there: a map of the slots follows a move a moment later."""
-    return bool({key.decode() for key in epoch._known} & set(watched_at(node)))
+    return bool({key.decode() for key in epoch._seen} & set(watched_at(node)))
 
 
 def user_at(store: Sharded, number: int) -> str:
@@ -250,10 +251,10 @@ async def test_one_that_starts_is_served_while_others_than_the_first_key_are_awa
         if node is not here:
             node.kill()
     async with epochs(store, 1, timeout_seconds=1) as (epoch,):
-        scripts = epoch._scripts
-        scripts.breaker = breaker = Breaker(epoch.beat, opens=False, probe_first=True)
-        with pytest.raises(StoreUnavailable, match="not asked yet"):
-            await scripts.command("GET", "gk:epoch:x")
+        store_client = epoch._redis
+        store_client.breaker = breaker = Breaker(epoch.beat, opens=False, probe_first=True)
+        with pytest.raises(StoreUnavailable, match="not probed yet"):
+            await store_client.call(command("GET", "gk:epoch:x"))
         async with asyncio.timeout(30):
             while True:
                 with pytest.raises(StoreUnavailable):

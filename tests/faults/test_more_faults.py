@@ -231,7 +231,7 @@ def test_a_gatekeeper_that_starts_before_its_store(backend: Backend) -> None:  #
             bearing = token(someone())
             assert fetch(gate.ops, "GET", "/livez").status == 200
             assert eventually(lambda: gate.ready().status == 503 and gate.ready().body).startswith(
-                b"the session store failed: connection"
+                b"session store failed: connection"
             )
             # Nobody has told this process of any end.
             assert world.passed("/", bearing).get_all("x-gatekeeper-degraded") == ["1"]

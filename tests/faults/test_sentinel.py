@@ -14,6 +14,7 @@ from gatekeeper.sessions.keys import ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.address import open_client
 from gatekeeper.store.client import StoreClient
+from gatekeeper.store.command import command
 from gatekeeper.store.embedded import server_binary
 from tests.conftest import RULES
 from tests.faults.topologies import Watched, until, watched
@@ -56,7 +57,7 @@ async def test_a_master_that_was_frozen_is_left_before_it_comes_back(store: Watc
     [successor] = store.replicas
     try:
         async with traffic(store.url) as seen:
-            await idle.command("GET", "warm")
+            await idle.call(command("GET", "warm"))
             store.master.freeze()
             await asyncio.to_thread(until, lambda: store.names(successor), "a successor")
             await seen.serves_again()
@@ -64,9 +65,9 @@ async def test_a_master_that_was_frozen_is_left_before_it_comes_back(store: Watc
             store.master.thaw()
             # It still takes itself for the master.
             assert store.master.is_master()
-            await idle.command("SET", "where", "now")
+            await idle.call(command("SET", "where", "now"))
             assert successor.client.get("where") == "now"
-            assert await idle.command("GET", "where") == b"now"
+            assert await idle.call(command("GET", "where")) == b"now"
             # What only the old one acknowledged may be lost without STORE_REPLICAS.
             seen.ended.clear()
             seen.revived.clear()
@@ -96,8 +97,8 @@ async def test_a_planned_failover_loses_no_end_and_is_over_in_time(store: Watche
 async def test_an_end_that_no_replica_has_is_never_acknowledged(store: Watched) -> None:
     # R13, rule 4.8: so a failover cannot bring a session back whose end was answered with 2xx
     [replica] = store.replicas
-    scripts = StoreClient(store.url, timeout_seconds=1, replicas=1)
-    sessions = SessionStore(ScriptRunner(scripts, key_prefix="gk:", rules=RULES))
+    store_client = StoreClient(store.url, timeout_seconds=1, replicas=1)
+    sessions = SessionStore(ScriptRunner(store_client, key_prefix="gk:", rules=RULES))
     try:
         for reference in ("a", "b"):
             assert (await sessions.check(token(reference), CLIENT)).outcome == "opened"
@@ -117,32 +118,32 @@ async def test_an_end_that_no_replica_has_is_never_acknowledged(store: Watched) 
         word = await asyncio.to_thread(until, replica.is_master, "a master") and await answered(sessions, "a")
         assert word == "ended"
     finally:
-        await scripts.aclose()
+        await store_client.aclose()
 
 
 @pytest.mark.parametrize("guarded", [False, True])
 async def test_the_password_is_the_masters_and_the_sentinels_where_they_ask_for_one(guarded: bool) -> None:
     # U10: and it is told to nobody who reads the log
     with watched(server_binary(), password="hunter2", guarded=guarded) as store:
-        scripts = StoreClient(store.url, timeout_seconds=2)
+        store_client = StoreClient(store.url, timeout_seconds=2)
         client = open_client(store.url, timeout_seconds=2)
         try:
-            assert await scripts.command("SET", "x", "1") == b"OK"
+            assert await store_client.call(command("SET", "x", "1")) == b"OK"
             assert await client.get("x") == b"1"
             pubsub = client.pubsub()
             await pubsub.subscribe("gk:ends")
             message = None
             while message is None:
-                await scripts.command("PUBLISH", "gk:ends", "heard")
+                await store_client.call(command("PUBLISH", "gk:ends", "heard"))
                 message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=1)
             assert message["data"] == b"heard"
             await pubsub.aclose()  # type: ignore[no-untyped-call]
         finally:
             await client.aclose()
-            await scripts.aclose()
+            await store_client.aclose()
         wrong = StoreClient(store.url.replace("hunter2", "hunter3"), timeout_seconds=2)
         with pytest.raises(StoreUnavailable) as caught:
-            await wrong.command("GET", "x")
+            await wrong.call(command("GET", "x"))
         assert "hunter" not in f"{caught.value} {caught.value!r} {wrong!r}"
         await wrong.aclose()
 

@@ -17,6 +17,7 @@ from redis.exceptions import RedisClusterException
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.store.address import open_client
 from gatekeeper.store.client import StoreClient
+from gatekeeper.store.command import command as redis_command
 from tests.faults.certificates import certify
 from tests.faults.topologies import Over, Sharded, Watched, sharded, until, watched
 from tests.faults.traffic import traffic
@@ -51,23 +52,23 @@ def sentinels(over: Over) -> Iterator[Watched]:
 
 @asynccontextmanager
 async def scripts_to(url: str, ca_file: Path | None, *, timeout_seconds: float = 3) -> AsyncIterator[StoreClient]:
-    scripts = StoreClient(url, timeout_seconds=timeout_seconds, ca_file=None if ca_file is None else str(ca_file))
+    store_client = StoreClient(url, timeout_seconds=timeout_seconds, ca_file=None if ca_file is None else str(ca_file))
     try:
-        yield scripts
+        yield store_client
     finally:
-        await scripts.aclose()
+        await store_client.aclose()
 
 
-async def set_keys(scripts: StoreClient) -> None:
+async def set_keys(store_client: StoreClient) -> None:
     """On every node."""
     for number in range(30):
-        assert await scripts.command("SET", f"key{number}", number) == b"OK"
+        assert await store_client.call(redis_command("SET", f"key{number}", number)) == b"OK"
 
 
 async def test_a_slot_that_has_moved_is_followed_by_the_name_that_is_verified(over: Over) -> None:
     with cluster(over) as store:
-        async with scripts_to(store.url, over.tls.ca_file) as scripts:
-            await set_keys(scripts)
+        async with scripts_to(store.url, over.tls.ca_file) as store_client:
+            await set_keys(store_client)
             source, target = store.primaries[:2]
             key = next(f"k{number}" for number in range(10_000) if key_slot(f"k{number}".encode()) < 5_000)
             assert source.ask("CLUSTER", "COUNTKEYSINSLOT", key_slot(key.encode())) == 0
@@ -75,9 +76,9 @@ async def test_a_slot_that_has_moved_is_followed_by_the_name_that_is_verified(ov
                 node.ask("CLUSTER", "SETSLOT", key_slot(key.encode()), "NODE", store.id_of(target))
             with pytest.raises(redis.ResponseError, match=f"{key_slot(key.encode())} {over.name}:{target.port}"):
                 source.client.execute_command("GET", key)  # type: ignore[no-untyped-call]
-            assert await scripts.command("SET", key, "x") == b"OK"
+            assert await store_client.call(redis_command("SET", key, "x")) == b"OK"
             assert target.client.get(key) == "x"
-            assert {lane.server.host for lane in scripts._route.lanes()} == {over.name}
+            assert {queue.server.host for queue in store_client._route.queues()} == {over.name}
 
 
 async def test_a_killed_primary_over_tls_is_followed_and_no_end_is_lost(over: Over) -> None:
@@ -148,9 +149,9 @@ async def test_nodes_that_announce_addresses_need_certificates_for_those(tmp_pat
     over = Over(certify(tmp_path / "ours", _NAME), _NAME)
     with cluster(over, announced="127.0.0.1") as store:
         url = store.url.replace("127.0.0.1", _NAME)
-        async with scripts_to(url, over.tls.ca_file, timeout_seconds=1) as scripts:
+        async with scripts_to(url, over.tls.ca_file, timeout_seconds=1) as store_client:
             with pytest.raises(StoreUnavailable, match=r"TLS to 127\.0\.0\.1:\d+: IP address mismatch"):
-                await set_keys(scripts)
+                await set_keys(store_client)
 
 
 async def test_a_node_that_lacks_the_name_it_should_announce_is_known_by_its_address(tmp_path: Path) -> None:
@@ -158,10 +159,10 @@ async def test_a_node_that_lacks_the_name_it_should_announce_is_known_by_its_add
     with cluster(over) as store:
         for node in store.nodes:
             node.ask("CONFIG", "SET", "cluster-preferred-endpoint-type", "hostname")
-        async with scripts_to(store.url, over.tls.ca_file) as scripts:
-            await set_keys(scripts)
-            assert await scripts.configuration("cluster-preferred-endpoint-type") == "hostname"
-            assert {lane.server.host for lane in scripts._route.lanes()} == {"127.0.0.1"}
+        async with scripts_to(store.url, over.tls.ca_file) as store_client:
+            await set_keys(store_client)
+            assert await store_client.configuration("cluster-preferred-endpoint-type") == "hostname"
+            assert {queue.server.host for queue in store_client._route.queues()} == {"127.0.0.1"}
 
 
 # Who is no store of ours
@@ -201,9 +202,9 @@ async def test_an_impostor_is_refused_and_gets_no_password(template: str, case: 
     async with AsyncExitStack() as stack:
         port, told, met = await stack.enter_async_context(impostor(None if case == "no TLS" else context))
         url = template.format(_PASSWORD, f"127.0.0.1:{port}")
-        scripts = await stack.enter_async_context(scripts_to(url, ca_file))
+        store_client = await stack.enter_async_context(scripts_to(url, ca_file))
         with pytest.raises(StoreUnavailable) as raised:
-            await scripts.command("GET", "x")
+            await store_client.call(redis_command("GET", "x"))
         assert raised.value.kind == "connection"
         assert f"TLS to 127.0.0.1:{port}: " in str(raised.value)
         assert says in str(raised.value)

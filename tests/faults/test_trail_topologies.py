@@ -16,6 +16,7 @@ from gatekeeper.sessions.keys import ScriptRunner
 from gatekeeper.sessions.outbox import MIRROR
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
+from gatekeeper.store.command import command
 from gatekeeper.store.embedded import server_binary
 from tests.conftest import RULES
 from tests.faults.topologies import Sharded, Watched, sharded, watched
@@ -45,9 +46,9 @@ async def test_openings_and_ends_are_on_record_wherever_their_users_lie(
     store: Sharded | Watched, replicas: int
 ) -> None:
     # A-24, C-32, R14: no script reaches over a slot, and what lies elsewhere is written before
-    scripts = StoreClient(store.url, timeout_seconds=5, replicas=replicas)
+    store_client = StoreClient(store.url, timeout_seconds=5, replicas=replicas)
     rules = structs.replace(RULES, index_sids=True)
-    door = Door(SessionStore(ScriptRunner(scripts, key_prefix="gk:", rules=rules)))
+    door = Door(SessionStore(ScriptRunner(store_client, key_prefix="gk:", rules=rules)))
     sessions, outbox = door.store, door.store._runner.outbox
     try:
         for user in USERS:
@@ -67,13 +68,13 @@ async def test_openings_and_ends_are_on_record_wherever_their_users_lie(
                 ("session_ended", "deactivated"),
                 ("session_ended", "revoked_by_user"),
             ]
-            assert await scripts.command("GET", f"{MIRROR}{user}-jti") == b"revoked_by_user"
-            assert await scripts.command("GET", f"{MIRROR}{user}-b") == b"deactivated"
-            assert await scripts.command("EXISTS", outbox._outbox_key(user)) == 0
+            assert await store_client.call(command("GET", f"{MIRROR}{user}-jti")) == b"revoked_by_user"
+            assert await store_client.call(command("GET", f"{MIRROR}{user}-b")) == b"deactivated"
+            assert await store_client.call(command("EXISTS", outbox._outbox_key(user))) == 0
         assert [each for _, each in await sessions.audit_log.last(5)] == events[-5:]
-        assert await scripts.command("EXISTS", "gk:outboxes") == 0
+        assert await store_client.call(command("EXISTS", "gk:outboxes")) == 0
     finally:
-        await scripts.aclose()
+        await store_client.aclose()
 
 
 async def test_what_a_process_left_behind_is_found_wherever_it_lies(store: Sharded | Watched) -> None:
@@ -83,13 +84,13 @@ async def test_what_a_process_left_behind_is_found_wherever_it_lies(store: Shard
     finder = SessionStore(ScriptRunner(other, key_prefix="gk:", rules=RULES))
     try:
         await asyncio.gather(*(left.check(token("a", user), CLIENT) for user in USERS))
-        notes = await other.command("ZRANGE", "gk:outboxes", 0, -1)
+        notes = await other.call(command("ZRANGE", "gk:outboxes", 0, -1))
         assert len(notes) == len(USERS)
         for note in notes:
-            await other.command("ZINCRBY", "gk:outboxes", -60_000_000, note)
+            await other.call(command("ZINCRBY", "gk:outboxes", -60_000_000, note))
         assert await finder._runner.outbox.sweep() == len(USERS)
         assert sorted(each.user_id or "" for each in await _events(finder)) == sorted(USERS)
-        assert await other.command("EXISTS", "gk:outboxes") == 0
+        assert await other.call(command("EXISTS", "gk:outboxes")) == 0
     finally:
         await doomed.aclose()
         await other.aclose()

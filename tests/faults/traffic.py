@@ -25,8 +25,8 @@ class Traffic:
     """`seen` counts answers by their word, faults by their kind. `revived` are tokens that passed after their end had
     been acknowledged, `mixed_up` answers about a session that is not the asked user's."""
 
-    def __init__(self, scripts: StoreClient) -> None:
-        self.store = SessionStore(ScriptRunner(scripts, key_prefix="gk:", rules=Rules(**_rules())))
+    def __init__(self, store_client: StoreClient) -> None:
+        self.store = SessionStore(ScriptRunner(store_client, key_prefix="gk:", rules=Rules(**_rules())))
         self.seen: Counter[str] = Counter()
         self.revived: list[str] = []
         self.mixed_up: list[str] = []
@@ -107,8 +107,8 @@ async def traffic(
     url: str, *, users: int = 16, replicas: int = 0, timeout_seconds: float = 1.0, ca_file: str | None = None
 ) -> AsyncIterator[Traffic]:
     """Traffic to the store at `url`, which has begun."""
-    scripts = StoreClient(url, timeout_seconds=timeout_seconds, replicas=replicas, ca_file=ca_file)
-    made = Traffic(scripts)
+    store_client = StoreClient(url, timeout_seconds=timeout_seconds, replicas=replicas, ca_file=ca_file)
+    made = Traffic(store_client)
     tasks: list[asyncio.Task[None]] = []
     try:
         await made.serves_again(users)
@@ -120,4 +120,4 @@ async def traffic(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await scripts.aclose()
+        await store_client.aclose()

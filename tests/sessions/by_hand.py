@@ -176,11 +176,11 @@ class RecordingQueue(CommandQueue):
         super().__init__(*args, **options)
         self._batches = batches
 
-    def _write(self, wire: StoreConnection, batch: list[PendingCall]) -> None:
+    def _write(self, connection: StoreConnection, batch: list[PendingCall]) -> None:
         # A script that the store has not got yet goes twice: that is not what is looked at.
-        if found := [_words(call.command) for call in batch if call.command[0] != "EVAL"]:
+        if found := [_words(call.command.words) for call in batch if call.command.words[0] != "EVAL"]:
             self._batches.append(found)
-        super()._write(wire, batch)
+        super()._write(connection, batch)
 
 
 class Noting(StoreClient):

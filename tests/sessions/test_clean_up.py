@@ -132,16 +132,16 @@ async def test_what_may_be_forgotten_is(make_store: MakeStore, hand: Hand) -> No
 
 async def test_the_hint_is_written_before_the_record_and_in_the_same_round_trip(store_url: str, hand: Hand) -> None:
     # Rule 4.2: an index is written before the record
-    scripts = Noting(store_url)
-    store = SessionStore(ScriptRunner(scripts, key_prefix="gk:", rules=RULES))
+    store_client = Noting(store_url)
+    store = SessionStore(ScriptRunner(store_client, key_prefix="gk:", rules=RULES))
     before = time.time()
     await store.check(token("a"), CLIENT)
-    assert scripts.firsts == [["ZADD", "ZADD", "gk:{74}:sessions"]]
+    assert store_client.firsts == [["ZADD", "ZADD", "gk:{74}:sessions"]]
     assert before + IDLE - 1 <= hand.hint() <= time.time() + IDLE
     # Only an opening needs one.
     await store.check(token("a"), CLIENT)
-    assert scripts.firsts[1:] == [["gk:{74}:sessions"]]
-    await scripts.aclose()
+    assert store_client.firsts[1:] == [["gk:{74}:sessions"]]
+    await store_client.aclose()
 
 
 async def test_an_earlier_hint_is_not_put_off_by_a_later_session(make_store: MakeStore, hand: Hand) -> None:

@@ -41,18 +41,18 @@ class Watched:
     """A store, what leaves it, and where it asks for places."""
 
     def __init__(self, url: str, **rules: Any) -> None:
-        self.scripts = Noting(url)
+        self.store_client = Noting(url)
         self.atlas = Atlas()
         settled: dict[str, Any] = {name: getattr(RULES, name) for name in Rules.__struct_fields__} | rules
         self.store = SessionStore(
-            ScriptRunner(self.scripts, key_prefix="gk:", rules=Rules(**settled), locator=self.atlas)
+            ScriptRunner(self.store_client, key_prefix="gk:", rules=Rules(**settled), locator=self.atlas)
         )
 
     @property
     def sent(self) -> str:
         """Everything that left since the last look."""
-        found = "\n".join(word for batch in self.scripts.batches for call in batch for word in call)
-        self.scripts.batches.clear()
+        found = "\n".join(word for batch in self.store_client.batches for call in batch for word in call)
+        self.store_client.batches.clear()
         return found
 
 
@@ -66,7 +66,7 @@ async def watch(store_url: str) -> AsyncIterator[Callable[..., Watched]]:
 
     yield make
     for watched in made:
-        await watched.scripts.aclose()
+        await watched.store_client.aclose()
 
 
 async def test_the_second_check_of_a_token_sends_no_particulars(watch: Callable[..., Watched]) -> None:
@@ -77,7 +77,7 @@ async def test_the_second_check_of_a_token_sends_no_particulars(watch: Callable[
     assert "203.0.113.9" in first
     for _ in range(3):
         assert (await watched.store.check(token("a"), HINTED)).outcome == "touched"
-        (((*_, exempt),),) = watched.scripts.batches
+        (((*_, exempt),),) = watched.store_client.batches
         assert exempt == "0"
         again = watched.sent
         assert not any(part in again for part in (AGENT, "203.0.113.9", "New York", "Chromium", "Windows"))
@@ -103,18 +103,18 @@ async def test_a_record_that_vanished_is_opened_anew_with_all_particulars(
     watched = watch()
     first = (await watched.store.check(token("a"), HINTED)).session_id
     hand.redis.flushdb()
-    watched.scripts.batches.clear()
+    watched.store_client.batches.clear()
     checked = await watched.store.check(token("a"), HINTED, login_method="password")
     assert checked.outcome == "opened"
     assert checked.session_id != first
-    assert watched.scripts.firsts == [[SESSIONS], ["ZADD", "ZADD", SESSIONS]]
+    assert watched.store_client.firsts == [[SESSIONS], ["ZADD", "ZADD", SESSIONS]]
     (session,) = await watched.store.sessions("74")
     assert (session.user_agent, session.ip_address, session.login_method) == (CHROME, "203.0.113.9", "password")
     assert session.location == Location(city="New York", country="US")
     assert session.device.name_with_version == "Chrome on Windows 11"
-    watched.scripts.batches.clear()
+    watched.store_client.batches.clear()
     assert (await watched.store.check(token("a"), HINTED)).outcome == "touched"
-    assert watched.scripts.firsts == [[SESSIONS]]
+    assert watched.store_client.firsts == [[SESSIONS]]
 
 
 async def test_a_vanished_record_is_refused_at_once_where_nothing_is_adopted(
@@ -125,9 +125,9 @@ async def test_a_vanished_record_is_refused_at_once_where_nothing_is_adopted(
     watched = watch(adopt_unknown=False)
     assert (await watched.store.check(token("a"), CLIENT)).outcome == "touched"
     hand.redis.flushdb()
-    watched.scripts.batches.clear()
+    watched.store_client.batches.clear()
     assert (await watched.store.check(token("a"), CLIENT)).outcome == "unknown"
-    assert watched.scripts.firsts == [[SESSIONS]]
+    assert watched.store_client.firsts == [[SESSIONS]]
 
 
 async def test_a_known_token_is_refused_like_any_other(watch: Callable[..., Watched]) -> None:
@@ -147,9 +147,9 @@ async def test_after_an_end_of_all_a_vanished_record_opens_nothing(watch: Callab
     await watched.store.check(token("a"), CLIENT)
     await watched.store.end_all("74", EndReason.REVOKED_BY_USER)
     hand.redis.delete(*hand.keys()[:2])
-    watched.scripts.batches.clear()
+    watched.store_client.batches.clear()
     assert (await watched.store.check(token("a"), CLIENT)).outcome == "unknown"
-    assert watched.scripts.firsts == [[SESSIONS]]
+    assert watched.store_client.firsts == [[SESSIONS]]
 
 
 async def test_a_policy_that_has_no_room_says_so_to_a_known_token_too(
@@ -186,7 +186,7 @@ async def test_memory_is_bounded_and_keeps_what_is_used(
         await watched.store.check(token(f"r{number}"), CLIENT)
         await watched.store.check(token("r0"), CLIENT)
         assert len(watched.store._known) <= 10
-    watched.scripts.batches.clear()
+    watched.store_client.batches.clear()
     # r0 is known still, r1 no longer. Where more come than are known, what only an opening needs is sent to no other.
     assert (await watched.store.check(token("r0"), CLIENT)).outcome == "touched"
     assert (await watched.store.check(token("r1"), CLIENT)).outcome == "touched"

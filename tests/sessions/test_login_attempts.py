@@ -17,6 +17,7 @@ import pytest
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.sessions.login_attempts import LoginAttempts
 from gatekeeper.store.client import StoreClient
+from gatekeeper.store.command import Command
 from gatekeeper.store.rate_limit import Rate
 from tests.sessions.by_hand import HOUR, Hand, Noting
 
@@ -25,15 +26,15 @@ ADDRESS = "203.0.113.9"
 
 
 @pytest.fixture
-async def scripts(store_url: str) -> AsyncIterator[Noting]:
+async def store_client(store_url: str) -> AsyncIterator[Noting]:
     made = Noting(store_url)
     yield made
     await made.aclose()
 
 
 @pytest.fixture
-def attempts(scripts: Noting) -> LoginAttempts:
-    return LoginAttempts(scripts, key_prefix="gk:", rate=RATE)
+def attempts(store_client: Noting) -> LoginAttempts:
+    return LoginAttempts(store_client, key_prefix="gk:", rate=RATE)
 
 
 @pytest.fixture
@@ -127,15 +128,15 @@ async def test_of_fifty_at_once_one_may_try_when_a_wait_is_over(
     store_url: str, attempts: LoginAttempts, let_pass: Callable[[float], None]
 ) -> None:
     # Else a wait would end with a burst: from the limit on, one at a time
-    other_scripts = StoreClient(store_url, timeout_seconds=5)
-    other = LoginAttempts(other_scripts, key_prefix="gk:", rate=RATE)
+    other_client = StoreClient(store_url, timeout_seconds=5)
+    other = LoginAttempts(other_client, key_prefix="gk:", rate=RATE)
     await fail(attempts, 15)
     for _ in range(3):
         assert all(await asyncio.gather(*(attempts.wait_seconds(["ann"], ADDRESS) for _ in range(50))))
         let_pass(32)
         told = await asyncio.gather(*((attempts, other)[n % 2].wait_seconds(["ann"], ADDRESS) for n in range(50)))
         assert sorted(told) == [0] + [32] * 49
-    await other_scripts.aclose()
+    await other_client.aclose()
 
 
 async def test_fifty_failures_at_once_all_count(attempts: LoginAttempts, hand: Hand) -> None:
@@ -159,8 +160,8 @@ async def test_counters_over_the_limit_outlive_the_wait(attempts: LoginAttempts,
     assert -5 < hand.leaves_at(pair) - time.time() - 1_800 <= 1
 
 
-async def test_a_wait_may_be_longer_than_the_window(scripts: Noting, let_pass: Callable[[float], None]) -> None:
-    attempts = LoginAttempts(scripts, key_prefix="gk:", rate=Rate(3, 1))
+async def test_a_wait_may_be_longer_than_the_window(store_client: Noting, let_pass: Callable[[float], None]) -> None:
+    attempts = LoginAttempts(store_client, key_prefix="gk:", rate=Rate(3, 1))
     await fail(attempts, 10)
     let_pass(128)
     assert await waits(attempts, 1) == [0]
@@ -300,15 +301,15 @@ async def test_who_is_kept_out_by_name_and_address_uses_up_no_turn_of_others(
     assert await waits(attempts, 2, "bob") == [0, 1]
 
 
-async def test_a_login_is_asked_about_one_counter_after_another(attempts: LoginAttempts, scripts: Noting) -> None:
+async def test_a_login_is_asked_about_one_counter_after_another(attempts: LoginAttempts, store_client: Noting) -> None:
     await fail(attempts, 10)
-    scripts.batches.clear()
+    store_client.batches.clear()
     assert await waits(attempts, 1) == [1]
-    [[[key, ask, limit, window]]] = scripts.batches
+    [[[key, ask, limit, window]]] = store_client.batches
     assert (key.split(":")[2], ask, float(limit), int(window)) == ("pair", "ask", 10.0, 900_000_000)
-    scripts.batches.clear()
+    store_client.batches.clear()
     await fail(attempts, 1)
-    [failures] = scripts.batches
+    [failures] = store_client.batches
     assert [(words[0].split(":")[2], words[1], float(words[2])) for words in failures] == [
         ("pair", "fail", 10.0), ("name", "fail", 100.0), ("address", "fail", 100.0),
     ]  # fmt: skip
@@ -411,8 +412,8 @@ async def test_a_login_that_breaks_off_is_not_under_way(attempts: LoginAttempts)
 
 
 @pytest.mark.parametrize(("rate", "allowed"), [(Rate(1, 60), 1), (Rate(3, 1), 3)])
-async def test_any_rate_does(scripts: Noting, rate: Rate, allowed: int) -> None:
-    attempts = LoginAttempts(scripts, key_prefix="gk:", rate=rate)
+async def test_any_rate_does(store_client: Noting, rate: Rate, allowed: int) -> None:
+    attempts = LoginAttempts(store_client, key_prefix="gk:", rate=rate)
     told = await failed_tries(attempts, ["ann"] * 20, [ADDRESS] * 20)
     assert told == [0] * allowed + [1]
     assert repr(attempts) == f"<LoginAttempts {rate.number:g} in {rate.seconds:g} s>"
@@ -422,8 +423,8 @@ async def test_any_rate_does(scripts: Noting, rate: Rate, allowed: int) -> None:
 async def test_an_answer_of_the_wrong_shape_is_a_fault(reply: Any) -> None:
     # R19, C07
     class Odd(StoreClient):
-        async def run(self, script: Any, keys: Any, arguments: Any) -> Any:
-            return [keys[0] if part == b"K" else part for part in reply] if isinstance(reply, list) else reply
+        async def call(self, command: Command, *, is_probe: bool = False) -> Any:
+            return [command.key if part == b"K" else part for part in reply] if isinstance(reply, list) else reply
 
     odd = Odd("unix:///nowhere", timeout_seconds=1)
     attempts = LoginAttempts(odd, key_prefix="gk:", rate=RATE)

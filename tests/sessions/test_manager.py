@@ -143,8 +143,8 @@ async def test_what_is_idle_cannot_be_ended_any_more(
 async def test_an_end_that_the_store_did_not_acknowledge_is_no_end_and_not_counted(tmp_path: Path) -> None:
     # rule 4.8, S15
     events = Counted()
-    scripts = StoreClient(f"unix://{tmp_path}/nowhere", timeout_seconds=1)
-    manager = Manager(SessionStore(ScriptRunner(scripts, key_prefix="gk:", rules=RULES)), events)
+    store_client = StoreClient(f"unix://{tmp_path}/nowhere", timeout_seconds=1)
+    manager = Manager(SessionStore(ScriptRunner(store_client, key_prefix="gk:", rules=RULES)), events)
     for call in (
         manager.sessions("74"),
         manager.revoke("74", 1),
@@ -155,7 +155,7 @@ async def test_an_end_that_the_store_did_not_acknowledge_is_no_end_and_not_count
         with pytest.raises(StoreUnavailable):
             await asyncio.wait_for(call, 10)
     assert not events.seen
-    await scripts.aclose()
+    await store_client.aclose()
 
 
 def test_every_end_reason_has_an_event_and_a_refusal() -> None:

@@ -136,11 +136,11 @@ async def test_the_user_is_told_from_the_key_whatever_it_is_called(door: Door, h
 
 
 async def test_a_store_of_two_gatekeepers_keeps_their_ends_apart(store_url: str, heard: Heard) -> None:
-    scripts = StoreClient(store_url, timeout_seconds=5)
-    other = SessionStore(ScriptRunner(scripts, key_prefix="other:", rules=RULES))
+    store_client = StoreClient(store_url, timeout_seconds=5)
+    other = SessionStore(ScriptRunner(store_client, key_prefix="other:", rules=RULES))
     opened = await other.check(token("a"), CLIENT)
     await other.end("74", opened.session_id, EndReason.DEACTIVATED)
-    await scripts.aclose()
+    await store_client.aclose()
     await asyncio.sleep(0.05)
     assert heard.ends == []
 
@@ -198,14 +198,14 @@ async def test_a_connection_that_says_nothing_is_given_up(store_url: str, door: 
 async def test_an_end_is_one_where_the_store_forbids_to_publish(store_url: str, hand: Hand) -> None:
     command: Any = hand.redis.execute_command
     command("ACL", "SETUSER", "mute", "on", ">pw", "~gk:*", "+@all", "resetchannels")
-    scripts = StoreClient(store_url.replace("unix://", "unix://mute:pw@"), timeout_seconds=5)
-    store = SessionStore(ScriptRunner(scripts, key_prefix="gk:", rules=RULES))
+    store_client = StoreClient(store_url.replace("unix://", "unix://mute:pw@"), timeout_seconds=5)
+    store = SessionStore(ScriptRunner(store_client, key_prefix="gk:", rules=RULES))
     opened = await store.check(token("a"), CLIENT)
     with pytest.raises(StoreUnavailable, match="NOPERM"):
-        await scripts.command("PUBLISH", b"gk:ends", "x")
+        await store_client.call(command("PUBLISH", b"gk:ends", "x"))
     assert await store.end("74", opened.session_id, EndReason.DEACTIVATED) is not None
     assert (await store.check(token("a"), CLIENT)).end_reason is EndReason.DEACTIVATED
-    await scripts.aclose()
+    await store_client.aclose()
     command("ACL", "DELUSER", "mute")
 
 

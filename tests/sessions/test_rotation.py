@@ -15,6 +15,7 @@ from gatekeeper.models import EndReason
 from gatekeeper.sessions.keys import ScriptRunner
 from gatekeeper.sessions.sign_ins import RefreshToken, Rotation, SignIns, Successor
 from gatekeeper.store.client import StoreClient
+from gatekeeper.store.command import Command
 from gatekeeper.tokens.issuer import digest, new_refresh_token, seal, unseal
 from tests.conftest import RULES, MakeStore
 from tests.sessions.by_hand import CLIENT, DAY, HOUR, Door, Hand, Noting, token
@@ -360,34 +361,36 @@ async def test_keys_stay_as_long_as_what_a_rotation_gave(make_door: Callable[...
 
 async def test_the_index_is_written_before_the_record_knows_the_token(store_url: str) -> None:
     # rule 4.2: a token without a record is unknown, a record without an index is lost
-    scripts = Noting(store_url)
-    sign_ins = SignIns(ScriptRunner(scripts, key_prefix="gk:", rules=RULES), reuse_window_seconds=10)
+    store_client = Noting(store_url)
+    sign_ins = SignIns(ScriptRunner(store_client, key_prefix="gk:", rules=RULES), reuse_window_seconds=10)
     await sign_ins.log_in(token("a"), CLIENT, exempt=False, refresh=RefreshToken("1"))
-    scripts.batches.clear()
+    store_client.batches.clear()
     await sign_ins.rotate("74", "1", Successor("2", "jti", time.time() + HOUR, b"sealed"))
-    sent = [call for batch in scripts.batches for call in batch]
+    sent = [call for batch in store_client.batches for call in batch]
     keys = [call[1] if call[0] in {"SET", "ZADD"} else call[0] for call in sent]
     assert keys == ["gk:refresh:2", "gk:outboxes", "gk:{74}:sessions"]
     assert sent[2][4] == "gk:{74}:pairs"
-    await scripts.aclose()
+    await store_client.aclose()
 
 
 async def test_an_answer_that_comes_too_late_has_rotated_and_is_given_again(store_url: str, door: Door) -> None:
     # S08, rule 4.8: the store did it, and nobody knows
     class Deaf(StoreClient):
-        async def run(self, script: Any, keys: Any, arguments: Any) -> Any:
-            await super().run(script, keys, arguments)
+        async def call(self, command: Command, *, is_probe: bool = False) -> Any:
+            reply = await super().call(command)
+            if command.script is None:
+                return reply
             raise StoreUnavailable("the answer was lost", kind="timeout")
 
     await door.log_in("a", "1")
-    scripts = Deaf(store_url, timeout_seconds=5)
-    sign_ins = SignIns(ScriptRunner(scripts, key_prefix="gk:", rules=RULES), reuse_window_seconds=10)
+    store_client = Deaf(store_url, timeout_seconds=5)
+    sign_ins = SignIns(ScriptRunner(store_client, key_prefix="gk:", rules=RULES), reuse_window_seconds=10)
     with pytest.raises(StoreUnavailable):
         await sign_ins.rotate("74", "1", Successor("2", "jti", time.time() + HOUR, b"the pair"))
     assert (await ask(door, "1")).sealed == b"the pair"
     assert (await door.rotate("1", "3")).sealed == b"the pair"
     assert await words(door, "2") == ["current"]
-    await scripts.aclose()
+    await store_client.aclose()
 
 
 @pytest.mark.parametrize("kind", ["string", "list", "zset"])

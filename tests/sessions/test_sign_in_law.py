@@ -97,7 +97,7 @@ class SignInLaw(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "scripts"):
-            self.runner.run(self.scripts.aclose())
+            self.runner.run(self.store_client.aclose())
         self.runner.close()
         self.hand.redis.close()
 
@@ -119,8 +119,8 @@ class SignInLaw(RuleBasedStateMachine):
             policy=policy,
             adopt_unknown=adopt,
         )
-        self.scripts = StoreClient(self.url, timeout_seconds=5)
-        runner = ScriptRunner(self.scripts, key_prefix="gk:", rules=rules)
+        self.store_client = StoreClient(self.url, timeout_seconds=5)
+        runner = ScriptRunner(self.store_client, key_prefix="gk:", rules=rules)
         self.store, self.sign_ins = SessionStore(runner), SignIns(runner, reuse_window_seconds=window)
 
     # What the model knows

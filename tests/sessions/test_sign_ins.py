@@ -16,6 +16,7 @@ from gatekeeper.sessions.keys import Policy, Rules, ScriptRunner
 from gatekeeper.sessions.sign_ins import RefreshToken, SignIns, Successor
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
+from gatekeeper.store.command import Command
 from gatekeeper.tokens.issuer import digest
 from tests.conftest import RULES, MakeStore
 from tests.sessions.by_hand import CHROME, CLIENT, DAY, HOUR, Door, Hand, Noting, token
@@ -756,9 +757,9 @@ async def test_the_refresh_token_of_somebody_else_names_nothing(door: Door) -> N
 @pytest.mark.parametrize("how", ["login", "refresh", "check"])
 async def test_indexes_are_written_before_the_record_and_in_one_batch_with_it(store_url: str, how: str) -> None:
     # rule 4.2: an index is a hint that the user's script confirms
-    scripts = Noting(store_url)
+    store_client = Noting(store_url)
     rules = Rules(**{**{name: getattr(RULES, name) for name in Rules.__struct_fields__}, "index_sids": True})
-    runner = ScriptRunner(scripts, key_prefix="gk:", rules=rules)
+    runner = ScriptRunner(store_client, key_prefix="gk:", rules=rules)
     sign_ins, claims = SignIns(runner), token("a-sid", claims={"sid": "a-sid"})
     refresh = RefreshToken("d")
     if how == "login":
@@ -767,13 +768,13 @@ async def test_indexes_are_written_before_the_record_and_in_one_batch_with_it(st
         await sign_ins.refresh(claims, CLIENT, exempt=False, refresh=refresh, linked=None)
     else:
         await SessionStore(runner).check(claims, CLIENT)
-    [batch] = scripts.batches
+    [batch] = store_client.batches
     keys = [words[1] if words[0] in {"SET", "ZADD"} else words[0] for words in batch]
     refreshing = [] if how == "check" else ["gk:refresh:d"]
     assert keys == ["gk:outboxes", "gk:due", *refreshing, "gk:sid:a-sid", "gk:{74}:sessions"]
     assert await sign_ins.user_of_sid("a-sid") == "74"
     assert await sign_ins.user_of("d") == (None if how == "check" else "74")
-    await scripts.aclose()
+    await store_client.aclose()
 
 
 async def test_nothing_is_indexed_by_sid_where_nobody_will_ask(door: Door, hand: Hand) -> None:
@@ -945,16 +946,16 @@ async def test_a_live_session_that_the_index_does_not_know_gets_no_tokens(door: 
 async def test_an_answer_about_somebody_else_is_a_fault(store_url: str) -> None:
     # R19, P0-S15
     class Swapped(StoreClient):
-        async def run(self, script: Any, keys: Any, arguments: Any) -> Any:
-            reply = await super().run(script, keys, arguments)
-            return [b"gk:{somebody else}:sessions", *reply[1:]]
+        async def call(self, command: Command, *, is_probe: bool = False) -> Any:
+            reply = await super().call(command)
+            return reply if command.script is None else [b"gk:{somebody else}:sessions", *reply[1:]]
 
-    scripts = Swapped(store_url, timeout_seconds=5)
-    runner = ScriptRunner(scripts, key_prefix="gk:", rules=RULES)
+    store_client = Swapped(store_url, timeout_seconds=5)
+    runner = ScriptRunner(store_client, key_prefix="gk:", rules=RULES)
     for answer in await every_answer(SignIns(runner), SessionStore(runner)):
         assert isinstance(answer, StoreUnavailable)
         assert answer.kind == "protocol"
-    await scripts.aclose()
+    await store_client.aclose()
 
 
 @pytest.mark.parametrize(
@@ -969,11 +970,10 @@ async def test_an_answer_about_somebody_else_is_a_fault(store_url: str) -> None:
 async def test_an_answer_of_the_wrong_shape_is_a_fault(reply: Any) -> None:
     # R19, C07
     class Odd(StoreClient):
-        async def run(self, script: Any, keys: Any, arguments: Any) -> Any:
-            return [keys[0] if part == b"K" else part for part in reply] if isinstance(reply, list) else reply
-
-        async def command(self, *command: Any) -> Any:
-            return b"74"
+        async def call(self, command: Command, *, is_probe: bool = False) -> Any:
+            if command.script is None:
+                return b"74"
+            return [command.key if part == b"K" else part for part in reply] if isinstance(reply, list) else reply
 
     runner = ScriptRunner(Odd("unix:///nowhere", timeout_seconds=1), key_prefix="gk:", rules=RULES)
     for answer in await every_answer(SignIns(runner), SessionStore(runner)):
@@ -984,7 +984,7 @@ async def test_an_answer_of_the_wrong_shape_is_a_fault(reply: Any) -> None:
 async def test_an_index_that_answers_no_user_is_a_fault(reply: Any) -> None:
     # Rule 4.8: store trouble is never "there is no such token"
     class Odd(StoreClient):
-        async def command(self, *command: Any) -> Any:
+        async def call(self, command: Command, *, is_probe: bool = False) -> Any:
             return reply
 
     runner = ScriptRunner(Odd("unix:///nowhere", timeout_seconds=1), key_prefix="gk:", rules=RULES)

@@ -15,6 +15,7 @@ from gatekeeper.models import EndReason
 from gatekeeper.sessions.keys import ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
+from gatekeeper.store.command import Command
 from tests.conftest import RULES, MakeStore
 from tests.sessions.by_hand import CLIENT, HOUR, Hand, token
 
@@ -40,8 +41,8 @@ def hash_slot(key: bytes) -> int:
 
 
 def keys_of(user: str) -> tuple[bytes, ...]:
-    scripts = StoreClient("unix:///nowhere", timeout_seconds=1)
-    return ScriptRunner(scripts, key_prefix="gk:", rules=RULES).keys(user)
+    store_client = StoreClient("unix:///nowhere", timeout_seconds=1)
+    return ScriptRunner(store_client, key_prefix="gk:", rules=RULES).keys(user)
 
 
 def test_the_slot_function_is_right() -> None:
@@ -307,17 +308,17 @@ async def test_a_reference_to_a_record_that_is_gone_can_still_be_logged_out(make
 async def test_an_answer_about_somebody_else_is_a_fault(store_url: str) -> None:
     # R19, P0-S15
     class Swapped(StoreClient):
-        async def run(self, script: Any, keys: Any, arguments: Any) -> Any:
-            reply = await super().run(script, keys, arguments)
-            return [b"gk:{somebody else}:sessions", *reply[1:]]
+        async def call(self, command: Command, *, is_probe: bool = False) -> Any:
+            reply = await super().call(command)
+            return reply if command.script is None else [b"gk:{somebody else}:sessions", *reply[1:]]
 
-    scripts = Swapped(store_url, timeout_seconds=5)
-    store = SessionStore(ScriptRunner(scripts, key_prefix="gk:", rules=RULES))
+    store_client = Swapped(store_url, timeout_seconds=5)
+    store = SessionStore(ScriptRunner(store_client, key_prefix="gk:", rules=RULES))
     for question in (store.check(token("a"), CLIENT), store.sessions("74"), store.log_out(token("a"), CLIENT)):
         with pytest.raises(StoreUnavailable) as caught:
             await question
         assert caught.value.kind == "protocol"
-    await scripts.aclose()
+    await store_client.aclose()
 
 
 @pytest.mark.parametrize(
@@ -327,11 +328,10 @@ async def test_an_answer_about_somebody_else_is_a_fault(store_url: str) -> None:
 async def test_an_answer_of_the_wrong_shape_is_a_fault(reply: Any) -> None:
     # R19, C07
     class Odd(StoreClient):
-        async def run(self, script: Any, keys: Any, arguments: Any) -> Any:
-            return [keys[0] if part == b"K" else part for part in reply] if isinstance(reply, list) else reply
-
-        async def command(self, *command: Any) -> Any:
-            return [b"74"]
+        async def call(self, command: Command, *, is_probe: bool = False) -> Any:
+            if command.script is None:
+                return [b"74"]
+            return [command.key if part == b"K" else part for part in reply] if isinstance(reply, list) else reply
 
     odd = Odd("unix:///nowhere", timeout_seconds=1)
     store = SessionStore(ScriptRunner(odd, key_prefix="gk:", rules=RULES))

@@ -78,7 +78,7 @@ class Law(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "scripts"):
-            self.runner.run(self.scripts.aclose())
+            self.runner.run(self.store_client.aclose())
         self.runner.close()
         self.hand.redis.close()
 
@@ -92,8 +92,8 @@ class Law(RuleBasedStateMachine):
         rules: Rules = msgspec_replace(
             session_seconds=TTL, idle_seconds=idle, ended_seconds=ENDED_TTL, device_limit=limit, policy=policy
         )
-        self.scripts = StoreClient(self.url, timeout_seconds=5)
-        self.store = SessionStore(ScriptRunner(self.scripts, key_prefix="gk:", rules=rules))
+        self.store_client = StoreClient(self.url, timeout_seconds=5)
+        self.store = SessionStore(ScriptRunner(self.store_client, key_prefix="gk:", rules=rules))
 
     # What the model knows
 

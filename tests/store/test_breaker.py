@@ -71,7 +71,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def fail(breaker: Breaker, kind: str, *, began_at: float | None = None) -> None:
     began_at = breaker._clock() if began_at is None else began_at
-    breaker.failed(StoreUnavailable(f"the session store failed: {kind}", kind=kind), began_at=began_at)
+    breaker.failed(StoreUnavailable(f"session store failed: {kind}", kind=kind), began_at=began_at)
 
 
 async def test_it_opens_at_once_where_the_store_says_that_it_is_unfit(store: Store) -> None:
@@ -95,13 +95,13 @@ async def test_another_format_opens_even_one_that_opens_for_nothing_else(store: 
 
 async def test_with_a_probe_first_no_call_is_made_before_its_answer(store: Store, clock: Clock) -> None:
     breaker = store.breaker = Breaker(store.probe, probe_first=True, clock=clock)
-    for told in ("not asked yet", "connection", "denied"):
+    for told in ("not probed yet", "connection", "denied"):
         with pytest.raises(StoreUnavailable, match=told) as raised:
             breaker.check()
         assert raised.value.kind == "open"
         # An answer to something else is none.
         breaker.succeeded()
-        fail(breaker, "connection" if told == "not asked yet" else "denied")
+        fail(breaker, "connection" if told == "not probed yet" else "denied")
     store.up = True
     await store.probe()
     breaker.check()
@@ -165,8 +165,8 @@ async def test_each_transition_is_one_line(breaker: Breaker, store: Store, caplo
             fail(breaker, kind)
         store.up = True
         await until(lambda: breaker.fault is None)
-    told = [record.getMessage().split(" ")[3] for record in caplog.records]
-    assert told == ["failed:", "answers", "failed:", "answers"]
+    told = [record.getMessage().split(" ")[2] for record in caplog.records]
+    assert told == ["failed:", "works", "failed:", "works"]
 
 
 async def test_after_its_end_it_says_and_does_nothing(breaker: Breaker, caplog: pytest.LogCaptureFixture) -> None:

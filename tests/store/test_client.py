@@ -25,11 +25,11 @@ from gatekeeper.errors import StoreUnavailable
 from gatekeeper.sessions.keys import ScriptRunner
 from gatekeeper.store.breaker import Breaker
 from gatekeeper.store.client import StoreClient
-from gatekeeper.store.command import Script
-from gatekeeper.store.connection import IN_FLIGHT, WAITING, PendingCall, StoreConnection
+from gatekeeper.store.command import Script, command
+from gatekeeper.store.connection import PendingCall, StoreConnection
 from gatekeeper.store.embedded import server_binary
 from gatekeeper.store.errors import unavailable_from
-from gatekeeper.store.queue import CommandQueue
+from gatekeeper.store.queue import MAX_IN_FLIGHT, MAX_WAITING, CommandQueue
 from tests.conftest import RULES, store_process, wait_for_store
 from tests.machine import need
 
@@ -51,11 +51,11 @@ class CountingQueue(CommandQueue):
         super().__init__(*args, **options)
         self._counting = counting
 
-    def _write(self, wire: StoreConnection, batch: list[PendingCall]) -> None:
-        super()._write(wire, batch)
+    def _write(self, connection: StoreConnection, batch: list[PendingCall]) -> None:
+        super()._write(connection, batch)
         self._counting.batches.append(len(batch))
-        self._counting.most_in_flight = max(self._counting.most_in_flight, len(wire.pending))
-        if len(wire.pending) == IN_FLIGHT:
+        self._counting.most_in_flight = max(self._counting.most_in_flight, len(connection.pending))
+        if len(connection.pending) == MAX_IN_FLIGHT:
             self._counting.full.set()
 
 
@@ -71,9 +71,9 @@ class Counting(StoreClient):
 
 
 @pytest.fixture
-async def scripts(store_url: str) -> AsyncIterator[Counting]:
+async def store_client(store_url: str) -> AsyncIterator[Counting]:
     made = Counting(store_url)
-    await made.run(ECHO, KEY, ["loaded"])
+    await made.call(ECHO.command(KEY, ["loaded"]))
     made.batches.clear()
     yield made
     await made.aclose()
@@ -81,11 +81,11 @@ async def scripts(store_url: str) -> AsyncIterator[Counting]:
 
 @asynccontextmanager
 async def opened(url: str, *, timeout_seconds: float = 5.0) -> AsyncIterator[StoreClient]:
-    scripts = StoreClient(url, timeout_seconds=timeout_seconds)
+    store_client = StoreClient(url, timeout_seconds=timeout_seconds)
     try:
-        yield scripts
+        yield store_client
     finally:
-        await scripts.aclose()
+        await store_client.aclose()
 
 
 async def failure(call: Awaitable[Any]) -> StoreUnavailable:
@@ -97,44 +97,45 @@ async def failure(call: Awaitable[Any]) -> StoreUnavailable:
 # Batches
 
 
-async def test_calls_of_one_turn_of_the_loop_leave_in_portions(scripts: Counting) -> None:
-    replies = await asyncio.gather(*(scripts.run(ECHO, KEY, [number]) for number in range(100)))
+async def test_calls_of_one_turn_of_the_loop_leave_in_portions(store_client: Counting) -> None:
+    replies = await asyncio.gather(*(store_client.call(ECHO.command(KEY, [number])) for number in range(100)))
     assert replies == [[KEY[0], str(number).encode()] for number in range(100)]
     # Together, and so that the store has something to do meanwhile.
-    assert scripts.batches == [8] * 12 + [4]
+    assert store_client.batches == [8] * 12 + [4]
 
 
-async def test_a_call_alone_leaves_at_once(scripts: Counting) -> None:
+async def test_a_call_alone_leaves_at_once(store_client: Counting) -> None:
     for number in range(3):
-        assert await scripts.run(ECHO, KEY, [number]) == [KEY[0], str(number).encode()]
-    assert scripts.batches == [1, 1, 1]
+        assert await store_client.call(ECHO.command(KEY, [number])) == [KEY[0], str(number).encode()]
+    assert store_client.batches == [1, 1, 1]
 
 
-async def test_batches_are_bounded_and_so_is_their_number(scripts: Counting) -> None:
+async def test_batches_are_bounded_and_so_is_their_number(store_client: Counting) -> None:
     # P0-S14: thousands at once, and nobody is turned away
-    replies = await asyncio.gather(*(scripts.run(ECHO, KEY, [number]) for number in range(3_000)))
+    replies = await asyncio.gather(*(store_client.call(ECHO.command(KEY, [number])) for number in range(3_000)))
     assert [int(reply[1]) for reply in replies] == list(range(3_000))
-    assert max(scripts.batches) == scripts.most_in_flight == IN_FLIGHT
-    assert sum(scripts.batches) == 3_000
+    assert max(store_client.batches) == store_client.most_in_flight == MAX_IN_FLIGHT
+    assert sum(store_client.batches) == 3_000
 
 
 @pytest.mark.slow
-async def test_more_calls_than_may_wait_are_turned_away_at_once(scripts: Counting) -> None:
+async def test_more_calls_than_may_wait_are_turned_away_at_once(store_client: Counting) -> None:
     # R4: a queue without bounds would only fail later, and take the process with it
     answers = await asyncio.gather(
-        *(scripts.run(ECHO, KEY, [number]) for number in range(IN_FLIGHT + WAITING + 100)), return_exceptions=True
+        *(store_client.call(ECHO.command(KEY, [number])) for number in range(MAX_IN_FLIGHT + MAX_WAITING + 100)),
+        return_exceptions=True,
     )
     assert [isinstance(answer, StoreUnavailable) for answer in answers].count(True) == 100
-    assert await scripts.run(ECHO, KEY, ["later"]) == [KEY[0], b"later"]
+    assert await store_client.call(ECHO.command(KEY, ["later"])) == [KEY[0], b"later"]
 
 
-async def test_calls_of_one_turn_run_in_the_order_in_which_they_were_made(scripts: Counting) -> None:
-    replies = await asyncio.gather(*(scripts.run(PUSH, KEY, [number]) for number in range(IN_FLIGHT)))
-    assert replies == list(range(1, IN_FLIGHT + 1))
+async def test_calls_of_one_turn_run_in_the_order_in_which_they_were_made(store_client: Counting) -> None:
+    replies = await asyncio.gather(*(store_client.call(PUSH.command(KEY, [number])) for number in range(MAX_IN_FLIGHT)))
+    assert replies == list(range(1, MAX_IN_FLIGHT + 1))
 
 
-async def test_one_that_fails_in_a_batch_fails_alone(scripts: Counting) -> None:
-    calls = [scripts.run(BROKEN if number % 3 == 0 else ECHO, KEY, [number]) for number in range(60)]
+async def test_one_that_fails_in_a_batch_fails_alone(store_client: Counting) -> None:
+    calls = [store_client.call((BROKEN if number % 3 == 0 else ECHO).command(KEY, [number])) for number in range(60)]
     replies = await asyncio.gather(*calls, return_exceptions=True)
     for number, reply in enumerate(replies):
         if number % 3 == 0:
@@ -145,26 +146,32 @@ async def test_one_that_fails_in_a_batch_fails_alone(scripts: Counting) -> None:
 
 
 @pytest.mark.parametrize("argument", [None, "\ud800", object()])
-async def test_an_argument_that_cannot_be_sent_is_its_callers_fault_alone(scripts: Counting, argument: Any) -> None:
-    calls = (scripts.run(ECHO, KEY, [argument]), scripts.run(ECHO, KEY, ["good"]))
-    answers = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 3)
-    assert isinstance(answers[0], StoreUnavailable)
-    assert answers[1] == [KEY[0], b"good"]
-    assert await scripts.run(ECHO, KEY, ["later"]) == [KEY[0], b"later"]
+async def test_an_argument_that_cannot_be_sent_is_its_callers_fault_alone(
+    store_client: Counting, argument: Any
+) -> None:
+    good = asyncio.create_task(store_client.call(ECHO.command(KEY, ["good"])))
+    with pytest.raises(StoreUnavailable):
+        ECHO.command(KEY, [argument])
+    with pytest.raises(StoreUnavailable):
+        command("SET", b"key", argument)
+    assert await good == [KEY[0], b"good"]
+    assert await store_client.call(ECHO.command(KEY, ["later"])) == [KEY[0], b"later"]
 
 
 # Scripts that the store forgets
 
 
-async def test_a_script_that_the_store_forgot_runs_all_the_same_and_once(scripts: Counting, store_url: str) -> None:
+async def test_a_script_that_the_store_forgot_runs_all_the_same_and_once(
+    store_client: Counting, store_url: str
+) -> None:
     # R9
     with redis.Redis.from_url(store_url) as client:
         for expected in range(1, 11):
             client.script_flush()
-            assert await scripts.run(COUNT, KEY, []) == expected
+            assert await store_client.call(COUNT.command(KEY, [])) == expected
 
 
-async def test_a_store_that_forgets_all_the_time_is_no_error_to_anybody(scripts: Counting, store_url: str) -> None:
+async def test_a_store_that_forgets_all_the_time_is_no_error_to_anybody(store_client: Counting, store_url: str) -> None:
     # R9: flushed as often as it answers, far more than each 10 ms
     done = threading.Event()
 
@@ -177,11 +184,11 @@ async def test_a_store_that_forgets_all_the_time_is_no_error_to_anybody(scripts:
     thread.start()
     try:
         for _ in range(20):
-            await asyncio.gather(*(scripts.run(COUNT, KEY, []) for _ in range(50)))
+            await asyncio.gather(*(store_client.call(COUNT.command(KEY, [])) for _ in range(50)))
     finally:
         done.set()
         thread.join()
-    assert await scripts.run(COUNT, KEY, []) == 1_001
+    assert await store_client.call(COUNT.command(KEY, [])) == 1_001
 
 
 # Callers that leave
@@ -190,9 +197,11 @@ async def test_a_store_that_forgets_all_the_time_is_no_error_to_anybody(scripts:
 @pytest.mark.parametrize("delay", [0.0, 0.005])
 async def test_cancelling_half_of_500_callers_never_shifts_a_reply(store_url: str, delay: float) -> None:
     # R20, P0-S15: the class of CVE-2023-28858 and CVE-2023-28859
-    async with relay(store_url, delay=delay) as url, opened(url) as scripts:
+    async with relay(store_url, delay=delay) as url, opened(url) as store_client:
         for round_number in range(6):
-            tasks = [asyncio.create_task(scripts.run(ECHO, KEY, [f"{round_number}-{n}"])) for n in range(500)]
+            tasks = [
+                asyncio.create_task(store_client.call(ECHO.command(KEY, [f"{round_number}-{n}"]))) for n in range(500)
+            ]
             await asyncio.sleep(0.001 * round_number)
             for task in tasks[::2]:
                 task.cancel()
@@ -201,38 +210,40 @@ async def test_cancelling_half_of_500_callers_never_shifts_a_reply(store_url: st
                 if number % 2 == 0 and isinstance(answer, asyncio.CancelledError):
                     continue
                 assert answer == [KEY[0], f"{round_number}-{number}".encode()]
-        assert "[0 waiting, 0 in flight]" in repr(scripts)
+        assert "[0 waiting, 0 in flight]" in repr(store_client)
 
 
-async def test_who_left_before_the_batch_did_is_not_sent(scripts: Counting) -> None:
-    counted = await scripts.run(COUNT, KEY, [])
-    scripts.batches.clear()
-    tasks = [asyncio.create_task(scripts.run(COUNT, KEY, [])) for _ in range(10)]
+async def test_who_left_before_the_batch_did_is_not_sent(store_client: Counting) -> None:
+    counted = await store_client.call(COUNT.command(KEY, []))
+    store_client.batches.clear()
+    tasks = [asyncio.create_task(store_client.call(COUNT.command(KEY, []))) for _ in range(10)]
     await asyncio.sleep(0)
     for task in tasks[:9]:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     # Eight are a portion, which leaves at once. Of the two that wait, one has left.
-    assert scripts.batches == [8, 1]
+    assert store_client.batches == [8, 1]
     assert await tasks[9] == counted + 9
 
 
 async def test_whoever_still_waits_at_the_close_gets_an_error_and_nothing_runs_on(store_url: str) -> None:
     cut = Cut()
     async with relay(store_url, cut=cut) as url:
-        scripts = Counting(url, timeout_seconds=60)
-        await scripts.run(ECHO, KEY, ["warm"])
+        store_client = Counting(url, timeout_seconds=60)
+        await store_client.call(ECHO.command(KEY, ["warm"]))
         cut.delay = 20
-        scripts.batches.clear()
-        tasks = [asyncio.create_task(scripts.run(ECHO, KEY, [number])) for number in range(IN_FLIGHT + 50)]
-        await asyncio.wait_for(scripts.full.wait(), 5)
+        store_client.batches.clear()
+        tasks = [
+            asyncio.create_task(store_client.call(ECHO.command(KEY, [number]))) for number in range(MAX_IN_FLIGHT + 50)
+        ]
+        await asyncio.wait_for(store_client.full.wait(), 5)
         begun = time.monotonic()
-        await scripts.aclose()
+        await store_client.aclose()
         assert time.monotonic() - begun < 5
         answers = await asyncio.gather(*tasks, return_exceptions=True)
         assert {type(answer) for answer in answers} == {StoreUnavailable}
-        assert repr(scripts) == "<StoreClient [0 waiting, 0 in flight]>"
-        assert sum(scripts.batches) == IN_FLIGHT
+        assert repr(store_client) == "<StoreClient [0 waiting, 0 in flight]>"
+        assert sum(store_client.batches) == MAX_IN_FLIGHT
 
 
 # A store that is in trouble
@@ -247,27 +258,27 @@ def store_of_its_own(*options: str) -> Iterator[tuple[str, subprocess.Popen[byte
 async def test_a_frozen_store_is_an_error_in_time_and_no_trouble_afterwards() -> None:
     # R2, P0-S12; rule 2.8: STORE_TIMEOUT bounds one call
     with store_of_its_own() as (url, process):
-        async with opened(url, timeout_seconds=0.4) as scripts:
-            await scripts.run(ECHO, KEY, ["warm"])
+        async with opened(url, timeout_seconds=0.4) as store_client:
+            await store_client.call(ECHO.command(KEY, ["warm"]))
             os.kill(process.pid, signal.SIGSTOP)
             begun = time.monotonic()
-            calls = [scripts.run(ECHO, KEY, [number]) for number in range(1_000)]
+            calls = [store_client.call(ECHO.command(KEY, [number])) for number in range(1_000)]
             answers = await asyncio.gather(*calls, return_exceptions=True)
             assert time.monotonic() - begun < 0.4 + 2
             assert {getattr(answer, "kind", answer) for answer in answers} == {"timeout"}
-            assert (await failure(scripts.time())).kind == "timeout"
+            assert (await failure(store_client.time())).kind == "timeout"
             os.kill(process.pid, signal.SIGCONT)
             begun = time.monotonic()
-            assert await first_success(scripts) - begun < 1 + 2
-            replies = await asyncio.gather(*(scripts.run(ECHO, KEY, [number]) for number in range(500)))
+            assert await first_success(store_client) - begun < 1 + 2
+            replies = await asyncio.gather(*(store_client.call(ECHO.command(KEY, [number])) for number in range(500)))
             assert [int(reply[1]) for reply in replies] == list(range(500)), "no reply of before is left"
 
 
-async def first_success(scripts: StoreClient) -> float:
+async def first_success(store_client: StoreClient) -> float:
     deadline = time.monotonic() + 15
     while True:
         try:
-            await scripts.run(ECHO, KEY, ["there?"])
+            await store_client.call(ECHO.command(KEY, ["there?"]))
         except StoreUnavailable:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.01)
@@ -279,10 +290,10 @@ async def test_a_store_that_is_down_is_an_error_at_once() -> None:
     # R1: no retries, whatever the time-out
     with tempfile.TemporaryDirectory() as folder:
         for url in (f"unix://{folder}/nowhere", "redis://127.0.0.1:1"):
-            async with opened(url, timeout_seconds=60) as scripts:
+            async with opened(url, timeout_seconds=60) as store_client:
                 begun = time.monotonic()
-                assert (await failure(scripts.run(ECHO, KEY, []))).kind == "connection"
-                assert (await failure(scripts.time())).kind == "connection"
+                assert (await failure(store_client.call(ECHO.command(KEY, [])))).kind == "connection"
+                assert (await failure(store_client.time())).kind == "connection"
                 assert time.monotonic() - begun < 10
 
 
@@ -290,20 +301,20 @@ async def test_a_store_that_comes_back_is_used_at_once_by_the_same_client() -> N
     # R1, K11: the very first call, on each connection of the pool
     with store_of_its_own() as (url, process):
         path = url.removeprefix("unix://")
-        async with opened(url) as scripts:
-            await asyncio.gather(*(scripts.run(ECHO, KEY, [number]) for number in range(IN_FLIGHT)))
+        async with opened(url) as store_client:
+            await asyncio.gather(*(store_client.call(ECHO.command(KEY, [number])) for number in range(MAX_IN_FLIGHT)))
             process.kill()
             process.wait()
-            assert (await failure(scripts.run(ECHO, KEY, []))).kind == "connection"
+            assert (await failure(store_client.call(ECHO.command(KEY, [])))).kind == "connection"
             again = subprocess.Popen(
                 [server_binary(), "--port", "0", "--unixsocket", path, "--save", "", "--dir", str(Path(path).parent)],
                 stdout=subprocess.DEVNULL,
             )
             try:
                 wait_for_store(url)
-                calls = [scripts.run(ECHO, KEY, [number]) for number in range(IN_FLIGHT)]
+                calls = [store_client.call(ECHO.command(KEY, [number])) for number in range(MAX_IN_FLIGHT)]
                 replies = await asyncio.gather(*calls)
-                assert [int(reply[1]) for reply in replies] == list(range(IN_FLIGHT))
+                assert [int(reply[1]) for reply in replies] == list(range(MAX_IN_FLIGHT))
             finally:
                 again.kill()
                 again.wait()
@@ -312,9 +323,9 @@ async def test_a_store_that_comes_back_is_used_at_once_by_the_same_client() -> N
 async def test_a_restart_between_two_calls_is_not_seen() -> None:
     # R1, R18: stale connections of the pool are noticed before they are used
     with store_of_its_own() as (url, _), redis.Redis.from_url(url) as client:
-        async with opened(url) as scripts:
+        async with opened(url) as store_client:
             for _ in range(5):
-                await asyncio.gather(*(scripts.run(ECHO, KEY, [n]) for n in range(IN_FLIGHT)))
+                await asyncio.gather(*(store_client.call(ECHO.command(KEY, [n])) for n in range(MAX_IN_FLIGHT)))
                 client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
                 await asyncio.sleep(0.02)
 
@@ -326,12 +337,12 @@ async def test_a_lost_reply_is_an_error_and_the_script_is_not_sent_again(store_u
         for number in range(4):
             client.delete(KEY[0])
             cut = Cut()
-            async with relay(store_url, cut=cut) as url, opened(url) as scripts:
-                await scripts.run(ECHO, KEY, ["warm"])
+            async with relay(store_url, cut=cut) as url, opened(url) as store_client:
+                await store_client.call(ECHO.command(KEY, ["warm"]))
                 cut.after = number
-                assert (await failure(scripts.run(COUNT, KEY, []))).kind == "connection"
+                assert (await failure(store_client.call(COUNT.command(KEY, [])))).kind == "connection"
                 assert client.get(KEY[0]) == b"1"
-                assert await scripts.run(COUNT, KEY, []) == 2
+                assert await store_client.call(COUNT.command(KEY, [])) == 2
 
 
 @pytest.mark.parametrize("garbage", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00\xff\r\n", b"*3\r\n:1\r\n", b""])
@@ -342,16 +353,16 @@ async def test_a_peer_that_is_no_store_is_an_error(garbage: bytes) -> None:
         writer.write(garbage)
         writer.close()
 
-    async with listening(answer) as url, opened(url) as scripts:
-        assert (await failure(scripts.run(ECHO, KEY, []))).kind in {"protocol", "connection"}
+    async with listening(answer) as url, opened(url) as store_client:
+        assert (await failure(store_client.call(ECHO.command(KEY, [])))).kind in {"protocol", "connection"}
 
 
 @pytest.mark.slow
 async def test_what_a_store_refuses_has_a_kind_and_no_secret() -> None:
     # R5, R7, R8; rule 8.3: gatekeeper_store_errors_total{kind}
     with store_of_its_own() as (url, _), redis.Redis.from_url(url) as client:
-        async with opened(url, timeout_seconds=1) as scripts:
-            call: Callable[[], Awaitable[Any]] = lambda: scripts.run(COUNT, KEY, ["secret"])  # noqa: E731
+        async with opened(url, timeout_seconds=1) as store_client:
+            call: Callable[[], Awaitable[Any]] = lambda: store_client.call(COUNT.command(KEY, ["secret"]))  # noqa: E731
             await call()
             client.config_set("maxmemory", "1")
             assert (await failure(call())).kind == "out_of_memory"
@@ -375,11 +386,11 @@ async def test_what_a_store_refuses_has_a_kind_and_no_secret() -> None:
 async def test_what_may_pass_is_waited_for_and_has_had_no_effect_before() -> None:
     # R7, R8: READONLY, MASTERDOWN
     with store_of_its_own() as (url, _), redis.Redis.from_url(url) as client:
-        async with opened(url, timeout_seconds=10) as scripts:
+        async with opened(url, timeout_seconds=10) as store_client:
             for number, stale in enumerate(("yes", "no"), 1):
                 client.config_set("replica-serve-stale-data", stale)
                 client.replicaof("127.0.0.1", "1")
-                calls = asyncio.gather(*(scripts.run(COUNT, KEY, []) for _ in range(20)))
+                calls = asyncio.gather(*(store_client.call(COUNT.command(KEY, [])) for _ in range(20)))
                 await asyncio.sleep(0.3)
                 assert not calls.done()
                 client.replicaof("NO", "ONE")
@@ -396,10 +407,10 @@ async def test_no_more_than_ten_connections_a_second_are_tried() -> None:
         writer.write(b"-ERR max number of clients reached\r\n")
         writer.close()
 
-    async with listening(refuse) as url, opened(url) as scripts:
+    async with listening(refuse) as url, opened(url) as store_client:
         begun = time.monotonic()
         while time.monotonic() - begun < 1:
-            await asyncio.gather(*(failure(scripts.run(ECHO, KEY, [])) for _ in range(10)))
+            await asyncio.gather(*(failure(store_client.call(ECHO.command(KEY, []))) for _ in range(10)))
         assert 2 <= tried <= (time.monotonic() - begun) * 10 + 2
 
 
@@ -407,10 +418,10 @@ async def test_a_full_store_is_used_again_once_there_is_room() -> None:
     # R21
     with store_of_its_own() as (url, _), redis.Redis.from_url(url) as client:
         client.config_set("maxclients", "1")
-        async with opened(url) as scripts:
-            assert (await failure(scripts.run(ECHO, KEY, []))).kind in {"connection", "refused"}
+        async with opened(url) as store_client:
+            assert (await failure(store_client.call(ECHO.command(KEY, [])))).kind in {"connection", "refused"}
             client.config_set("maxclients", "100")
-            assert await scripts.run(ECHO, KEY, ["x"]) == [KEY[0], b"x"]
+            assert await store_client.call(ECHO.command(KEY, ["x"])) == [KEY[0], b"x"]
 
 
 @pytest.mark.parametrize("surplus", [b">2\r\n$10\r\ninvalidate\r\n$1\r\nx\r\n", b"\x00\r\n"])
@@ -418,14 +429,14 @@ async def test_what_is_no_reply_ends_the_connection_and_shifts_no_other(surplus:
     # R19, P0-S15: from then on every reply would be in doubt
     cut = Cut()
     with store_of_its_own() as (url, _):
-        async with relay(url, cut=cut) as through, opened(through) as scripts:
-            await scripts.run(ECHO, KEY, ["warm"])
+        async with relay(url, cut=cut) as through, opened(through) as store_client:
+            await store_client.call(ECHO.command(KEY, ["warm"]))
             cut.surplus = surplus
             answers = await asyncio.gather(
-                *(scripts.run(ECHO, KEY, [number]) for number in range(50)), return_exceptions=True
+                *(store_client.call(ECHO.command(KEY, [number])) for number in range(50)), return_exceptions=True
             )
             assert {getattr(answer, "kind", answer) for answer in answers} == {"protocol"}
-            assert await scripts.run(ECHO, KEY, ["later"]) == [KEY[0], b"later"]
+            assert await store_client.call(ECHO.command(KEY, ["later"])) == [KEY[0], b"later"]
 
 
 @pytest.mark.parametrize("surplus", [b":1\r\n", b"*2\r\n$3\r\nxyz\r\n$1\r\nx\r\n"])
@@ -433,8 +444,8 @@ async def test_a_reply_too_many_is_told_by_its_key_and_ends_the_connection(surpl
     # R19, P0-S15
     cut = Cut()
     with store_of_its_own() as (url, _):
-        async with relay(url, cut=cut) as through, opened(through) as scripts:
-            runner = ScriptRunner(scripts, key_prefix="gk:", rules=RULES)
+        async with relay(url, cut=cut) as through, opened(through) as store_client:
+            runner = ScriptRunner(store_client, key_prefix="gk:", rules=RULES)
             users = [str(number) for number in range(50)]
             await runner.run(ECHO, "warm", str, "x")
             cut.surplus = surplus
@@ -472,23 +483,24 @@ class RecordingBreaker(Breaker):
 async def test_the_breaker_is_asked_before_calls_and_told_after_them() -> None:
     breaker = RecordingBreaker()
     with store_of_its_own() as (url, process):
-        scripts = StoreClient(url, timeout_seconds=2, breaker=breaker)
-        assert await scripts.run(ECHO, KEY, ["x"]) == [KEY[0], b"x"]
-        assert await scripts.command("GET", b"x") is None
+        store_client = StoreClient(url, timeout_seconds=2, breaker=breaker)
+        assert await store_client.call(ECHO.command(KEY, ["x"])) == [KEY[0], b"x"]
+        assert await store_client.call(command("GET", b"x")) is None
         assert breaker.asked == 2
         assert set(breaker.heard) == {"answered"}
         breaker.closed = True
-        assert str(await failure(scripts.run(ECHO, KEY, ["x"]))) == "closed"
-        assert str(await failure(scripts.time())) == "closed"
-        assert await scripts.probe(ECHO, KEY, ["x"]) == [KEY[0], b"x"]
+        assert str(await failure(store_client.call(ECHO.command(KEY, ["x"])))) == "closed"
+        assert str(await failure(store_client.time())) == "closed"
+        assert await store_client.call(ECHO.command(KEY, ["x"]), is_probe=True) == [KEY[0], b"x"]
+        store_client.probe_succeeded()
         assert breaker.heard[-1] == "probed"
         process.kill()
         process.wait()
         before = asyncio.get_running_loop().time()
-        await failure(scripts.probe(ECHO, KEY, ["x"]))
+        await failure(store_client.call(ECHO.command(KEY, ["x"]), is_probe=True))
         assert breaker.heard[-1] == "connection"
         assert before <= breaker.began_at <= asyncio.get_running_loop().time()
-        await scripts.aclose()
+        await store_client.aclose()
 
 
 async def test_a_wrong_password_is_an_error_that_does_not_show_it() -> None:
@@ -497,46 +509,46 @@ async def test_a_wrong_password_is_an_error_that_does_not_show_it() -> None:
         client.config_set("requirepass", "the-right-one")
         path = url.removeprefix("unix://")
         for given in ("", ":a-secret@"):
-            async with opened(f"unix://{given}{path}") as scripts:
-                error = await failure(scripts.run(ECHO, KEY, []))
+            async with opened(f"unix://{given}{path}") as store_client:
+                error = await failure(store_client.call(ECHO.command(KEY, [])))
                 assert error.kind in {"connection", "unauthenticated"}
-                assert "a-secret" not in f"{error} {error!r} {scripts!r} {error.__cause__!r}"
-        async with opened(f"unix://:the-right-one@{path}") as scripts:
-            assert await scripts.run(ECHO, KEY, ["x"]) == [KEY[0], b"x"]
-            assert "right-one" not in repr(scripts)
+                assert "a-secret" not in f"{error} {error!r} {store_client!r} {error.__cause__!r}"
+        async with opened(f"unix://:the-right-one@{path}") as store_client:
+            assert await store_client.call(ECHO.command(KEY, ["x"])) == [KEY[0], b"x"]
+            assert "right-one" not in repr(store_client)
         client.execute_command("AUTH", "the-right-one")
 
 
 def test_a_fault_is_told_by_its_kind_alone() -> None:
-    assert str(unavailable_from(TimeoutError("secret"))) == "the session store failed: timeout (TimeoutError)"
-    assert str(unavailable_from(OSError("secret"))) == "the session store failed: connection (OSError)"
-    assert str(unavailable_from(ReplyError("NOPERM secret"))) == "the session store failed: denied (NOPERM)"
+    assert str(unavailable_from(TimeoutError("secret"))) == "session store failed: timeout (TimeoutError)"
+    assert str(unavailable_from(OSError("secret"))) == "session store failed: connection (OSError)"
+    assert str(unavailable_from(ReplyError("NOPERM secret"))) == "session store failed: denied (NOPERM)"
     assert unavailable_from(ValueError("secret")).kind == "protocol"
 
 
 # What is asked of the server itself
 
 
-async def test_the_clock_is_the_store_s(scripts: Counting) -> None:
-    assert abs(await scripts.time() - time.time()) < 5
+async def test_the_clock_is_the_store_s(store_client: Counting) -> None:
+    assert abs(await store_client.time() - time.time()) < 5
 
 
-async def test_a_parameter_of_the_server_or_none(scripts: Counting, store_url: str) -> None:
-    assert await scripts.configuration("maxmemory-policy") == "noeviction"
-    assert await scripts.configuration("no-such-parameter") is None
+async def test_a_parameter_of_the_server_or_none(store_client: Counting, store_url: str) -> None:
+    assert await store_client.configuration("maxmemory-policy") == "noeviction"
+    assert await store_client.configuration("no-such-parameter") is None
     with redis.Redis.from_url(store_url) as client:
         client.execute_command("ACL", "SETUSER", "managed", "on", ">pw", "~*", "+@all", "-config")
         async with opened(store_url.replace("unix://", "unix://managed:pw@")) as managed:
             assert await managed.configuration("maxmemory-policy") is None
-            assert await managed.run(ECHO, KEY, ["x"]) == [KEY[0], b"x"]
+            assert await managed.call(ECHO.command(KEY, ["x"])) == [KEY[0], b"x"]
         client.execute_command("ACL", "DELUSER", "managed")
 
 
-async def test_its_status_line_tells_what_waits(scripts: Counting) -> None:
-    assert repr(scripts) == "<StoreClient [0 waiting, 0 in flight]>"
-    tasks = [asyncio.create_task(scripts.run(ECHO, KEY, [number])) for number in range(3)]
+async def test_its_status_line_tells_what_waits(store_client: Counting) -> None:
+    assert repr(store_client) == "<StoreClient [0 waiting, 0 in flight]>"
+    tasks = [asyncio.create_task(store_client.call(ECHO.command(KEY, [number]))) for number in range(3)]
     await asyncio.sleep(0)
-    assert repr(scripts) in {"<StoreClient [3 waiting, 0 in flight]>", "<StoreClient [0 waiting, 3 in flight]>"}
+    assert repr(store_client) in {"<StoreClient [3 waiting, 0 in flight]>", "<StoreClient [0 waiting, 3 in flight]>"}
     await asyncio.gather(*tasks)
 
 
@@ -544,19 +556,19 @@ async def test_redis_over_tcp_with_a_ca_is_asked_over_tls(tmp_path: Path) -> Non
     # REDIS_URL rediss://, STORE_CA_FILE
     openssl = need("openssl")
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(command, check=True, capture_output=True)
+    arguments = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    arguments += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([openssl, *arguments], check=True, capture_output=True)
     async with AsyncExitStack() as stack:
         port = await stack.enter_async_context(tls_store(key, certificate))
         url = f"rediss://127.0.0.1:{port}"
         for ca_file, works in ((str(certificate), True), (None, False)):
-            scripts = StoreClient(url, ca_file=ca_file, timeout_seconds=5)
-            stack.push_async_callback(scripts.aclose)
+            store_client = StoreClient(url, ca_file=ca_file, timeout_seconds=5)
+            stack.push_async_callback(store_client.aclose)
             if works:
-                assert await scripts.run(ECHO, KEY, ["x"]) == [KEY[0], b"x"]
+                assert await store_client.call(ECHO.command(KEY, ["x"])) == [KEY[0], b"x"]
             else:
-                assert (await failure(scripts.run(ECHO, KEY, []))).kind == "connection"
+                assert (await failure(store_client.call(ECHO.command(KEY, [])))).kind == "connection"
 
 
 # Peers made for a test

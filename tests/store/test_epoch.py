@@ -28,9 +28,9 @@ class Gatekeeper:
     """What one process has of the store."""
 
     def __init__(self, url: str) -> None:
-        self.scripts = StoreClient(url, timeout_seconds=5)
-        self.epoch = Epoch(self.scripts, key_prefix="gk:")
-        self.store = SessionStore(ScriptRunner(self.scripts, key_prefix="gk:", rules=RULES, epoch=self.epoch))
+        self.store_client = StoreClient(url, timeout_seconds=5)
+        self.epoch = Epoch(self.store_client, key_prefix="gk:")
+        self.store = SessionStore(ScriptRunner(self.store_client, key_prefix="gk:", rules=RULES, epoch=self.epoch))
 
     async def word(self, token: Claims) -> str:
         return (await self.store.check(token, CLIENT)).outcome
@@ -44,7 +44,7 @@ async def gatekeepers(url: str, number: int) -> AsyncIterator[list[Gatekeeper]]:
     finally:
         for each in made:
             await each.epoch.aclose()
-            await each.scripts.aclose()
+            await each.store_client.aclose()
 
 
 def token(reference: str, *, issued_at: float | None) -> Claims:
@@ -96,9 +96,7 @@ async def test_no_token_of_before_a_loss_opens_a_session(store_url: str, caplog:
         assert one.epoch.adopt_not_before == two.epoch.adopt_not_before > 0
         assert one.epoch.id == two.epoch.id
         assert await two.word(token("c", issued_at=time.time() + 2)) == "opened"
-    assert [record.getMessage().split(";")[0] for record in caplog.records] == [
-        "the session store has lost data: it is empty"
-    ]
+    assert [record.getMessage().split(";")[0] for record in caplog.records] == ["session store lost data: it is empty"]
 
 
 async def test_one_notices_and_all_agree(store_url: str) -> None:
@@ -141,7 +139,7 @@ async def test_an_older_copy_is_noticed(store_url: str, caplog: pytest.LogCaptur
         await asyncio.gather(one.epoch.beat(), two.epoch.beat())
         await asyncio.gather(one.epoch.beat(), two.epoch.beat())
         assert one.epoch.adopt_not_before == two.epoch.adopt_not_before > 0
-    assert "as it was some time ago" in caplog.records[0].getMessage()
+    assert "it is an older copy" in caplog.records[0].getMessage()
 
 
 async def test_another_store_is_noticed(store_url: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -156,7 +154,7 @@ async def test_another_store_is_noticed(store_url: str, caplog: pytest.LogCaptur
             await other.epoch.beat()
         assert one.epoch.adopt_not_before == other.epoch.adopt_not_before > 0
     (record,) = caplog.records
-    assert "another one" in record.getMessage()
+    assert "another store" in record.getMessage()
 
 
 async def test_what_is_known_never_goes_back(store_url: str) -> None:
@@ -210,7 +208,7 @@ async def test_the_format_is_written_where_there_is_none(store_url: str) -> None
 
 async def test_no_call_is_made_before_the_store_was_met(store_url: str) -> None:
     async with gatekeepers(store_url, 1) as (one,):
-        one.scripts.breaker = breaker = Breaker(one.epoch.beat, probe_first=True)
+        one.store_client.breaker = breaker = Breaker(one.epoch.beat, probe_first=True)
         with redis.Redis.from_url(store_url) as client:
             client.hset("gk:epoch", "schema", "2")
             for kind in ("open", "schema", "open"):

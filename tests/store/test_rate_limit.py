@@ -17,6 +17,7 @@ from gatekeeper.sessions.events import ActorKind, Event
 from gatekeeper.sessions.keys import ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
+from gatekeeper.store.command import Command
 from gatekeeper.store.rate_limit import Rate, RateLimiter
 from gatekeeper.tokens.keys import StaticKeys
 from gatekeeper.tokens.sources import TokenSources
@@ -32,15 +33,15 @@ BURST = 4 * INTERVAL
 
 
 @pytest.fixture
-async def scripts(store_url: str) -> AsyncIterator[Noting]:
+async def store_client(store_url: str) -> AsyncIterator[Noting]:
     made = Noting(store_url)
     yield made
     await made.aclose()
 
 
 @pytest.fixture
-def limiter(scripts: Noting) -> RateLimiter:
-    return RateLimiter(scripts, key_prefix="gk:", rate=SLOW, burst_seconds=BURST)
+def limiter(store_client: Noting) -> RateLimiter:
+    return RateLimiter(store_client, key_prefix="gk:", rate=SLOW, burst_seconds=BURST)
 
 
 def let_pass(store_url: str, seconds: float, who: str) -> None:
@@ -60,9 +61,9 @@ async def asked(limiter: RateLimiter, times: int, who: str = "user:74", **option
     return [await limiter.wait_seconds(who, **options) for _ in range(times)]
 
 
-async def test_four_seconds_worth_may_come_at_once_and_no_call_more(scripts: Noting) -> None:
+async def test_four_seconds_worth_may_come_at_once_and_no_call_more(store_client: Noting) -> None:
     # A-24, RATE_LIMIT: in one batch, so within far less than the fifth of a second that one more call takes
-    limiter = RateLimiter(scripts, key_prefix="gk:", rate=Rate(5, 1))
+    limiter = RateLimiter(store_client, key_prefix="gk:", rate=Rate(5, 1))
     waits = await asyncio.gather(*(limiter.wait_seconds("user:74") for _ in range(22)))
     assert waits == [0] * 20 + [1, 1]
 
@@ -74,8 +75,8 @@ async def test_a_refused_call_is_told_the_whole_seconds_until_it_would_pass(limi
     assert INTERVAL - 30 < wait <= INTERVAL
 
 
-async def test_a_wait_is_never_zero_seconds(scripts: Noting, store_url: str) -> None:
-    limiter = RateLimiter(scripts, key_prefix="gk:", rate=SLOW, burst_seconds=BURST)
+async def test_a_wait_is_never_zero_seconds(store_client: Noting, store_url: str) -> None:
+    limiter = RateLimiter(store_client, key_prefix="gk:", rate=SLOW, burst_seconds=BURST)
     await asked(limiter, 5)
     # All but a moment of it is over.
     let_pass(store_url, INTERVAL - 30, "user:74")
@@ -127,14 +128,14 @@ async def test_users_and_addresses_are_counted_apart(limiter: RateLimiter) -> No
         assert await limiter.wait_seconds(who) > 0
 
 
-async def test_an_address_has_four_times_the_rate(scripts: Noting) -> None:
-    limiter = RateLimiter(scripts, key_prefix="gk:", rate=Rate(5, 1))
+async def test_an_address_has_four_times_the_rate(store_client: Noting) -> None:
+    limiter = RateLimiter(store_client, key_prefix="gk:", rate=Rate(5, 1))
     waits = await asyncio.gather(*(limiter.wait_seconds("address:203.0.113.9", factor=4) for _ in range(82)))
     assert waits == [0] * 80 + [1, 1]
 
 
-async def test_a_rate_below_one_call_a_burst_still_lets_one_through(scripts: Noting) -> None:
-    limiter = RateLimiter(scripts, key_prefix="gk:", rate=Rate(1, 86_400))
+async def test_a_rate_below_one_call_a_burst_still_lets_one_through(store_client: Noting) -> None:
+    limiter = RateLimiter(store_client, key_prefix="gk:", rate=Rate(1, 86_400))
     first, second = await asked(limiter, 2)
     assert (first, 86_340 < second <= 86_400) == (0, True)
     # Four people behind one address have one each.
@@ -145,11 +146,11 @@ async def test_a_rate_below_one_call_a_burst_still_lets_one_through(scripts: Not
 async def test_two_gatekeepers_share_one_limit(store_url: str) -> None:
     # however many processes there are
     both = [Noting(store_url) for _ in range(2)]
-    limiters = [RateLimiter(scripts, key_prefix="gk:", rate=SLOW, burst_seconds=BURST) for scripts in both]
+    limiters = [RateLimiter(store_client, key_prefix="gk:", rate=SLOW, burst_seconds=BURST) for store_client in both]
     waits = await asyncio.gather(*(limiters[number % 2].wait_seconds("user:74") for number in range(40)))
     assert sum(wait == 0 for wait in waits) == 4
-    for scripts in both:
-        await scripts.aclose()
+    for store_client in both:
+        await store_client.aclose()
 
 
 async def test_a_count_leaves_by_itself(limiter: RateLimiter, store_url: str) -> None:
@@ -174,7 +175,7 @@ async def test_a_count_that_is_not_ours_is_a_fault_and_lets_nobody_through(
 async def test_an_answer_about_somebody_else_is_a_fault(reply: Any) -> None:
     # R19
     class Odd(StoreClient):
-        async def run(self, *_: Any) -> Any:
+        async def call(self, command: Command, *, is_probe: bool = False) -> Any:
             return reply
 
     limiter = RateLimiter(Odd("unix:///nowhere", timeout_seconds=1), key_prefix="gk:", rate=SLOW)
@@ -189,14 +190,14 @@ class Silent:
     def count(self, event: Event, actor: ActorKind, number: int = 1) -> None: ...
 
 
-def gate(scripts: StoreClient, rate: Rate | None = SLOW) -> Gate:
+def gate(store_client: StoreClient, rate: Rate | None = SLOW) -> Gate:
     return Gate(
         sources=TokenSources(["header"]),
         verifier=forge.verifier(StaticKeys([forge.SECRET], [], ["HS256"]), now=time.time),
-        store=SessionStore(ScriptRunner(scripts, key_prefix="gk:", rules=RULES)),
+        store=SessionStore(ScriptRunner(store_client, key_prefix="gk:", rules=RULES)),
         events=Silent(),
         exempt=Exemptions(()),
-        limiter=None if rate is None else RateLimiter(scripts, key_prefix="gk:", rate=rate, burst_seconds=BURST),
+        limiter=None if rate is None else RateLimiter(store_client, key_prefix="gk:", rate=rate, burst_seconds=BURST),
     )
 
 
@@ -205,21 +206,21 @@ def facts(user: str, jti: str) -> RequestFacts:
     return RequestFacts(headers=headers, query=b"", websocket=False, client=CLIENT)
 
 
-async def test_a_check_and_its_limits_are_one_round_trip(scripts: Noting) -> None:
+async def test_a_check_and_its_limits_are_one_round_trip(store_client: Noting) -> None:
     # Rule 3.7: one round trip. Also the opening, with the hint that goes before it.
-    judge = gate(scripts)
+    judge = gate(store_client)
     asking = facts("74", "a")
     for _ in range(2):
         await asyncio.gather(judge.judge(asking), judge.wait_seconds("74", address="203.0.113.9"))
-    opening, touching = scripts.firsts
+    opening, touching = store_client.firsts
     limits = ["gk:rate:user:74", "gk:rate:address:203.0.113.9"]
     assert sorted(opening) == sorted(["ZADD", "ZADD", "gk:{74}:sessions", *limits])
     assert "ZADD" not in opening[opening.index("gk:{74}:sessions") :]
     assert sorted(touching) == sorted(["gk:{74}:sessions", *limits])
 
 
-async def test_the_longer_wait_counts_and_an_address_only_where_it_is_one_clients(scripts: Noting) -> None:
-    judge = gate(scripts)
+async def test_the_longer_wait_counts_and_an_address_only_where_it_is_one_clients(store_client: Noting) -> None:
+    judge = gate(store_client)
     # Sixteen calls of different users from one address, of which none comes near its own limit.
     for number in range(16):
         assert await judge.wait_seconds(str(number), address="203.0.113.9") == 0
@@ -228,9 +229,9 @@ async def test_the_longer_wait_counts_and_an_address_only_where_it_is_one_client
     assert await judge.wait_seconds("18", address="203.0.113.10") == 0
 
 
-async def test_without_a_limit_nothing_is_counted(scripts: Noting) -> None:
+async def test_without_a_limit_nothing_is_counted(store_client: Noting) -> None:
     # RATE_LIMIT=off
-    judge = gate(scripts, None)
+    judge = gate(store_client, None)
     for _ in range(300):
         assert await judge.wait_seconds("74", address="203.0.113.9") == 0
-    assert scripts.batches == []
+    assert store_client.batches == []

@@ -11,20 +11,21 @@ import pytest
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.store.client import StoreClient
+from gatekeeper.store.command import Command
 from gatekeeper.store.replay import ReplayGuard
 from tests.sessions.by_hand import HOUR, Hand
 
 
 @pytest.fixture
-async def scripts(store_url: str) -> AsyncIterator[StoreClient]:
+async def store_client(store_url: str) -> AsyncIterator[StoreClient]:
     made = StoreClient(store_url, timeout_seconds=5)
     yield made
     await made.aclose()
 
 
 @pytest.fixture
-def guard(scripts: StoreClient) -> ReplayGuard:
-    return ReplayGuard(scripts, key_prefix="gk:", kind="logout", leeway_seconds=10)
+def guard(store_client: StoreClient) -> ReplayGuard:
+    return ReplayGuard(store_client, key_prefix="gk:", kind="logout", leeway_seconds=10)
 
 
 @pytest.fixture
@@ -43,14 +44,14 @@ async def test_an_id_is_new_once(guard: ReplayGuard) -> None:
     assert await guard.record_use("b", expires_at=later())
 
 
-async def test_of_fifty_at_once_one_is_the_first(store_url: str, guard: ReplayGuard, scripts: StoreClient) -> None:
-    other_scripts = StoreClient(store_url, timeout_seconds=5)
-    other = ReplayGuard(other_scripts, key_prefix="gk:", kind="logout", leeway_seconds=10)
+async def test_of_fifty_at_once_one_is_the_first(store_url: str, guard: ReplayGuard, store_client: StoreClient) -> None:
+    other_client = StoreClient(store_url, timeout_seconds=5)
+    other = ReplayGuard(other_client, key_prefix="gk:", kind="logout", leeway_seconds=10)
     answers = await asyncio.gather(
         *((guard, other)[number % 2].record_use("a", expires_at=later()) for number in range(50))
     )
     assert answers.count(True) == 1
-    await other_scripts.aclose()
+    await other_client.aclose()
 
 
 async def test_an_id_is_remembered_until_its_token_has_expired_and_the_leeway_after(
@@ -98,7 +99,7 @@ async def test_what_has_happened_is_known(guard: ReplayGuard) -> None:
 async def test_whether_it_has_happened_is_never_guessed(reply: Any) -> None:
     # Rule 4.8
     class Odd(StoreClient):
-        async def command(self, *command: Any) -> Any:
+        async def call(self, command: Command, *, is_probe: bool = False) -> Any:
             return reply
 
     odd = Odd("unix:///nowhere", timeout_seconds=1)
@@ -106,8 +107,8 @@ async def test_whether_it_has_happened_is_never_guessed(reply: Any) -> None:
         await ReplayGuard(odd, key_prefix="gk:", kind="logout", leeway_seconds=10).is_used("a")
 
 
-async def test_kinds_share_no_ids(guard: ReplayGuard, scripts: StoreClient) -> None:
-    other = ReplayGuard(scripts, key_prefix="gk:", kind="other", leeway_seconds=10)
+async def test_kinds_share_no_ids(guard: ReplayGuard, store_client: StoreClient) -> None:
+    other = ReplayGuard(store_client, key_prefix="gk:", kind="other", leeway_seconds=10)
     assert await guard.record_use("a", expires_at=later())
     assert await other.record_use("a", expires_at=later())
 
@@ -124,7 +125,7 @@ async def test_no_id_is_a_part_of_a_key(guard: ReplayGuard, hand: Hand) -> None:
 async def test_an_answer_that_says_neither_is_a_fault(reply: Any) -> None:
     # R19, C07: a token whose first use is in doubt must not pass for new
     class Odd(StoreClient):
-        async def command(self, *command: Any) -> Any:
+        async def call(self, command: Command, *, is_probe: bool = False) -> Any:
             return reply
 
     odd = Odd("unix:///nowhere", timeout_seconds=1)
@@ -134,10 +135,10 @@ async def test_an_answer_that_says_neither_is_a_fault(reply: Any) -> None:
 
 async def test_a_store_that_is_not_there_is_no_first_time() -> None:
     # Rule 4.8
-    scripts = StoreClient("unix:///nowhere", timeout_seconds=1)
-    guard = ReplayGuard(scripts, key_prefix="gk:", kind="logout", leeway_seconds=10)
+    store_client = StoreClient("unix:///nowhere", timeout_seconds=1)
+    guard = ReplayGuard(store_client, key_prefix="gk:", kind="logout", leeway_seconds=10)
     with pytest.raises(StoreUnavailable):
         await guard.record_use("a", expires_at=later())
     with pytest.raises(StoreUnavailable):
         await guard.is_used("a")
-    await scripts.aclose()
+    await store_client.aclose()

@@ -73,7 +73,7 @@ def assert_unavailable(world: World, gate: Sidecar) -> None:
     # On a public path a token that cannot be judged is taken away.
     assert world.passed("/public/x", bearing).get_all("authorization") == []
     assert fetch(gate.ops, "GET", "/livez").status == 200
-    assert eventually(lambda: (answer := gate.ready()).status == 503 and answer).body.startswith(b"the session store")
+    assert eventually(lambda: (answer := gate.ready()).status == 503 and answer).body.startswith(b"session store")
     assert eventually(lambda: gate.metric("gatekeeper_store_up") == 0.0)
 
 
@@ -148,7 +148,7 @@ def test_sidecars_start_before_the_store_is_there(backend: Backend, tmp_path: Pa
         with sidecar(backend.url, redis_url=store.url) as gate:
             world = World(gate.url, lambda: backend.reached, store)
             answer = gate.ready()
-            assert (answer.status, answer.body.startswith(b"the session store failed: connection")) == (503, True)
+            assert (answer.status, answer.body.startswith(b"session store failed: connection")) == (503, True)
             bearing = token(someone())
             assert_own_response(world.refused("/", bearing), 503, UNAVAILABLE)
             store.start()
