@@ -16,24 +16,24 @@ APART: Mapping[str, tuple[str, str]] = {
     "R6": ("a `maxmemory-policy` that evicts", "`gatekeeper check --online` warns"),
     "R11": (
         "the primary is killed, or replaced as planned (Sentinel)",
-        "its successor is followed; with `GATEKEEPER_STORE_REPLICAS=1` no acknowledged end is lost",
+        "its successor is followed; with `GATEKEEPER_STORE_REPLICAS=1` no acknowledged revocation is lost",
     ),
     "R12": ("a primary that was frozen and replaced comes back (Sentinel)", "Gatekeeper has left it before that"),
-    "R13": ("a primary is cut off from its replicas", "no end is acknowledged that no replica has"),
+    "R13": ("a primary is cut off from its replicas", "no revocation is acknowledged that no replica has"),
     "R14": (
         "slots move, a primary dies, a part is away (Cluster)",
-        "moves are no fault; 503 until a replica takes over; no acknowledged end is lost",
+        "moves are no fault; 503 until a replica takes over; no acknowledged revocation is lost",
     ),
     "R16": ("a session that began before the copy and ended after it", "lives again: the log warns of it"),
     "R20": ("clients leave at any moment", "no client gets the response of another"),
-    "R22": ("messages that announce ends are lost", "open streams end three seconds later at most"),
+    "R22": ("messages that announce revocations are lost", "open streams end three seconds later at most"),
     "R23": ("the store expires no keys by itself", "sessions end by the deadlines in their records"),
     "T1": ("the host's clock jumps by an hour, either way", "no session ends; tokens are judged by that clock"),
     "T2": ("Gatekeeper frozen and thawed", "a user who was signed out meanwhile is refused at the first request"),
     "K11": ("the store is not there at the start", "503, `/readyz` too; service as soon as it is there"),
     "K12": (
         "two releases on one store",
-        "of one format, each enforces the ends of the other; of two, the later one touches nothing and is 503",
+        "of one format, each enforces the revocations of the other; of two, the later one touches nothing and is 503",
     ),
 }
 
