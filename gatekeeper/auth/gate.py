@@ -1,7 +1,8 @@
-"""The gate: facts of a request → verdict. Token source, verifier, store, in this order, each asked at most once.
+"""The gate: from the facts of a request to a verdict. It asks the token source, the verifier and the store, in this
+order, each at most once.
 
-A refusal is a value. An exception means that nothing could be found out (`StoreUnavailable`, `KeysUnavailable`); it is
-never a reason to let a request pass, and never told to a client as "not signed in".
+A refusal is a value. An exception means that no verdict could be reached (`StoreUnavailable`, `KeysUnavailable`); it
+is never a reason to let a request pass, and is never reported to a client as "not signed in".
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ _ADDRESS_FACTOR: Final = 4
 
 
 class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the gate looks at: headers as received, the query (for WebSocket tokens only), and who is asking.
-    `cookie_allowed` is False where a token from a cookie would be another site's doing (`http/origins.py`); `checked`
-    is what the store has said to the token already, if it was asked."""
+    """The facts that a verdict depends on: headers as received, the query (for tokens of WebSockets), the client.
+    `cookie_allowed` is False where a cookie may have been sent at another site's request (`http/origins.py`);
+    `checked` is the store's reply where it was asked before."""
 
     headers: Sequence[tuple[bytes, bytes]]
     query: bytes
@@ -40,7 +41,7 @@ class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Exemptions:
-    """Users, or `role:<name>`, without device limit and idle time-out."""
+    """Users, or `role:<name>`, without device limit and idle time-out: service accounts."""
 
     def __init__(self, entries: Collection[str]) -> None:
         self._roles = frozenset(entry.removeprefix("role:") for entry in entries if entry.startswith("role:"))
@@ -48,13 +49,14 @@ class Exemptions:
         self._any = bool(entries)
 
     def covers(self, claims: Claims) -> bool:
+        """True if the user or one of the roles is exempt."""
         if not self._any:
             return False
         return claims.user in self._users or not self._roles.isdisjoint(claims.roles)
 
 
 class Gate:
-    """Judges requests. Holds no state of its own: what it knows of sessions, the store knows."""
+    """Judges requests. Keeps no state: sessions are known to the store alone."""
 
     def __init__(
         self,
@@ -76,14 +78,14 @@ class Gate:
         self._degraded = degraded
 
     async def judge(self, facts: RequestFacts) -> Verdict:
-        """One verdict, one round trip to the store. Raises `StoreUnavailable` and `KeysUnavailable`."""
+        """Judge a request in one round trip to the store. Raises `StoreUnavailable` and `KeysUnavailable`."""
         identified = await self.identify(facts)
         if identified.claims is None:
             return identified
         return await self.admit(identified, identified.claims, facts.client, facts.checked)
 
     def token_of(self, headers: Sequence[tuple[bytes, bytes]]) -> str | None:
-        """The one token of a request that is no WebSocket; None where it has none, several, or a malformed one."""
+        """The only token of an HTTP request; None where it has none, several, or a malformed one."""
         try:
             found = self._sources.find(headers)
         except TokenRejected:
@@ -91,8 +93,8 @@ class Gate:
         return None if found is None or found.others else found.token
 
     def recognised(self, token: str) -> tuple[Claims, Command] | None:
-        """The claims of a token that was found good and let pass before and is good still, and the check of its
-        session, for `send_for` and `checked`. None for any other: `judge` the request."""
+        """Look a token up among those that were verified and admitted before: its claims, and the check of its
+        session as a command for `send_for` and `checked`. None for any other token, which `judge` has to see."""
         claims = self._verifier.cached(token)
         if claims is None:
             return None
@@ -100,11 +102,13 @@ class Gate:
         return None if touch is None else (claims, touch)
 
     def send_for(self, reply: ReplyReceiver, touch: Command) -> None:
-        """Asks the store: `reply` is told what to give `checked`, or a `StoreUnavailable`, which may also be raised."""
+        """Send a check to the store; `reply` receives the result for `checked`, or a `StoreUnavailable`. Raises
+        `StoreUnavailable` where it cannot be sent."""
         self._store.send_for(reply, touch)
 
     def checked(self, claims: Claims, touch: Command, reply: Any) -> CheckResult:
-        """What the reply says; from any word but `touched` let `judge` go on. Raises `StoreUnavailable`."""
+        """Read the store's reply to a check. Any outcome but `touched` is for `judge` to go on with. Raises
+        `StoreUnavailable`."""
         return self._store.read_check(claims, touch, reply)
 
     async def admit(
@@ -114,8 +118,7 @@ class Gate:
         client: Client,
         checked: CheckResult | StoreUnavailable | None = None,
     ) -> Verdict:
-        """The verdict on whom `claims` identify: their session is found, judged and touched, or opened. Raises
-        `StoreUnavailable`."""
+        """Find, judge and touch the session that `claims` name, or open one. Raises `StoreUnavailable`."""
         if isinstance(checked, StoreUnavailable):
             raise checked
         if checked is None or checked.outcome == "absent":
@@ -124,8 +127,8 @@ class Gate:
         return _judged(identified, checked)
 
     def without_store(self, identified: Verdict, error: StoreUnavailable) -> Verdict:
-        """The verdict on a request that is forwarded, while the store cannot be asked. Raises `error` unless the token
-        alone may do."""
+        """Judge a forwarded request while the store is away: a good token passes, unless this process knows that its
+        session has ended. Raises `error` where the operator does not allow that."""
         claims = identified.claims
         if claims is None or not self.allows_verified(error):
             raise error
@@ -139,12 +142,13 @@ class Gate:
         )
 
     def allows_verified(self, error: StoreUnavailable) -> bool:
-        """Whether a good token is enough now, because the store cannot be asked and the operator allows that."""
+        """True if a good token suffices now, since the store is away and the operator allows it."""
         return self._degraded is not None and self._degraded.allows(error)
 
     async def wait_seconds(self, user: str, *, address: str | None) -> int:
-        """Counts one call of Gatekeeper's own endpoints: 0, or for how long the caller has to wait. `address` None: not
-        counted by address. Asked beside `judge`, it leaves in the same round trip. Raises `StoreUnavailable`."""
+        """Count one call of Gatekeeper's own endpoints. Returns 0, or the seconds that the caller has to wait. With
+        `address` None the call is counted by user only. Sent beside `judge` it shares that round trip. Raises
+        `StoreUnavailable`."""
         if self._limiter is None:
             return 0
         waits = [self._limiter.wait_seconds(f"user:{user}")]
@@ -153,7 +157,7 @@ class Gate:
         return max(await asyncio.gather(*waits))
 
     async def identify(self, facts: RequestFacts, *, ignore_expiry: bool = False) -> Verdict:
-        """Whose token this is, without asking for the session: never admits. `claims` is set if the token is good; with
+        """Verify the token without asking for its session; never admits. `claims` is set if the token is good, with
         `ignore_expiry` also if `exp` is its only fault. Raises `KeysUnavailable`."""
         try:
             found = self._sources.find(facts.headers, query=facts.query, websocket=facts.websocket)
@@ -180,7 +184,7 @@ class Gate:
         )
 
     async def _disagree(self, found: PresentedToken, claims: Claims) -> bool:
-        """Whether a token in another source is good too, and names another user."""
+        """True if a token in another source is good too and names another user."""
         for token in found.others:
             try:
                 other = await self._verifier.verify(token)

@@ -1,6 +1,6 @@
 """Sign-ins where Gatekeeper issues the tokens, for a backend that only knows passwords (rule 5.7).
 
-The backend says who somebody is (`LOGIN_CHECK_URL`); access tokens are JWTs (RFC 9068), refresh tokens are opaque and
+The backend checks passwords (`LOGIN_CHECK_URL`); access tokens are JWTs (RFC 9068), refresh tokens are opaque and
 rotate at each use (RFC 9700 section 4.14.2).
 """
 
@@ -29,13 +29,13 @@ from gatekeeper.sessions.sign_ins import RefreshToken, Rotation, Successor
 from gatekeeper.tokens.issuer import AccessTokenIssuer, IssuedToken, digest, new_refresh_token, new_sid, seal, unseal
 from gatekeeper.tokens.login_check import LoginCheck
 
-# Who fails waits for the next of these moments, so that the time does not tell how far the backend has looked: a name
-# that nobody has is found out sooner than a wrong password.
+# A failed login is answered at the next multiple of this time, so that the time does not tell an unknown name, which
+# the backend finds out sooner, from a wrong password.
 _FAILURE_SECONDS: Final = 0.5
 
 
 class IssuedTokens(msgspec.Struct, frozen=True):
-    """What a login or a refresh hands out; `expires_in` and `session_seconds` in seconds."""
+    """The tokens that a login or a refresh hands out; `expires_in` and `session_seconds` in seconds."""
 
     access_token: str
     refresh_token: str
@@ -44,8 +44,8 @@ class IssuedTokens(msgspec.Struct, frozen=True):
 
 
 class IssuedSignIn:
-    """Logs in, refreshes and logs out. Raises `StoreUnavailable`, `KeysUnavailable`, `UpstreamUnavailable` and
-    `UpstreamTimeout`. Without a `check` nobody logs in here: the application signs people in itself."""
+    """Logs in, refreshes and logs out. Without a `check` no password is accepted: the application signs users in by
+    the Python API. Raises `StoreUnavailable`, `KeysUnavailable`, `UpstreamUnavailable` and `UpstreamTimeout`."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class IssuedSignIn:
 
     @property
     def access_seconds(self) -> int:
-        """How long an access token is good, if its session is."""
+        """The life of an access token in seconds, if its session lives as long."""
         return self._access_tokens.ttl_seconds
 
     def __repr__(self) -> str:
@@ -76,7 +76,7 @@ class IssuedSignIn:
         *,
         headers: Sequence[tuple[str, str]],
     ) -> IssuedTokens | Problem:
-        """A pair for who has the right password. `headers` go to the backend that is asked."""
+        """Check a password and sign the user in. `headers` go to the backend that checks it."""
         if not (isinstance(members.get("username"), str) and isinstance(members.get("password"), str)):
             return Problem(reason=Reason.BAD_REQUEST, detail="username and password must be strings")
         attempts = self._services.attempts
@@ -112,13 +112,13 @@ class IssuedSignIn:
     async def sign_in(
         self, user: str, request: SignInRequest, owner: SessionOwner, *, claims: Mapping[str, Any]
     ) -> IssuedTokens | Problem:
-        """A new session and its pair, for a user who has shown who they are. `claims` are those of its access tokens.
-        The session of a token that the request brings makes way: one device, one session."""
+        """Open a session and issue its tokens, for a user who has been authenticated. `claims` go into its access
+        tokens. The session of a token that the request carries ends first: one device, one session."""
         owner.user = user
         sid, expires_at = new_sid(), time.time() + self._session_seconds
         issued = self.sign(user, sid=sid, claims=claims, session_expires_at=expires_at)
         refresh = new_refresh_token()
-        # A session may live for less than the second that a token can tell.
+        # Tokens have whole seconds, and a session may live for less than one.
         read = await self._services.verifier.verify(issued.token, ignore_expiry=True)
         bearer = (await self._services.gate.identify(request.facts, ignore_expiry=True)).claims
         signed_in = await self._services.sign_ins.log_in(
@@ -136,14 +136,14 @@ class IssuedSignIn:
             if signed_in.outcome != "full":
                 await record(self._services, Action.LOGIN_REFUSED, request, owner, reason=problem.reason.code)
             return problem
-        await self._end_the_one_before(user, request, signed_in.session_id)
+        await self._end_previous_session(user, request, signed_in.session_id)
         if issued.expires_at > signed_in.expires_at:
-            # The store's clock is behind this one's.
+            # The store's clock is behind this host's.
             issued = self.sign(user, sid=sid, claims=claims, session_expires_at=signed_in.expires_at, jti=issued.jti)
         return self._pair(issued.token, refresh, signed_in.expires_at)
 
-    async def _end_the_one_before(self, user: str, request: SignInRequest, session_id: int) -> None:
-        """The session of a refresh cookie makes way as that of an access token does, which has expired sooner."""
+    async def _end_previous_session(self, user: str, request: SignInRequest, session_id: int) -> None:
+        """End the session of a refresh cookie that the request carries, as that of an access token ends."""
         presented = digest(request.sent.refresh_token) if request.sent.refresh_token is not None else None
         if presented is None or await self._services.sign_ins.user_of(presented) != user:
             return
@@ -155,19 +155,19 @@ class IssuedSignIn:
     def sign(
         self, user: str, *, sid: str, claims: Mapping[str, Any], session_expires_at: float, jti: str | None = None
     ) -> IssuedToken:
-        """An access token of the session that `sid` names, which is over at `session_expires_at` (seconds). The store
-        is not asked. Raises `ValueError` for claims that make no token."""
+        """Sign an access token of the session that `sid` names and that expires at `session_expires_at` (seconds),
+        without asking the store. Raises `ValueError` for claims that make no token."""
         return self._access_tokens.issue(user, sid=sid, claims=claims, session_expires_at=session_expires_at, jti=jti)
 
     async def access_token(self, session: Session, client: Client, *, claims: Mapping[str, Any]) -> str | Problem:
-        """One more access token of a session, which moves its activity."""
+        """Issue one more access token of a session, which moves its activity."""
         try:
             issued = self.sign(
                 session.user, sid=session.reference, claims=claims, session_expires_at=session.expires_at / 1e6
             )
             read = await self._services.verifier.verify(issued.token)
         except TokenRejected as rejected:
-            # The session was opened by somebody else's token, whose reference is no `sid`.
+            # The session was opened by a token that Gatekeeper did not issue, whose reference is no `sid`.
             return Problem(reason=rejected.reason)
         signed_in = await self._services.sign_ins.refresh(
             read, client, exempt=self._services.exempt.covers(read), refresh=None, linked=session.id
@@ -175,7 +175,8 @@ class IssuedSignIn:
         return counted(self._services.events, signed_in) or issued.token
 
     async def refresh(self, request: SignInRequest, owner: SessionOwner) -> IssuedTokens | Problem:
-        """A new pair for a refresh token that is current, or the same for one that was so a moment ago."""
+        """Rotate a refresh token: new tokens for the current one, the same tokens again for one that was rotated a
+        moment ago."""
         presented = request.sent.refresh_token
         if presented is None:
             return Problem(reason=Reason.TOKEN_MISSING)
@@ -218,7 +219,7 @@ class IssuedSignIn:
     async def _rotated(
         self, rotation: Rotation, presented: str, request: SignInRequest, owner: SessionOwner
     ) -> IssuedTokens | Problem:
-        """What a token that is not, or no more, the current one gets."""
+        """Answer a refresh token that is not the current one, or is it no more."""
         owner.session_id = rotation.session_id or None
         if rotation.outcome == "again":
             content = unseal(presented, rotation.sealed)
@@ -231,7 +232,7 @@ class IssuedSignIn:
         return Problem(reason=Reason.REFRESH_TOKEN_INVALID, end_reason=rotation.end_reason)
 
     async def logout(self, request: SignInRequest, owner: SessionOwner) -> Problem | None:
-        """Ends the sessions of the request's tokens."""
+        """End the sessions that the request's tokens name."""
         named = await self._services.sign_out.named(request.facts, request.sent, strict=True)
         if isinstance(named, Problem):
             return named

@@ -1,5 +1,5 @@
-"""The standards beside the dialects, over the same sessions: token revocation (RFC 7009), token introspection (RFC
-7662) and the receiver of OpenID Connect Back-Channel Logout 1.0."""
+"""OAuth and OpenID Connect over the same sessions: token revocation (RFC 7009), token introspection (RFC 7662) and the
+receiver of OpenID Connect Back-Channel Logout 1.0."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ INACTIVE: Final[Mapping[str, Any]] = {"active": False}
 
 
 class IntrospectionClients:
-    """Who may revoke and introspect: ids with their secrets."""
+    """The clients that may revoke and introspect: ids with their secrets."""
 
     def __init__(self, secrets: Mapping[str, str]) -> None:
         self._digests = {name: _sha256(secret) for name, secret in secrets.items()}
@@ -32,7 +32,7 @@ class IntrospectionClients:
         return f"<IntrospectionClients {', '.join(sorted(self._digests))}>"
 
     def knows(self, name: str, secret: str) -> bool:
-        """Whether it is one, in a time that does not tell which part was wrong."""
+        """Compare an id and a secret in a time that does not depend on which of them is wrong."""
         expected = self._digests.get(name, _sha256(""))
         return hmac.compare_digest(expected, _sha256(secret)) and name in self._digests
 
@@ -42,17 +42,17 @@ def _sha256(text: str) -> bytes:
 
 
 class TokenEndpoints:
-    """Raises `StoreUnavailable` and `KeysUnavailable`."""
+    """Revocation and introspection. Raises `StoreUnavailable` and `KeysUnavailable`."""
 
     def __init__(self, services: SignInServices, *, adopts_unknown: bool, issues: bool) -> None:
-        """`issues`: refresh tokens are Gatekeeper's own, and good for one use."""
+        """`issues`: refresh tokens are Gatekeeper's own and good for one use."""
         self._services = services
         self._issues = issues
         self._adopts_unknown = adopts_unknown
 
     async def introspect(self, token: str) -> Mapping[str, Any]:
-        """What a token is worth now: `{"active": false}`, or what it says. Moves no activity and opens nothing: whoever
-        asks is not its user."""
+        """Describe a token as it stands now; `{"active": false}` for one that is not good. Moves no activity and
+        opens no session, since the caller is not the user."""
         try:
             claims = await self._services.verifier.verify(token)
         except TokenRejected:
@@ -74,8 +74,8 @@ class TokenEndpoints:
         return {"active": True, "token_type": "refresh_token", "sub": user, "exp": int(linked.expires_at)}
 
     async def revoke(self, token: str, client: Client, owner: SessionOwner) -> None:
-        """Ends the session that an access or refresh token names. One that names none is no fault (RFC 7009 section
-        2.2)."""
+        """End the session that an access or refresh token names. A token that names none is no error (RFC 7009
+        section 2.2)."""
         try:
             claims = await self._services.verifier.verify(token, ignore_expiry=True)
         except TokenRejected:
@@ -101,8 +101,7 @@ def _described(claims: Claims) -> Mapping[str, Any]:
 
 
 class BackChannelLogout:
-    """Takes an identity provider's word that somebody has signed out there. Raises `StoreUnavailable` and
-    `KeysUnavailable`."""
+    """Ends sessions on the word of an identity provider. Raises `StoreUnavailable` and `KeysUnavailable`."""
 
     def __init__(
         self,
@@ -120,15 +119,16 @@ class BackChannelLogout:
         self._session_seconds = session_seconds
 
     async def log_out(self, token: str, *, client: Client, owner: SessionOwner) -> Problem | None:
-        """Ends what a logout token names: the sessions of its `sid`, else all of its `sub`. None: they are over."""
+        """End what a logout token names: the sessions of its `sid`, else all of its `sub`. Returns None when they
+        have ended."""
         try:
             logout = await self._tokens.verify(token)
         except TokenRejected:
             return Problem(reason=Reason.BAD_REQUEST, detail="The logout token is not valid")
         if await self._used.is_used(logout.jti):
             return Problem(reason=Reason.BAD_REQUEST, detail="The logout token has been used")
-        # Remembered when it is done: what the store did not answer, the provider may say again. Twice at once ends
-        # nothing more than once.
+        # Remembered after the end, so that a provider may repeat a token when the store failed. The same token twice at
+        # once does no harm: an end is idempotent.
         await self._end(logout, client, owner)
         await self._used.record_use(logout.jti, expires_at=logout.expires_at)
         return None

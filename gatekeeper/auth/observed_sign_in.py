@@ -1,8 +1,8 @@
-"""Sign-ins at a backend that issues its own tokens: what its logins, refreshes and logouts mean for sessions.
+"""Sign-ins at a backend that issues its own tokens: the effect of its logins, refreshes and logouts on sessions.
 
-One object follows one request. `before` is asked when the request is there and the backend has not seen it, `after`
-when the backend has answered and the client has not seen that: a `Problem` is answered instead, None lets it go on.
-Both raise `StoreUnavailable` and `KeysUnavailable`: what could not be found out is neither forwarded nor handed out.
+One object follows one request. `before` runs before the backend sees the request, `after` before the client sees the
+response; a `Problem` is sent in place of it, None lets it pass. Both raise `StoreUnavailable` and `KeysUnavailable`:
+without an answer of theirs nothing is forwarded and no token handed out.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _REFUSED_LOGIN: Final = frozenset({401, 403})
 
 
 class SignInRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One request for a login, refresh or logout path. `sent` are the credentials in its body and cookies, `user_names`
-    all names by which its login may count, `token_like` whatever in it may be a token; `address` is the client's where
-    clients can be told apart, `language` that of the body."""
+    """One request for a login, refresh or logout path. `sent` are the credentials in its body and cookies,
+    `user_names` all names by which its login may count, `token_like` every text in it that may be a token;
+    `address` is the client's where clients can be told apart, `language` that of the body."""
 
     facts: RequestFacts
     sent: Credentials
@@ -51,21 +51,21 @@ class SignInRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SignInResponse(msgspec.Struct, frozen=True):
-    """What the backend answered: its status, and the tokens in it."""
+    """The backend's response: its status and the tokens in it."""
 
     status: int
     given: Credentials
 
 
 class SessionOwner(msgspec.Struct):
-    """Whose session it was, for the access line."""
+    """The user and the session of a request, for the access log; filled while the request is served."""
 
     user: str | None = None
     session_id: int | None = None
 
 
 class SignInServices(msgspec.Struct, frozen=True, kw_only=True):
-    """What all of this is done with."""
+    """The services that sign-ins work with."""
 
     gate: Gate
     verifier: Verifier
@@ -79,7 +79,7 @@ class SignInServices(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ObservedSignIn(Protocol):
-    """One request on its way."""
+    """One sign-in request at the backend, followed from before it is forwarded until after its response."""
 
     owner: SessionOwner
 
@@ -88,24 +88,24 @@ class ObservedSignIn(Protocol):
     async def after(self, answered: SignInResponse) -> Problem | None: ...
 
     def under_way(self) -> AbstractContextManager[None]:
-        """Around what is between the two."""
+        """A context around the time that the request spends at the backend."""
         ...
 
 
 def refresh_token(token: str | None) -> RefreshToken | None:
-    """A refresh token of a backend, as the store knows it. When it expires is read off it, not verified: it is the
-    backend's own word, and only tells how long to remember it."""
+    """A backend's refresh token as the store knows it. Its expiry is read without verification: it only tells how
+    long to remember the digest."""
     return None if token is None else RefreshToken(digest(token), unverified_expiry(token))
 
 
 def refusal(end_reason: EndReason | None) -> Problem:
-    """What a token of a session that is over, or of none, is refused with."""
+    """The problem for a token of an ended session, or of none."""
     reason = end_reason.refusal if end_reason is not None else Reason.SESSION_REVOKED_OR_INVALID
     return Problem(reason=reason, end_reason=end_reason)
 
 
 def counted(events: EventCounter, signed_in: SignInResult) -> Problem | None:
-    """What new tokens were refused with; None where they are live. Counts what happened."""
+    """Count the outcome of a sign-in; the problem if its tokens were refused, None if they are live."""
     if signed_in.outcome == "opened":
         events.count(Event.OPENED, "user")
         if signed_in.evicted:
@@ -121,19 +121,20 @@ def counted(events: EventCounter, signed_in: SignInResult) -> Problem | None:
 async def record(
     services: SignInServices, action: Action, request: SignInRequest, owner: SessionOwner, *, reason: str | None = None
 ) -> None:
-    """An event that changes no session. Raises `StoreUnavailable`."""
+    """Write an event that changes no session to the audit log. Raises `StoreUnavailable`."""
     actor = Actor.of(request.client, owner.user, user_name=request.sent.user_name or "")
     await services.audit_log.record(action, actor, user=owner.user, session_id=owner.session_id, reason=reason)
 
 
 async def record_failed_login(services: SignInServices, request: SignInRequest, owner: SessionOwner) -> None:
-    """Where the store does not take it, the log has it: who is refused is given nothing."""
+    """Write a failed login to the audit log; without a store the application log alone has it, since the client gets
+    nothing either way."""
     with suppress(StoreUnavailable):
         await record(services, Action.LOGIN_FAILED, request, owner)
 
 
 class _Observed:
-    """What the three have in common."""
+    """The common part of logins, refreshes and logouts."""
 
     def __init__(self, services: SignInServices, request: SignInRequest) -> None:
         self._services = services
@@ -144,7 +145,7 @@ class _Observed:
         return nullcontext()
 
     async def _claims(self, token: str | None, *, ignore_expiry: bool = False) -> Claims | None:
-        """What a token says; None for one that is not good, or none of ours: nothing follows from it."""
+        """Verify a token; None for one that is not good, from which nothing follows."""
         if token is None:
             return None
         try:
@@ -153,7 +154,7 @@ class _Observed:
             return None
 
     async def _bearer(self) -> Claims | None:
-        """The good token that the request itself carries, expired or not."""
+        """The good token of the request itself, expired or not."""
         return (await self._services.gate.identify(self._request.facts, ignore_expiry=True)).claims
 
     def _is(self, user: str, session_id: int) -> None:
@@ -164,7 +165,7 @@ class _Observed:
 
 
 class Login(_Observed):
-    """A login: limited before, a session after."""
+    """A login: rate-limited before, a session opened after."""
 
     def under_way(self) -> AbstractContextManager[None]:
         attempts = self._services.attempts
@@ -175,7 +176,7 @@ class Login(_Observed):
         try:
             wait = await attempts.wait_seconds(names, self._request.address) if attempts is not None else 0
         except StoreUnavailable as error:
-            # Uncounted, where a login may go on without the store.
+            # Not counted: the operator allows logins without the store.
             self._or_raise(error)
             return None
         if not wait:
@@ -191,7 +192,7 @@ class Login(_Observed):
             return None
 
     def _or_raise(self, error: StoreUnavailable) -> None:
-        """Passes over a store that cannot be asked, where a good token is enough then."""
+        """Raise `error` unless a good token suffices while the store is away."""
         if not self._services.gate.allows_verified(error):
             raise error
 
@@ -226,10 +227,10 @@ class Login(_Observed):
 
 
 class Refresh(_Observed):
-    """A refresh: refused before if it is of a session that is over, the same session after.
+    """A refresh: refused before if its session has ended, in the same session after.
 
-    Which tokens of a request the backend takes, only it knows. So whatever in it is a known refresh token, or an access
-    token of ours, is looked up: together they name one user, and none of them may carry a session past its end.
+    Only the backend knows which tokens of a request it reads. So every text that is a known refresh token or an access
+    token is looked up: together they must name one user, and none of them may carry a session past its end.
     """
 
     def __init__(self, services: SignInServices, request: SignInRequest) -> None:
@@ -253,8 +254,8 @@ class Refresh(_Observed):
         return None
 
     async def _holders(self) -> dict[str, str]:
-        """The refresh tokens of the request that are known, by digest, and whose they are; the one that stands where it
-        should comes first."""
+        """The known refresh tokens of the request by digest, with their users; the one under its usual name comes
+        first."""
         digests = dict.fromkeys([*([self._sent.digest] if self._sent else []), *map(digest, self._request.token_like)])
         users = await asyncio.gather(*map(self._services.sign_ins.user_of, digests))
         return {digested: user for digested, user in zip(digests, users, strict=True) if user is not None}
@@ -267,8 +268,8 @@ class Refresh(_Observed):
     async def _look_up(
         self, user: str, digests: Sequence[str], bearers: Sequence[Claims], *, has_bearer: bool
     ) -> Problem | None:
-        """What the sessions say that all of these name. A session that is over decides, unless only an access token
-        that the request carries beside others names it, and another one is live."""
+        """Look up the sessions that all of these tokens name. An ended session refuses the request, unless only an
+        access token beside the deciding one names it and another session is live."""
         link = self._services.sign_ins.lookup
         links = await asyncio.gather(
             *(link(user, digest=digested) for digested in digests), *(link(user, claims=claims) for claims in bearers)
@@ -292,7 +293,7 @@ class Refresh(_Observed):
         if claims is None:
             return None
         given = refresh_token(answered.given.refresh_token)
-        # A token that was not known, and that the backend took, may be taken again.
+        # The backend accepted a refresh token that was not known, and may accept it again.
         unknown = self._sent if not self._is_known and self._sent is not None and self._sent != given else None
         linked = self.owner.session_id if claims.user == self.owner.user else None
         for token in [*([unknown] if unknown else []), given] if given or unknown else [None]:
@@ -310,13 +311,13 @@ class Refresh(_Observed):
 
 
 class Logout(_Observed):
-    """A logout: the sessions of its tokens end before the backend hears of it."""
+    """A logout: its sessions end before the backend sees the request."""
 
     async def before(self) -> Problem | None:
         facts = self._request.facts
         named = await self._services.sign_out.named(facts, self._request.sent, strict=False)
         if isinstance(named, Problem):
-            # Without a usable token there is nothing to end, and the answer is the backend's.
+            # Without a usable token there is nothing to end, and the backend answers.
             return named if named.reason is Reason.TOKEN_INVALID else None
         self.owner.user, self.owner.session_id = named.user, await self._services.sign_out.end(named, facts)
         return None
@@ -326,7 +327,7 @@ class Logout(_Observed):
 
 
 def observation(kind: PathKind, services: SignInServices, request: SignInRequest) -> ObservedSignIn:
-    """What follows a request for a login, refresh or logout path."""
+    """The object that follows a request for a login, refresh or logout path."""
     return _KINDS[kind](services, request)
 
 

@@ -1,4 +1,4 @@
-"""Signing out: which sessions the tokens of a request name, and their end."""
+"""Signing out: finding the sessions that the tokens of a request name, and ending them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gatekeeper.tokens.verifier import Verifier
 
 
 class SignOutTargets(msgspec.Struct, frozen=True, kw_only=True):
-    """Whom a request that signs out names, and by what: all of it is one user's."""
+    """The sessions that a request signs out of, by its tokens; all of one user."""
 
     user: str
     tokens: Sequence[Claims] = ()
@@ -26,8 +26,8 @@ class SignOutTargets(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SignOut:
-    """Finds and ends what a request names: its own token, and those in its body. A token whose only fault is its `exp`
-    counts. Raises `StoreUnavailable` and `KeysUnavailable`."""
+    """Finds and ends the sessions that a request names by its own token and by those in its body. A token whose only
+    fault is its `exp` counts. Raises `StoreUnavailable` and `KeysUnavailable`."""
 
     def __init__(self, *, gate: Gate, verifier: Verifier, sign_ins: SignIns, manager: Manager) -> None:
         self._gate = gate
@@ -36,8 +36,9 @@ class SignOut:
         self._manager = manager
 
     async def named(self, facts: RequestFacts, sent: Credentials, *, strict: bool) -> SignOutTargets | Problem:
-        """Whom the request names. `strict`: a token that is not good, and none at all, is a `Problem`; else it names
-        nobody, and `TOKEN_MISSING` says that nobody was named. Tokens of two users are a `Problem` always."""
+        """Find the sessions that the request names. With `strict`, a bad token is a `Problem`, and so is none at
+        all; without it a bad token is ignored, and `TOKEN_MISSING` means that no session is named. Tokens of two
+        users are always a `Problem`."""
         verdict = await self._gate.identify(facts, ignore_expiry=True)
         if strict and verdict.claims is None and verdict.reason is not Reason.TOKEN_MISSING:
             return Problem(reason=verdict.reason)
@@ -58,7 +59,7 @@ class SignOut:
         return SignOutTargets(user=users.pop(), tokens=tokens, digest=digested if holder is not None else None)
 
     async def end(self, named: SignOutTargets, facts: RequestFacts) -> int | None:
-        """Ends the sessions; the id of one that was live, if there was one."""
+        """End the sessions. Returns the id of one that was live, else None."""
         ended = None
         manager = self._manager.by(Actor.of(facts.client, named.user))
         for claims in {claims.reference: claims for claims in named.tokens}.values():

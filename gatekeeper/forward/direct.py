@@ -37,7 +37,7 @@ from gatekeeper.web.pipeline import unforwarded
 from gatekeeper.web.request import CHECKED, IncomingRequest, read
 from gatekeeper.web.respond import Responder, ResponseSender
 from gatekeeper.web.rules import RequestRules
-from gatekeeper.web.session_end import LEFT_SECONDS, is_of_events, last_event
+from gatekeeper.web.session_end import GRACE_SECONDS, is_of_events, last_event
 
 _log = logging.getLogger("gatekeeper")
 
@@ -391,7 +391,7 @@ class DirectForward:
             exchange.send_body(event, last=True)
         else:
             # One that is short is whole.
-            asyncio.get_running_loop().call_later(LEFT_SECONDS, self._cut)
+            asyncio.get_running_loop().call_later(GRACE_SECONDS, self._cut)
 
     def _cut(self) -> None:
         if not self._ended:

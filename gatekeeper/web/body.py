@@ -1,4 +1,4 @@
-"""The body of a request for one of Gatekeeper's own operations: nothing, or a small JSON object or form."""
+"""The body of a request for one of Gatekeeper's own operations: empty, or a small JSON object or form."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 async def read_object(receive: Receive, headers: Headers) -> dict[str, Any] | Problem:
-    """The members of the body; empty where there is none. Bounded before it is read, never inflated."""
+    """Read the members of a JSON object; empty for an empty body. The body is bounded before it is read, and never
+    inflated."""
     content = await _read(receive, headers, kind=b"application/json")
     if isinstance(content, Problem) or not content:
         return content or {}
@@ -28,7 +29,7 @@ async def read_object(receive: Receive, headers: Headers) -> dict[str, Any] | Pr
 
 
 async def read_form(receive: Receive, headers: Headers) -> dict[str, list[str]] | Problem:
-    """The fields of a form, each with all its values (RFC 6749 appendix B); empty where there is no body."""
+    """Read the fields of a form, each with all its values (RFC 6749 appendix B); empty for an empty body."""
     content = await _read(receive, headers, kind=b"application/x-www-form-urlencoded")
     if isinstance(content, Problem):
         return content if content.reason is not Reason.UNSUPPORTED_MEDIA_TYPE else _NOT_A_FORM

@@ -1,5 +1,5 @@
-"""The cookies that carry Gatekeeper's own tokens (`TOKEN_TRANSPORT=cookie`). `__Host-`: of this host alone, over TLS
-alone, for every path (RFC 6265bis section 4.1.3.2)."""
+"""The cookies that carry Gatekeeper's own tokens (`TOKEN_TRANSPORT=cookie`). The prefix `__Host-` binds them to this
+host, to TLS and to the path `/` (RFC 6265bis section 4.1.3.2)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _refresh_cookie: Final = TokenSources([f"cookie:{REFRESH}"])
 
 
 def setting(pair: IssuedTokens) -> HeaderList:
-    """Both cookies; each goes with its token."""
+    """The headers that set both cookies; each lives as long as its token."""
     return [
         _cookie(ACCESS, pair.access_token, min(pair.expires_in, pair.session_seconds)),
         _cookie(REFRESH, pair.refresh_token, pair.session_seconds),
@@ -36,11 +36,11 @@ def _cookie(name: str, value: str, seconds: int) -> tuple[bytes, bytes]:
 
 
 def refresh_token(headers: Headers) -> str | None:
-    """The refresh token that a browser sends. Raises `TokenRejected` for two different ones."""
+    """Read the refresh token of a browser. Raises `TokenRejected` for two different ones."""
     found = _refresh_cookie.find(headers)
     return found.token if found is not None else None
 
 
 def without_refresh_token(headers: Headers) -> HeaderList:
-    """For the backend, which has nothing to do with it."""
+    """The headers for the backend, which has no use for the refresh token."""
     return _refresh_cookie.strip_cookies(headers)

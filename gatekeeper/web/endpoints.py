@@ -1,4 +1,4 @@
-"""Serves `dialects/endpoints.py`: from a matched endpoint to an answer."""
+"""Serves the endpoints of `dialects/endpoints.py`: from a matched endpoint to an outcome."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Endpoints:
     async def serve(
         self, endpoint: Endpoint, incoming: IncomingRequest, record: RequestRecord, receive: Receive, language: str
     ) -> Refused | Served:
-        """`language` is that of the headers."""
+        """Serve one request. `language` is that of its headers."""
         members: Mapping[str, Any] | Problem = {}
         if endpoint.serves is not Serves.KEYS:
             members = await (read_form if endpoint.form else read_object)(receive, incoming.headers)
@@ -97,23 +97,25 @@ class Endpoints:
         issuing = self._issued
         if issuing is None or endpoint.serves is Serves.KEYS:
             return Served(Answer(body=self._key_set))
-        request = self._visit(endpoint, incoming, members)
+        request = self._sign_in_request(endpoint, incoming, members)
         if isinstance(request, Problem):
             return request
         if endpoint.serves is Serves.LOGIN:
-            return self._handed_out(await issuing.login(request, members, owner, headers=self._told(incoming)))
+            return self._served_tokens(
+                await issuing.login(request, members, owner, headers=self._client_headers(incoming))
+            )
         if endpoint.serves is Serves.REFRESH:
-            return self._handed_out(await issuing.refresh(request, owner))
+            return self._served_tokens(await issuing.refresh(request, owner))
         problem = await issuing.logout(request, owner)
         if problem is not None:
             return problem
         body = LoggedOut(messages.translate("Logged out successfully", language))
         return Served(Answer(body=body), cookies.clearing() if self._rules.cookie_transport else ())
 
-    def _visit(
+    def _sign_in_request(
         self, endpoint: Endpoint, incoming: IncomingRequest, members: Mapping[str, Any]
     ) -> SignInRequest | Problem:
-        """What the request brings. A member that is there is a string."""
+        """Read the credentials of the request; a member that is present must be a string."""
         for name in ("access_token", "refresh_token"):
             if not isinstance(members.get(name, ""), str):
                 return Problem(reason=Reason.BAD_REQUEST, detail=f"{name} must be a string")
@@ -138,7 +140,7 @@ class Endpoints:
             request_id=incoming.request_id,
         )
 
-    def _handed_out(self, pair: IssuedTokens | Problem) -> Served | Problem:
+    def _served_tokens(self, pair: IssuedTokens | Problem) -> Served | Problem:
         if isinstance(pair, Problem):
             return pair
         if self._rules.cookie_transport:
@@ -156,12 +158,12 @@ class Endpoints:
         )
 
     @staticmethod
-    def _told(incoming: IncomingRequest) -> list[tuple[str, str]]:
-        """What the backend that checks a password is told of who asks."""
-        told = [("x-request-id", incoming.request_id), ("x-forwarded-for", incoming.client.ip_address)]
-        return [*told, ("user-agent", incoming.client.user_agent or "gatekeeper")]
+    def _client_headers(incoming: IncomingRequest) -> list[tuple[str, str]]:
+        """The headers about the client for the backend that checks a password."""
+        headers = [("x-request-id", incoming.request_id), ("x-forwarded-for", incoming.client.ip_address)]
+        return [*headers, ("user-agent", incoming.client.user_agent or "gatekeeper")]
 
-    # Standards
+    # OAuth and OpenID Connect
 
     async def _form(
         self, endpoint: Endpoint, incoming: IncomingRequest, fields: Mapping[str, Any], owner: SessionOwner
@@ -185,7 +187,7 @@ class Endpoints:
         return Served(Answer(body=Nothing()))
 
     def _is_client(self, headers: Headers, fields: Mapping[str, Any]) -> bool:
-        """RFC 6749 section 2.3.1: by Basic, or in the body; not both."""
+        """Authenticate the client by Basic or by the body, not both (RFC 6749 section 2.3.1)."""
         authorization = get_all(headers, b"authorization")
         ids, secrets = fields.get("client_id", ()), fields.get("client_secret", ())
         if authorization:

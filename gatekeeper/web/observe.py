@@ -34,7 +34,7 @@ _refresh_cookie: Final = TokenSources([f"cookie:{REFRESH_COOKIE}"])
 _UNREADABLE: Final = Problem(
     reason=Reason.BODY_TOO_LARGE, detail="The body is too large, or compressed in an unknown way"
 )
-# Headers of a browser hold a few dozen; each costs the store a look.
+# A browser sends a few dozen candidates; each costs a look-up in the store.
 _MOST_CANDIDATES: Final = 256
 _ENCODINGS: Final = frozenset({b"", b"identity", b"gzip", b"x-gzip", b"deflate", b"br"})
 
@@ -141,7 +141,7 @@ class ResponseObserver:
             return
         begins = message["type"] == "http.response.start"
         if begins:
-            # ASGI has an iterable, which may be one that can be read once.
+            # An iterable by the ASGI specification, which may be one that can be read once.
             message = {**message, "headers": list(message.get("headers", ()))}
         if self._passes or not (self._begun or begins):
             await self._send(message)

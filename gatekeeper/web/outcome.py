@@ -1,4 +1,4 @@
-"""What becomes of a request: refused here, served here, or passed to the application behind."""
+"""The three outcomes of a request: refused here, served here, or passed to the application behind."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from gatekeeper.web.request import CurrentSession
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """What is answered here, in error: worded by `dialect`, if one was asked, and in `language`, if the request has
-    told one that is not in its headers."""
+    """An error response of Gatekeeper's own: worded by `dialect` if the request asked in one, and in `language` if
+    its body named one."""
 
     problem: Problem
     dialect: Dialect | None = None
@@ -32,15 +32,15 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 class Served(msgspec.Struct, frozen=True):
-    """What is answered here; without a body where `answer` is None, with `headers` beside."""
+    """A response of Gatekeeper's own with `headers`; without a body where `answer` is None."""
 
     answer: Answer | None
     headers: Sequence[tuple[bytes, bytes]] = ()
 
 
 class Passed(msgspec.Struct, frozen=True):
-    """What goes to the application behind: its headers, and the session if there is one. `receive` gives its body where
-    that has been read, `observation` is told of the answer."""
+    """A request that goes on to the application behind: its headers, and its session if there is one. `receive`
+    gives a body that was read already, `observation` is told of the response."""
 
     headers: HeaderList
     session: CurrentSession | None = None
@@ -51,7 +51,7 @@ class Passed(msgspec.Struct, frozen=True):
 
 
 def failed(problem: Problem, kind: RouteMatch | PathKind) -> Refused:
-    """`problem` in the shape of whatever was asked."""
+    """`problem` in the shape of the endpoint or operation that was asked."""
     if kind is PathKind.RESERVED:
         return Refused(problem, fastapi)
     target = kind.route.target if isinstance(kind, RouteMatch) else None
@@ -61,25 +61,29 @@ def failed(problem: Problem, kind: RouteMatch | PathKind) -> Refused:
 
 
 def conclude_failed(record: RequestRecord, error: GatekeeperError) -> None:
-    """Nothing could be found out: what is behind is at fault, or there is too much to find out."""
+    """Record a request that could not be judged: a fault behind Gatekeeper, or too many requests at once."""
     conclude(record, "error" if error.reason.status >= 500 else "deny", error.reason)
 
 
 def problem_of(verdict: Verdict) -> Problem:
+    """The problem that a refusing verdict stands for."""
     return Problem(reason=verdict.reason, end_reason=verdict.end_reason)
 
 
 def identify(record: RequestRecord, verdict: Verdict) -> None:
+    """Record the user and the session of a verdict."""
     record.user_id = verdict.user
     record.session_id = verdict.session_id
 
 
 def identify_as(record: RequestRecord, owner: SessionOwner) -> None:
+    """Record the user and the session of a sign-in."""
     if owner.user is not None:
         record.user_id, record.session_id = owner.user, owner.session_id
 
 
 def conclude(record: RequestRecord, decision: Decision, reason: Reason | None = None) -> None:
+    """Record the decision and its reason."""
     record.decision = decision
     record.reason = "none" if reason is None else reason.code
 
@@ -93,6 +97,7 @@ def refuse(
     token_sent: bool = False,
     language: str | None = None,
 ) -> Refused:
+    """Record a refusal and make its outcome."""
     conclude(record, "deny", problem.reason)
     dialect, operation = (asked.dialect, asked.operation) if isinstance(asked, Bound) else (asked, None)
     token_sent = token_sent or (verdict is not None and verdict.token_source is not None)

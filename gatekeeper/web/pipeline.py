@@ -49,14 +49,14 @@ from gatekeeper.web.respond import Responder
 from gatekeeper.web.rules import RequestRules
 
 _SIGN_IN_PATHS: Final = frozenset({PathKind.LOGIN, PathKind.REFRESH, PathKind.LOGOUT})
-# With a method override, a path that is one where people sign in for POST may be it for this request too.
+# With a method override the backend may read the request as a POST, and so as a sign-in.
 _LIKE: Final = {
     PathKind.LOGIN: PathKind.LIKE_LOGIN,
     PathKind.REFRESH: PathKind.LIKE_REFRESH,
     PathKind.LIKE_LOGIN: PathKind.LIKE_LOGIN,
     PathKind.LIKE_REFRESH: PathKind.LIKE_REFRESH,
 }
-# Protected paths that a backend may read as one where people sign in: judged, and then read as that.
+# Protected paths that a backend may read as a sign-in path: judged, and then observed as one.
 _LOOKALIKES: Final = {PathKind.LIKE_LOGIN: PathKind.LOGIN, PathKind.LIKE_REFRESH: PathKind.REFRESH}
 _UNTUNNELLED: Final = frozenset({"TRACE", "CONNECT"})
 

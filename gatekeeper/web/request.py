@@ -16,16 +16,16 @@ from gatekeeper.http.types import Scope
 from gatekeeper.models import Claims, Client
 from gatekeeper.sessions.store import CheckResult
 
-# Where the application behind finds the engine, for its services.
+# The scope member in which the application behind finds the engine, for its services.
 ENGINE: Final = "gatekeeper.engine"
-# The extension by which the sidecar's own server is told from others.
+# The extension that only the sidecar's own server has.
 SERVER: Final = "gatekeeper.http"
 # The result of a check that was made before the pipeline ran: `CheckResult`, or the `StoreUnavailable` instead.
 CHECKED: Final = "gatekeeper.checked"
 
 _SAFE_IN_PATH: Final = "/:@!$&'()*+,;=~-._"
 _BODY_HEADERS: Final = frozenset({b"content-length", b"transfer-encoding", b"content-type", b"expect"})
-# Traefik, for one, says `wss` of a WebSocket.
+# Traefik, for one, sends `wss` for a WebSocket.
 _SCHEMES: Final = frozenset({b"http", b"https", b"ws", b"wss"})
 _CREDENTIALS: Final = frozenset({b"authorization", b"cookie"})
 
@@ -62,7 +62,7 @@ class IncomingRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_preflight(self) -> bool:
-        """A CORS preflight (FetchKeySet standard): it never carries credentials, so it cannot be judged."""
+        """A CORS preflight (Fetch standard): it never carries credentials, so it cannot be judged."""
         if self.method != "OPTIONS":
             return False
         names = {name for name, _ in self.headers}

@@ -41,7 +41,7 @@ class ResponseSender:
         kind = message["type"]
         if kind in _STARTS:
             self.started = True
-            # Unless the server has answered in the middle of the body, and forgets what comes now.
+            # Unless the server has rejected the rest of the body, and drops this response.
             self._record.status = self._record.status or (101 if kind == "websocket.accept" else message["status"])
             headers = [pair for pair in message.get("headers", ()) if pair[0].lower() != REQUEST_ID]
             headers.append((REQUEST_ID, self._record.request_id.encode()))
@@ -49,7 +49,7 @@ class ResponseSender:
         elif kind in {"http.response.body", "websocket.http.response.body"}:
             self._record.bytes_out += len(message.get("body", b""))
         elif kind == "websocket.close" and not self.started:
-            # A server verify_queue a close before the handshake into 403 (ASGI specification).
+            # A server turns a close before the handshake into 403 (ASGI specification).
             self.started = True
             self._record.status = 403
         await self._send(message)

@@ -1,4 +1,4 @@
-"""How requests are read, and what of them an application or a backend gets to see."""
+"""The settings by which requests are read, and by which an application or a backend gets to see them."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class RequestRules(msgspec.Struct, frozen=True, kw_only=True):
     cookie_transport: bool = False
 
     def facts(self, request: IncomingRequest, *, own: bool) -> RequestFacts:
-        """What the gate judges. `own`: one of Gatekeeper's own operations, which a cookie alone must not trigger."""
+        """The facts for the gate. `own`: one of Gatekeeper's own operations, which a cookie alone must not trigger."""
         return request.facts(self.origins, own=own)
 
     def address_of(self, request: IncomingRequest) -> str | None:
-        """The address by which a limit counts this client; None where it may be that of a proxy in front, and so of
-        everybody."""
+        """The address by which limits count this client; None where it may be that of a proxy in front, shared by
+        all clients."""
         return self.trusted.address_of(request.client.ip_address, request.peer)

@@ -32,7 +32,7 @@ _REASONS: Final = {
 
 
 class ServerErrors:
-    """Words the refusals of `server.protocol`."""
+    """Words the requests that `server.protocol` rejects."""
 
     def __init__(self, rules: RequestRules, responder: Responder, telemetry: Telemetry) -> None:
         self._rules = rules

@@ -1,11 +1,11 @@
-"""A request whose session may end while its answer is under way, and how it is cut off then.
+"""A request whose session may end before its response does, and how it is then cut off.
 
-- A WebSocket gets a close frame, 4401 with the end reason; the application behind gets `websocket.disconnect`.
-- An answer of server-sent events gets one last event, `session-ended` with the end reason as data, and its end.
-- Any other answer is left some time to end by itself: one that is short is whole. Then the application is cancelled and
-  `ResponseCut` leaves the middleware, so that the server closes the connection without the end of the message, and the
-  client can tell a part from the whole (RFC 9112 section 8). An answer that has not begun is waited for: it may be that
-  of the request whose own doing ended the session, however far that went round.
+A WebSocket gets a close frame, 4401 with the end reason; the application behind gets `websocket.disconnect`. A
+response of server-sent events gets one last event, `session-ended` with the end reason as data, and then ends. Any
+other response may end by itself for a short time. Then the application is cancelled and `ResponseCut` leaves the
+handler, so that the server closes the connection without the end of the message, and the client can tell that a part
+is missing (RFC 9112 section 8). A response that has not begun is waited for: it may be the response to the very
+request that ended the session.
 """
 
 from __future__ import annotations
@@ -24,62 +24,63 @@ from gatekeeper.web.respond import ResponseSender
 SESSION_ENDED: Final = 4401
 """The close code of a WebSocket whose session has ended; the reason is the end reason."""
 
-LEFT_SECONDS: Final = 0.3
-"""Until another answer than one of events is cut. An end is to be everywhere within a second."""
-# How long a client that reads slowly may hold up its own last word.
-_LAST_WORD_SECONDS: Final = 1.0
-# How long an application has to leave a WebSocket by itself: longer than its own closing handshake may take.
+GRACE_SECONDS: Final = 0.3
+"""The time that a response has to end by itself. An end is enforced everywhere within a second (rule 3.19)."""
+# The time that the last message may take to reach a client that reads slowly.
+_LAST_MESSAGE_SECONDS: Final = 1.0
+# The time that an application has to leave a WebSocket: longer than its own closing handshake may take.
 _LEAVING_SECONDS: Final = 6.0
 _WITHOUT_BODY: Final = frozenset({"GET", "HEAD"})
 _clock = time.monotonic
 
 
 class ResponseCut(Exception):
-    """The session of an answer under way has ended; the rest of it is not sent."""
+    """The session ended during a response; the rest of it is not sent."""
 
 
 class ClientCutOff(OSError):
-    """Raised by `send` once the client has been cut off: to ASGI, the client is gone."""
+    """Raised by `send` once the client has been cut off: by the rules of ASGI, the client is gone."""
 
 
 class SessionBoundRequest:
     """One admitted request on its way through the application behind: a `Stream` of `sessions/open_streams.py`.
 
-    `close_code` is the code with which, as a WebSocket's application is told, its client has closed.
+    `close_code` is the code of the `websocket.disconnect` that the application gets.
     """
 
-    # What most requests never need costs them nothing: it is set when it is.
+    # Class attributes: most requests never set these, and so do not pay for them.
     moved_at = 0.0
     ends_own_session = False
     reason: EndReason | None = None
     _task: asyncio.Task[Any] | None = None
     _head: Message | None = None
     _complete = False
-    # From here on nothing of the application's reaches the client.
+    # Set once nothing more of the application's goes to the client.
     _cut = False
-    # How often others had cancelled the task when this did.
+    # The number of cancellations by others when this cancelled the task.
     _others: int | None = None
     _receiver: asyncio.Task[Any] | None = None
-    _last_word: asyncio.Task[None] | None = None
+    _last_message: asyncio.Task[None] | None = None
     _timer: asyncio.TimerHandle | None = None
 
     def __init__(
-        self, session_id: int, receive: Receive, reply: ResponseSender, *, websocket: bool, close_code: int
+        self, session_id: int, receive: Receive, sender: ResponseSender, *, websocket: bool, close_code: int
     ) -> None:
         self.session_id = session_id
         self._receive = receive
-        self._reply = reply
+        self._sender = sender
         self._websocket = websocket
         self._close_code = close_code
 
     async def run(self, app: ASGIApp, scope: Any) -> None:
-        """The application, until it ends or is cut off. Raises `ResponseCut` where an answer must not seem whole."""
+        """Run the application until it ends or is cut off. Raises `ResponseCut` where the response must not look
+        complete."""
         self._task = asyncio.current_task()
         counted = self._websocket or scope["method"] not in _WITHOUT_BODY
         try:
             await app(scope, self.receive if counted else self._receive, self.send)
         except (asyncio.CancelledError, Exception) as error:
-            if not self._is_our_doing(error):
+            if not self._is_ours(error):
                 raise
         finally:
             task, self._task = self._task, None
@@ -87,19 +88,20 @@ class SessionBoundRequest:
                 self._timer.cancel()
             if self._others is not None and task is not None:
                 task.uncancel()
-        if self._last_word is not None:
-            await self._last_word
+        if self._last_message is not None:
+            await self._last_message
         if self._cut and not (self._websocket or self._complete):
             raise ResponseCut(f"the session has ended: {self.reason}")
 
-    def _is_our_doing(self, error: BaseException) -> bool:
+    def _is_ours(self, error: BaseException) -> bool:
         if isinstance(error, asyncio.CancelledError):
             return self._others is not None and self._task is not None and self._task.cancelling() == self._others + 1
-        # Frameworks make one of their own of it.
+        # Frameworks wrap it in an exception of their own.
         return isinstance(error, ClientCutOff) or isinstance(error.__context__, ClientCutOff)
 
     def end(self, reason: EndReason) -> None:
-        """The session is over. To be called in the loop that runs the request; more than once does no harm."""
+        """End the request because its session has ended. Called in the loop that runs the request; calling it again
+        has no effect."""
         if self.reason is not None or self._task is None:
             return
         self.reason = reason
@@ -110,11 +112,11 @@ class SessionBoundRequest:
             self._cut_answer()
 
     async def send(self, message: Message) -> None:
-        """The application's."""
+        """The `send` of the application."""
         if self._cut:
             raise ClientCutOff("the session of the client has ended")
         self.moved_at = _clock()
-        await self._reply(message)
+        await self._sender(message)
         kind = message["type"]
         if kind == "http.response.body":
             self._complete = not message.get("more_body", False)
@@ -123,11 +125,11 @@ class SessionBoundRequest:
             if self.reason is not None:
                 self._cut_answer()
         elif kind == "websocket.http.response.start":
-            # An answer, and no WebSocket.
+            # A response in place of the WebSocket.
             self._head = message
 
     async def receive(self) -> Message:
-        """The application's, where what the client sends is looked at."""
+        """The `receive` of the application, for requests whose messages from the client count as activity."""
         if self._cut and self._websocket:
             return self._disconnect()
         self._receiver = task = asyncio.current_task()
@@ -136,7 +138,7 @@ class SessionBoundRequest:
         try:
             message = await self._receive()
         except asyncio.CancelledError:
-            # Called off by _cut_websocket(), and by nobody else?
+            # Cancelled by _cut_websocket() alone?
             if not self._cut or not self._websocket or task.cancelling() != cancellations + 1:
                 raise
             task.uncancel()
@@ -151,7 +153,7 @@ class SessionBoundRequest:
 
     def _cut_websocket(self, reason: EndReason) -> None:
         self._cut = True
-        self._say({"type": "websocket.close", "code": SESSION_ENDED, "reason": reason.value})
+        self._send_last({"type": "websocket.close", "code": SESSION_ENDED, "reason": reason.value})
         if self._receiver is not None:
             self._receiver.cancel()
         self._timer = asyncio.get_running_loop().call_later(_LEAVING_SECONDS, self._cancel)
@@ -162,12 +164,12 @@ class SessionBoundRequest:
         assert self._head is not None  # noqa: S101 - nothing is cut before it has begun
         loop = asyncio.get_running_loop()
         if not is_of_events(self._head.get("headers", ())):
-            self._timer = loop.call_later(LEFT_SECONDS, self._cut_off)
+            self._timer = loop.call_later(GRACE_SECONDS, self._cut_off)
             return
         assert self.reason is not None  # noqa: S101
-        self._say({"type": "http.response.body", "body": last_event(self.reason), "more_body": False})
+        self._send_last({"type": "http.response.body", "body": last_event(self.reason), "more_body": False})
         self._cut = True
-        # Not from within the task, which would be cancelled wherever it waits next: maybe outside of the application.
+        # Not from within the task, which would then be cancelled at its next wait, maybe outside of the application.
         loop.call_soon(self._cancel)
 
     def _cut_off(self) -> None:
@@ -176,24 +178,25 @@ class SessionBoundRequest:
             self._cancel()
 
     def _cancel(self) -> None:
-        """Called by the loop alone: so the task waits for something inside the application, and is cancelled there."""
+        """Cancel the application. Called by the event loop only, so the task is waiting for something inside the
+        application and is cancelled there."""
         if self._task is not None and self._others is None:
             self._others = self._task.cancelling()
             self._task.cancel()
 
-    def _say(self, message: Message) -> None:
-        async def say() -> None:
-            # Whoever has left, or does not read, needs none.
+    def _send_last(self, message: Message) -> None:
+        async def send_last() -> None:
+            # A client that has left, or does not read, gets none.
             with contextlib.suppress(Exception):
-                async with asyncio.timeout(_LAST_WORD_SECONDS):
-                    await self._reply(message)
+                async with asyncio.timeout(_LAST_MESSAGE_SECONDS):
+                    await self._sender(message)
                 self._complete = True
 
-        self._last_word = asyncio.create_task(say())
+        self._last_message = asyncio.create_task(send_last())
 
 
 def is_of_events(sent: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether to an answer with these headers an event, and its end, can be added."""
+    """True if a response with these headers is a stream of events to which one can be added."""
     headers = [(name.lower(), value) for name, value in sent]
     kind = (get(headers, b"content-type") or b"").partition(b";")[0].strip().lower()
     encoding = (get(headers, b"content-encoding") or b"identity").strip().lower()
@@ -201,6 +204,6 @@ def is_of_events(sent: Iterable[tuple[bytes, bytes]]) -> bool:
 
 
 def last_event(reason: EndReason) -> bytes:
-    """That the session has ended. A blank line first: it ends whatever event was under way (WHATWG HTML section
-    9.2.6)."""
+    """The event that tells of the session's end. It begins with a blank line, which ends an unfinished event (WHATWG
+    HTML section 9.2.6)."""
     return f"\n\nevent: session-ended\ndata: {reason}\n\n".encode()
