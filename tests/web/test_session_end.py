@@ -88,7 +88,7 @@ class Host:
         """Ends its own session, and then has a lot to say."""
         session = current_session(request)
         assert session is not None
-        service = SessionService(request.scope["gatekeeper.runtime"], request)
+        service = SessionService(request.scope["gatekeeper.engine"], request)
         assert await service.delete_session(session.session_id, session.user)
         return StreamingResponse(self._parts(b"bye ", 100))
 
