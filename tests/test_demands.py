@@ -89,8 +89,9 @@ def page() -> str:
     lines = [
         "# Demands",
         "",
-        "The demands of the five session APIs, and the test that shows each. Written by",
-        "`python -m tests.test_demands`. The dialects themselves are described in [dialects.md](dialects.md).",
+        "The demands of the five session APIs, and the tests that show each. The five documents that asked for them",
+        "are called seed A to seed E in code and tests. [dialects.md](dialects.md) describes the dialects.",
+        "`python -m tests.test_demands` writes this page.",
         "",
         f"{len(_demands()) - len(REST)} of {len(_demands())} demands are shown by a test.",
     ]
