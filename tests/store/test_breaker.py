@@ -1,4 +1,4 @@
-"""The circuit breaker: which faults open it, how it closes, and what it says of that. R2, R8, R18 of the faults."""
+"""The circuit breaker: the faults that open it, the probes that close it, and its log lines (R2, R8, R18)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gatekeeper.store.errors import kind_of_reply
 
 
 class Clock:
-    """No two looks at it tell the same."""
+    """A clock that moves on a little at every reading."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -25,15 +25,15 @@ class Clock:
 
 
 class Store:
-    """A store that is down until told otherwise, and counts who asks."""
+    """A store that is down until `up` is set, and counts its probes."""
 
     def __init__(self) -> None:
         self.breaker: Breaker | None = None
         self.up = False
-        self.asked = self.at_once = self.most_at_once = 0
+        self.probes = self.at_once = self.most_at_once = 0
 
     async def probe(self) -> None:
-        self.asked += 1
+        self.probes += 1
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         await asyncio.sleep(0)
@@ -74,7 +74,7 @@ def fail(breaker: Breaker, kind: str, *, began_at: float | None = None) -> None:
     breaker.failed(StoreUnavailable(f"session store failed: {kind}", kind=kind), began_at=began_at)
 
 
-async def test_it_opens_at_once_where_the_store_says_that_it_is_unfit(store: Store) -> None:
+async def test_a_fault_that_the_store_reports_about_itself_opens_it_at_once(store: Store) -> None:
     for kind in STORE_WIDE_FAULTS:
         breaker = Breaker(store.probe)
         fail(breaker, kind)
@@ -84,8 +84,8 @@ async def test_it_opens_at_once_where_the_store_says_that_it_is_unfit(store: Sto
         await breaker.aclose()
 
 
-async def test_another_format_opens_even_one_that_opens_for_nothing_else(store: Store) -> None:
-    # Of a Cluster: what one node holds is true for all.
+async def test_another_format_opens_it_even_with_opens_false(store: Store) -> None:
+    # In a Cluster, the format of one node is that of all.
     for kind in STORE_WIDE_FAULTS:
         breaker = Breaker(store.probe, opens=False)
         fail(breaker, kind)
@@ -93,15 +93,15 @@ async def test_another_format_opens_even_one_that_opens_for_nothing_else(store: 
         await breaker.aclose()
 
 
-async def test_with_a_probe_first_no_call_is_made_before_its_answer(store: Store, clock: Clock) -> None:
+async def test_with_probe_first_no_call_is_made_before_a_probe_succeeds(store: Store, clock: Clock) -> None:
     breaker = store.breaker = Breaker(store.probe, probe_first=True, clock=clock)
-    for told in ("not probed yet", "connection", "denied"):
-        with pytest.raises(StoreUnavailable, match=told) as raised:
+    for expected in ("not probed yet", "connection", "denied"):
+        with pytest.raises(StoreUnavailable, match=expected) as raised:
             breaker.check()
         assert raised.value.kind == "open"
-        # An answer to something else is none.
+        # The success of an ordinary call does not count as a probe.
         breaker.succeeded()
-        fail(breaker, "connection" if told == "not probed yet" else "denied")
+        fail(breaker, "connection" if expected == "not probed yet" else "denied")
     store.up = True
     await store.probe()
     breaker.check()
@@ -132,7 +132,7 @@ async def test_a_connection_that_breaks_under_a_whole_batch_is_one_failure(break
 
 
 @pytest.mark.parametrize("kind", ["refused", "denied", "cluster_down"])
-async def test_what_concerns_one_call_opens_nothing(breaker: Breaker, kind: str) -> None:
+async def test_a_fault_of_one_call_does_not_open_it(breaker: Breaker, kind: str) -> None:
     for _ in range(1000):
         fail(breaker, kind)
     breaker.check()
@@ -140,20 +140,20 @@ async def test_what_concerns_one_call_opens_nothing(breaker: Breaker, kind: str)
 
 
 async def test_one_probe_at_a_time_closes_it_soon_after_the_store_is_back(breaker: Breaker, store: Store) -> None:
-    heard: list[bool] = []
-    breaker.add_listener(heard.append)
+    notified: list[bool] = []
+    breaker.add_listener(notified.append)
     fail(breaker, "loading")
-    # What was under way says nothing about now.
+    # A call that was in flight says nothing about now.
     breaker.succeeded()
     assert breaker.fault is not None
-    await until(lambda: store.asked >= 3)
+    await until(lambda: store.probes >= 3)
     store.up = True
     await until(lambda: breaker.fault is None)
     breaker.check()
-    assert (heard, store.most_at_once, breaker.failing_seconds) == ([False, True], 1, None)
-    asked = store.asked
+    assert (notified, store.most_at_once, breaker.failing_seconds) == ([False, True], 1, None)
+    probes = store.probes
     await asyncio.sleep(0.6)
-    assert store.asked == asked
+    assert store.probes == probes
 
 
 async def test_each_transition_is_one_line(breaker: Breaker, store: Store, caplog: pytest.LogCaptureFixture) -> None:
@@ -165,11 +165,11 @@ async def test_each_transition_is_one_line(breaker: Breaker, store: Store, caplo
             fail(breaker, kind)
         store.up = True
         await until(lambda: breaker.fault is None)
-    told = [record.getMessage().split(" ")[2] for record in caplog.records]
-    assert told == ["failed:", "works", "failed:", "works"]
+    events = [record.getMessage().split(" ")[2] for record in caplog.records]
+    assert events == ["failed:", "works", "failed:", "works"]
 
 
-async def test_after_its_end_it_says_and_does_nothing(breaker: Breaker, caplog: pytest.LogCaptureFixture) -> None:
+async def test_once_closed_down_it_ignores_failures(breaker: Breaker, caplog: pytest.LogCaptureFixture) -> None:
     await breaker.aclose()
     fail(breaker, "loading")
     breaker.check()
@@ -181,7 +181,7 @@ def test_how_long_it_has_failed_is_counted_from_the_first_call(breaker: Breaker,
     clock.now += 4
     fail(breaker, "timeout")
     assert breaker.failing_seconds == pytest.approx(4, abs=0.001)
-    # Answers beside failures end nothing, silence does.
+    # Successes among failures do not end an outage; ten seconds without a failure do.
     breaker.succeeded()
     clock.now += 9
     fail(breaker, "timeout")

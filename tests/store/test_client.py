@@ -1,4 +1,4 @@
-"""The hop to the store: batches, lost and swapped replies, and a store that is frozen, gone, or of another mind."""
+"""The client of the store: batches, lost and surplus replies, and a store that is frozen, down or refuses calls."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class CountingQueue(CommandQueue):
 
 
 class Counting(StoreClient):
-    """Notes the size of every batch, and how many calls were on their way at once."""
+    """Records the size of every batch, and the largest number of calls in flight."""
 
     def __init__(self, url: str, *, timeout_seconds: float = 5.0) -> None:
         self.batches: list[int] = []
@@ -97,10 +97,10 @@ async def failure(call: Awaitable[Any]) -> StoreUnavailable:
 # Batches
 
 
-async def test_calls_of_one_turn_of_the_loop_leave_in_portions(store_client: Counting) -> None:
+async def test_calls_of_one_turn_of_the_loop_leave_in_batches_of_eight(store_client: Counting) -> None:
     replies = await asyncio.gather(*(store_client.call(ECHO.command(KEY, [number])) for number in range(100)))
     assert replies == [[KEY[0], str(number).encode()] for number in range(100)]
-    # Together, and so that the store has something to do meanwhile.
+    # Not in one write: the store works on the first batches while the next ones are made.
     assert store_client.batches == [8] * 12 + [4]
 
 
@@ -111,7 +111,7 @@ async def test_a_call_alone_leaves_at_once(store_client: Counting) -> None:
 
 
 async def test_batches_are_bounded_and_so_is_their_number(store_client: Counting) -> None:
-    # P0-S14: thousands at once, and nobody is turned away
+    # P0-S14: thousands at once, and none is refused
     replies = await asyncio.gather(*(store_client.call(ECHO.command(KEY, [number])) for number in range(3_000)))
     assert [int(reply[1]) for reply in replies] == list(range(3_000))
     assert max(store_client.batches) == store_client.most_in_flight == MAX_IN_FLIGHT
@@ -120,12 +120,12 @@ async def test_batches_are_bounded_and_so_is_their_number(store_client: Counting
 
 @pytest.mark.slow
 async def test_more_calls_than_may_wait_are_turned_away_at_once(store_client: Counting) -> None:
-    # R4: a queue without bounds would only fail later, and take the process with it
-    answers = await asyncio.gather(
+    # R4: an unbounded queue would fail later, and take the process with it
+    outcomes = await asyncio.gather(
         *(store_client.call(ECHO.command(KEY, [number])) for number in range(MAX_IN_FLIGHT + MAX_WAITING + 100)),
         return_exceptions=True,
     )
-    assert [isinstance(answer, StoreUnavailable) for answer in answers].count(True) == 100
+    assert [isinstance(outcome, StoreUnavailable) for outcome in outcomes].count(True) == 100
     assert await store_client.call(ECHO.command(KEY, ["later"])) == [KEY[0], b"later"]
 
 
@@ -171,8 +171,8 @@ async def test_a_script_that_the_store_forgot_runs_all_the_same_and_once(
             assert await store_client.call(COUNT.command(KEY, [])) == expected
 
 
-async def test_a_store_that_forgets_all_the_time_is_no_error_to_anybody(store_client: Counting, store_url: str) -> None:
-    # R9: flushed as often as it answers, far more than each 10 ms
+async def test_a_store_that_forgets_scripts_all_the_time_fails_no_call(store_client: Counting, store_url: str) -> None:
+    # R9: flushed after every reply, far more often than every 10 ms
     done = threading.Event()
 
     def flush() -> None:
@@ -205,15 +205,15 @@ async def test_cancelling_half_of_500_callers_never_shifts_a_reply(store_url: st
             await asyncio.sleep(0.001 * round_number)
             for task in tasks[::2]:
                 task.cancel()
-            answers = await asyncio.gather(*tasks, return_exceptions=True)
-            for number, answer in enumerate(answers):
-                if number % 2 == 0 and isinstance(answer, asyncio.CancelledError):
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            for number, outcome in enumerate(outcomes):
+                if number % 2 == 0 and isinstance(outcome, asyncio.CancelledError):
                     continue
-                assert answer == [KEY[0], f"{round_number}-{number}".encode()]
+                assert outcome == [KEY[0], f"{round_number}-{number}".encode()]
         assert "[0 waiting, 0 in flight]" in repr(store_client)
 
 
-async def test_who_left_before_the_batch_did_is_not_sent(store_client: Counting) -> None:
+async def test_the_call_of_a_caller_that_has_left_is_not_sent(store_client: Counting) -> None:
     counted = await store_client.call(COUNT.command(KEY, []))
     store_client.batches.clear()
     tasks = [asyncio.create_task(store_client.call(COUNT.command(KEY, []))) for _ in range(10)]
@@ -221,12 +221,12 @@ async def test_who_left_before_the_batch_did_is_not_sent(store_client: Counting)
     for task in tasks[:9]:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    # Eight are a portion, which leaves at once. Of the two that wait, one has left.
+    # Eight are a batch, which is sent at once. Of the two that wait, one caller has left.
     assert store_client.batches == [8, 1]
     assert await tasks[9] == counted + 9
 
 
-async def test_whoever_still_waits_at_the_close_gets_an_error_and_nothing_runs_on(store_url: str) -> None:
+async def test_calls_that_wait_at_the_close_fail_and_are_not_sent(store_url: str) -> None:
     cut = Cut()
     async with relay(store_url, cut=cut) as url:
         store_client = Counting(url, timeout_seconds=60)
@@ -240,8 +240,8 @@ async def test_whoever_still_waits_at_the_close_gets_an_error_and_nothing_runs_o
         begun = time.monotonic()
         await store_client.aclose()
         assert time.monotonic() - begun < 5
-        answers = await asyncio.gather(*tasks, return_exceptions=True)
-        assert {type(answer) for answer in answers} == {StoreUnavailable}
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
         assert repr(store_client) == "<StoreClient [0 waiting, 0 in flight]>"
         assert sum(store_client.batches) == MAX_IN_FLIGHT
 
@@ -263,9 +263,9 @@ async def test_a_frozen_store_is_an_error_in_time_and_no_trouble_afterwards() ->
             os.kill(process.pid, signal.SIGSTOP)
             begun = time.monotonic()
             calls = [store_client.call(ECHO.command(KEY, [number])) for number in range(1_000)]
-            answers = await asyncio.gather(*calls, return_exceptions=True)
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
             assert time.monotonic() - begun < 0.4 + 2
-            assert {getattr(answer, "kind", answer) for answer in answers} == {"timeout"}
+            assert {getattr(outcome, "kind", outcome) for outcome in outcomes} == {"timeout"}
             assert (await failure(store_client.time())).kind == "timeout"
             os.kill(process.pid, signal.SIGCONT)
             begun = time.monotonic()
@@ -287,7 +287,7 @@ async def first_success(store_client: StoreClient) -> float:
 
 
 async def test_a_store_that_is_down_is_an_error_at_once() -> None:
-    # R1: no retries, whatever the time-out
+    # R1: no retries, whatever the timeout
     with tempfile.TemporaryDirectory() as folder:
         for url in (f"unix://{folder}/nowhere", "redis://127.0.0.1:1"):
             async with opened(url, timeout_seconds=60) as store_client:
@@ -321,7 +321,7 @@ async def test_a_store_that_comes_back_is_used_at_once_by_the_same_client() -> N
 
 
 async def test_a_restart_between_two_calls_is_not_seen() -> None:
-    # R1, R18: stale connections of the pool are noticed before they are used
+    # R1, R18: stale connections are noticed before they are used
     with store_of_its_own() as (url, _), redis.Redis.from_url(url) as client:
         async with opened(url) as store_client:
             for _ in range(5):
@@ -348,17 +348,17 @@ async def test_a_lost_reply_is_an_error_and_the_script_is_not_sent_again(store_u
 @pytest.mark.parametrize("garbage", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00\xff\r\n", b"*3\r\n:1\r\n", b""])
 async def test_a_peer_that_is_no_store_is_an_error(garbage: bytes) -> None:
     # R19
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def reply_with_garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(65_536)
         writer.write(garbage)
         writer.close()
 
-    async with listening(answer) as url, opened(url) as store_client:
+    async with listening(reply_with_garbage) as url, opened(url) as store_client:
         assert (await failure(store_client.call(ECHO.command(KEY, [])))).kind in {"protocol", "connection"}
 
 
 @pytest.mark.slow
-async def test_what_a_store_refuses_has_a_kind_and_no_secret() -> None:
+async def test_the_error_of_a_refused_call_has_a_kind_and_no_secret() -> None:
     # R5, R7, R8; rule 8.3: gatekeeper_store_errors_total{kind}
     with store_of_its_own() as (url, _), redis.Redis.from_url(url) as client:
         async with opened(url, timeout_seconds=1) as store_client:
@@ -383,7 +383,7 @@ async def test_what_a_store_refuses_has_a_kind_and_no_secret() -> None:
             await call()
 
 
-async def test_what_may_pass_is_waited_for_and_has_had_no_effect_before() -> None:
+async def test_a_call_that_is_refused_temporarily_is_sent_again_and_runs_once() -> None:
     # R7, R8: READONLY, MASTERDOWN
     with store_of_its_own() as (url, _), redis.Redis.from_url(url) as client:
         async with opened(url, timeout_seconds=10) as store_client:
@@ -398,7 +398,7 @@ async def test_what_may_pass_is_waited_for_and_has_had_no_effect_before() -> Non
 
 
 async def test_no_more_than_ten_connections_a_second_are_tried() -> None:
-    # R8, R21: whatever calls come
+    # R8, R21: however many calls are made
     tried = 0
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -425,22 +425,22 @@ async def test_a_full_store_is_used_again_once_there_is_room() -> None:
 
 
 @pytest.mark.parametrize("surplus", [b">2\r\n$10\r\ninvalidate\r\n$1\r\nx\r\n", b"\x00\r\n"])
-async def test_what_is_no_reply_ends_the_connection_and_shifts_no_other(surplus: bytes) -> None:
-    # R19, P0-S15: from then on every reply would be in doubt
+async def test_bytes_that_are_no_reply_close_the_connection_and_shift_no_reply(surplus: bytes) -> None:
+    # R19, P0-S15: after it no reply can be matched to a call with certainty
     cut = Cut()
     with store_of_its_own() as (url, _):
         async with relay(url, cut=cut) as through, opened(through) as store_client:
             await store_client.call(ECHO.command(KEY, ["warm"]))
             cut.surplus = surplus
-            answers = await asyncio.gather(
+            outcomes = await asyncio.gather(
                 *(store_client.call(ECHO.command(KEY, [number])) for number in range(50)), return_exceptions=True
             )
-            assert {getattr(answer, "kind", answer) for answer in answers} == {"protocol"}
+            assert {getattr(outcome, "kind", outcome) for outcome in outcomes} == {"protocol"}
             assert await store_client.call(ECHO.command(KEY, ["later"])) == [KEY[0], b"later"]
 
 
 @pytest.mark.parametrize("surplus", [b":1\r\n", b"*2\r\n$3\r\nxyz\r\n$1\r\nx\r\n"])
-async def test_a_reply_too_many_is_told_by_its_key_and_ends_the_connection(surplus: bytes) -> None:
+async def test_a_surplus_reply_is_recognised_by_its_key_and_closes_the_connection(surplus: bytes) -> None:
     # R19, P0-S15
     cut = Cut()
     with store_of_its_own() as (url, _):
@@ -449,34 +449,34 @@ async def test_a_reply_too_many_is_told_by_its_key_and_ends_the_connection(surpl
             users = [str(number) for number in range(50)]
             await runner.run(ECHO, "warm", str, "x")
             cut.surplus = surplus
-            answers = await asyncio.gather(
+            outcomes = await asyncio.gather(
                 *(runner.run(ECHO, user, str, user) for user in users), return_exceptions=True
             )
-            assert {getattr(answer, "kind", answer) for answer in answers} == {"protocol"}
+            assert {getattr(outcome, "kind", outcome) for outcome in outcomes} == {"protocol"}
             later = await asyncio.gather(*(runner.run(ECHO, user, lambda reply: reply[1], user) for user in users))
             assert later == [user.encode() for user in users]
 
 
 class RecordingBreaker(Breaker):
-    """Records what the client reports; it opens only where a test says so."""
+    """Records what the client reports. It refuses calls only once a test sets `refuses`."""
 
     def __init__(self) -> None:
         super().__init__(partial(asyncio.sleep, 0))
-        self.asked = 0
-        self.heard: list[str] = []
+        self.checks = 0
+        self.reports: list[str] = []
         self.began_at = 0.0
-        self.closed = False
+        self.refuses = False
 
     def check(self) -> None:
-        self.asked += 1
-        if self.closed:
+        self.checks += 1
+        if self.refuses:
             raise StoreUnavailable("closed", kind="connection")
 
     def succeeded(self, *, probing: bool = False) -> None:
-        self.heard.append("probed" if probing else "answered")
+        self.reports.append("probed" if probing else "succeeded")
 
     def failed(self, error: StoreUnavailable, *, began_at: float) -> None:
-        self.heard.append(error.kind)
+        self.reports.append(error.kind)
         self.began_at = began_at
 
 
@@ -486,19 +486,19 @@ async def test_the_breaker_is_asked_before_calls_and_told_after_them() -> None:
         store_client = StoreClient(url, timeout_seconds=2, breaker=breaker)
         assert await store_client.call(ECHO.command(KEY, ["x"])) == [KEY[0], b"x"]
         assert await store_client.call(command("GET", b"x")) is None
-        assert breaker.asked == 2
-        assert set(breaker.heard) == {"answered"}
-        breaker.closed = True
+        assert breaker.checks == 2
+        assert set(breaker.reports) == {"succeeded"}
+        breaker.refuses = True
         assert str(await failure(store_client.call(ECHO.command(KEY, ["x"])))) == "closed"
         assert str(await failure(store_client.time())) == "closed"
         assert await store_client.call(ECHO.command(KEY, ["x"]), is_probe=True) == [KEY[0], b"x"]
         store_client.probe_succeeded()
-        assert breaker.heard[-1] == "probed"
+        assert breaker.reports[-1] == "probed"
         process.kill()
         process.wait()
         before = asyncio.get_running_loop().time()
         await failure(store_client.call(ECHO.command(KEY, ["x"]), is_probe=True))
-        assert breaker.heard[-1] == "connection"
+        assert breaker.reports[-1] == "connection"
         assert before <= breaker.began_at <= asyncio.get_running_loop().time()
         await store_client.aclose()
 
@@ -519,14 +519,14 @@ async def test_a_wrong_password_is_an_error_that_does_not_show_it() -> None:
         client.execute_command("AUTH", "the-right-one")
 
 
-def test_a_fault_is_told_by_its_kind_alone() -> None:
+def test_an_error_text_holds_the_kind_alone() -> None:
     assert str(unavailable_from(TimeoutError("secret"))) == "session store failed: timeout (TimeoutError)"
     assert str(unavailable_from(OSError("secret"))) == "session store failed: connection (OSError)"
     assert str(unavailable_from(ReplyError("NOPERM secret"))) == "session store failed: denied (NOPERM)"
     assert unavailable_from(ValueError("secret")).kind == "protocol"
 
 
-# What is asked of the server itself
+# Questions about the server
 
 
 async def test_the_clock_is_the_store_s(store_client: Counting) -> None:
@@ -544,7 +544,7 @@ async def test_a_parameter_of_the_server_or_none(store_client: Counting, store_u
         client.execute_command("ACL", "DELUSER", "managed")
 
 
-async def test_its_status_line_tells_what_waits(store_client: Counting) -> None:
+async def test_its_status_line_counts_waiting_calls(store_client: Counting) -> None:
     assert repr(store_client) == "<StoreClient [0 waiting, 0 in flight]>"
     tasks = [asyncio.create_task(store_client.call(ECHO.command(KEY, [number]))) for number in range(3)]
     await asyncio.sleep(0)
@@ -552,7 +552,7 @@ async def test_its_status_line_tells_what_waits(store_client: Counting) -> None:
     await asyncio.gather(*tasks)
 
 
-async def test_redis_over_tcp_with_a_ca_is_asked_over_tls(tmp_path: Path) -> None:
+async def test_rediss_with_a_ca_file_uses_tls(tmp_path: Path) -> None:
     # REDIS_URL rediss://, STORE_CA_FILE
     openssl = need("openssl")
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
@@ -585,23 +585,23 @@ async def listening(
 
 
 class Cut:
-    """Once `after` is set, the next answer ends, with its connection, after so many bytes; `delay` holds all up."""
+    """Faults of a relay: it cuts the next reply, and the connection, after `after` bytes, and adds `delay` seconds."""
 
     after: int | None = None
     delay = 0.0
-    # Once set, stands before the next answer.
+    # Bytes that are sent before the next reply.
     surplus = b""
 
 
 @asynccontextmanager
 async def relay(store_url: str, *, delay: float = 0.0, cut: Cut | None = None) -> AsyncIterator[str]:
-    """A way to the store that is slow, or that can be cut."""
+    """A TCP relay to the store that is slow, or breaks on command."""
     tasks: set[asyncio.Task[None]] = set()
 
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool) -> None:
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, to_client: bool) -> None:
         try:
             while data := await reader.read(65_536):
-                if answers:
+                if to_client:
                     await asyncio.sleep(delay + (cut.delay if cut is not None else 0.0))
                     if cut is not None and cut.after is not None:
                         writer.write(data[: cut.after])
@@ -619,8 +619,8 @@ async def relay(store_url: str, *, delay: float = 0.0, cut: Cut | None = None) -
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         from_store, to_store = await asyncio.open_unix_connection(store_url.removeprefix("unix://"))
         for task in (
-            asyncio.create_task(pump(reader, to_store, answers=False)),
-            asyncio.create_task(pump(from_store, writer, answers=True)),
+            asyncio.create_task(pump(reader, to_store, to_client=False)),
+            asyncio.create_task(pump(from_store, writer, to_client=True)),
         ):
             tasks.add(task)
 
@@ -633,7 +633,7 @@ async def relay(store_url: str, *, delay: float = 0.0, cut: Cut | None = None) -
 
 @asynccontextmanager
 async def tls_store(key: Path, certificate: Path) -> AsyncIterator[int]:
-    """TLS before a store: a relay, as neither server here is built with TLS for certain."""
+    """A relay that adds TLS to a store, since the servers may have been built without it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     with store_of_its_own() as (url, _):

@@ -1,4 +1,4 @@
-"""The Valkey of the default set-up: private, shared, durable, and there again when it was killed."""
+"""The embedded Valkey: private, shared, durable, and restarted when it was killed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gatekeeper.store.embedded import EmbeddedStoreFailed, EmbeddedValkey, serve
 
 _PATIENCE_SECONDS = 20.0
 
-# A process that uses the store until its standard input ends; it says so by a line.
+# A process that prints a line once it uses the store, and uses it until its standard input ends.
 _USER = """
 import sys
 from pathlib import Path
@@ -38,7 +38,7 @@ store.stop()
 def eventually(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.01)
 
 
@@ -47,7 +47,7 @@ def server_pid(data_dir: Path) -> int:
 
 
 def is_process(pid: int) -> bool:
-    """Alive, and not only waiting to be reaped."""
+    """Tell whether a process is alive; a zombie is not."""
     try:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
@@ -55,7 +55,7 @@ def is_process(pid: int) -> bool:
 
 
 def ask(store: EmbeddedValkey, *command: str) -> Any:
-    """The server's answer, once it has loaded its file: a start does not wait for that."""
+    """Send a command once the server has loaded its file, for which `start` does not wait."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     with redis.Redis.from_url(store.url, decode_responses=True) as client:
         while True:
@@ -82,13 +82,13 @@ def leave(process: subprocess.Popen[bytes]) -> None:
 
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Iterator[Path]:
-    """A folder that no server outlives."""
+    """A folder whose server is killed after the test."""
     folder = tmp_path / "data"
     yield folder
     for pidfile in tmp_path.rglob("valkey.pid"):
         with suppress(OSError, ValueError):
             pid = int(pidfile.read_text())
-            # Never a process that only has the number of one that was ours
+            # Never another process that has got the pid of our server
             if Path(f"/proc/{pid}/cwd").readlink() == pidfile.parent:
                 os.kill(pid, signal.SIGKILL)
 
@@ -243,7 +243,7 @@ async def test_a_killed_server_is_started_again_within_a_second(store: EmbeddedV
     await asyncio.gather(watching, return_exceptions=True)
 
 
-async def test_somebody_elses_server_is_started_again_too(store: EmbeddedValkey, data_dir: Path) -> None:
+async def test_a_server_that_another_process_started_is_restarted_too(store: EmbeddedValkey, data_dir: Path) -> None:
     user = user_process(data_dir)
     store.start()
     watching = asyncio.create_task(store.watch())
@@ -263,7 +263,7 @@ async def test_somebody_elses_server_is_started_again_too(store: EmbeddedValkey,
 async def test_a_frozen_server_is_not_joined_by_a_second_one_on_the_same_data(
     store: EmbeddedValkey, data_dir: Path
 ) -> None:
-    # R2: two that append to one file would ruin it. And a watch on it holds up nobody else in the loop.
+    # R2: two servers that append to one file would corrupt it. The watch must not block the event loop either.
     user = user_process(data_dir)
     pid = server_pid(data_dir)
     os.kill(pid, signal.SIGSTOP)
@@ -348,7 +348,7 @@ def test_a_long_data_dir_works_with_a_private_socket_elsewhere(tmp_path: Path, d
     store.socket_path.parent.rmdir()
 
 
-def test_a_private_folder_that_somebody_else_prepared_is_not_used(tmp_path: Path, data_dir: Path) -> None:
+def test_a_private_folder_of_another_user_is_not_used(tmp_path: Path, data_dir: Path) -> None:
     store = EmbeddedValkey(data_dir.parent / ("d" * 100) / ("e" * 100))
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -356,7 +356,7 @@ def test_a_private_folder_that_somebody_else_prepared_is_not_used(tmp_path: Path
     try:
         os.lchown(store.socket_path.parent, 65_534, 65_534)
     except PermissionError:
-        pytest.skip("only root can stand in for somebody else")
+        pytest.skip("only root can create a folder of another user")
     try:
         with pytest.raises(EmbeddedStoreFailed, match="belongs to another user"):
             store.start()

@@ -1,5 +1,4 @@
-"""A store that has lost its data, as Gatekeepers that run notice it, and one whose format is another one. R15, R16, K12
-of the faults; rule 4.9."""
+"""Data loss, as running Gatekeepers notice it, and stores with another format (R15, R16, K12; rule 4.9)."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ CLIENT = Client(ip_address="192.0.2.1", user_agent="")
 
 
 class Gatekeeper:
-    """What one process has of the store."""
+    """The store as one process sees it."""
 
     def __init__(self, url: str) -> None:
         self.store_client = StoreClient(url, timeout_seconds=5)
@@ -74,7 +73,7 @@ async def test_the_clock_is_the_stores(store_url: str) -> None:
         assert abs(await one.epoch.beat() - time.time()) < 5
 
 
-async def test_who_asks_at_once_gets_one_answer(store_url: str) -> None:
+async def test_callers_at_the_same_time_share_one_heartbeat(store_url: str) -> None:
     async with gatekeepers(store_url, 1) as (one,):
         assert len(set(await asyncio.gather(*(one.epoch.beat() for _ in range(50))))) == 1
         with redis.Redis.from_url(store_url) as client:
@@ -90,7 +89,7 @@ async def test_no_token_of_before_a_loss_opens_a_session(store_url: str, caplog:
         assert [await one.word(each) for each in before] == ["opened", "opened"]
         with redis.Redis.from_url(store_url) as client:
             client.flushall()
-        # Nobody has looked since: the script itself sees it.
+        # No heartbeat since: the script of the check itself notices.
         assert [await one.word(each) for each in before] == ["unknown", "unknown"]
         assert [await two.word(each) for each in before] == ["unknown", "unknown"]
         assert one.epoch.adopt_not_before == two.epoch.adopt_not_before > 0
@@ -99,7 +98,7 @@ async def test_no_token_of_before_a_loss_opens_a_session(store_url: str, caplog:
     assert [record.getMessage().split(";")[0] for record in caplog.records] == ["session store lost data: it is empty"]
 
 
-async def test_one_notices_and_all_agree(store_url: str) -> None:
+async def test_one_process_notices_a_loss_and_all_agree(store_url: str) -> None:
     async with gatekeepers(store_url, 5) as all_of_them:
         for each in all_of_them:
             await each.epoch.beat()
@@ -110,7 +109,7 @@ async def test_one_notices_and_all_agree(store_url: str) -> None:
             await asyncio.gather(*(each.epoch.beat() for each in all_of_them))
             (instant,) = {each.epoch.adopt_not_before for each in all_of_them}
             assert instant > known
-            # And that is all: nobody notices it twice.
+            # No process notices the same loss twice.
             await asyncio.gather(*(each.epoch.beat() for each in all_of_them))
             assert {each.epoch.adopt_not_before for each in all_of_them} == {instant}
 
@@ -148,7 +147,7 @@ async def test_another_store_is_noticed(store_url: str, caplog: pytest.LogCaptur
         with redis.Redis.from_url(store_url) as client:
             client.delete("gk:epoch")
             await other.epoch.beat()
-        # Whoever knows which one, each notices once.
+        # Whichever epoch a process knows, it notices once.
         for _ in range(5):
             await one.epoch.beat()
             await other.epoch.beat()
@@ -157,7 +156,7 @@ async def test_another_store_is_noticed(store_url: str, caplog: pytest.LogCaptur
     assert "another store" in record.getMessage()
 
 
-async def test_what_is_known_never_goes_back(store_url: str) -> None:
+async def test_adopt_not_before_never_goes_back(store_url: str) -> None:
     async with gatekeepers(store_url, 1) as (one,):
         await one.epoch.beat()
         with redis.Redis.from_url(store_url) as client:
@@ -169,8 +168,8 @@ async def test_what_is_known_never_goes_back(store_url: str) -> None:
         assert one.epoch.adopt_not_before == noticed
 
 
-async def test_what_is_known_is_told_to_a_store_that_does_not(store_url: str) -> None:
-    # Of a Cluster, what one primary has lost is known to all of them.
+async def test_adopt_not_before_is_written_to_a_store_without_it(store_url: str) -> None:
+    # In a Cluster, the loss of one primary is written to all.
     async with gatekeepers(store_url, 2) as (one, later):
         one.epoch.adopt_not_before = 123
         await one.epoch.beat()
@@ -206,7 +205,7 @@ async def test_the_format_is_written_where_there_is_none(store_url: str) -> None
             assert client.hgetall("gk:epoch") == stored
 
 
-async def test_no_call_is_made_before_the_store_was_met(store_url: str) -> None:
+async def test_no_call_is_made_before_the_first_heartbeat(store_url: str) -> None:
     async with gatekeepers(store_url, 1) as (one,):
         one.store_client.breaker = breaker = Breaker(one.epoch.beat, probe_first=True)
         with redis.Redis.from_url(store_url) as client:
@@ -217,7 +216,7 @@ async def test_no_call_is_made_before_the_store_was_met(store_url: str) -> None:
                 assert raised.value.kind == kind
             assert client.keys() == [b"gk:epoch"]
             client.hset("gk:epoch", "schema", SCHEMA)
-            # The breaker asks by itself.
+            # The breaker sends its own probes.
             async with asyncio.timeout(10):
                 while breaker.fault is not None:  # noqa: ASYNC110 - what is waited for has no event
                     await asyncio.sleep(0.01)

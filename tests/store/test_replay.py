@@ -1,10 +1,11 @@
-"""One-time tokens: the second of two is always told so, whoever asks (T29, OpenID Connect Back-Channel Logout 2.6)."""
+"""One-time tokens: of several uses, in whatever process, one is the first (T29; OpenID Connect Back-Channel Logout 1.0
+section 2.6)."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -28,12 +29,6 @@ def guard(store_client: StoreClient) -> ReplayGuard:
     return ReplayGuard(store_client, key_prefix="gk:", kind="logout", leeway_seconds=10)
 
 
-@pytest.fixture
-def hand(store_url: str) -> Iterator[Hand]:
-    with Hand(store_url) as made:
-        yield made
-
-
 def later() -> float:
     return time.time() + HOUR
 
@@ -44,13 +39,15 @@ async def test_an_id_is_new_once(guard: ReplayGuard) -> None:
     assert await guard.record_use("b", expires_at=later())
 
 
-async def test_of_fifty_at_once_one_is_the_first(store_url: str, guard: ReplayGuard, store_client: StoreClient) -> None:
+async def test_of_fifty_uses_at_once_one_is_the_first(
+    store_url: str, guard: ReplayGuard, store_client: StoreClient
+) -> None:
     other_client = StoreClient(store_url, timeout_seconds=5)
     other = ReplayGuard(other_client, key_prefix="gk:", kind="logout", leeway_seconds=10)
-    answers = await asyncio.gather(
+    outcomes = await asyncio.gather(
         *((guard, other)[number % 2].record_use("a", expires_at=later()) for number in range(50))
     )
-    assert answers.count(True) == 1
+    assert outcomes.count(True) == 1
     await other_client.aclose()
 
 
@@ -61,7 +58,7 @@ async def test_an_id_is_remembered_until_its_token_has_expired_and_the_leeway_af
     await guard.record_use("a", expires_at=until)
     [key] = hand.names()
     assert 0 < hand.leaves_at(key.decode()) - (until + 10) <= 1.5
-    # A second use makes it no longer, and no shorter.
+    # A second use changes nothing.
     leaves_at = hand.leaves_at(key.decode())
     for instant in (until + HOUR, until - HOUR, 0.0):
         assert not await guard.record_use("a", expires_at=instant)
@@ -69,10 +66,10 @@ async def test_an_id_is_remembered_until_its_token_has_expired_and_the_leeway_af
 
 
 @pytest.mark.parametrize("until", [0.0, -1e9, 1.0])
-async def test_an_id_of_a_token_that_is_over_is_remembered_for_a_moment(
+async def test_an_id_of_an_expired_token_is_remembered_for_a_moment(
     guard: ReplayGuard, hand: Hand, until: float
 ) -> None:
-    # As it is in its leeway: whoever asks has verified it
+    # The token is within its leeway, which the caller has verified.
     assert await guard.record_use("a", expires_at=until)
     assert not await guard.record_use("a", expires_at=until)
     [key] = hand.names()
@@ -80,23 +77,23 @@ async def test_an_id_of_a_token_that_is_over_is_remembered_for_a_moment(
 
 
 async def test_an_id_of_a_token_that_lives_for_ever_can_be_remembered(guard: ReplayGuard, hand: Hand) -> None:
-    # Year 9999, and beyond what the store can count
+    # Year 9999, and later than the store can count
     for number, until in enumerate((253_402_300_799.0, 1e15)):
         assert await guard.record_use(f"{number}", expires_at=until)
         assert not await guard.record_use(f"{number}", expires_at=until)
     assert len(hand.names()) == 2
 
 
-async def test_what_has_happened_is_known(guard: ReplayGuard) -> None:
+async def test_a_recorded_use_is_known(guard: ReplayGuard) -> None:
     assert not await guard.is_used("a")
-    assert not await guard.is_used("a"), "to ask is not to happen"
+    assert not await guard.is_used("a"), "a question is not a use"
     await guard.record_use("a", expires_at=later())
     assert await guard.is_used("a")
     assert not await guard.is_used("b")
 
 
 @pytest.mark.parametrize("reply", [None, b"1", b"OK", [1], 2, -1, "1"])
-async def test_whether_it_has_happened_is_never_guessed(reply: Any) -> None:
+async def test_an_unexpected_reply_to_is_used_is_a_fault(reply: Any) -> None:
     # Rule 4.8
     class Odd(StoreClient):
         async def call(self, command: Command, *, is_probe: bool = False) -> Any:
@@ -122,8 +119,8 @@ async def test_no_id_is_a_part_of_a_key(guard: ReplayGuard, hand: Hand) -> None:
 
 
 @pytest.mark.parametrize("reply", [7, b"QUEUED", [b"74"], [], False, b""])
-async def test_an_answer_that_says_neither_is_a_fault(reply: Any) -> None:
-    # R19, C07: a token whose first use is in doubt must not pass for new
+async def test_an_unexpected_reply_to_record_use_is_a_fault(reply: Any) -> None:
+    # R19, C07: a token whose first use is in doubt must not count as new
     class Odd(StoreClient):
         async def call(self, command: Command, *, is_probe: bool = False) -> Any:
             return reply
@@ -133,7 +130,7 @@ async def test_an_answer_that_says_neither_is_a_fault(reply: Any) -> None:
         await ReplayGuard(odd, key_prefix="gk:", kind="logout", leeway_seconds=10).record_use("a", expires_at=later())
 
 
-async def test_a_store_that_is_not_there_is_no_first_time() -> None:
+async def test_without_a_store_no_use_is_the_first() -> None:
     # Rule 4.8
     store_client = StoreClient("unix:///nowhere", timeout_seconds=1)
     guard = ReplayGuard(store_client, key_prefix="gk:", kind="logout", leeway_seconds=10)

@@ -1,14 +1,15 @@
--- epoch: a Gatekeeper that runs looks whether the store still has its data. It stands alone, without the law.
---   KEYS[1] epoch  hash  id                a random name of the data as they are now
---                        beats             how often a Gatekeeper has looked: an older copy of the data has fewer
+-- epoch: one heartbeat of a running Gatekeeper, to find out whether the store still has its data. Used without
+-- common.lua.
+--   KEYS[1] epoch  hash  id                a random name for the present data
+--                        beats             the number of heartbeats: an older copy of the data has fewer
 --                        adopt_not_before  microseconds; a token issued until then opens no session
---                        after             the epoch whose loss was noticed last, '' where nobody knew of any
---                        schema            the number of the format in which sessions are written
--- ARGV: the epoch that the caller knows, or '' at its start; the beats that it knows; a random name for a new epoch; the
--- `adopt_not_before` that it knows; its schema
--- Answers {KEYS[1], epoch, beats, adopt_not_before, 'same' | 'missing' | 'older' | 'another', now}, or the error SCHEMA:
--- then nothing was written.
--- One Gatekeeper is the first to notice a loss; `after` tells the others that this has been done.
+--                        after             the epoch that was lost last, '' if none was known
+--                        schema            the number of the format in which sessions are stored
+-- ARGV: the epoch that the caller knows, '' at its start; the heartbeats that it knows; a random name for a new epoch;
+-- the `adopt_not_before` that it knows; its schema
+-- Returns {KEYS[1], epoch, beats, adopt_not_before, 'same' | 'missing' | 'older' | 'another', now}, or the error SCHEMA
+-- without having written anything.
+-- One Gatekeeper is the first to notice a loss; by `after` the others see that the loss has been noticed.
 
 local known, known_beats, fresh = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local schema = ARGV[5]
@@ -34,7 +35,7 @@ elseif id == known and beats < known_beats then
 end
 if found ~= 'same' then
   if known ~= '' then adopt_not_before = math.max(adopt_not_before, now) end
-  -- Another one keeps its name: who knows it already has nothing to notice.
+  -- Another epoch keeps its name, so that a Gatekeeper that knows it notices no loss.
   if found ~= 'another' then id, beats = fresh, math.max(beats, known_beats) end
   after = known
 end

@@ -1,6 +1,6 @@
--- rate: one step of the generic cell rate algorithm (ITU-T I.371), for KEYS[1].
--- ARGV: microseconds between two calls, microseconds' worth of calls that may come at once
--- Answers {KEYS[1], 0}, or how many microseconds to wait; a call that has to wait uses nothing up.
+-- rate: one step of the generic cell rate algorithm (ITU-T I.371) for the caller of KEYS[1].
+-- ARGV: microseconds between two calls; the length of a burst, in microseconds
+-- Returns {KEYS[1], 0} for a call within the limit, else {KEYS[1], microseconds to wait}; such a call is not counted.
 
 local interval, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
 local clock = redis.call('TIME')
