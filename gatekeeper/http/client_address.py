@@ -1,8 +1,9 @@
-"""Whose address is it? The one function that decides it, for sessions, limits and the access line. Pure.
+"""The client's address, for sessions, limits and the access log. Pure.
 
-`X-Forwarded-For` is the only source: every hop appends the address it was called from, so, read from the right, each
-entry is as good as the hop that wrote it. Reading stops at the first hop that is not trusted; what stands left of it
-is the client's own invention. `Forwarded` and `X-Real-IP` are never read.
+One function decides it: `TrustedProxies.client`. Its only source is `X-Forwarded-For`, to which every proxy appends the
+address that it was called from. Read from the right, each entry is as reliable as the proxy that wrote it; reading
+stops at the first one that is not trusted, for the client itself can have written all entries left of it. `Forwarded`
+and `X-Real-IP` are never read.
 """
 
 from __future__ import annotations
@@ -19,22 +20,22 @@ Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 UNIX_PEER: Final = "unix:"
-"""What stands for the address of a peer on a Unix socket, as in nginx; as a network it trusts such peers."""
+"""The address of a peer on a Unix socket, as in nginx. As a network it trusts such peers."""
 
-# Chains of real proxies have two to five hops; a longer list is noise or an attack on the parser.
+# Real chains of proxies have two to five hops.
 _MAX_HOPS = 32
 
-# Longer than any address with zone and port is nothing that a cache should keep.
-_LONGEST = 80
+# No address with zone and port is longer; longer text is not cached.
+_MAX_CHARS = 80
 
 _WITH_PORT = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<v4>[0-9.]+))(?::[0-9]{1,5})?")
 
 
 class TrustedProxies:
-    """The networks whose forwarding headers are believed. Without any, nobody's are, loopback's neither.
+    """The networks whose forwarding headers are believed. Without any, no peer's are, loopback included.
 
-    `networks` are `ipaddress` networks, their text (`10.0.0.0/8`, `::1`), or `unix:` for peers on a Unix socket.
-    Raises ValueError for anything else, host bits included.
+    `networks` are `ipaddress` networks, their text (`10.0.0.0/8`, `::1`), or `unix:` for peers on a Unix socket. Raises
+    ValueError for anything else, and for a network with host bits set.
     """
 
     def __init__(self, networks: Iterable[str | Network]) -> None:
@@ -48,8 +49,8 @@ class TrustedProxies:
         return f"<TrustedProxies {[*map(str, self._networks), *[UNIX_PEER] * self._unix]}>"
 
     def trusts(self, peer: str | None) -> bool:
-        """Whether forwarding headers from this peer are believed. None is a peer on a Unix socket, which is trusted
-        only where `unix:` is among the networks."""
+        """Tell whether forwarding headers from this peer are believed. None stands for a peer on a Unix socket, which
+        is trusted only if `unix:` is among the networks."""
         if not self._networks:
             return self._unix and peer is None
         if peer is None:
@@ -58,23 +59,25 @@ class TrustedProxies:
         return address is not None and self._contains(address)
 
     def can_tell_clients_apart(self, peer: str | None) -> bool:
-        """Whether the client's address is one client's. Not where a private, loopback or Unix-socket peer speaks and no
-        proxy is trusted: that is a proxy nobody told us of, and everybody behind it would be one address."""
+        """Tell whether the address belongs to one client. It does not if the peer is private, loopback or on a Unix
+        socket while no proxy is trusted: such a peer is a proxy that the settings do not name, and all its clients
+        would share its address."""
         if self._networks or self._unix:
             return True
         address = None if peer is None else _parsed(peer)
         return address is not None and not address.is_private
 
     def address_of(self, client: str, peer: str | None) -> str | None:
-        """The client's address, None where clients cannot be told apart by it."""
+        """Return the client's address, None if it is not that of one client."""
         return client if self.can_tell_clients_apart(peer) else None
 
     def client(self, peer: str | None, headers: Headers) -> str:
-        """The client's address: the peer's, or behind trusted peers the right-most untrusted one of
-        `X-Forwarded-For`, all its lines joined in order.
+        """Return the client's address: the peer's, or behind trusted peers the right-most untrusted one of
+        `X-Forwarded-For`, whose lines are joined in order.
 
-        If every hop is trusted, the left-most. An entry that is no address ends the reading at the hop that sent it.
-        IPv4-mapped IPv6 becomes IPv4, ports, brackets and zone ids go. A peer on a Unix socket is `unix:`.
+        If every hop is trusted, it is the left-most. An entry that is not an address ends the reading at the hop that
+        sent it. IPv4-mapped IPv6 becomes IPv4; ports, brackets and zone ids are removed. A peer on a Unix socket is
+        `unix:`.
         """
         client = UNIX_PEER if peer is None else canonical(peer)
         if not self.trusts(peer):
@@ -99,34 +102,34 @@ def _hops_from_the_right(headers: Headers) -> list[str]:
 
 
 def canonical(peer: str) -> str:
-    """The address of a socket's other end as it is written everywhere: IPv4-mapped as IPv4, without zone. What is no
-    address stays as it is (test clients invent such names)."""
-    return _canonical_short(peer) if len(peer) <= _LONGEST else peer
+    """Return a peer's address in the spelling that is used everywhere: IPv4-mapped as IPv4, without zone. Text that is
+    not an address is returned as it is (test clients invent such names)."""
+    return _canonical_cached(peer) if len(peer) <= _MAX_CHARS else peer
 
 
 @lru_cache(maxsize=4096)
-def _canonical_short(peer: str) -> str:
-    address = _parsed_short(peer)
+def _canonical_cached(peer: str) -> str:
+    address = _parsed_cached(peer)
     return peer if address is None else str(address)
 
 
 def _parsed(text: str) -> Address | None:
-    return _parsed_short(text) if len(text) <= _LONGEST else None
+    return _parsed_cached(text) if len(text) <= _MAX_CHARS else None
 
 
 @lru_cache(maxsize=4096)
-def _parsed_short(text: str) -> Address | None:
-    """The address in `1.2.3.4`, `1.2.3.4:80`, `::1`, `[::1]`, `[::1]:80`; None for anything else.
+def _parsed_cached(text: str) -> Address | None:
+    """Return the address in `1.2.3.4`, `1.2.3.4:80`, `::1`, `[::1]` or `[::1]:80`; None for anything else.
 
-    Azure's and IIS's gateways write ports. Short and hexadecimal forms (`127.1`, `0x7f.1`) and leading zeros are no
-    addresses here, for parsers disagree about them.
+    Gateways of Azure and IIS write ports. Short and hexadecimal forms (`127.1`, `0x7f.1`) and leading zeros are not
+    accepted, because parsers disagree about them.
     """
     if match := _WITH_PORT.fullmatch(text):
         text = match["v6"] or match["v4"]
         if match["v6"] and ":" not in text:
             return None
     if ":" in text:
-        # A zone id names an interface of the host that wrote it and says nothing about who it is.
+        # A zone id names an interface of the host that wrote it; it is not part of the address.
         text = text.partition("%")[0]
     try:
         address = ipaddress.ip_address(text)

@@ -1,8 +1,8 @@
-"""Which header fields cross the proxy, in both directions. Pure.
+"""The header fields that pass through the proxy, in both directions. Pure.
 
-Hop-by-hop fields stop here (RFC 9110 section 7.6.1), and so does what `Connection` names, with one law above it: what
-Gatekeeper says itself, and what the framing or the meaning of a message hangs on, cannot be named away
-(GHSA-w9mr-28mw-j8hg, CVE-2024-45410, CVE-2022-31813).
+Hop-by-hop fields stop here (RFC 9110 section 7.6.1), and so do the fields that `Connection` names, with one exception:
+fields that Gatekeeper sets, and fields that decide the framing or the meaning of a message, cannot be removed by naming
+them (GHSA-w9mr-28mw-j8hg, CVE-2024-45410, CVE-2022-31813).
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ _HOP_BY_HOP: Final = frozenset(
     }
 )
 
-_NOT_ANSWERED: Final = _HOP_BY_HOP | {REQUEST_ID}
+_NOT_IN_RESPONSES: Final = _HOP_BY_HOP | {REQUEST_ID}
 
 _FORWARDED_PREFIX: Final = b"x-forwarded-"
 _FORWARDED_FOR: Final = b"x-forwarded-for"
 _REAL_IP: Final = b"x-real-ip"
 _FORWARDING: Final = (_FORWARDED_FOR, _REAL_IP, b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port")
-_NAMING_NOTHING: Final[tuple[list[bytes], ...]] = ([], [b"keep-alive"])
+_USUAL_CONNECTION: Final[tuple[list[bytes], ...]] = ([], [b"keep-alive"])
 
-_REMEMBERED_NAMES: Final = 1024
-_REMEMBERED_NAME_BYTES: Final = 64
+_MAX_CACHED_NAMES: Final = 1024
+_MAX_CACHED_NAME_BYTES: Final = 64
 
-# RFC 9110 forbids `Connection` to name what is meant for every recipient; a filter in between has to enforce it.
+# RFC 9110 section 7.6.1 forbids `Connection` to name fields for all recipients; an intermediary has to enforce that.
 _NEVER_NAMED_AWAY: Final = frozenset(
     {
         b"authorization",
@@ -69,7 +69,7 @@ _NEVER_NAMED_AWAY: Final = frozenset(
     }
 )
 
-# CGI would read `Content_Length` as `Content-Length`: of these no second spelling passes.
+# CGI reads `Content_Length` as `Content-Length` (RFC 3875 section 4.1.18): no other spelling of these passes.
 _ONE_SPELLING: Final = _HOP_BY_HOP | _NEVER_NAMED_AWAY
 
 
@@ -81,10 +81,10 @@ _NEVER_TRAILING: Final = (
 
 
 class Arrival(NamedTuple):
-    """How a request came in.
+    """The connection that a request came from.
 
-    `peer` is the address of the socket's other end, None on a Unix socket; `client` is the address behind the trusted
-    proxies; `scheme` is `http` or `https`; `trusted` tells whether the peer's forwarding headers are believed.
+    `peer` is the address of the other side of the socket, None on a Unix socket; `client` is the address behind the
+    trusted proxies; `scheme` is `http` or `https`; `trusted` is true if the peer's forwarding headers are believed.
     """
 
     peer: str | None
@@ -94,12 +94,12 @@ class Arrival(NamedTuple):
 
 
 def request_headers(headers: Headers, arrival: Arrival, own: frozenset[bytes]) -> HeaderList:
-    """The headers that the backend gets: in the order they came, what is said about forwarding last.
+    """Return the headers for the backend: in the order of the request, then the forwarding headers.
 
-    `headers` are a scope's (names lower-case), identity headers already set. `own` are the lower-case names that
-    Gatekeeper sets; they pass, and `Connection` cannot name them. From an untrusted peer no `X-Forwarded-…`, no
-    `X-Real-IP` and no `Forwarded` passes. `Transfer-Encoding` goes, and with it a `Content-Length` beside it (RFC 9112
-    section 6.3): whoever sends the body on frames it anew.
+    `headers` are those of a scope (names in lower-case), identity headers already set. `own` are the lower-case names
+    that Gatekeeper sets: they pass, and `Connection` cannot name them. From an untrusted peer no `X-Forwarded-…`, no
+    `X-Real-IP` and no `Forwarded` passes. `Transfer-Encoding` is removed together with a `Content-Length` beside it
+    (RFC 9112 section 6.3), because the sender frames the body anew.
     """
     passing = _passing(own, arrival.trusted)
     kept, connection, chunked = [], [], False
@@ -113,7 +113,7 @@ def request_headers(headers: Headers, arrival: Arrival, own: frozenset[bytes]) -
             chunked = True
         elif name in own or _may_pass(name, trusted=arrival.trusted, own=own):
             kept.append(pair)
-            if len(passing) < _REMEMBERED_NAMES and len(name) <= _REMEMBERED_NAME_BYTES:
+            if len(passing) < _MAX_CACHED_NAMES and len(name) <= _MAX_CACHED_NAME_BYTES:
                 passing.add(name)
     dropped = _named(connection) - own if connection else set()
     if chunked:
@@ -125,18 +125,19 @@ def request_headers(headers: Headers, arrival: Arrival, own: frozenset[bytes]) -
 
 @lru_cache(maxsize=8)
 def _passing(own: frozenset[bytes], trusted: bool) -> set[bytes]:
-    """Names that were found to pass: there are few, and they come with every request."""
+    """Return the cache of names that pass: there are few, and they come with every request."""
     return set()
 
 
 def response_headers(headers: Headers, status: int) -> HeaderList:
-    """Of the headers of the backend's answer, names in lower-case, those that the client gets, as they came.
+    """Return those headers of the backend's response that the client gets, unchanged and in order. Names must be in
+    lower-case.
 
-    The backend's `X-Request-Id` goes, so that Gatekeeper's stays the only one. `Content-Length` goes beside
-    `Transfer-Encoding` (RFC 9112 section 6.3), and from 204 and 304: the first must not have one (RFC 9110 section
-    8.6), and with the second ASGI servers wait for a body that never comes. Interim answers have none either.
+    The backend's `X-Request-Id` is removed, so that only Gatekeeper's remains. `Content-Length` is removed beside
+    `Transfer-Encoding` (RFC 9112 section 6.3), from 204, which must not have one (RFC 9110 section 8.6), from 304, with
+    which ASGI servers wait for a body that never comes, and from interim responses.
     """
-    kept = [pair for pair in headers if pair[0] not in _NOT_ANSWERED]
+    kept = [pair for pair in headers if pair[0] not in _NOT_IN_RESPONSES]
     connection, unsized = [], status < 200 or status in (204, 304)
     if len(kept) != len(headers):
         connection = get_all(headers, b"connection")
@@ -148,15 +149,15 @@ def response_headers(headers: Headers, status: int) -> HeaderList:
 
 
 def takes_trailers(headers: Headers) -> bool:
-    """Whether the client says that it wants trailers (RFC 9110 section 10.1.4)."""
+    """Tell whether the client accepts trailers (RFC 9110 section 10.1.4)."""
     return any(
         option.strip(b" \t").lower() == b"trailers" for value in get_all(headers, b"te") for option in value.split(b",")
     )
 
 
 def request_trailers(trailers: Headers, own: frozenset[bytes]) -> HeaderList:
-    """The trailers of a request that the backend gets: no name that could be read as one of Gatekeeper's, or that says
-    something about framing, routing, authorization or the body (RFC 9110 section 6.5.1), in any spelling."""
+    """Return those trailers of a request that the backend gets: none whose name, in any spelling, could be read as one
+    of Gatekeeper's, or concerns framing, routing, authorization or the body (RFC 9110 section 6.5.1)."""
     never = _NEVER_TRAILING | URL_OVERRIDES | {fold(name) for name in own}
     return [
         (name, value)
@@ -168,7 +169,7 @@ def request_trailers(trailers: Headers, own: frozenset[bytes]) -> HeaderList:
 
 
 def response_trailers(trailers: Headers) -> HeaderList:
-    """The trailers of the backend's answer that the client gets, names in lower-case."""
+    """Return those trailers of the backend's response that the client gets, names in lower-case."""
     return [(name, value) for name, value in trailers if fold(name) not in _NEVER_TRAILING]
 
 
@@ -183,14 +184,15 @@ def _may_pass(name: bytes, *, trusted: bool, own: frozenset[bytes]) -> bool:
 
 
 def _named(values: Sequence[bytes]) -> set[bytes]:
-    if values in _NAMING_NOTHING:
-        return set()  # what nearly every client says
+    if values in _USUAL_CONNECTION:
+        return set()  # nearly every client
     named = {token.strip(b" \t").lower() for value in values for token in value.split(b",")} - _NEVER_NAMED_AWAY
     return {name for name in named if not name.startswith((_FORWARDED_PREFIX, OWN_PREFIX))}
 
 
 def _forwarding(headers: Headers, kept: Headers, arrival: Arrival, own: frozenset[bytes]) -> HeaderList:
-    """`X-Forwarded-For` with the peer as its last hop, and whatever else a trusted peer did not say already."""
+    """Return `X-Forwarded-For` with the peer as its last hop, and those forwarding headers that a trusted peer did not
+    send."""
     chain = get_all(headers, _FORWARDED_FOR) if arrival.trusted else []
     if arrival.peer is not None:
         chain.append(arrival.peer.encode("latin-1", "replace"))
@@ -205,16 +207,16 @@ def _forwarding(headers: Headers, kept: Headers, arrival: Arrival, own: frozense
 
 @lru_cache(maxsize=1024)
 def _seen(client: str, scheme: str, host: bytes) -> tuple[tuple[bytes, bytes], ...]:
-    """What Gatekeeper itself saw of a client."""
-    # A peer on a Unix socket has no address to tell.
+    """Return the forwarding headers for a client as Gatekeeper sees it."""
+    # A peer on a Unix socket has no address.
     address = b"" if client == UNIX_PEER else client.encode("latin-1", "replace")
     values = (address, scheme.encode("ascii"), host, _port(host, scheme))
     return tuple((name, value) for name, value in zip(_FORWARDING[1:], values, strict=True) if value)
 
 
 def _port(host: bytes, scheme: str) -> bytes:
-    """The port that the client meant: the one in `Host`, else the scheme's. Not the listener's, which behind a
-    published container port is one that no link may ever show."""
+    """Return the port that the client used: the one in `Host`, else that of the scheme. The listener's own port is not
+    it: behind a published container port, no link may ever show it."""
     _, colon, port = host.rpartition(b":")
     if colon and port.isdigit():
         return port

@@ -1,10 +1,10 @@
-"""Header fields as they travel: lists of names and values in bytes, with their order and repetition. Pure.
+"""Header fields: lists of names and values in bytes, with their order and repetition. Pure.
 
-What the backend is told about a user goes in identity headers, and the backend believes them. So nothing that a client
-sends may be read as one of them, however it is spelled (`IdentityHeaders.without_spoofed`), and nothing that a token
-holds may end a header line (`IdentityHeaders.values`).
+The backend learns about the user from identity headers and believes them. Therefore a client's header that a backend
+could read as one of them, in whatever spelling, is removed (`IdentityHeaders.without_spoofed`), and the content of a
+token cannot end a header line (`IdentityHeaders.values`).
 
-As ASGI has it, names in a scope are lower-case; functions here that look for a name rely on that.
+As ASGI specifies, names in a scope are in lower-case; functions that look for a name rely on that.
 """
 
 from __future__ import annotations
@@ -23,43 +23,43 @@ HeaderList: TypeAlias = list[tuple[bytes, bytes]]
 
 REQUEST_ID: Final = b"x-request-id"
 OWN_PREFIX: Final = b"x-gatekeeper-"
-# `1` on a request that passed while the store could not be asked.
+# `1` on a request that was admitted while the store was unreachable.
 DEGRADED: Final = b"x-gatekeeper-degraded"
 
-# Headers that name another URL than the request line does; some frameworks route by them (CVE-2026-40575 and its like).
+# Headers that replace the URL of the request line; some frameworks route by them (CVE-2026-40575).
 URL_OVERRIDES: Final = frozenset({b"x-original-url", b"x-rewrite-url"})
 
 _ALNUM = (string.ascii_letters + string.digits).encode()
 _NOT_TOKEN = bytes(set(range(256)) - set(TOKEN_BYTES))
 _FOLD = bytes(ord(chr(byte).lower()) if byte in _ALNUM else ord("-") for byte in range(256))
-# Of their own, so that nobody who seeds the generator of all makes them come again.
+# A generator of its own: an application that seeds the global one does not make ids repeat.
 _ids: Final = random.Random()  # noqa: S311 - no secret
 _UUID_4: Final = 0x00000000_0000_4000_8000_000000000000
 _UUID_FREE_BITS: Final = 0xFFFFFFFF_FFFF_0FFF_3FFF_FFFFFFFFFFFF
-# Names are few, and judged for every request. Those of clients that invent new ones are judged each time.
-_REMEMBERED_NAMES: Final = 1024
-_REMEMBERED_NAME_BYTES: Final = 64
+# Names are few and come with every request. When a client invents new ones, those over the limit are not cached.
+_MAX_CACHED_NAMES: Final = 1024
+_MAX_CACHED_NAME_BYTES: Final = 64
 _REQUEST_ID_FORM = re.compile(rb"[A-Za-z0-9._:/=+-]{1,128}")
 
 _SOURCES = frozenset({"sub", "session", "roles", "claim"})
 
 
 def fold(name: bytes) -> bytes:
-    """The name as the most lenient backend reads it: lower-case, with `-` for `_`, `.` and every other mark.
+    """Return the name as the most lenient backend reads it: lower-case, with `-` for `_`, `.` and every other mark.
 
-    CGI turns `-` into `_`, PHP `.` and space too, Apache every character that is neither letter nor digit: a folded
+    CGI turns `-` into `_`, PHP `.` and space too, Apache every character that is neither letter nor digit: one folded
     name stands for all names that these read alike. Bytes that no name may have (RFC 9110 section 5.6.2) are left out.
     """
     return name.translate(_FOLD, _NOT_TOKEN)
 
 
 def get_all(headers: Headers, name: bytes) -> list[bytes]:
-    """The values of every header called `name` (lower-case), in order."""
+    """Return the values of every header called `name` (lower-case), in order."""
     return [value for key, value in headers if key == name]
 
 
 def get(headers: Headers, name: bytes) -> bytes | None:
-    """The value of the first header called `name` (lower-case), or None."""
+    """Return the value of the first header called `name` (lower-case), or None."""
     for key, value in headers:
         if key == name:
             return value
@@ -67,7 +67,7 @@ def get(headers: Headers, name: bytes) -> bytes | None:
 
 
 def request_id(headers: Headers) -> str:
-    """The client's `X-Request-Id` if it is one header of 1 to 128 harmless characters, else a new UUID."""
+    """Return the client's `X-Request-Id` if it is one header of 1 to 128 harmless characters, else a new UUID."""
     values = get_all(headers, REQUEST_ID)
     if len(values) == 1 and _REQUEST_ID_FORM.fullmatch(values[0]):
         return values[0].decode("ascii")
@@ -75,19 +75,19 @@ def request_id(headers: Headers) -> str:
 
 
 def random_uuid() -> str:
-    """A random UUID (RFC 9562 section 5.4). The standard library takes three times as long, which every request would
-    wait for."""
-    # Version and variant in their places.
+    """Return a random UUID (RFC 9562 section 5.4). `uuid.uuid4` takes three times as long, with every request."""
+    # RFC 9562: the bits of version and variant are fixed.
     bits = _ids.getrandbits(128) & _UUID_FREE_BITS | _UUID_4
     digits = f"{bits:032x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 class IdentityHeaders:
-    """The headers that tell the backend who is there; `names` are those that it may be told, `DEGRADED` included.
+    """The headers that identify the user to the backend. `names` are their names, `DEGRADED` included.
 
-    `table` holds one row a header: its name, its source (`sub`, `session`, `roles` or `claim`) and, for `claim`, the
-    claim's name. Raises ValueError for a name that is no token, that occurs twice, or for an unknown source.
+    `table` has one row for each header: its name, its source (`sub`, `session`, `roles` or `claim`) and, for `claim`,
+    the name of the claim. Raises ValueError for a name that is not a token, for two names that a backend may read as
+    one, and for an unknown source.
     """
 
     def __init__(self, table: Sequence[tuple[str, str, str | None]]) -> None:
@@ -106,10 +106,10 @@ class IdentityHeaders:
         return f"<IdentityHeaders {', '.join(sorted(name.decode() for name, _, _ in self._table))}>"
 
     def without_spoofed(self, headers: Headers) -> HeaderList:
-        """A new list without whatever a backend could read as an identity header, as `X-Gatekeeper-…`, or as another
-        URL; headers whose name is no token go too, for nobody knows what a backend makes of them.
+        """Return a new list without the headers that a backend could read as an identity header, as `X-Gatekeeper-…`,
+        or as another URL. Headers whose name is not a token are removed too: how a backend reads them is unknown.
 
-        Good for header sections and for trailers.
+        It serves for header sections and for trailers.
         """
         harmless = self._harmless
         return [pair for pair in headers if pair[0] in harmless or self._is_harmless(pair[0])]
@@ -118,18 +118,18 @@ class IdentityHeaders:
         folded = name.translate(_FOLD, _NOT_TOKEN)
         if len(folded) != len(name) or folded in self._folded or folded.startswith(OWN_PREFIX):
             return False
-        if len(self._harmless) < _REMEMBERED_NAMES and len(name) <= _REMEMBERED_NAME_BYTES:
+        if len(self._harmless) < _MAX_CACHED_NAMES and len(name) <= _MAX_CACHED_NAME_BYTES:
             self._harmless.add(name)
         return True
 
     def values(self, user: str, session_id: int | None, roles: Sequence[str], claims: Mapping[str, Any]) -> HeaderList:
-        """The headers for this user, names in lower-case.
+        """Return the headers for this user, names in lower-case.
 
-        Values are UTF-8 with everything outside printable ASCII, `%`, and spaces at either end percent-encoded, so
-        that decoding gives back the text exactly. Roles are joined by `,`, a comma inside a role is `%2C`; without
-        roles the header is there and empty. A claim that is a string goes as it is, a list of plain values like roles,
-        everything else as compact JSON (`true`, `7`, `{"a":1}`); a claim that is absent or null makes no header, and
-        neither does a session that is not known.
+        Values are UTF-8 with everything outside printable ASCII, `%`, and spaces at either end percent-encoded, so that
+        decoding gives back exactly the text. Roles are joined by `,`, a comma inside a role is `%2C`; without roles the
+        header is present and empty. A claim that is a string is written as it is, a list of plain values like roles,
+        everything else as compact JSON (`true`, `7`, `{"a":1}`). A claim that is absent or null makes no header, and
+        neither does an unknown session.
         """
         headers = []
         for name, source, claim in self._table:
@@ -152,13 +152,13 @@ def _checked_name(name: str) -> bytes:
     return raw
 
 
-# Space is kept except at the ends, where parsers trim it (RFC 9110 section 5.5).
+# A space is kept except at either end, where parsers trim it (RFC 9110 section 5.5).
 _PLAIN = frozenset(range(0x20, 0x7F)) - {ord("%")}
 _PLAIN_IN_LIST = _PLAIN - {ord(",")}
 
 
 def _encoded(text: str, plain: frozenset[int] = _PLAIN) -> bytes:
-    # JSON can spell lone surrogates; they must not make an admitted request fail.
+    # JSON can hold lone surrogates; an admitted request must not fail because of them.
     raw = text.encode("utf-8", "surrogatepass")
     if plain.issuperset(raw) and raw == raw.strip(b" "):
         return raw

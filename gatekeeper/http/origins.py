@@ -1,7 +1,7 @@
-"""Whether a browser's request comes from where it should, and who may read the answer. Pure.
+"""Cross-origin rules: may a browser's page send this request, and may it read the response? Pure.
 
-A bearer header is sent by a script that holds the token; a cookie is sent by the browser whoever wrote the page.
-(CWE-352, CWE-1385; Fetch standard; Fetch Metadata, W3C.)
+A script that holds a token puts it into a header itself; a cookie is sent by the browser for every page. (CWE-352,
+CWE-1385; Fetch standard; Fetch Metadata, W3C.)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _PREFLIGHT_SECONDS: Final = b"600"
 
 
 class Origins:
-    """The origins of `CORS_ORIGINS`, such as `https://app.example.com`; compared exactly."""
+    """The origins of `CORS_ORIGINS`, such as `https://app.example.com`, compared exactly."""
 
     def __init__(self, allowed: Collection[str] = ()) -> None:
         self._allowed = frozenset(origin.encode() for origin in allowed)
@@ -29,17 +29,18 @@ class Origins:
         return f"<Origins {', '.join(sorted(origin.decode() for origin in self._allowed)) or 'none'}>"
 
     def allows(self, headers: Headers) -> bool:
-        """Whether there is exactly one `Origin`, and it is listed."""
+        """Tell whether there is exactly one `Origin` and it is listed."""
         origins = get_all(headers, b"origin")
         return len(origins) == 1 and origins[0] in self._allowed
 
     def may_connect(self, headers: Headers, *, scheme: str) -> bool:
-        """Whether a WebSocket with a cookie token may be opened: of the same origin, or of a listed one."""
+        """Tell whether a WebSocket with a token in a cookie may be opened: from the same origin or from a listed
+        one."""
         return is_same_origin(headers, scheme=scheme) or self.allows(headers)
 
     def may_change(self, headers: Headers, *, method: str, scheme: str) -> bool:
-        """Whether a request with a cookie token may change something: a safe method, a fetch that the browser says is
-        of this site or the user's own, one of the same origin, or of a listed one."""
+        """Tell whether a request with a token in a cookie may change something: if its method is safe, if the browser
+        says that the fetch comes from this site or from the user, or if it is of the same origin or of a listed one."""
         if method in SAFE_METHODS:
             return True
         sites = get_all(headers, b"sec-fetch-site")
@@ -48,10 +49,10 @@ class Origins:
         return self.may_connect(headers, scheme=scheme)
 
     def cors_headers(self, headers: Headers) -> HeaderList:
-        """What lets the page behind `Origin` read an answer of Gatekeeper's own."""
+        """Return the headers that let the page behind `Origin` read a response of Gatekeeper."""
         if not self._allowed:
             return []
-        # Also without a match: an answer for one origin must not be reused for another.
+        # Also without a match: a cache must not reuse the response to one origin for another.
         found = [(b"vary", b"Origin")]
         if self.allows(headers):
             found.append((b"access-control-allow-origin", get(headers, b"origin") or b""))
@@ -59,7 +60,8 @@ class Origins:
         return found
 
     def preflight_headers(self, headers: Headers, *, methods: Collection[str]) -> HeaderList:
-        """The answer to a preflight (Fetch standard, "CORS-preflight fetch") of an allowed origin."""
+        """Return the headers of the response to a preflight (Fetch standard, "CORS-preflight fetch") from an allowed
+        origin."""
         found = [
             *self.cors_headers(headers),
             (b"access-control-allow-methods", ", ".join(sorted(methods)).encode()),
@@ -72,10 +74,10 @@ class Origins:
 
 
 def is_same_origin(headers: Headers, *, scheme: str) -> bool:
-    """Whether the one `Origin` header equals scheme and `Host`. Missing, doubled or `null` is not the same origin."""
+    """Tell whether the one `Origin` header equals scheme and `Host`. A missing, repeated or `null` one does not."""
     origins, hosts = get_all(headers, b"origin"), get_all(headers, b"host")
     if len(origins) != 1 or len(hosts) != 1:
         return False
-    # The scheme of a WebSocket handshake's page is that of HTTP (RFC 6455 section 4.1).
+    # The page that opens a WebSocket has an HTTP scheme (RFC 6455 section 4.1).
     page_scheme = {"ws": "http", "wss": "https"}.get(scheme, scheme)
     return origins[0].lower() == f"{page_scheme}://".encode() + hosts[0].lower()

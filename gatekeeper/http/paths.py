@@ -1,11 +1,11 @@
-"""What a request path is: Gatekeeper's own, public, an authentication path, or protected. Pure; no I/O, no HTTP.
+"""The kind of a request path: Gatekeeper's own, public, an authentication path, or protected. Pure.
 
-The rule. A backend may read a path in other ways than it was sent: percent-decoded once, with dot segments resolved,
-slashes merged, a backslash taken as a slash, `;parameters` dropped, letter case ignored, in whatever order. So a path
-is *public* (or a login path) only if every reading says so; it is Gatekeeper's *own* only as it stands; and one that
-becomes Gatekeeper's own in another reading is refused, because it is either an attack or a mistake. All else is
-*protected*. The backend is always sent the client's own bytes. (CVE-2019-9901, CVE-2021-29492, CVE-2025-66490: one
-side's reading was not the other's.)
+A backend may read a path in other ways than it was sent: percent-decoded once, with dot segments resolved, slashes
+merged, a backslash taken as a slash, `;parameters` dropped, letter case ignored, in any order. Therefore a path is
+*public* (or a login path) only if every reading says so. It is Gatekeeper's *own* only in the spelling of the request;
+a path that becomes Gatekeeper's own in another reading is refused, because it is an attack or a mistake. Every other
+path is *protected*. The backend always gets the client's own bytes. (CVE-2019-9901, CVE-2021-29492, CVE-2025-66490: two
+components read one path differently.)
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ import msgspec
 
 
 class BadPath(ValueError):
-    """A path that cannot be judged; the text says what is wrong with it."""
+    """A path that is refused. The text says what is wrong with it."""
 
 
 class PathKind(Enum):
-    """What is done with a path that no route serves. `RESERVED`: below `/_gatekeeper/`, where nothing is the backend's.
-    `LIKE_LOGIN`, `LIKE_REFRESH`: protected, but a backend may read it as such a path all the same."""
+    """The treatment of a path that no route serves.
+
+    `RESERVED`: below `/_gatekeeper/`, never forwarded. `LIKE_LOGIN`, `LIKE_REFRESH`: protected, but in some reading a
+    login or refresh path.
+    """
 
     PROTECTED = "protected"
     PUBLIC = "public"
@@ -37,16 +40,15 @@ class PathKind(Enum):
     LIKE_REFRESH = "like refresh"
 
 
-# More readings than this has only a path that was made to have them.
-_MOST_READINGS: Final = 64
-_MOST_BYTES: Final = 16 * 1024
-_LONGEST_REMEMBERED: Final = 512
-# A path that reads the same in every way but letter case: most of them.
+# Only a path that is made for it has more readings.
+_MAX_READINGS: Final = 64
+_MAX_BYTES: Final = 16 * 1024
+_MAX_CACHED_BYTES: Final = 512
+# A path with one reading, letter case aside, as most have.
 _SEGMENT: Final = rb"[A-Za-z0-9_~!$&'()*+,:=@-][A-Za-z0-9_.~!$&'()*+,:=@-]*"
 _PLAIN: Final = re.compile(rb"/(?:%(segment)s/)*(?:%(segment)s)?\Z" % {b"segment": _SEGMENT})
 _RESERVED: Final = re.compile(rb"/_gatekeeper(?:/|\Z)")
-# A NUL, slash, dot or the like in more bytes than UTF-8 needs: not UTF-8, but old decoders take it for the character
-# (CVE-2000-0884).
+# NUL, slash, dot and others in more bytes than UTF-8 needs: invalid, but old decoders accept it (CVE-2000-0884).
 _OVERLONG: Final = re.compile(rb"%c[01]%[89ab]|%e0%[89]|%f0%8", re.IGNORECASE)
 _BAD_PERCENT: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _PERCENT: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
@@ -69,7 +71,7 @@ def _merge_slashes(path: bytes) -> bytes:
 
 
 def _resolve_dots(path: bytes) -> bytes:
-    """RFC 3986 section 5.2.4."""
+    """Remove dot segments (RFC 3986 section 5.2.4)."""
     if b"/." not in path:
         return path
     segments = path.split(b"/")
@@ -94,13 +96,14 @@ _READINGS: Final[tuple[Callable[[bytes], bytes], ...]] = (
 
 
 def readings(path: bytes) -> frozenset[bytes]:
-    """Every way a backend may read `path`, letter case aside: the steps in any order, decoding at most once.
+    """Return every way in which a backend may read `path`, letter case aside: the steps in any order, decoding at most
+    once.
 
-    Raises `BadPath` for more than a bounded number of them.
+    Raises `BadPath` if there are more than `_MAX_READINGS`.
     """
     if _PLAIN.match(path):
         return frozenset((path,))
-    # %c3 is %C3 to everybody (RFC 3986 section 2.1), so that is no reading of its own.
+    # %c3 equals %C3 (RFC 3986 section 2.1), so it is not another reading.
     path = _PERCENT.sub(lambda match: match[0].upper(), path)
     seen = {(path, False)}
     waiting = [(path, False)]
@@ -111,16 +114,16 @@ def readings(path: bytes) -> frozenset[bytes]:
             found.add((_decode(current), True))
         waiting.extend(found - seen)
         seen |= found
-        if len(seen) > _MOST_READINGS:
+        if len(seen) > _MAX_READINGS:
             raise BadPath("The path can be read in too many ways")
     return frozenset(reading for reading, _ in seen)
 
 
 def check(path: bytes) -> None:
-    """Raises `BadPath` for what no HTTP path may hold."""
+    """Raise `BadPath` for a path that HTTP does not allow."""
     if not path.startswith(b"/"):
         raise BadPath("The request target must be a path that begins with /")
-    if len(path) > _MOST_BYTES:
+    if len(path) > _MAX_BYTES:
         raise BadPath("The path is too long")
     if not path.isascii():
         raise BadPath("The path holds bytes that must be percent-encoded")
@@ -135,21 +138,23 @@ def check(path: bytes) -> None:
 
 
 class PathPattern(msgspec.Struct, frozen=True):
-    """One entry of a path setting: methods (None: any) and what the path must match."""
+    """One entry of a path setting: its methods (None: any) and the paths that it matches."""
 
     methods: frozenset[str] | None
     globs: tuple[re.Pattern[bytes], ...]
 
-    def names(self, method: str) -> bool:
+    def includes(self, method: str) -> bool:
         return self.methods is None or method in self.methods
 
     def matches(self, method: str, way: bytes) -> bool:
-        return self.names(method) and any(glob.match(way) for glob in self.globs)
+        return self.includes(method) and any(glob.match(way) for glob in self.globs)
 
 
 def compile_pattern(text: str, *, default_method: str | None = None) -> PathPattern:
-    """`/health`, `/static/*`, `*/docs`, each with an optional method before it (`GET` includes `HEAD`). `*` matches
-    any characters, `/` too; a trailing slash is optional. A pattern is read in the ways a path is."""
+    """Compile `/health`, `/static/*` or `*/docs`, each with an optional method before it (`GET` includes `HEAD`).
+
+    `*` matches any characters, `/` too; a trailing slash is optional. Readings of a pattern are those of a path.
+    """
     method, _, glob = text.rpartition(" ")
     method = method.strip() or default_method or ""
     methods = frozenset({method, "HEAD"} if method == "GET" else {method}) if method else None
@@ -165,7 +170,7 @@ def _glob(glob: bytes) -> re.Pattern[bytes]:
     elif not glob.endswith(b"/*"):
         body = first + _in_turn(rest[:-1]) + b".*" + rest[-1]
     elif len(rest) == 1:
-        # "/static/*" names "/static" too, as its trailing slash is optional.
+        # "/static/*" matches "/static" too, as its trailing slash is optional.
         body = first.removesuffix(b"/") + b"(?:/.*)?"
     else:
         folder = rest[-2].removesuffix(b"/")
@@ -174,20 +179,20 @@ def _glob(glob: bytes) -> re.Pattern[bytes]:
 
 
 def _in_turn(parts: Iterable[bytes]) -> bytes:
-    """Each part at the first place after the one before it. Going back for another place never helps, and with several
-    stars would cost a hostile path a power of its length."""
+    """Match each part at the first place after the one before it. Backtracking never finds more, and with several stars
+    a hostile path would cost a power of its length."""
     return b"".join(b"(?>.*?" + part + b")" for part in parts)
 
 
 def _matches(patterns: Iterable[PathPattern], method: str, ways: frozenset[bytes]) -> bool:
-    """Whether every reading is named by one of the patterns. In its own letter case: what a pattern names so, it names
-    in every other way of writing both."""
-    globs = [regex for pattern in patterns if pattern.names(method) for regex in pattern.globs]
+    """Tell whether each reading matches a pattern. Letter case counts: two paths that differ only in case differ in
+    every reading."""
+    globs = [regex for pattern in patterns if pattern.includes(method) for regex in pattern.globs]
     return all(any(regex.match(way) for regex in globs) for way in ways)
 
 
 class Route(msgspec.Struct, frozen=True):
-    """A path that Gatekeeper serves itself: its method, its template (`/api/sessions/{id}`), and what serves it."""
+    """A path that Gatekeeper serves: its method, its template (`/api/sessions/{id}`), and the object that serves it."""
 
     method: str
     template: str
@@ -205,7 +210,7 @@ _LIKE: Final = {PathKind.LOGIN: PathKind.LIKE_LOGIN, PathKind.REFRESH: PathKind.
 
 
 class PathTable:
-    """All that is known about paths. Built once; `classify` is a function of method and path alone."""
+    """The routes and path patterns of a process. Built once; `classify` depends on method and path alone."""
 
     def __init__(
         self,
@@ -213,8 +218,8 @@ class PathTable:
         kinds: Sequence[tuple[PathKind, Sequence[PathPattern]]],
         own: Sequence[tuple[PathPattern, Route]] = (),
     ) -> None:
-        """`own` are routes that patterns name instead of templates."""
-        # Literal before parameter: `/sessions/all` is asked before `/sessions/{id}`.
+        """Sort the routes. `own` are routes that are named by patterns instead of templates."""
+        # Literal before parameter: `/sessions/all` is tried before `/sessions/{id}`.
         ordered = sorted(routes, key=lambda route: [part.startswith("{") for part in route.template.split("/")])
         self._own = [(route, _template(route.template)) for route in ordered]
         self._folded = [(route, _template(route.template.lower())) for route in ordered]
@@ -225,22 +230,22 @@ class PathTable:
             for kind, patterns in self._kinds
             if kind in _LIKE
         ]
-        self._remembered = lru_cache(maxsize=4096)(self._classify)
+        self._classify_cached = lru_cache(maxsize=4096)(self._classify)
 
     def classify(self, method: str, path: bytes) -> RouteMatch | PathKind:
-        """What `path` is for `method`. Raises `BadPath`."""
-        # Long ones are not remembered: anybody can send them, and thousands of them are a lot of memory.
-        return (self._remembered if len(path) <= _LONGEST_REMEMBERED else self._classify)(method, path)
+        """Return the route or the kind of `path` for `method`. Raises `BadPath`."""
+        # Long paths are not cached: any client can send thousands of them, which would take a lot of memory.
+        return (self._classify_cached if len(path) <= _MAX_CACHED_BYTES else self._classify)(method, path)
 
     def own_methods(self, path: bytes) -> frozenset[str]:
-        """The methods under which `path`, as it stands, is Gatekeeper's own."""
+        """Return the methods for which `path`, as it is spelled, is Gatekeeper's own."""
         methods = {route.method for route, regex in self._own if regex.match(path)}
         methods |= {route.method for pattern, _, route in self._patterns if pattern.matches(route.method, path)}
         return frozenset(methods | {"HEAD"} if "GET" in methods else methods)
 
     def _classify(self, method: str, path: bytes) -> RouteMatch | PathKind:
         if path == b"*" and method == "OPTIONS":
-            # About the server as a whole (RFC 9110 section 9.3.7): no pattern names it, so nothing makes it public.
+            # The server as a whole (RFC 9110 section 9.3.7): no pattern matches it, so no setting makes it public.
             return PathKind.PROTECTED
         check(path)
         own = _route(self._own, method, path) or self._by_pattern(method, path)
@@ -266,7 +271,8 @@ class PathTable:
         return None
 
     def _is_own_otherwise(self, method: str, way: bytes) -> bool:
-        """Whether a reading of a path that is not Gatekeeper's own as it stands would be, in any letter case."""
+        """Tell whether this reading, of a path that is not Gatekeeper's own as spelled, would be, in any letter
+        case."""
         if _RESERVED.match(way.lower()) or _route(self._folded, method, way.lower()):
             return True
         return any(pattern.matches(method, way) for _, pattern, _ in self._patterns)
@@ -285,7 +291,7 @@ def _template(template: str) -> re.Pattern[bytes]:
 
 
 def _route(table: Sequence[tuple[Route, re.Pattern[bytes]]], method: str, path: bytes) -> RouteMatch | None:
-    # HEAD is answered wherever GET is (RFC 9110 section 9.3.2).
+    # HEAD is served by every route of GET (RFC 9110 section 9.3.2).
     asked = "GET" if method == "HEAD" else method
     for route, regex in table:
         if route.method == asked:

@@ -1,4 +1,4 @@
-"""The body of a request, taken out of its framing. Pure; what is malformed raises `RequestRejected`."""
+"""Parsers for the bodies of requests. Pure; a malformed body raises `RequestRejected`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from gatekeeper.http.request_head import (
     parse_trailer,
 )
 
-# RFC 9112 section 7.1. Whitespace after the size is what some take for the size's end and others refuse; 16 digits are
-# what 64 bits hold.
+# RFC 9112 section 7.1. No whitespace after the size, which recipients read differently; 16 digits are 64 bits.
 _SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;%b)?" % FIELD_VALUE)
 _SIZE_SO_FAR: Final = re.compile(rb"[0-9A-Fa-f]{0,16}|[0-9A-Fa-f]{1,16}(?:;%b)?\r?" % FIELD_VALUE)
-# As Go's net/http: lines of 4 KiB, and 16 KiB of framing more than chunks of a decent size need (CVE-2023-39326).
-_LONGEST_SIZE_LINE: Final = 4096
-_MOST_EXCESS_BYTES: Final = 16 * 1024
+# As Go's net/http: lines of 4 KiB, and 16 KiB of framing beyond that of chunks of a decent size (CVE-2023-39326).
+_MAX_SIZE_LINE_BYTES: Final = 4096
+_MAX_EXCESS_BYTES: Final = 16 * 1024
 _DECENT_OVERHEAD_BYTES: Final = 16
 
 BODY_TOO_LARGE: Final = "The body is too large"
@@ -32,8 +31,8 @@ _BAD_CHUNK: Final = "A chunk of the body is malformed"
 
 
 class Body(Protocol):
-    """A body on its way. `complete` once its end was read; `remaining_bytes` is what is known to follow; `trailers` are
-    those read so far."""
+    """A body that is being received. `complete` is true once all of it was read; `remaining_bytes` are known to follow;
+    `trailers` are those read so far."""
 
     trailers: HeaderList
 
@@ -44,7 +43,8 @@ class Body(Protocol):
     def remaining_bytes(self) -> int: ...
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """What of `data` belongs to the body, and what came after its end. Raises `RequestRejected`."""
+        """Return the part of `data` that belongs to the body, without framing, and the bytes that follow the body.
+        Raises `RequestRejected`."""
 
 
 class SizedBody:
@@ -81,8 +81,8 @@ _SIZE, _DATA_END, _TRAILER, _NOTHING = _Next
 
 
 class ChunkedBody:
-    """A chunked body. Extensions are bounded and forgotten. Trailers count with the headers of their request in both
-    limits, and are kept apart from them: they come after the request was judged (RFC 9110 section 6.5.1)."""
+    """A chunked body. Extensions are bounded and dropped. Trailers count with the headers of their request towards both
+    limits and are kept apart from them, because they arrive after the decision (RFC 9110 section 6.5.1)."""
 
     __slots__ = (
         "_excess",
@@ -127,7 +127,7 @@ class ChunkedBody:
         return body, b""
 
     def _step(self, data: bytes, at: int, parts: list[bytes]) -> int | None:
-        """Reads one element at `at`; the place after it, or None where the rest has to wait for more."""
+        """Read one element at `at`. Return the place after it, or None if more data is needed."""
         if self._next is _NOTHING:
             return None
         if self.remaining_bytes:
@@ -160,14 +160,14 @@ class ChunkedBody:
 
     def _begin_chunk(self, line: bytes) -> None:
         match = _SIZE_LINE.fullmatch(line)
-        if match is None or len(line) > _LONGEST_SIZE_LINE:
+        if match is None or len(line) > _MAX_SIZE_LINE_BYTES:
             raise RequestRejected(400, _BAD_CHUNK)
         size = int(match[1], 16)
         if size == 0:
             self._next = _TRAILER
             return
         self._excess = max(0, self._excess + len(line) + 2 - _DECENT_OVERHEAD_BYTES - 2 * size)
-        if self._excess > _MOST_EXCESS_BYTES:
+        if self._excess > _MAX_EXCESS_BYTES:
             raise RequestRejected(400, "The body is more framing than content")
         self._total += size
         if self._limits.max_body_bytes is not None and self._total > self._limits.max_body_bytes:
@@ -188,10 +188,10 @@ class ChunkedBody:
             raise RequestRejected(431, TOO_MANY_HEADERS)
 
     def _check_part(self, line: bytes) -> None:
-        """A line whose end has not come yet: whether it can still become a good one."""
+        """Check a line whose end has not arrived: raise if it cannot become valid."""
         if self._next is _TRAILER:
             check_unfinished(line)
             if self._section_bytes + len(line) > self._limits.max_header_bytes:
                 raise RequestRejected(431, HEADERS_TOO_LARGE)
-        elif len(line) > _LONGEST_SIZE_LINE or not _SIZE_SO_FAR.fullmatch(line):
+        elif len(line) > _MAX_SIZE_LINE_BYTES or not _SIZE_SO_FAR.fullmatch(line):
             raise RequestRejected(400, _BAD_CHUNK)

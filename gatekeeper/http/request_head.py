@@ -1,10 +1,10 @@
-"""The head of a request, read once and strictly. Pure: bytes in, a value or a refusal out.
+"""A strict parser for the heads of requests. Pure: it turns bytes into a value, or raises.
 
-There is one reading of a head, and it is the one that was judged: no second parser stands behind this one that could
-see another header, another length or another end (RFC 9112 section 11.2, request smuggling). What two recipients could
-read differently is not mended but refused.
+A head is parsed once, and every decision uses that result: no second parser behind this one can see another header,
+another length or another end (RFC 9112 section 11.2, request smuggling). A head that two recipients could read
+differently is rejected, never repaired.
 
-The texts of refusals are constants without anything from the request in them, so that a catalogue can translate them.
+The texts of errors are constants without any part of the request, so that they can be translated.
 """
 
 from __future__ import annotations
@@ -26,31 +26,32 @@ from gatekeeper.http.methods import SUPPORTED_METHODS
 _TARGET: Final = rb"[\x21\x22\x24-\x7e]+"
 _REQUEST_LINE: Final = re.compile(rb"(%s) (%s) HTTP/1\.([01])\r\n" % (METHOD, _TARGET))
 _LIKE_A_REQUEST_LINE: Final = re.compile(rb"(%s) ([^ ]+) HTTP/([0-9.]+)\r\n" % METHOD)
-# One line, all of it: a match begins where a line does and ends with its end, and no line end can be inside.
-# Possessive, so that no run of spaces is tried in more ways than one.
+# One full line: its value cannot hold a line end. Possessive, so that no run of spaces is tried in two ways.
 _FIELD: Final = re.compile(rb"^(%s+):[\t ]*+(%s)\r\n" % (TOKEN, FIELD_VALUE), re.MULTILINE)
 _OTHER_CONTROL: Final = rb"[^\r\n" + FIELD_VALUE_CHAR.removeprefix(b"[")
-# What no further byte can make good: a control byte, a bare LF, a CR that no LF follows.
+# Faults that no further byte can mend: a control byte, a bare LF, a CR without LF.
 _STRAY: Final = re.compile(_OTHER_CONTROL + rb"|(?<!\r)\n|\r(?!\n|\Z)")
 _LENGTH: Final = re.compile(CANONICAL_DECIMAL)
-# RFC 3986 section 3.2.2 less the sub-delimiters: no name in use has any, and a comma makes two hosts of one to some.
+# RFC 3986 section 3.2.2 without sub-delimiters: no name in use has any, and some recipients split at a comma.
 _HOST: Final = re.compile(rb"(?:(?:[A-Za-z0-9._~-]|%[0-9A-Fa-f]{2})+|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{0,5}))?")
-# What nearly all of them are.
+# The common form, matched first.
 _PLAIN_HOST: Final = re.compile(rb"[A-Za-z0-9._-]+(?::(?:[0-9]{1,4}|[1-5][0-9]{4}))?")
 
-_DECIDING: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"})
-# What a lenient backend (CGI, PHP) reads as a framing header and everybody else does not.
+_INTERPRETED: Final = frozenset(
+    {b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"}
+)
+# Names that lenient backends (CGI, PHP) read as those of framing headers.
 _ALMOST_FRAMING: Final = frozenset(
     name.replace(b"-", bytes((mark,)))
     for name in (b"content-length", b"transfer-encoding")
     for mark in TOKEN_BYTES
     if mark != ord("-") and not bytes((mark,)).isalnum()
 )
-_LOOKED_AT: Final = _DECIDING | _ALMOST_FRAMING
+_EXAMINED: Final = _INTERPRETED | _ALMOST_FRAMING
 
-# A few megabytes, and most of what a process is sent in a minute.
-_REMEMBERED_SECTIONS: Final = 2048
-_REMEMBERED_BYTES: Final = 2048
+# A few megabytes, enough for most of the sections that a process gets within a minute.
+_MAX_SHARED_SECTIONS: Final = 2048
+_MAX_SHARED_BYTES: Final = 2048
 
 ALLOWED_METHODS: Final = ", ".join(SUPPORTED_METHODS).encode()
 
@@ -61,9 +62,9 @@ CONTROL_BYTE: Final = "A line ends wrongly or holds a control byte"
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What one connection may cost. Sizes in bytes, times in seconds; `max_body_bytes` None is no limit.
+    """Limits of one client connection. Sizes are in bytes, times in seconds; `max_body_bytes` None means no limit.
 
-    `write_timeout` is for clients that stop to read an answer (slow read); as nginx's `send_timeout`.
+    `write_timeout` is for clients that stop reading a response (slow read), as nginx's `send_timeout`.
     """
 
     max_header_bytes: int = 64 * 1024
@@ -77,8 +78,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class RequestRejected(Exception):
-    """A request that goes no further, whatever follows it; its connection ends with the answer. `headers` belong to
-    the answer."""
+    """A request that is not passed on. Its connection ends with the response, to which `headers` are added."""
 
     def __init__(self, status: int, detail: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         super().__init__(detail)
@@ -108,7 +108,7 @@ class HeaderSection(msgspec.Struct, frozen=True, eq=False):
 
 
 class RequestHead(msgspec.Struct, frozen=True):
-    """A head without fault."""
+    """A valid request head. `size_bytes` is its size on arrival."""
 
     method: str
     target: bytes
@@ -145,14 +145,14 @@ _NOTHING: Final[frozenset[bytes]] = frozenset()
 
 
 def parse_head(raw: bytes, limits: Limits) -> RequestHead:
-    """The request whose head is `raw`, from the request line to the empty line. Raises `RequestRejected`."""
+    """Parse `raw`, a head from the request line to the empty line. Raises `RequestRejected`."""
     line = _REQUEST_LINE.match(raw)
     if line is None:
         raise _bad_request_line(raw)
     method, target, minor = line.groups()
     _check_target(method, target)
     section, modern = raw[line.end() :], minor == b"1"
-    parse = _parse_shared_section if len(section) <= _REMEMBERED_BYTES else _parse_section
+    parse = _parse_shared_section if len(section) <= _MAX_SHARED_BYTES else _parse_section
     parsed = parse(section, modern, limits.max_headers)
     return RequestHead(method.decode(), target, "1.1" if modern else "1.0", len(raw), parsed)
 
@@ -166,32 +166,35 @@ def _parse_section(section: bytes, modern: bool, max_headers: int) -> HeaderSect
     if b" \r\n" in section or b"\t\r\n" in section:
         fields = [(name, value.rstrip(b" \t")) for name, value in fields]
     headers = [(name.lower(), value) for name, value in fields]
-    said: dict[bytes, list[bytes]] = {}
+    values: dict[bytes, list[bytes]] = {}
     for name, value in headers:
-        if name in _LOOKED_AT:
-            said.setdefault(name, []).append(value)
-    _check_host(said.get(b"host"), required=modern)
-    length = _body_length(said, modern=modern)
-    connection = frozenset(_members(said[b"connection"])) if b"connection" in said else _NOTHING
+        if name in _EXAMINED:
+            values.setdefault(name, []).append(value)
+    _check_host(values.get(b"host"), required=modern)
+    length = _body_length(values, modern=modern)
+    connection = frozenset(_members(values[b"connection"])) if b"connection" in values else _NOTHING
     return HeaderSection(
         headers=headers,
         length=length,
         # RFC 9112 section 9.3.
         keep_alive=b"close" not in connection and (modern or b"keep-alive" in connection),
         # RFC 9110 section 10.1.1: never 100 to HTTP/1.0, nor where there is no body to wait for.
-        expects_continue=modern and length != 0 and b"expect" in said and b"100-continue" in _members(said[b"expect"]),
-        upgrade=b",".join(_members(said[b"upgrade"])) if b"upgrade" in said else None,
+        expects_continue=modern
+        and length != 0
+        and b"expect" in values
+        and b"100-continue" in _members(values[b"expect"]),
+        upgrade=b",".join(_members(values[b"upgrade"])) if b"upgrade" in values else None,
         connection=connection,
-        is_shared=len(section) <= _REMEMBERED_BYTES,
+        is_shared=len(section) <= _MAX_SHARED_BYTES,
     )
 
 
-_parse_shared_section = lru_cache(maxsize=_REMEMBERED_SECTIONS)(_parse_section)
+_parse_shared_section = lru_cache(maxsize=_MAX_SHARED_SECTIONS)(_parse_section)
 
 
 def salvage(raw: bytes, limits: Limits) -> tuple[str, bytes, HeaderList]:
-    """Method, target and headers of a head at fault or not complete, as far as its lines are whole and well-formed:
-    for the wording of the answer and for the log, never to decide by."""
+    """Return method, target and headers of a faulty or incomplete head, as far as its lines are well-formed. They serve
+    to word the response and the log, never for a decision."""
     line = _REQUEST_LINE.match(raw)
     fields = islice(_FIELD.finditer(raw, line.end() if line else 0), limits.max_headers)
     headers = [(field[1].lower(), field[2].rstrip(b" \t")) for field in fields]
@@ -207,13 +210,14 @@ def parse_trailer(line: bytes) -> tuple[bytes, bytes]:
 
 
 def check_unfinished(data: bytes | bytearray, start: int = 0) -> None:
-    """Raises `RequestRejected` if no byte that may follow could make `data` good, as far as line ends go."""
+    """Raise `RequestRejected` if `data` has a fault that no further byte can mend: a control byte or a wrong line
+    end."""
     if _STRAY.search(data, start):
         raise RequestRejected(400, CONTROL_BYTE)
 
 
 def _bad_request_line(raw: bytes) -> RequestRejected:
-    """Why `raw` does not begin with a request line."""
+    """Return the error for a head that does not begin with a request line."""
     line = _LIKE_A_REQUEST_LINE.match(raw)
     if line is None:
         return RequestRejected(400, "The request line is malformed")
@@ -230,7 +234,7 @@ def _check_target(method: bytes, target: bytes) -> None:
 
 
 def _check_host(hosts: list[bytes] | None, *, required: bool) -> None:
-    """RFC 9112 section 3.2: one, valid; HTTP/1.0 may do without."""
+    """Check for one valid `Host` (RFC 9112 section 3.2), which HTTP/1.0 may omit."""
     if hosts is None:
         if required:
             raise RequestRejected(400, "The Host header is missing")
@@ -252,11 +256,12 @@ def _is_host(value: bytes) -> bool:
     return True
 
 
-def _body_length(said: Mapping[bytes, list[bytes]], *, modern: bool) -> int | None:
-    """RFC 9112 section 6.3, and nothing that it merely tolerates. None: chunked."""
-    if not _ALMOST_FRAMING.isdisjoint(said):
+def _body_length(values: Mapping[bytes, list[bytes]], *, modern: bool) -> int | None:
+    """Return the length of the body in bytes, None for a chunked one (RFC 9112 section 6.3). What the RFC merely
+    tolerates is rejected."""
+    if not _ALMOST_FRAMING.isdisjoint(values):
         raise RequestRejected(400, "A header could be read as one that says how long the body is")
-    lengths, codings = said.get(b"content-length"), said.get(b"transfer-encoding")
+    lengths, codings = values.get(b"content-length"), values.get(b"transfer-encoding")
     if codings is None:
         if lengths is None:
             return 0
@@ -273,15 +278,15 @@ def _body_length(said: Mapping[bytes, list[bytes]], *, modern: bool) -> int | No
 
 
 def _members(values: Sequence[bytes]) -> list[bytes]:
-    """The members of a list header (RFC 9110 section 5.6.1), lower-case."""
+    """Return the members of a list header (RFC 9110 section 5.6.1) in lower-case."""
     return [member for value in values for part in value.lower().split(b",") if (member := part.strip(b" \t"))]
 
 
 class HeadReader:
-    """Cuts heads out of what a connection brings, in whatever pieces it comes; at most `max_header_bytes` are held.
+    """Cuts heads out of the bytes of a connection, however they are split. It holds at most `max_header_bytes`.
 
-    What can be told from a part is told at once: a client that has sent a bare LF, or no request line of ours, need not
-    be waited for.
+    A fault is reported with the first byte that shows it: there is no waiting for the rest of a head with a bare LF, or
+    of one without a valid request line.
     """
 
     __slots__ = ("_blank_skipped", "_limit", "_line_read", "_scanned", "buffer")
@@ -293,10 +298,10 @@ class HeadReader:
     def feed(self, data: bytes) -> tuple[bytes, bytes] | None:
         """Return the head, once it is complete, and the bytes that follow it; None until then.
 
-        Raises `RequestRejected`; `buffer` then holds what was read.
+        Raises `RequestRejected`; `buffer` then holds the bytes read so far.
         """
         if not self.buffer and not data.startswith((b"\r", b"\n")):
-            # As nearly all come: whole, in one piece.
+            # The common case: a full head in one piece.
             end = data.find(b"\r\n\r\n") + 4
             if 4 <= end <= self._limit:
                 return (data, b"") if end == len(data) else (data[:end], data[end:])
@@ -319,7 +324,7 @@ class HeadReader:
         self._blank_skipped = False
 
     def _skip_empty_line(self) -> None:
-        """One empty line before a request is what old clients send after a body (RFC 9112 section 2.2)."""
+        """Skip one empty line before a request, which old clients send after a body (RFC 9112 section 2.2)."""
         if not self._blank_skipped and self.buffer.startswith(b"\r\n"):
             del self.buffer[:2]
             self._blank_skipped = True
@@ -328,7 +333,7 @@ class HeadReader:
             raise RequestRejected(400, "There is more than one empty line before the request")
 
     def _check_part(self) -> None:
-        # The last byte again: a CR is good or bad by what follows it.
+        # The last byte again: the next byte decides about a CR.
         check_unfinished(self.buffer, max(0, self._scanned - 1))
         self._scanned = len(self.buffer)
         if not self._line_read and b"\n" in self.buffer:
@@ -340,7 +345,7 @@ class HeadReader:
 
     def _too_large(self) -> RequestRejected:
         line_end = self.buffer.find(b"\n") + 1
-        # RFC 9110 section 15.5.15 where not even the request line has room.
+        # RFC 9110 section 15.5.15: not even the request line fits.
         if line_end == 0 or line_end > self._limit:
             return RequestRejected(414, TARGET_TOO_LONG)
         return RequestRejected(431, HEADERS_TOO_LARGE)

@@ -1,7 +1,7 @@
-"""Requests for the backend, into bytes (RFC 9112). Pure.
+"""Serializer for requests to the backend (RFC 9112). Pure.
 
-One of `Content-Length`, as plain decimal digits, and `Transfer-Encoding: chunked`, never both, is all that says how
-long a body is; chunks are ours, whatever the client's were.
+The framing is always Gatekeeper's own: one `Content-Length` in plain decimal digits or `Transfer-Encoding: chunked`,
+never both, and chunks of its own size.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ LAST_CHUNK: Final = b"0\r\n\r\n"
 
 _LENGTH: Final = re.compile(grammar.DECIMAL)
 _TARGET: Final = re.compile(grammar.VISIBLE)
-_OF_NOTE: Final = frozenset({b"content-length", b"expect", b"host", b"transfer-encoding"})
+_INTERPRETED: Final = frozenset({b"content-length", b"expect", b"host", b"transfer-encoding"})
 
 
 class RequestNotForwardable(GatekeeperError):
-    """The request has what HTTP does not allow, and the server in front let it through: the client's fault, not the
-    backend's. The message is for the client and quotes nothing of the request."""
+    """A request that the server accepted and HTTP/1.1 does not allow to send: the client's fault, not the backend's.
+    The message is for the client and quotes no part of the request."""
 
     reason = Reason.BAD_REQUEST
 
@@ -32,8 +32,8 @@ class RequestNotForwardable(GatekeeperError):
 
 
 class SerializedHead(NamedTuple):
-    """The head of a request, and what it says of the body: its `length`, None for chunks; 0 where there is none.
-    `expects` tells whether it waits for `100 Continue`."""
+    """The head of a request in bytes. `length` is that of the body: None for chunks, 0 without a body. `expects` is
+    true if the body waits for `100 Continue`."""
 
     head: bytes
     length: int | None
@@ -41,13 +41,13 @@ class SerializedHead(NamedTuple):
 
 
 def serialize_head(method: str, target: bytes, headers: Headers, *, authority: bytes, has_body: bool) -> SerializedHead:
-    """The head of this request. `authority` stands in for a missing `Host`, which HTTP/1.0 clients may leave out and
-    HTTP/1.1 may not (RFC 9112 section 3.2). Raises RequestNotForwardable."""
+    """Serialize the head of a request. `authority` is the `Host` where there is none: HTTP/1.0 clients may omit it,
+    HTTP/1.1 requests may not (RFC 9112 section 3.2). Raises RequestNotForwardable."""
     lines = [b"", b"", b""]
     length: int | None = None
     has_host = expects = False
     for name, value in headers:
-        if name in _OF_NOTE:
+        if name in _INTERPRETED:
             if name == b"host":
                 has_host = True
             elif name == b"expect":
@@ -70,12 +70,12 @@ def serialize_head(method: str, target: bytes, headers: Headers, *, authority: b
 
 
 def chunk(data: bytes) -> bytes:
-    """One chunk; `data` is not empty."""
+    """Return one chunk; `data` must not be empty."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def last_chunk(trailers: Headers) -> bytes:
-    """The end of a chunked body. Raises RequestNotForwardable."""
+    """Return the end of a chunked body with its trailers. Raises RequestNotForwardable."""
     if not trailers:
         return LAST_CHUNK
     _check_fields(trailers)
@@ -89,7 +89,7 @@ def _length(name: bytes, value: bytes, before: int | None) -> int:
 
 
 def _check(method: str, target: bytes, headers: Headers) -> None:
-    # The answer to CONNECT would not be one to a request any more (RFC 9110 section 9.3.6).
+    # After CONNECT the connection is a tunnel (RFC 9110 section 9.3.6).
     if not method.isascii() or not is_token(method.encode()) or method == "CONNECT" or not _TARGET.fullmatch(target):
         raise RequestNotForwardable
     _check_fields(headers)
@@ -97,7 +97,7 @@ def _check(method: str, target: bytes, headers: Headers) -> None:
 
 def _check_fields(headers: Headers) -> None:
     names = [name for name, _ in headers]
-    # As one text each: what no name and no value may have, none of them has.
+    # All names joined, then all values joined: one check each instead of one a field.
     if b"" in names or not is_token(b"".join(names) or b"-"):
         raise RequestNotForwardable
     if not is_field_value(b"".join([value for _, value in headers])):

@@ -1,7 +1,7 @@
-"""A backend's answers, out of bytes (RFC 9112), strictly. Pure: no socket, no clock.
+"""A strict parser for the responses of a backend (RFC 9112). Pure: no socket, no clock.
 
-What follows one answer on a connection is the next one, and may be someone else's. So there is one reading of every
-byte, and whatever could have two is an error: two lengths, a length beside `Transfer-Encoding`, a line that ends in a
+The bytes after one response belong to the next, which may be another client's. Therefore every byte has one reading,
+and everything that could have two is an error: two lengths, a length beside `Transfer-Encoding`, a line that ends in a
 bare CR or LF, folding, control characters, a space before the colon.
 """
 
@@ -19,10 +19,11 @@ from gatekeeper.http.grammar import FIELD_VALUE, is_field_value, is_token
 from gatekeeper.http.headers import HeaderList
 
 MAX_HEAD_BYTES: Final = 64 * 1024
-"""Of one head, and of the trailers."""
+"""The size limit of one head, and of the trailers."""
 MAX_FIELDS: Final = 200
 MAX_INFORMATIONAL: Final = 1000
-"""Interim answers (1xx) before one that is final: more is a flood, fewer may be the sign of life of an hour's work."""
+"""The most interim responses (1xx) before the final one. More is a flood; a backend that works for an hour may well
+send some hundreds."""
 
 _MAX_SIZE_LINE_BYTES: Final = 4096
 
@@ -36,18 +37,17 @@ _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[\t ]*;" + FIELD_VALUE + rb")?")
 _FRAMING: Final = frozenset({b"connection", b"content-length", b"transfer-encoding"})
 _BODILESS: Final = frozenset({204, 304})
 
-# A backend says most lines again and again, and under load whole heads, whose date is the same for a second. What was
-# found good is kept, a few megabytes at most; all of it goes when there is no more room, for what comes again is soon
-# there again.
-_MOST_REMEMBERED: Final = 512
-_REMEMBERED_BYTES: Final = 1024
+# A backend repeats most lines, and under load entire heads, whose date is the same for a second. Results are cached, a
+# few megabytes at most. A full cache is emptied: what is still in use soon returns.
+_MAX_SHARED: Final = 512
+_MAX_SHARED_BYTES: Final = 1024
 _fields: Final[dict[bytes, tuple[bytes, bytes]]] = {}
 _heads: Final[dict[bytes, ResponseHead]] = {}
 _T = TypeVar("_T")
 
 
 class BadResponse(Exception):
-    """These bytes are not an answer, or could be read in two ways. The text quotes nothing of them."""
+    """Bytes that are not a response, or that could be read in two ways. The text quotes none of them."""
 
 
 class ResponseHead(msgspec.Struct, frozen=True, eq=False):
@@ -72,12 +72,13 @@ class ResponseHead(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def is_bodiless(self) -> bool:
-        """Whether no body follows whatever was asked and whatever the head says (RFC 9112 section 6.3)."""
+        """Tell whether no body follows, whatever the request and the head say (RFC 9112 section 6.3)."""
         return self.status in _BODILESS
 
 
 class ParserCallbacks(Protocol):
-    """Who is told what was read. Each may call `ResponseParser.stop`; the last two are the last word on an answer."""
+    """The receiver of what a `ResponseParser` reads. Each method may call `ResponseParser.stop`. `on_end` and
+    `on_full_response` are the last call for a response."""
 
     def on_informational(self, head: ResponseHead) -> None: ...
 
@@ -88,12 +89,12 @@ class ParserCallbacks(Protocol):
     def on_end(self, trailers: HeaderList) -> None: ...
 
     def on_full_response(self, head: ResponseHead, body: bytes) -> None:
-        """In place of all others: an answer with a `Content-Length` that came in one piece, as most do."""
+        """Called instead of all others for a response with a `Content-Length` that arrived in one piece, as most do."""
 
 
 def parse_head(block: bytes) -> ResponseHead:
-    """The head in `block`, which ends with its empty line. Raises BadResponse."""
-    return _heads.get(block) or _remembered(_heads, block, _parse_head(block))
+    """Parse `block`, a head with its empty line. Raises BadResponse."""
+    return _heads.get(block) or _cache(_heads, block, _parse_head(block))
 
 
 def _parse_head(block: bytes) -> ResponseHead:
@@ -120,7 +121,7 @@ def _parse_head(block: bytes) -> ResponseHead:
     if is_chunked and (length is not None or minor == b"0"):
         raise BadResponse("Transfer-Encoding beside Content-Length, or in HTTP/1.0")
     keeps_alive = b"close" not in options and (minor == b"1" or b"keep-alive" in options)
-    is_shared = len(block) <= _REMEMBERED_BYTES
+    is_shared = len(block) <= _MAX_SHARED_BYTES
     return ResponseHead(int(status), reason or b"", headers, length, is_chunked, keeps_alive, is_shared)
 
 
@@ -130,10 +131,10 @@ def _options(value: bytes) -> frozenset[bytes]:
 
 
 def _parse_fields(lines: list[bytes]) -> HeaderList:
-    """Names in lower-case. Raises BadResponse."""
+    """Return the fields, names in lower-case. Raises BadResponse."""
     if len(lines) > MAX_FIELDS:
         raise BadResponse("too many fields")
-    return [_fields.get(line) or _remembered(_fields, line, _parse_field(line)) for line in lines]
+    return [_fields.get(line) or _cache(_fields, line, _parse_field(line)) for line in lines]
 
 
 def _parse_field(line: bytes) -> tuple[bytes, bytes]:
@@ -147,26 +148,36 @@ def _parse_field(line: bytes) -> tuple[bytes, bytes]:
     return name.lower(), value.strip(b" \t")
 
 
-def _remembered(memory: dict[bytes, _T], text: bytes, read: _T) -> _T:
-    """`read`, which `text` was found to be, kept for the next time."""
-    if len(text) <= _REMEMBERED_BYTES:
-        if len(memory) >= _MOST_REMEMBERED:
+def _cache(memory: dict[bytes, _T], text: bytes, parsed: _T) -> _T:
+    """Cache `parsed` as the result for `text`, and return it."""
+    if len(text) <= _MAX_SHARED_BYTES:
+        if len(memory) >= _MAX_SHARED:
             memory.clear()
-        memory[text] = read
-    return read
+        memory[text] = parsed
+    return parsed
 
 
 class ResponseParser:
-    """Reads the answers of one connection one after another: `begin`, then `feed` until `on_end`.
+    """Parses the responses of one connection one after another: call `begin`, then `feed` until `on_end`.
 
-    Whatever the cuts between the bytes fed, the reader is told the same; body data in as few parts as were fed.
-    `reusable` is true when, at `on_end`, the connection may serve another request.
+    However the bytes are split, the callbacks are the same, and body data is passed on in as few parts as were fed. At
+    `on_end`, `reusable` tells whether the connection may serve another request.
     """
 
-    __slots__ = ("_count", "_held", "_is_fresh", "_left", "_parts", "_reader", "_state", "_to_head_request", "reusable")
+    __slots__ = (
+        "_callbacks",
+        "_count",
+        "_held",
+        "_is_fresh",
+        "_left",
+        "_parts",
+        "_state",
+        "_to_head_request",
+        "reusable",
+    )
 
-    def __init__(self, reader: ParserCallbacks) -> None:
-        self._reader = reader
+    def __init__(self, callbacks: ParserCallbacks) -> None:
+        self._callbacks = callbacks
         self._state: Callable[[bytes, int], int] | None = None
         self._held = b""
         self._parts: list[bytes] = []
@@ -177,25 +188,25 @@ class ResponseParser:
         self.reusable = True
 
     def begin(self, *, to_head_request: bool) -> None:
-        """The next bytes are an answer: one to HEAD has no body, whatever it says (RFC 9112 section 6.3)."""
+        """Expect a response next. One to HEAD has no body, whatever its head says (RFC 9112 section 6.3)."""
         self._to_head_request = to_head_request
         self._count = 0
         self._is_fresh = not to_head_request
         self._state = self._read_head
 
     def stop(self) -> None:
-        """Nothing more is to be told."""
+        """Make no more calls for this response."""
         self._state = None
         self._parts.clear()
 
     def feed(self, data: bytes) -> None:
-        """Raises BadResponse, and is then of no more use."""
+        """Parse `data` and call the callbacks. Raises BadResponse, after which the parser must not be used."""
         if self._held:
             data, self._held = self._held + data, b""
         at = 0
         if self._is_fresh:
             self._is_fresh = False
-            at = self._read_whole(data)
+            at = self._read_full_response(data)
         try:
             while self._state is not None and at < len(data):
                 proceeded = self._state(data, at)
@@ -208,25 +219,26 @@ class ResponseParser:
                 self._flush()
 
     def feed_eof(self) -> bool:
-        """The connection has ended. False if an answer was broken off by that."""
+        """Handle the end of the connection. Return False if it cut a response short."""
         if self._state == self._read_until_close:
             self.reusable = False
             self._state = None
-            self._reader.on_end([])
+            self._callbacks.on_end([])
             return True
         return self._state is None
 
-    def _read_whole(self, data: bytes) -> int:
-        """Where it is more or less than one, its head, or nothing yet."""
+    def _read_full_response(self, data: bytes) -> int:
+        """Read a full response with a length at once. Return where to continue: after the head if there is more or less
+        than one response, at 0 if the head is not complete."""
         end = data.find(b"\r\n\r\n") + 4
         if not 4 <= end <= MAX_HEAD_BYTES:
             return 0
         head = parse_head(data[:end])
         if not head.length or head.length != len(data) - end or head.status < 200 or head.is_bodiless:
-            return self._begin_answer(head, data, end)
+            return self._begin_response(head, data, end)
         self._state = None
         self.reusable = head.keeps_alive
-        self._reader.on_full_response(head, data[end:])
+        self._callbacks.on_full_response(head, data[end:])
         return len(data)
 
     def _read_head(self, data: bytes, at: int) -> int:
@@ -238,14 +250,14 @@ class ResponseParser:
         end += 4
         if end - at > MAX_HEAD_BYTES:
             raise BadResponse("a head that is too long")
-        return self._begin_answer(parse_head(data[at:end]), data, end)
+        return self._begin_response(parse_head(data[at:end]), data, end)
 
-    def _begin_answer(self, head: ResponseHead, data: bytes, end: int) -> int:
+    def _begin_response(self, head: ResponseHead, data: bytes, end: int) -> int:
         if head.status < 200:
             self._inform(head)
             return end
         self.reusable = head.keeps_alive
-        self._reader.on_head(head)
+        self._callbacks.on_head(head)
         if self._state is None:
             return end
         if self._to_head_request or head.is_bodiless or head.length == 0:
@@ -262,8 +274,8 @@ class ResponseParser:
     def _inform(self, head: ResponseHead) -> None:
         self._count += 1
         if head.status == 101 or self._count > MAX_INFORMATIONAL:
-            raise BadResponse("an upgrade that nobody asked for, or endless interim answers")
-        self._reader.on_informational(head)
+            raise BadResponse("an upgrade that was not requested, or endless interim responses")
+        self._callbacks.on_informational(head)
 
     def _read_length(self, data: bytes, at: int) -> int:
         end = self._take(data, at)
@@ -317,14 +329,14 @@ class ResponseParser:
 
     def _finish(self, data: bytes, at: int, trailers: HeaderList) -> int:
         if at < len(data):
-            # Nobody asked for what follows, and nobody must get it (CVE-2026-71324).
+            # No request asked for the bytes that follow, and no client may get them (CVE-2026-71324).
             self.reusable = False
         if self._parts:
             self._flush()
             if self._state is None:
                 return len(data)
         self._state = None
-        self._reader.on_end(trailers)
+        self._callbacks.on_end(trailers)
         return len(data)
 
     def _flush(self) -> None:
@@ -332,14 +344,14 @@ class ResponseParser:
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()
         if self._state is not None:
-            self._reader.on_data(data)
+            self._callbacks.on_data(data)
 
 
 def _more(data: bytes, at: int, end_bytes: int) -> int:
-    """What begins at `at` is not complete: more is to come, unless that cannot make it good."""
+    """Return -1: the element at `at` is incomplete. Raise BadResponse if more data cannot make it valid."""
     if len(data) - at >= end_bytes:
         raise BadResponse("a head, trailers or a chunk size too long")
     if data.count(b"\n", at) != data.count(b"\r\n", at):
-        # Who ends lines so would wait for us, and we for the end of the head.
+        # A backend that ends lines so would wait for the next request, and the parser for the end of the head.
         raise BadResponse("a bare LF")
     return -1

@@ -1,4 +1,4 @@
-"""The WebSocket library's protocol, where RFC 6455 says something else than it does, for both legs of a tunnel."""
+"""The protocol of the websockets library, corrected where it differs from RFC 6455. Both sides of a tunnel use it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _Utf8: Final = getincrementaldecoder("utf-8")
 
 
 class _StrictProtocol(Protocol):
-    """Text is checked as it comes, so that what follows text that is no UTF-8 counts no more (section 8.1); the library
-    leaves that to its user, who sees a frame only when those behind it have been answered. A close may come in the
-    middle of a message (section 5.4), which to the library is an error."""
+    """Text is checked as it arrives, so that frames behind invalid UTF-8 are ignored (section 8.1); the library leaves
+    that to its user, who sees a frame only when those behind it have been handled. A close frame may come in the middle
+    of a message (section 5.4), which the library takes for an error."""
 
     _text: IncrementalDecoder | None = None
 
     def recv_frame(self, frame: Frame) -> None:
-        """Called by the parser for each frame. It fails the connection with 1007 for a UnicodeDecodeError."""
+        """Handle a frame. The parser calls it, and fails the connection with 1007 for a UnicodeDecodeError."""
         opcode = frame.opcode
         if opcode is Opcode.TEXT and self.current_size is None:
             if frame.fin:
@@ -39,8 +39,8 @@ class _StrictProtocol(Protocol):
 
 
 class StrictClientProtocol(_StrictProtocol, ClientProtocol):
-    """The leg to the backend."""
+    """The backend's side of a tunnel."""
 
 
 class StrictServerProtocol(_StrictProtocol, ServerProtocol):
-    """The leg of the client."""
+    """The client's side of a tunnel."""

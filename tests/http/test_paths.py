@@ -304,7 +304,7 @@ def test_what_anybody_can_send_is_not_remembered_at_length() -> None:
     paths = table("/public/*")
     for number in range(50):
         paths.classify("GET", b"/public/%d/" % number + b"a" * 10_000)
-    assert paths._remembered.cache_info().currsize == 0
+    assert paths._classify_cached.cache_info().currsize == 0
 
 
 # Patterns
