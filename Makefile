@@ -18,7 +18,7 @@ export UV_PYTHON := $(CURDIR)/$(BIN)/python
 export UV_PYTHON_DOWNLOADS := never
 export UV_SYSTEM_CERTS := 1
 
-.PHONY: help demo test check lint format bench bench-store bench-soak clean
+.PHONY: help demo test check fast check-pythons lint format bench bench-store bench-soak clean
 .DELETE_ON_ERROR:
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo "make test      everything that must hold before a change goes in"
 	@echo "make check     the fast part of it"
 	@echo "make lint      only the static part of it"
+	@echo "make check-pythons  the fast tests on every installed Python from 3.11 on"
 	@echo "make format    rewrite the sources as the formatter wants them"
 	@echo "make bench     measure it beside other gateways (bench/README.md)"
 	@echo "make clean     remove what these commands have made"
@@ -36,8 +37,14 @@ demo: $(VENV)/.installed
 test: lint
 	$(PYTEST)
 
-check: lint
+check: lint fast
+
+# The part of `check` that depends on the interpreter: `make fast VENV=.venvs/3.13 PYTHON=python3.13` takes another one.
+fast: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow" --hypothesis-profile=quick
+
+check-pythons:
+	@.ci/check-pythons
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -62,7 +69,7 @@ bench-soak: $(VENV)/.installed-dev
 	$(BENCH) soak $(if $(MINUTES),--minutes $(MINUTES))
 
 clean:
-	rm -rf bench/.work $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .grimp_cache .import_linter_cache
+	rm -rf bench/.work $(VENV) .venvs dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .grimp_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each step leaves a stamp, so that a second call does nothing. The syncs are inexact: one never takes away what the

@@ -12,6 +12,7 @@ import threading
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -285,8 +286,13 @@ def test_every_module_has_its_layer() -> None:
     assert placed == modules | {"gatekeeper_middleware"}
 
 
-def test_the_changelog_has_an_unreleased_section() -> None:
-    assert re.findall(r"^## .*", _text("CHANGELOG.md"), re.MULTILINE)[0] == "## [Unreleased]"
+def test_the_changelog_names_the_version_and_its_date_below_what_is_unreleased() -> None:
+    unreleased, latest, *_ = re.findall(r"^## (.*)", _text("CHANGELOG.md"), re.MULTILINE)
+    assert unreleased == "[Unreleased]"
+    released = re.fullmatch(r"\[(.+)\] - (\d{4}-\d\d-\d\d)", latest)
+    assert released is not None
+    assert released[1] == __version__
+    assert date.fromisoformat(released[2])
 
 
 @pytest.mark.parametrize("document", _DOCUMENTS)

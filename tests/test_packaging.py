@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -37,7 +40,7 @@ def names(wheel: Path) -> list[str]:
 def unpacked(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What an installer would put into site-packages."""
     where = tmp_path_factory.mktemp("site")
-    zipfile.ZipFile(wheel).extractall(where)
+    zipfile.ZipFile(wheel).extractall(where)  # noqa: S202 - it was built here
     return where
 
 
@@ -98,10 +101,42 @@ def test_the_command_runs_from_what_was_installed(unpacked: Path) -> None:
     assert _python(code, path=unpacked) == f"gatekeeper {__version__}"
 
 
-def test_the_source_distribution_builds_the_same_wheel(names: list[str], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the source distribution and the wheel that is built from it."""
+    out = tmp_path_factory.mktemp("both")
     # `build` without --wheel makes the wheel from the source distribution.
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path), str(_ROOT)]
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(_ROOT)]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stdout + built.stderr
-    (again,) = tmp_path.glob("*.whl")
+    return out
+
+
+def test_the_source_distribution_builds_the_same_wheel(names: list[str], both: Path) -> None:
+    (again,) = both.glob("*.whl")
     assert sorted(zipfile.ZipFile(again).namelist()) == sorted(names)
+
+
+def test_the_source_distribution_has_every_file_of_the_repository(both: Path) -> None:
+    if not (_ROOT / ".git").exists():
+        pytest.skip("no repository: this is what was unpacked from a source distribution")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=_ROOT, capture_output=True, text=True, check=True).stdout
+    tracked = {name for name in listed.split("\0") if name and (_ROOT / name).exists()}
+    (archive,) = both.glob("*.tar.gz")
+    with tarfile.open(archive) as files:
+        packed = {file.name.partition("/")[2]: file.mode for file in files if file.isfile()}
+    assert packed.keys() >= tracked
+    assert {"uv.lock", "Dockerfile", ".ci/run", "CONTRIBUTING.md", "SECURITY.md", "tests/vectors/README.md"} <= tracked
+    assert packed[".ci/run"] & 0o100, "it is run by its name"
+    # What is not tracked is left out too, by .gitignore: no environment, no data, no cache.
+    assert not {name for name in packed if name.startswith((".venv", ".gatekeeper", ".git/", "bench/.work"))}
+
+
+def test_the_classifiers_name_the_pythons_that_are_tested() -> None:
+    project = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = re.findall(r"Programming Language :: Python :: (3\.\d+)", "\n".join(project["classifiers"]))
+    assert project["requires-python"] == f">={named[0]}"
+    assert named == [f"3.{minor}" for minor in range(int(named[0][2:]), int(named[-1][2:]) + 1)]
+    found = subprocess.run([_ROOT / ".ci" / "pythons"], capture_output=True, text=True, check=True).stdout
+    installed = [line.split()[0] for line in found.splitlines()]
+    assert set(installed) <= set(named)
