@@ -31,10 +31,12 @@ Gatekeeper is configured by environment variables that begin with `GATEKEEPER_`.
 The smallest configuration is a backend, and a key that verifies its tokens. This makes a random secret, which the
 backend must sign its tokens with, and checks the settings:
 
-    (umask 077; openssl rand -base64 48 > jwt.secret)
-    export GATEKEEPER_UPSTREAM_URL='http://127.0.0.1:8080'
-    export GATEKEEPER_JWT_SECRET_FILE='./jwt.secret'
-    gatekeeper config
+```bash
+(umask 077; openssl rand -base64 48 > jwt.secret)
+export GATEKEEPER_UPSTREAM_URL='http://127.0.0.1:8080'
+export GATEKEEPER_JWT_SECRET_FILE='./jwt.secret'
+gatekeeper config
+```
 
 `GATEKEEPER_JWT_SECRET`, `GATEKEEPER_JWT_PUBLIC_KEY` or `GATEKEEPER_JWKS_URL` is required. The last two can be combined;
 the first excludes both.
@@ -42,23 +44,38 @@ the first excludes both.
 With `GATEKEEPER_TOKENS=issue` Gatekeeper issues the tokens. It signs them with `GATEKEEPER_SIGNING_KEY`, or else with
 the first `GATEKEEPER_JWT_SECRET`. It sends the name and the password of a login to `GATEKEEPER_LOGIN_CHECK_URL`:
 
-    (umask 077; openssl rand -base64 48 > signing.secret)
-    unset GATEKEEPER_JWT_SECRET_FILE
-    export GATEKEEPER_UPSTREAM_URL='http://127.0.0.1:8080'
-    export GATEKEEPER_TOKENS='issue'
-    export GATEKEEPER_SIGNING_KEY_FILE='./signing.secret'
-    export GATEKEEPER_LOGIN_CHECK_URL='/internal/login'
-    gatekeeper config
+```bash
+(umask 077; openssl rand -base64 48 > signing.secret)
+unset GATEKEEPER_JWT_SECRET_FILE
+export GATEKEEPER_UPSTREAM_URL='http://127.0.0.1:8080'
+export GATEKEEPER_TOKENS='issue'
+export GATEKEEPER_SIGNING_KEY_FILE='./signing.secret'
+export GATEKEEPER_LOGIN_CHECK_URL='/internal/login'
+gatekeeper config
+```
 
 The signing key is then the only key needed; a `GATEKEEPER_JWT_…` key beside it verifies tokens of other issuers. HMAC
 secrets cannot be combined with public or private keys, in any of these variables. While `GATEKEEPER_TOKENS` is
 `observe`, settings that only `issue` uses have no effect, and `gatekeeper check` warns about them.
 
 [`config/gatekeeper.env`](../config/gatekeeper.env) lists all variables, commented out. Copy it, uncomment lines, and
-load it with `gatekeeper --env-file config/gatekeeper.env serve`. It holds one `NAME=value` a line, without quotes;
-in a shell, put values in single quotes as above, because `*`, spaces and `;` have a meaning there:
+name the copy before any command:
 
-    export GATEKEEPER_PUBLIC_PATHS='/health,GET /docs/*'
+```bash
+cp config/gatekeeper.env gatekeeper.env
+gatekeeper --env-file gatekeeper.env check
+```
+
+A variable that is already set in the environment wins over the file. The file holds `NAME=value` lines, without spaces
+around the `=`; blank lines and lines that begin with `#` are skipped. Quotes around a value are optional, nothing in it
+is expanded, and a comment needs a line of its own. Any other line is an error that names the file and the line.
+Docker's `--env-file` and systemd's `EnvironmentFile=` read the same files; for Docker, leave the quotes out.
+
+In a shell, put values in single quotes, because `*`, spaces and `;` have a meaning there:
+
+```bash
+export GATEKEEPER_PUBLIC_PATHS='/health,GET /docs/*'
+```
 
 `gatekeeper config` prints the settings in effect and their origin, with secrets masked. `gatekeeper check` prints all
 problems and warnings.
