@@ -22,7 +22,8 @@ import redis
 import uvloop
 
 from gatekeeper.models import Claims, Client
-from gatekeeper.sessions.keys import Rules, ScriptRunner
+from gatekeeper.sessions.keys import Rules
+from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
 

@@ -24,7 +24,8 @@ from typing import Any, Final
 import redis
 
 from gatekeeper.models import Claims, Client
-from gatekeeper.sessions.keys import Rules, ScriptRunner
+from gatekeeper.sessions.keys import Rules
+from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.embedded import server_binary

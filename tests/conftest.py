@@ -15,7 +15,8 @@ import pytest
 import redis
 from hypothesis import settings
 
-from gatekeeper.sessions.keys import Rules, ScriptRunner
+from gatekeeper.sessions.keys import Rules
+from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.embedded import server_binary

@@ -221,7 +221,7 @@ class IssuedSignIn:
     ) -> IssuedTokens | Problem:
         """Answer a refresh token that is not the current one, or is it no more."""
         owner.session_id = rotation.session_id or None
-        if rotation.outcome == "again":
+        if rotation.outcome == "repeated":
             content = unseal(presented, rotation.sealed)
             if content is not None:
                 return msgspec.json.decode(content, type=IssuedTokens)

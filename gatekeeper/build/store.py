@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 from gatekeeper.errors import ConfigError
 from gatekeeper.sessions.degraded import DegradedMode
 from gatekeeper.sessions.geo import Locator, open_locator
-from gatekeeper.sessions.keys import Rules, ScriptRunner, microseconds
+from gatekeeper.sessions.keys import Rules, microseconds
 from gatekeeper.sessions.login_attempts import LoginAttempts
 from gatekeeper.sessions.open_streams import OpenStreams
 from gatekeeper.sessions.revocations import Revocation, RevocationListener
 from gatekeeper.sessions.revoked_cache import RevokedCache
+from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.settings import Settings
 from gatekeeper.store.address import open_client

@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from gatekeeper.models import EndReason
-from gatekeeper.sessions.keys import ScriptRunner
+from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.store.errors import unavailable_from
 
 _log = logging.getLogger("gatekeeper")
@@ -67,9 +67,8 @@ class RevocationListener:
         self._failures = 0
 
     def __repr__(self) -> str:
-        return (
-            f"<RevocationListener [{self._runner.revocation_channel}] {'hears' if self._connected else 'is cut off'}>"
-        )
+        state = "connected" if self._connected else "disconnected"
+        return f"<RevocationListener [{self._runner.keys.revocation_channel}] {state}>"
 
     async def listen(self) -> None:
         """Runs until it is cancelled."""
@@ -89,7 +88,7 @@ class RevocationListener:
         client = self._connect()
         try:
             async with client.pubsub() as subscription:
-                await subscription.subscribe(self._runner.revocation_channel)
+                await subscription.subscribe(self._runner.keys.revocation_channel)
                 await self._hear(subscription)
         finally:
             await client.aclose()
@@ -120,7 +119,7 @@ class RevocationListener:
         """None for what no script of ours says: whoever may publish may say anything."""
         try:
             whom, reason, key = data.split(b" ", 2)
-            user = self._runner.user_of(key)
+            user = self._runner.keys.user_of(key)
             if user is None:
                 return None
             if whom.startswith(b"*"):

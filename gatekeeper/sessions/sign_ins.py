@@ -1,28 +1,30 @@
-"""Sessions where tokens are handed out: logins, refreshes, and refresh tokens of Gatekeeper's own.
+"""Sessions where tokens are handed out: logins, refreshes, and refresh tokens that Gatekeeper issues.
 
-A refresh token is known by its digest alone, here and in the store: who reads the store can use none.
+A refresh token is known by its digest alone, here and in the store: reading the store yields no usable token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Literal
 
 import msgspec
 
 from gatekeeper.models import Claims, Client, EndReason
 from gatekeeper.sessions.events import SYSTEM, Actor
-from gatekeeper.sessions.keys import ScriptRunner, microseconds, new_id
+from gatekeeper.sessions.keys import microseconds
+from gatekeeper.sessions.opening import packed_string
+from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.scripts import load
 
-LOGIN: Final = load("audit", "common", "upkeep", "opening", "arguments", "login", durable=True)
-REFRESHED: Final = load("audit", "common", "upkeep", "opening", "arguments", "refreshed", durable=True)
-LINK: Final = load("audit", "common", "upkeep", "link")
-ROTATE: Final = load("audit", "common", "upkeep", "opening", "rotate", durable=True)
+LOGIN: Final = load("audit", "common", "upkeep", "arguments", "opening", "sign_in", "login", durable=True)
+REFRESH: Final = load("audit", "common", "upkeep", "arguments", "opening", "sign_in", "refresh", durable=True)
+LOOKUP: Final = load("audit", "common", "upkeep", "arguments", "lookup")
+ROTATE: Final = load("audit", "common", "upkeep", "arguments", "opening", "rotate", durable=True)
 
 
 class RefreshToken(msgspec.Struct, frozen=True):
-    """A refresh token as the store knows it: the digest, and when it expires (seconds), if anybody tells."""
+    """A refresh token as the store knows it: its digest, and when it expires (seconds; None: unknown)."""
 
     digest: str
     expires_at: float | None = None
@@ -31,8 +33,8 @@ class RefreshToken(msgspec.Struct, frozen=True):
 class SignInResult(msgspec.Struct, frozen=True):
     """What became of new tokens.
 
-    `opened`: they have a session of their own; `touched`: they belong to one that was there; `ended`: to one that is
-    over; `full`: there is no room; `unknown`: they may not open a session. `expires_at` is the session's, in seconds.
+    `opened`: they have a session of their own; `touched`: they belong to one that was there; `ended`: to one that has
+    ended; `full`: there is no room; `unknown`: they may not open a session. `expires_at` is the session's, in seconds.
     """
 
     outcome: Literal["opened", "touched", "ended", "full", "unknown"]
@@ -47,9 +49,9 @@ class SignInResult(msgspec.Struct, frozen=True):
 
 
 class TokenLookup(msgspec.Struct, frozen=True):
-    """Which session tokens name: `live`, `ended`, `unknown` (no session; tokens issued until `not_before`, in seconds,
-    may not open one), or `crowded` (live, with more tokens than it may have). `is_newest`: the refresh token asked
-    about is the one that the session was given last."""
+    """The session that tokens name: `live`, `ended`, `unknown` (no session; tokens issued until `not_before`, in
+    seconds, may not open one), or `crowded` (live, with more tokens than it may have). `is_newest`: the refresh token
+    asked about is the one that the session was given last."""
 
     outcome: Literal["live", "ended", "unknown", "crowded"]
     session_id: int
@@ -60,10 +62,11 @@ class TokenLookup(msgspec.Struct, frozen=True):
 
 
 class Rotation(msgspec.Struct, frozen=True):
-    """What a refresh token of Gatekeeper's own is: `current` (to be rotated), `again` (rotated within the window; its
-    `sealed` successors are given once more), `reused` (its session has ended by that), `ended`, `unknown`."""
+    """The state of a refresh token that Gatekeeper issued: `current` (to be rotated), `rotated`, `repeated` (rotated
+    within the window; `sealed` is the pair that replaced it, given once more), `reused` (which has ended its session),
+    `ended`, `unknown`."""
 
-    outcome: Literal["current", "rotated", "again", "reused", "ended", "unknown"]
+    outcome: Literal["current", "rotated", "repeated", "reused", "ended", "unknown"]
     session_id: int = 0
     end_reason: EndReason | None = None
     reference: str = ""
@@ -73,8 +76,8 @@ class Rotation(msgspec.Struct, frozen=True):
 
 
 class Successor(msgspec.Struct, frozen=True):
-    """What a refresh token makes way for: the next one's digest, its access token's `jti` and expiry (seconds), and
-    both tokens sealed."""
+    """The pair that replaces a refresh token: the digest of the new one, `jti` and expiry (seconds) of the access
+    token, and both tokens sealed."""
 
     digest: str
     jti: str
@@ -88,19 +91,17 @@ class SignIns:
     def __init__(self, runner: ScriptRunner, *, reuse_window_seconds: float = 0.0) -> None:
         self._runner = runner
         self._window = microseconds(reuse_window_seconds)
-        self._over = (runner.idle, runner.ended_ttl)
-        self._rules = (runner.idle, runner.ttl, runner.ended_ttl, runner.limit, runner.policy, runner.unknown)
 
     def __repr__(self) -> str:
         return f"<SignIns {self._runner!r}>"
 
     async def user_of(self, digest: str) -> str | None:
-        """Whose refresh token it is, as far as the index knows."""
-        return await self._runner.user_of_refresh_token(digest)
+        """The user of a refresh token, as far as the index knows."""
+        return await self._runner.indexes.user_of_refresh_token(digest)
 
     async def user_of_sid(self, sid: str) -> str | None:
-        """Whose sign-in at a provider it is, as far as the index knows."""
-        return await self._runner.user_of_sid(sid)
+        """The user of a sign-in at an identity provider, as far as the index knows."""
+        return await self._runner.indexes.user_of_sid(sid)
 
     async def log_in(
         self,
@@ -113,17 +114,18 @@ class SignIns:
         kept_claims: str = "",
         user_name: str = "",
     ) -> SignInResult:
-        """Opens a session for tokens that are about to be handed out. That of `presented`, the reference of a token
-        that came with the login, ends; `kept_claims` are remembered for tokens to come. `user_name`
-        is what was typed, for the audit trail."""
-        arguments = self._arguments(claims, client, exempt, refresh, "password")
+        """Opens a session for tokens that are about to be handed out. The session of `presented`, the reference of a
+        token that came with the login request, ends. `kept_claims` (JSON) are kept for tokens issued later; `user_name`
+        is the name that was typed, for the audit log."""
         signed_in = await self._runner.run_audited(
             LOGIN,
             claims.user,
             _signed_in,
-            *arguments,
-            presented or "",
-            kept_claims,
+            {
+                "opening": self._opening(claims, client, exempt, refresh, "password"),
+                "presented": presented or "",
+                "claims": kept_claims,
+            },
             actor=Actor.of(client, claims.user, user_name=user_name),
             indexes=self._indexes(claims, refresh),
         )
@@ -139,81 +141,81 @@ class SignIns:
     async def refresh(
         self, claims: Claims, client: Client, *, exempt: bool, refresh: RefreshToken | None, linked: int | None
     ) -> SignInResult:
-        """Gives new tokens to the session `linked`; without one, to that of their own, or to a new one."""
-        arguments = self._arguments(claims, client, exempt, refresh, "refresh")
+        """Gives new tokens to the session `linked`; without one to the session that they name, or to a new one."""
         signed_in = await self._runner.run_audited(
-            REFRESHED,
+            REFRESH,
             claims.user,
             _signed_in,
-            *arguments,
-            linked or 0,
-            self._runner.epoch.adopt_not_before,
+            {
+                "opening": self._opening(claims, client, exempt, refresh, "refresh"),
+                "linked": str(linked or 0),
+                "adopt_not_before": self._runner.epoch.adopt_not_before,
+            },
             actor=Actor.of(client, claims.user),
             indexes=self._indexes(claims, refresh),
         )
         return self._cache(claims, signed_in)
 
     async def lookup(self, user: str, *, digest: str | None = None, claims: Claims | None = None) -> TokenLookup:
-        """The session that a refresh token or an access token of `user` names. Moves nothing."""
-        token: tuple[str, int, int] = ("", 0, 0)
+        """Finds the session that a refresh token or an access token of `user` names. Touches nothing."""
+        arguments: dict[str, str | int] = {"refresh": digest or "", "reference": ""}
         if claims is not None:
-            issued_at = microseconds(claims.issued_at or 0)
-            token = (claims.reference, self._runner.token_expires_at(claims), issued_at)
-        linked = await self._runner.run(LINK, user, _linked, *self._over, digest or "", *token)
-        if linked.outcome == "unknown":
+            arguments["reference"] = claims.reference
+            arguments["token_expires_at"] = self._runner.openings.expires_at(claims.expires_at)
+            arguments["issued_at"] = microseconds(claims.issued_at or 0)
+        found = await self._runner.run(LOOKUP, user, _lookup, arguments)
+        if found.outcome == "unknown":
             lost = self._runner.epoch.adopt_not_before / 1e6
-            return msgspec.structs.replace(linked, not_before=max(linked.not_before, lost))
-        return linked
+            return msgspec.structs.replace(found, not_before=max(found.not_before, lost))
+        return found
 
     async def lookup_refresh_token(self, user: str, digest: str, *, actor: Actor = SYSTEM) -> Rotation:
-        """What a refresh token is. Asking is enough to end a session whose token is used again."""
-        return await self._rotate(user, digest, actor=actor)
+        """Returns the state of a refresh token. One that is reused ends its session."""
+        return await self._rotate(user, {"presented": digest}, actor)
 
     async def rotate(self, user: str, digest: str, successor: Successor, *, actor: Actor = SYSTEM) -> Rotation:
-        """Replaces a current refresh token; `again` where somebody else was faster."""
-        await self._runner.index_refresh_token(successor.digest, user)
-        next_expires_at = self._runner.expires_at(successor.expires_at)
-        new = (successor.digest, successor.jti, next_expires_at, successor.sealed, self._window)
-        return await self._rotate(user, digest, *new, actor=actor)
+        """Replaces a current refresh token; `repeated` where another request was faster."""
+        await self._runner.indexes.add_refresh_token(successor.digest, user)
+        replacement = {
+            "refresh": successor.digest,
+            "jti": successor.jti,
+            "token_expires_at": self._runner.openings.expires_at(successor.expires_at),
+            "sealed": packed_string(successor.sealed),
+            "window": self._window,
+        }
+        return await self._rotate(user, {"presented": digest, "successor": replacement}, actor)
 
-    async def _rotate(self, user: str, digest: str, *successor: Any, actor: Actor) -> Rotation:
-        pairs = self._runner.pairs_key(user)
-        arguments = (*self._over, digest, *successor)
-        rotation = await self._runner.run_audited(ROTATE, user, _rotation, *arguments, actor=actor, extra_key=pairs)
+    async def _rotate(self, user: str, arguments: Mapping[str, Any], actor: Actor) -> Rotation:
+        pairs = self._runner.keys.pairs(user)
+        rotation = await self._runner.run_audited(ROTATE, user, _rotation, arguments, actor=actor, extra_key=pairs)
         if rotation.outcome == "reused":
             self._runner.revoked.add_ended(user, rotation.session_id, EndReason.REFRESH_REUSED)
         return rotation
 
-    def _arguments(
+    def _opening(
         self, claims: Claims, client: Client, exempt: bool, refresh: RefreshToken | None, login_method: str
-    ) -> tuple[Any, ...]:
-        """ARGV as `arguments.lua` reads it."""
-        return (
-            *self._rules,
-            new_id(),
-            claims.reference,
-            claims.jti or "",
-            microseconds(claims.issued_at or 0),
-            self._runner.token_expires_at(claims),
-            int(exempt),
-            refresh.digest if refresh else "",
-            microseconds(refresh.expires_at or 0) if refresh else 0,
-            login_method,
-            *self._runner.client_details(client),
+    ) -> dict[str, Any]:
+        return self._runner.openings.fields(
+            claims,
+            client,
+            exempt=exempt,
+            login_method=login_method,
+            refresh=refresh.digest if refresh else "",
+            refresh_expires_at=refresh.expires_at if refresh else None,
         )
 
     def _indexes(self, claims: Claims, refresh: RefreshToken | None) -> list[Awaitable[None]]:
         if refresh is None:
-            return self._runner.indexes(claims)
-        return self._runner.indexes(claims, refresh=refresh.digest, refresh_expires_at=refresh.expires_at)
+            return self._runner.indexes.for_opening(claims)
+        return self._runner.indexes.for_opening(claims, refresh=refresh.digest, refresh_expires_at=refresh.expires_at)
 
 
-def _word(raw: bytes, *known: str) -> Any:
-    """A word of the scripts. Raises `ValueError` for one that is not theirs."""
-    word = raw.decode()
-    if word not in known:
-        raise ValueError(word)
-    return word
+def _outcome(raw: bytes, *known: str) -> Any:
+    """The outcome in a reply. Raises `ValueError` for one that the script does not have."""
+    outcome = raw.decode()
+    if outcome not in known:
+        raise ValueError(outcome)
+    return outcome
 
 
 def _reason(text: bytes) -> EndReason | None:
@@ -221,22 +223,24 @@ def _reason(text: bytes) -> EndReason | None:
 
 
 def _signed_in(reply: list[Any]) -> SignInResult:
-    _, word, session_id, reason, evicted, expires_at = reply
-    told = _word(word, "opened", "touched", "ended", "full", "unknown")
-    return SignInResult(told, int(session_id), _reason(reason), int(evicted), int(expires_at) / 1e6)
+    _, outcome, session_id, reason, evicted, expires_at = reply
+    known = _outcome(outcome, "opened", "touched", "ended", "full", "unknown")
+    return SignInResult(known, int(session_id), _reason(reason), int(evicted), int(expires_at) / 1e6)
 
 
-def _linked(reply: list[Any]) -> TokenLookup:
-    _, word, session_id, reason, instant, newest = reply
+def _lookup(reply: list[Any]) -> TokenLookup:
+    _, outcome, session_id, reason, instant, newest = reply
     at = int(instant) / 1e6
-    known = word != b"unknown"
-    told = _word(word, "live", "ended", "unknown", "crowded")
-    return TokenLookup(told, int(session_id), _reason(reason), at if known else 0.0, 0.0 if known else at, newest == 1)
+    is_known = outcome != b"unknown"
+    known = _outcome(outcome, "live", "ended", "unknown", "crowded")
+    return TokenLookup(
+        known, int(session_id), _reason(reason), at if is_known else 0.0, 0.0 if is_known else at, newest == 1
+    )
 
 
 def _rotation(reply: list[Any]) -> Rotation:
-    _, word, *rest = reply
-    return _ROTATIONS[word.decode()](*rest)
+    _, outcome, *rest = reply
+    return _ROTATIONS[outcome.decode()](*rest)
 
 
 _ROTATIONS: Final[dict[str, Callable[..., Rotation]]] = {
@@ -248,7 +252,7 @@ _ROTATIONS: Final[dict[str, Callable[..., Rotation]]] = {
         claims=claims.decode(),
     ),
     "rotated": lambda session_id: Rotation("rotated", int(session_id)),
-    "again": lambda session_id, sealed: Rotation("again", int(session_id), sealed=sealed),
+    "repeated": lambda session_id, sealed: Rotation("repeated", int(session_id), sealed=sealed),
     "reused": lambda session_id: Rotation("reused", int(session_id), EndReason.REFRESH_REUSED),
     "ended": lambda session_id, reason: Rotation("ended", int(session_id), _reason(reason)),
     "unknown": lambda: Rotation("unknown"),

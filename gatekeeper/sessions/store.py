@@ -1,4 +1,4 @@
-"""Sessions in the store: what can be asked of it, in terms of the engine. The law is in `scripts/common.lua`."""
+"""Sessions in the store: check, list and end them. The law that they follow is in `scripts/common.lua`."""
 
 from __future__ import annotations
 
@@ -16,37 +16,40 @@ from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import Claims, Client, EndReason, Session
 from gatekeeper.sessions.audit import AuditLog
 from gatekeeper.sessions.events import SYSTEM, Actor
-from gatekeeper.sessions.keys import ScriptRunner, microseconds, new_id
+from gatekeeper.sessions.keys import microseconds, new_id
 from gatekeeper.sessions.record import session_of
+from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.scripts import load
 from gatekeeper.store.command import Command, ReplyReceiver
 
 CHECK: Final = load("audit", "common", "check", "upkeep", "opening", "adopt")
-# The same, with what an opening needs.
+# The same script. Opening a session waits for replicas where they are asked for; a touch never does.
 OPEN: Final = msgspec.structs.replace(CHECK, durable=True)
-LIST: Final = load("audit", "common", "upkeep", "list")
-END: Final = load("audit", "common", "upkeep", "end", durable=True)
-END_ALL: Final = load("audit", "common", "upkeep", "end_all", durable=True)
-LOGOUT: Final = load("audit", "common", "upkeep", "logout", durable=True)
-CLEAN_UP: Final = load("audit", "common", "upkeep", "clean_up")
-END_SID: Final = load("audit", "common", "upkeep", "end_sid", durable=True)
-FIND: Final = load("audit", "common", "upkeep", "find")
-STREAMS: Final = load("audit", "common", "upkeep", "streams")
-ENFORCE: Final = load("audit", "common", "upkeep", "opening", "enforce", durable=True)
+_MANAGE: Final = ("audit", "common", "upkeep", "arguments")
+LIST: Final = load(*_MANAGE, "list")
+END: Final = load(*_MANAGE, "end", durable=True)
+END_ALL: Final = load(*_MANAGE, "end_all", durable=True)
+LOGOUT: Final = load(*_MANAGE, "logout", durable=True)
+CLEAN_UP: Final = load(*_MANAGE, "clean_up")
+END_SID: Final = load(*_MANAGE, "end_sid", durable=True)
+FIND: Final = load(*_MANAGE, "find")
+STREAMS: Final = load(*_MANAGE, "streams")
+ENFORCE_LIMIT: Final = load(*_MANAGE, "opening", "enforce_limit", durable=True)
 
 CheckOutcome = Literal["touched", "opened", "ended", "unknown", "full", "absent", "lost"]
 
-# Tokens that this process has seen pass: for them nothing is sent that only an opening needs. Half a kilobyte each.
+# Tokens that passed in this process: a check of one sends nothing that only an opening needs. Half a kilobyte each.
 _KNOWN_TOKENS: Final = 20_000
 _USERS_A_STEP: Final = 100
 # How long a process may take to look at a user before another one does, in microseconds.
 _CLAIM: Final = 60_000_000
-# What a reference is made of (tokens/claims.py), and a `jti`.
+# The characters of a reference (tokens/claims.py), and of a `jti`.
 _NAME: Final = re.compile(r"[A-Za-z0-9._~+/=:-]{1,320}")
 
 
 class CheckResult(msgspec.Struct, frozen=True):
-    """The answer to a check: `word`, the session's id (0 where there is none), how it ended, how many it evicted."""
+    """The result of a check (scripts/check.lua): the outcome, the session's id (0: there is none), its end reason, and
+    how many sessions an opening evicted."""
 
     outcome: CheckOutcome
     session_id: int
@@ -55,43 +58,42 @@ class CheckResult(msgspec.Struct, frozen=True):
 
 
 class SessionState(msgspec.Struct, frozen=True):
-    """How a session stands: over, by `end_reason`, or live for `seconds` more if nothing happens until then."""
+    """The state of a session: ended by `end_reason`, or live for `seconds_left` if nothing more happens to it."""
 
     session_id: int
     end_reason: EndReason | None
     seconds_left: float
 
 
-# Any other word is no answer of ours, and refuses nobody.
-_OUTCOMES: Final[dict[bytes, CheckOutcome]] = {word.encode(): word for word in get_args(CheckOutcome)}
+# An outcome that is not among these raises an error, so that it refuses no token.
+_OUTCOMES: Final[dict[bytes, CheckOutcome]] = {outcome.encode(): outcome for outcome in get_args(CheckOutcome)}
 _ABSENT: Final = CheckResult("absent", 0, None, 0)
 
 
-class _Known(NamedTuple):
-    """A reference that passed: what its check depends on beside it (`jti`, `exp`, whether it is exempt; `iat` matters
-    to openings only), and that check."""
+class _KnownToken(NamedTuple):
+    """A token that passed: what its check depends on beside user and reference (`jti`, `exp`, exemption), and that
+    check, packed. `iat` matters to openings only."""
 
     token: tuple[str | None, float, bool]
     touch: Command
 
 
 class SessionStore:
-    """One implementation over the Redis protocol. Every method raises `StoreUnavailable` and nothing else."""
+    """Runs the scripts of sessions. Every method that is awaited raises `StoreUnavailable`, and no other error."""
 
     def __init__(self, runner: ScriptRunner) -> None:
         self._runner = runner
-        self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str], _KnownToken] = OrderedDict()
         self._caches_revoked = runner.revoked.is_enabled
-        self._over = (runner.idle, runner.ended_ttl)
-        # The part of a check that does not depend on the request.
-        self._settled = (runner.idle, runner.ttl, runner.ended_ttl, runner.limit, runner.policy, runner.unknown)
+        # The rules that a check reads without unpacking them (scripts/check.lua).
+        self._idle = microseconds(runner.rules.idle_seconds or 0)
+        self._ended_ttl = microseconds(runner.rules.ended_seconds)
 
     def __repr__(self) -> str:
         return f"<SessionStore {self._runner!r}>"
 
     @property
     def audit_log(self) -> AuditLog:
-        """Where what happens is put on record."""
         return self._runner.outbox.audit_log
 
     async def check(
@@ -104,100 +106,104 @@ class SessionStore:
             checked = self.read_check(claims, known, await self._runner.send(known))
             if checked.outcome != "absent":
                 return checked
-        arguments = self._arguments(claims, exempt=exempt)
+        arguments = self._check_arguments(claims, exempt=exempt)
         if known is None and (self._runner.replicated or len(self._known) >= _KNOWN_TOKENS):
-            # What opens waits for replicas where they are asked for; a touch never does. And where more tokens come
-            # than can be known here, one that is not may well have a session.
-            checked = await self._runner.run(CHECK, claims.user, _checked, *arguments)
+            # An opening waits for replicas, which a touch must not. And where more tokens are in use than are known
+            # here, an unknown one may well have a session.
+            checked = await self._runner.run_positional(CHECK, claims.user, _checked, *arguments)
         if checked.outcome == "absent":
-            checked = await self._open(claims, client, (*arguments, login_method, *self._runner.client_details(client)))
+            opening = self._runner.openings.fields(claims, client, exempt=exempt, login_method=login_method)
+            checked = await self._open(claims, client, arguments, opening)
         if checked.outcome in {"touched", "opened"}:
             self._remember(claims, exempt=exempt)
         self._cache(claims, checked)
         return checked
 
     def touch(self, claims: Claims, *, exempt: bool) -> Command | None:
-        """The check of a token that this process has seen pass, for `send` and `checked`; None for any other token."""
+        """The check of a token that passed in this process before, for `send_for` and `read_check`; None for any other
+        token."""
         key = (claims.user, claims.reference)
         known = self._known.get(key)
         if known is None:
             return None
         self._known.move_to_end(key)
         if known.token != (token := (claims.jti, claims.expires_at, exempt)):
-            known = self._known[key] = _Known(token, self._prepared(claims, exempt=exempt))
+            known = self._known[key] = _KnownToken(token, self._prepared(claims, exempt=exempt))
         return known.touch
 
     def send_for(self, reply: ReplyReceiver, touch: Command) -> None:
-        """Makes the check for those who cannot await: `reply` is told what to give `checked`, or a `StoreUnavailable`.
-        Raises `StoreUnavailable`."""
+        """Sends a touch without awaiting it: `reply` receives the argument for `read_check`, or a `StoreUnavailable`.
+        Raises `StoreUnavailable` where nothing was sent."""
         self._runner.send_for(reply, touch)
 
     def read_check(self, claims: Claims, touch: Command, reply: Any) -> CheckResult:
-        """What the store says. Raises `StoreUnavailable`."""
+        """Reads the reply to a touch. Raises `StoreUnavailable`."""
         checked = self._runner.read_reply(touch.key, reply, _checked)
         if self._caches_revoked:
             self._cache(claims, checked)
         return checked
 
     def _cache(self, claims: Claims, checked: CheckResult) -> None:
-        """Remembers what was found out, for the time in which it cannot be."""
+        """Remembers the result for a time in which the store cannot be reached."""
         if checked.outcome in {"touched", "opened"}:
             self._runner.revoked.add_live(claims.user, claims.reference, checked.session_id)
         elif checked.outcome in {"ended", "unknown"}:
             self._runner.revoked.add_ended_reference(claims.user, claims.reference, checked.end_reason)
 
-    def _arguments(self, claims: Claims, *, exempt: bool) -> tuple[Any, ...]:
+    def _check_arguments(self, claims: Claims, *, exempt: bool) -> tuple[Any, ...]:
+        """The positions after the rules in `check.lua`."""
         return (
             claims.reference,
             claims.jti or "",
             microseconds(claims.issued_at or 0),
-            self._runner.token_expires_at(claims),
-            *self._settled,
-            new_id(),
+            self._runner.openings.expires_at(claims.expires_at),
+            self._idle,
+            self._ended_ttl,
             int(exempt),
         )
 
     def _prepared(self, claims: Claims, *, exempt: bool) -> Command:
-        return self._runner.prepare(CHECK, claims.user, *self._arguments(claims, exempt=exempt))
+        return self._runner.prepare(CHECK, claims.user, *self._check_arguments(claims, exempt=exempt))
 
-    async def _open(self, claims: Claims, client: Client, arguments: tuple[Any, ...]) -> CheckResult:
-        """A check that may open a session: not by what is known of a store that has lost its data since."""
+    async def _open(
+        self, claims: Claims, client: Client, arguments: tuple[Any, ...], opening: Mapping[str, Any]
+    ) -> CheckResult:
+        """Runs a check that may open a session; once more where the store has lost data since the last beat."""
         epoch = self._runner.epoch
         for _ in range(3):
             checked = await self._runner.run_audited(
                 OPEN,
                 claims.user,
                 _checked,
+                {"opening": opening, "adopt_not_before": epoch.adopt_not_before, "epoch": epoch.id},
                 *arguments,
-                epoch.adopt_not_before,
-                epoch.id,
                 actor=Actor.of(client, claims.user),
                 extra_key=None if epoch.in_other_slot else epoch.key,
-                indexes=self._runner.indexes(claims),
+                indexes=self._runner.indexes.for_opening(claims),
             )
             if checked.outcome != "lost":
                 return checked
             await epoch.beat()
-        raise StoreUnavailable("the session store loses its data", kind="protocol")
+        raise StoreUnavailable("the session store keeps losing its data", kind="protocol")
 
     def _remember(self, claims: Claims, *, exempt: bool) -> None:
         token = (claims.jti, claims.expires_at, exempt)
-        self._known[claims.user, claims.reference] = _Known(token, self._prepared(claims, exempt=exempt))
+        self._known[claims.user, claims.reference] = _KnownToken(token, self._prepared(claims, exempt=exempt))
         if len(self._known) > _KNOWN_TOKENS:
             self._known.popitem(last=False)
 
     async def sessions(self, user: str, *, include_inactive: bool = False) -> list[Session]:
-        """The live sessions, newest activity first, at most 1,000; with `include_inactive` also those that ended
-        otherwise than by a DELETE."""
+        """Lists the live sessions, newest activity first, at most 1,000; with `include_inactive` also the ended ones
+        that are not hidden."""
 
         def read(reply: list[Any]) -> list[Session]:
             return [session_of(user, int(row), int(last), record) for row, last, record in reply[1:]]
 
-        return await self._runner.run(LIST, user, read, *self._over, int(include_inactive))
+        return await self._runner.run(LIST, user, read, {"include_inactive": include_inactive})
 
     async def find(self, user: str, name: str, *, touch: bool = False) -> Session | None:
-        """The session, live or over, whose tokens have the reference `name`, or the newest of which has that `jti`.
-        With `touch` the activity of a live one moves."""
+        """Finds the session, live or ended, whose tokens have the reference `name`, or the newest of which has that
+        `jti`. `touch` moves the last activity of a live one."""
         if not _NAME.fullmatch(name):
             return None
 
@@ -207,69 +213,56 @@ class SessionStore:
             _, session_id, last_activity, record = reply
             return session_of(user, int(session_id), int(last_activity), record)
 
-        return await self._runner.run(FIND, user, read, *self._over, name, int(touch))
+        return await self._runner.run(FIND, user, read, {"name": name, "touch": touch})
 
     async def enforce_limit(self, user: str, *, actor: Actor = SYSTEM) -> int:
-        """Ends what a lowered limit has left over, by the policy. How many those were."""
-        if not self._runner.limit:
+        """Ends sessions beyond a lowered device limit, by the policy. Returns how many."""
+        if not self._runner.rules.device_limit:
             return 0
-        rules = (*self._over, self._runner.limit, self._runner.policy)
-        return await self._runner.run_audited(ENFORCE, user, _count, *rules, actor=actor)
+        return await self._runner.run_audited(ENFORCE_LIMIT, user, _count, {}, actor=actor)
 
     async def session_states(self, user: str, moved: Mapping[int, float | None]) -> list[SessionState]:
-        """How sessions with open streams stand. `moved`: by id, how many seconds ago bytes moved on one of them, which
-        is activity as a request is, or None. To be asked about is none."""
-        arguments = [
-            argument
-            for session_id, ago in moved.items()
-            for argument in (session_id, -1 if ago is None else microseconds(max(ago, 0.0)))
+        """Returns the states of sessions with open streams. `moved`: by id, how many seconds ago bytes moved on a
+        stream, which counts as activity like a request, or None. Asking counts as none."""
+        pairs = [
+            (str(session_id), -1 if ago is None else microseconds(max(ago, 0.0))) for session_id, ago in moved.items()
         ]
-        return await self._runner.run(STREAMS, user, _states, *self._over, *arguments)
+        return await self._runner.run(STREAMS, user, _states, {"moved": pairs})
 
     async def end(self, user: str, session_id: int, reason: EndReason, *, actor: Actor = SYSTEM) -> Session | None:
-        """Ends one session (`DEACTIVATED`: and keeps it listed as inactive). None: there is none to end."""
+        """Ends one session; `DEACTIVATED` keeps it listed as inactive. Returns None where there is none to end."""
 
         def read(reply: list[Any]) -> Session | None:
             return session_of(user, session_id, int(reply[1]), reply[2]) if len(reply) > 1 else None
 
-        ended = await self._runner.run_audited(END, user, read, session_id, reason.value, *self._over, actor=actor)
+        arguments = {"id": str(session_id), "reason": reason.value}
+        ended = await self._runner.run_audited(END, user, read, arguments, actor=actor)
         if ended is not None:
             self._runner.revoked.add_ended(user, session_id, reason)
         return ended
 
     async def end_all(self, user: str, reason: EndReason, *, spare: int | None = None, actor: Actor = SYSTEM) -> int:
-        """Ends every session, or every one but `spare`. How many live ones that were."""
-        count = await self._runner.run_audited(
-            END_ALL, user, _count, reason.value, spare or 0, *self._over, actor=actor
-        )
+        """Ends every session, or every one but `spare`. Returns how many live ones ended."""
+        arguments = {"reason": reason.value, "spare": str(spare or 0)}
+        count = await self._runner.run_audited(END_ALL, user, _count, arguments, actor=actor)
         self._runner.revoked.add_all_ended(user, microseconds(time.time()), spare, reason)
         return count
 
     async def log_out(self, claims: Claims, client: Client) -> int | None:
-        """Ends the session that a token names; every token of it is refused from then on, one never seen too. The
-        session's id, or None where it was over, or never was."""
-        ended = await self._runner.run_audited(
-            LOGOUT,
-            claims.user,
-            _logged_out,
-            claims.reference,
-            claims.jti or "",
-            self._runner.token_expires_at(claims),
-            *self._over,
-            new_id(),
-            *self._runner.client_details(client),
-            actor=Actor.of(client, claims.user),
-        )
+        """Ends the session that a token names. Every token of it is refused afterwards, also one never seen. Returns
+        the id of the session, or None where no live session ended."""
+        arguments = {"opening": self._runner.openings.fields(claims, client)}
+        actor = Actor.of(client, claims.user)
+        ended = await self._runner.run_audited(LOGOUT, claims.user, _logged_out, arguments, actor=actor)
         self._runner.revoked.add_ended_reference(claims.user, claims.reference, EndReason.LOGGED_OUT)
         if ended is not None:
             self._runner.revoked.add_ended(claims.user, ended, EndReason.LOGGED_OUT)
         return ended
 
     async def log_out_unseen(self, user: str, reference: str, client: Client) -> None:
-        """Sees to it that tokens with a reference that no session has open none, where such tokens would."""
-        if self._runner.unknown == "reject" or not _NAME.fullmatch(reference):
+        """Makes sure that tokens with a reference which no session has open none, where unknown tokens would."""
+        if not self._runner.rules.adopt_unknown or not _NAME.fullmatch(reference):
             return
-        until = time.time() + self._runner.ttl / 1e6
         claims = Claims(
             user=user,
             reference=reference,
@@ -277,106 +270,108 @@ class SessionStore:
             roles=(),
             is_admin=False,
             issued_at=None,
-            expires_at=until,
+            expires_at=time.time() + self._runner.rules.session_seconds,
             claims={},
         )
         await self.log_out(claims, client)
 
     async def end_sid(self, user: str, sid: str, *, tokens_expire_at: float, actor: Actor = SYSTEM) -> int:
-        """Ends every session whose tokens carry `sid`, those never seen included, whose last is over at
-        `tokens_expire_at` (seconds). How many live ones that were."""
-        until, ended, seen = microseconds(tokens_expire_at), 0, 0
+        """Ends every session whose tokens carry `sid`, those never seen included; the last of these tokens expires at
+        `tokens_expire_at` (seconds). Returns how many live ones ended."""
+        until, ended, from_activity = microseconds(tokens_expire_at), 0, 0
         while True:
-            arguments = (sid, until, *self._over, new_id(), seen)
-            found, seen = await self._runner.run_audited(END_SID, user, _ended_so_far, *arguments, actor=actor)
+            arguments = {"sid": sid, "tokens_expire_at": until, "id": str(new_id()), "from_activity": from_activity}
+            found, from_activity = await self._runner.run_audited(END_SID, user, _ended_so_far, arguments, actor=actor)
             ended += found
-            if not seen:
+            if not from_activity:
                 self._runner.revoked.add_ended_sid(user, sid, EndReason.LOGGED_OUT)
                 return ended
 
     async def clean_up(self) -> int:
-        """Takes idle and expired sessions of all users out of every list now; how many those were. Goes by the hints
-        that openings and the housekeeping leave, a bounded number of users at a time."""
+        """Hides idle and expired sessions of all users from every list now. Returns how many. Works from the hints that
+        openings and the housekeeping leave, on a bounded number of users at a time."""
         cleaned = 0
-        # Read once: what is put back comes after it, so this ends, whatever the store's clock says.
+        # Read once: users that are put back come after it, so this ends, whatever the store's clock says.
         now = microseconds(time.time())
-        # Those due first: what the housekeeping claims meanwhile is among the others by then.
-        for next_users in (partial(self._claimed, now), self._runner.take_cleanable_users):
+        # The due users first: those that the housekeeping claims meanwhile are among the cleanable ones by then.
+        for next_users in (partial(self._claim_due, now), self._runner.indexes.take_cleanable_users):
             found = _USERS_A_STEP
             while found == _USERS_A_STEP:
                 users, found = await next_users(_USERS_A_STEP)
-                cleaned += await self._look_at_all(users, now, hide=True)
+                cleaned += await self._clean_up_users(users, now, hide=True)
         return cleaned
 
-    async def _claimed(self, now: int, most: int) -> tuple[list[bytes], int]:
-        """Users at whom this process is to look now, and no other; and how many are due, `most` at the most."""
-        due = await self._runner.due_users(now, most)
-        claims = await asyncio.gather(*(self._runner.claim(user, until=now + _CLAIM) for user in due))
+    async def _claim_due(self, now: int, limit: int) -> tuple[list[bytes], int]:
+        """Claims up to `limit` due users for this process. Returns them, and how many were due."""
+        due = await self._runner.indexes.due_users(now, limit)
+        claims = await asyncio.gather(*(self._runner.indexes.claim_due(user, until=now + _CLAIM) for user in due))
         return [user for user, mine in zip(due, claims, strict=True) if mine], len(due)
 
-    async def settle_due(self, most: int) -> int:
-        """Ends what is due, of at most `most` users, and takes from the indexes what nobody needs any more; out of the
-        lists it takes nothing. How many users it has looked at."""
+    async def settle_due(self, limit: int) -> int:
+        """Ends the due sessions of at most `limit` users, and deletes records that are kept no longer; hides none from
+        the lists. Returns how many users it has looked at."""
         now = microseconds(time.time())
-        due, found = await self._claimed(now, most)
-        users = [*due, *await self._runner.cleanable_users(now, most)]
-        await self._look_at_all(users, now, hide=False)
+        due, found = await self._claim_due(now, limit)
+        users = [*due, *await self._runner.indexes.cleanable_users(now, limit)]
+        await self._clean_up_users(users, now, hide=False)
         return max(found, len(users))
 
-    async def _look_at_all(self, users: Sequence[bytes], now: int, *, hide: bool) -> int:
-        """How many were taken out of the lists. One user who cannot be looked at is in the way of no other, and the
-        next time of nobody."""
-        looks = await asyncio.gather(*(self._look_at(user, now, hide=hide) for user in users), return_exceptions=True)
-        cleaned, faults, settled = 0, list[BaseException](), list[Awaitable[None]]()
-        for user, look in zip(users, looks, strict=True):
-            if isinstance(look, _Look):
-                cleaned += look.cleaned
-                settled.append(self._runner.set_cleanable(user, look.listed_until))
+    async def _clean_up_users(self, users: Sequence[bytes], now: int, *, hide: bool) -> int:
+        """Returns how many sessions were hidden. A fault with one user does not keep the others from being cleaned up;
+        one that the store refuses for good is not tried again."""
+        results = await asyncio.gather(
+            *(self._clean_up_user(user, now, hide=hide) for user in users), return_exceptions=True
+        )
+        cleaned, faults, writes = 0, list[BaseException](), list[Awaitable[None]]()
+        for user, result in zip(users, results, strict=True):
+            if isinstance(result, _CleanUp):
+                cleaned += result.cleaned
+                writes.append(self._runner.indexes.set_cleanable(user, result.listed_until))
                 continue
-            faults.append(look)
-            if isinstance(look, StoreUnavailable) and look.kind == "refused":
-                settled.append(self._runner.set_cleanable(user, 0))
-        await asyncio.gather(*settled)
+            faults.append(result)
+            if isinstance(result, StoreUnavailable) and result.kind == "refused":
+                writes.append(self._runner.indexes.set_cleanable(user, 0))
+        await asyncio.gather(*writes)
         if faults:
             raise faults[0]
         return cleaned
 
-    async def _look_at(self, user: bytes, now: int, *, hide: bool) -> _Look:
-        cleaned = again = seen = listed_until = 0
-        # Who is no text is nobody.
+    async def _clean_up_user(self, user: bytes, now: int, *, hide: bool) -> _CleanUp:
+        cleaned = next_due = seen = listed_until = 0
+        # A user id that is not UTF-8 cannot be a user: its script finds no session.
         name = user.decode(errors="replace")
         while True:
-            found = await self._runner.run(CLEAN_UP, name, _looked, *self._over, seen, int(hide))
+            found = await self._runner.run(CLEAN_UP, name, _cleaned_up, {"seen": seen, "hide": hide})
             cleaned += found.cleaned
-            again = min(found.again or again, again or found.again)
+            next_due = min(found.next_due or next_due, next_due or found.next_due)
             listed_until = max(listed_until, found.listed_until)
-            # It only ever grows; 0 is the end.
+            # It grows with each call; 0 says that all were looked at.
             if found.seen <= seen:
                 break
             seen = found.seen
-        if again:
-            await self._runner.hint(user, max(again, now + 1))
+        if next_due:
+            await self._runner.indexes.add_due(user, max(next_due, now + 1))
         await self._runner.outbox.deliver(name)
-        return _Look(cleaned, again, 0, listed_until)
+        return _CleanUp(cleaned, next_due, 0, listed_until)
 
 
-class _Look(msgspec.Struct, frozen=True):
-    """What `clean_up.lua` answers; instants in microseconds."""
+class _CleanUp(msgspec.Struct, frozen=True):
+    """The reply of `clean_up.lua`; instants in microseconds."""
 
     cleaned: int
-    again: int
+    next_due: int
     seen: int
     listed_until: int
 
 
-def _looked(reply: list[Any]) -> _Look:
+def _cleaned_up(reply: list[Any]) -> _CleanUp:
     _, *numbers = reply
-    return _Look(*map(int, numbers))
+    return _CleanUp(*map(int, numbers))
 
 
 def _ended_so_far(reply: list[Any]) -> tuple[int, int]:
-    _, ended, seen = reply
-    return int(ended), int(seen)
+    _, ended, from_activity = reply
+    return int(ended), int(from_activity)
 
 
 def _states(reply: list[Any]) -> list[SessionState]:
@@ -397,6 +392,6 @@ def _logged_out(reply: list[Any]) -> int | None:
 
 
 def _checked(reply: list[Any]) -> CheckResult:
-    _, word, session_id, end_reason, evicted = reply
+    _, outcome, session_id, end_reason, evicted = reply
     reason = EndReason(end_reason.decode()) if end_reason else None
-    return CheckResult(_OUTCOMES[word], int(session_id), reason, int(evicted))
+    return CheckResult(_OUTCOMES[outcome], int(session_id), reason, int(evicted))

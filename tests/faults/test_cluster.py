@@ -12,7 +12,7 @@ from msgspec import structs
 from redis.crc import key_slot
 
 from gatekeeper.errors import StoreUnavailable
-from gatekeeper.sessions.keys import ScriptRunner
+from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.address import open_client
 from gatekeeper.store.client import StoreClient
@@ -37,7 +37,7 @@ def test_every_key_of_a_user_is_in_one_slot() -> None:
     # R14
     runner = ScriptRunner(StoreClient("unix:///nowhere", timeout_seconds=1), key_prefix="gk:", rules=RULES)
     for user in ("74", "{", "}", "{}", "{}x", "a{b}c", "}{", "é", "%7B", " ", "a" * 512):
-        assert len({key_slot(key) for key in (*runner.keys(user), runner.pairs_key(user))}) == 1, user
+        assert len({key_slot(key) for key in (*runner.keys.of_user(user), runner.keys.pairs(user))}) == 1, user
 
 
 async def test_indexes_in_other_slots_are_there_before_their_records(store: Sharded) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
-from gatekeeper.sessions.keys import ScriptRunner
+from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.address import open_client
 from gatekeeper.store.client import StoreClient

@@ -12,8 +12,8 @@ from msgspec import structs
 
 from gatekeeper.models import EndReason
 from gatekeeper.sessions.audit import AuditEvent
-from gatekeeper.sessions.keys import ScriptRunner
 from gatekeeper.sessions.outbox import MIRROR
+from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.command import command

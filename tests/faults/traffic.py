@@ -11,7 +11,8 @@ from typing import Any
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import Client
-from gatekeeper.sessions.keys import Rules, ScriptRunner
+from gatekeeper.sessions.keys import Rules
+from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
 from tests.conftest import RULES

@@ -11,7 +11,7 @@ import pytest
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
-from gatekeeper.sessions.keys import ScriptRunner
+from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from tests.conftest import RULES, MakeStore
 from tests.sessions.by_hand import CLIENT, DAY, DUE, HOUR, Hand, Noting, token

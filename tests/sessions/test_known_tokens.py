@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from gatekeeper.models import Client, EndReason, Location
-from gatekeeper.sessions.keys import Rules, ScriptRunner
+from gatekeeper.sessions.keys import Rules
+from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.sessions.user_agents import packed
 from tests.conftest import RULES

@@ -11,8 +11,8 @@ import pytest
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
 from gatekeeper.sessions.events import ActorKind, Event
-from gatekeeper.sessions.keys import ScriptRunner
 from gatekeeper.sessions.manager import Manager
+from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
 from tests.conftest import RULES, MakeStore

@@ -344,7 +344,7 @@ async def test_a_user_claimed_by_who_died_is_looked_at_by_another(make_store: Ma
     await store.check(token("a"), CLIENT)
     hand.let_pass(IDLE)
     now = time.time_ns() // 1000
-    assert await store._runner.claim(b"74", until=now + 60_000_000)
+    assert await store._runner.indexes.claim_due(b"74", until=now + 60_000_000)
     hand.redis.zincrby("gk:cleanable", -61_000_000, b"74")
     assert await make_store(idle_seconds=IDLE).settle_due(100) == 1
     assert [reason for event, reason, _ in told(hand) if event == "session_ended"] == ["idle"]

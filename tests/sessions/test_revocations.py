@@ -11,9 +11,9 @@ import pytest
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
-from gatekeeper.sessions.keys import ScriptRunner
 from gatekeeper.sessions.open_streams import OpenStreams
 from gatekeeper.sessions.revocations import Revocation, RevocationListener
+from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.store import SessionState, SessionStore
 from gatekeeper.store.address import open_client
 from gatekeeper.store.client import StoreClient

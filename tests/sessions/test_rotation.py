@@ -12,7 +12,7 @@ import pytest
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
-from gatekeeper.sessions.keys import ScriptRunner
+from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.sign_ins import RefreshToken, Rotation, SignIns, Successor
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.command import Command
@@ -100,8 +100,8 @@ async def test_a_lost_answer_is_given_again_within_the_window(door: Door) -> Non
     sealed = bytes(range(256))
     await door.rotate("1", "2", sealed=sealed)
     for _ in range(3):
-        assert await ask(door, "1") == Rotation("again", session_id, sealed=sealed)
-        assert await door.rotate("1", "another") == Rotation("again", session_id, sealed=sealed)
+        assert await ask(door, "1") == Rotation("repeated", session_id, sealed=sealed)
+        assert await door.rotate("1", "another") == Rotation("repeated", session_id, sealed=sealed)
     assert await words(door, "another", "2") == ["unknown", "current"]
     assert (await door.rotate("2", "3")).outcome == "rotated"
     assert await door.check("a") == ("touched", session_id)
@@ -146,7 +146,7 @@ async def test_the_window_is_for_the_immediate_predecessor_only(door: Door, olde
     await door.log_in("a", "1")
     for generation in (1, 2, 3):
         await door.rotate(str(generation), str(generation + 1))
-    assert (await ask(door, "3")).outcome == "again"
+    assert (await ask(door, "3")).outcome == "repeated"
     assert (await ask(door, older)).end_reason is REUSED
     assert (await ask(door, "4")).outcome == "ended"
 
@@ -157,7 +157,7 @@ async def test_a_token_used_again_after_the_window_ends_the_session(make_door: C
     await door.log_in("a", "1")
     await door.rotate("1", "2")
     hand.let_pass(540)
-    assert await words(door, "1") == ["again"]
+    assert await words(door, "1") == ["repeated"]
     hand.let_pass(60)
     assert (await ask(door, "1")).end_reason is REUSED
     assert await door.reason("a") is REUSED
@@ -170,7 +170,7 @@ async def test_giving_a_pair_again_does_not_make_the_window_longer(make_door: Ca
     leaves_at = hand.leaves_at(hand.pairs())
     for _ in range(5):
         hand.let_pass(110)
-        assert (await door.rotate("1", "another")).outcome == "again"
+        assert (await door.rotate("1", "another")).outcome == "repeated"
     assert hand.leaves_at(hand.pairs()) == leaves_at
     hand.let_pass(110)
     assert await words(door, "1") == ["reused"]
@@ -216,10 +216,10 @@ async def test_a_longer_window_is_not_cut_short_by_the_next_rotation_of_another_
     for reference in "ab":
         await door.log_in(reference, f"{reference}1")
         await door.rotate(f"{reference}1", f"{reference}2")
-    assert await words(door, "a1", "b1") == ["again", "again"]
+    assert await words(door, "a1", "b1") == ["repeated", "repeated"]
     assert 590 < hand.leaves_at(hand.pairs()) - time.time() <= 600
     assert (await door.rotate("b2", "b3")).outcome == "rotated"
-    assert await words(door, "a1", "b2", "b1", "a1", "a2") == ["again", "again", "reused", "again", "current"]
+    assert await words(door, "a1", "b2", "b1", "a1", "a2") == ["repeated", "repeated", "reused", "repeated", "current"]
 
 
 async def test_100_rotations_at_once_have_one_successor(make_door: Callable[..., Door], hand: Hand) -> None:
@@ -227,7 +227,7 @@ async def test_100_rotations_at_once_have_one_successor(make_door: Callable[...,
     door, other = make_door(), make_door()
     session_id = (await door.log_in("a", "1")).session_id
     answers = await asyncio.gather(*((door, other)[n % 2].rotate("1", f"s{n}") for n in range(100)))
-    assert Counter(answer.outcome for answer in answers) == {"rotated": 1, "again": 99}
+    assert Counter(answer.outcome for answer in answers) == {"rotated": 1, "repeated": 99}
     [winner] = [n for n, answer in enumerate(answers) if answer.outcome == "rotated"]
     assert {answer.sealed for answer in answers} == {b"", f"sealed for 1: s{winner}".encode()}
     assert {answer.session_id for answer in answers} == {session_id}
@@ -253,7 +253,7 @@ async def test_a_rotation_that_races_an_end_never_revives_the_session(make_door:
         rotating = [asyncio.create_task(door.rotate(f"{number}.0", f"{number}.{n}")) for n in range(1, 10)]
         assert await other.store.end("74", session_id, EndReason.REVOKED_BY_USER)
         assert (await door.rotate(f"{number}.0", "late")).outcome == "ended"
-        assert {answer.outcome for answer in await asyncio.gather(*rotating)} <= {"rotated", "again", "ended"}
+        assert {answer.outcome for answer in await asyncio.gather(*rotating)} <= {"rotated", "repeated", "ended"}
     assert await door.store.sessions("74") == []
 
 

@@ -24,7 +24,8 @@ from hypothesis.stateful import (
 )
 
 from gatekeeper.models import Claims, EndReason
-from gatekeeper.sessions.keys import Policy, ScriptRunner
+from gatekeeper.sessions.keys import Policy
+from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.sign_ins import RefreshToken, SignInResult, SignIns, Successor
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
@@ -457,7 +458,7 @@ class SignInLaw(RuleBasedStateMachine):
             self.join(record, asked, successor.digest, None)
             self.pairs[record.session_id] = (digest, successor.sealed, self.jumped + self.window)
         elif pair is not None and pair[0] == digest and pair[2] > self.jumped:
-            assert (answer.outcome, answer.sealed) == ("again", pair[1])
+            assert (answer.outcome, answer.sealed) == ("repeated", pair[1])
         else:
             assert (answer.outcome, answer.end_reason) == ("reused", EndReason.REFRESH_REUSED)
             self.finish(record, EndReason.REFRESH_REUSED)

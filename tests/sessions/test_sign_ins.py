@@ -12,7 +12,8 @@ import pytest
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
-from gatekeeper.sessions.keys import Policy, Rules, ScriptRunner
+from gatekeeper.sessions.keys import Policy, Rules
+from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.sign_ins import RefreshToken, SignIns, Successor
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
@@ -852,7 +853,7 @@ async def every_answer(sign_ins: SignIns, store: SessionStore, linked: int = 0) 
 
 
 def admits(answer: Any) -> bool:
-    return getattr(answer, "word", "") in {"opened", "touched", "live", "current", "rotated", "again"}
+    return getattr(answer, "outcome", "") in {"opened", "touched", "live", "current", "rotated", "repeated"}
 
 
 @pytest.mark.parametrize("garbage", [b"", b"\x00", b"g", b"\xc1", b"\x80", b"\x93\x01\x02\x03", b"\xff" * 64])
@@ -964,7 +965,7 @@ async def test_an_answer_about_somebody_else_is_a_fault(store_url: str) -> None:
         *(None, 7, b"OK", [], [b"K"], [b"K", b"no such word"], [b"K", None, None], [b"K", 1, 2, 3, 4, 5]),
         *([b"K", b"\xff", b"x", b"\xff", b""], [b"K", b"opened"], [b"K", b"opened", b"x", b"", 0, b"0"]),
         *([b"K", b"no such word", b"1", b"", 0, b"0"], [b"K", b"ended", b"1", b"no such reason", 0, b"0"]),
-        *([b"K", b"current"], [b"K", b"again", b"1"], [b"K", b"ended", b"1", b"no such reason"]),
+        *([b"K", b"current"], [b"K", b"repeated", b"1"], [b"K", b"ended", b"1", b"no such reason"]),
     ],
 )
 async def test_an_answer_of_the_wrong_shape_is_a_fault(reply: Any) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
-from gatekeeper.sessions.keys import ScriptRunner
+from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.command import Command
@@ -42,7 +42,7 @@ def hash_slot(key: bytes) -> int:
 
 def keys_of(user: str) -> tuple[bytes, ...]:
     store_client = StoreClient("unix:///nowhere", timeout_seconds=1)
-    return ScriptRunner(store_client, key_prefix="gk:", rules=RULES).keys(user)
+    return ScriptRunner(store_client, key_prefix="gk:", rules=RULES).keys.of_user(user)
 
 
 def test_the_slot_function_is_right() -> None:
@@ -136,7 +136,7 @@ async def every_answer(store: SessionStore, session_id: int) -> list[Any]:
 
 
 def admitted(answer: Any) -> bool:
-    return getattr(answer, "word", "") in {"touched", "opened"}
+    return getattr(answer, "outcome", "") in {"touched", "opened"}
 
 
 async def assert_closed(store: SessionStore, session_id: int) -> None:

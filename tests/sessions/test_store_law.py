@@ -24,7 +24,8 @@ from hypothesis.stateful import (
 )
 
 from gatekeeper.models import Claims, EndReason
-from gatekeeper.sessions.keys import Policy, Rules, ScriptRunner
+from gatekeeper.sessions.keys import Policy, Rules
+from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
 from tests.conftest import RULES

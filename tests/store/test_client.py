@@ -22,7 +22,7 @@ import redis
 from hiredis import ReplyError
 
 from gatekeeper.errors import StoreUnavailable
-from gatekeeper.sessions.keys import ScriptRunner
+from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.store.breaker import Breaker
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.command import Script, command
@@ -41,6 +41,8 @@ def script(source: str) -> Script:
 
 
 ECHO = script("return {KEYS[1], ARGV[1]}")
+# For a `ScriptRunner`, whose first argument are the rules.
+ECHO_SECOND = script("return {KEYS[1], ARGV[2]}")
 PUSH = script("return redis.call('RPUSH', KEYS[1], ARGV[1])")
 COUNT = script("return redis.call('INCR', KEYS[1])")
 BROKEN = script("return redis.call('INCR')")
@@ -447,13 +449,15 @@ async def test_a_surplus_reply_is_recognised_by_its_key_and_closes_the_connectio
         async with relay(url, cut=cut) as through, opened(through) as store_client:
             runner = ScriptRunner(store_client, key_prefix="gk:", rules=RULES)
             users = [str(number) for number in range(50)]
-            await runner.run(ECHO, "warm", str, "x")
+            await runner.run_positional(ECHO_SECOND, "warm", str, "x")
             cut.surplus = surplus
             outcomes = await asyncio.gather(
-                *(runner.run(ECHO, user, str, user) for user in users), return_exceptions=True
+                *(runner.run_positional(ECHO_SECOND, user, str, user) for user in users), return_exceptions=True
             )
             assert {getattr(outcome, "kind", outcome) for outcome in outcomes} == {"protocol"}
-            later = await asyncio.gather(*(runner.run(ECHO, user, lambda reply: reply[1], user) for user in users))
+            later = await asyncio.gather(
+                *(runner.run_positional(ECHO_SECOND, user, lambda reply: reply[1], user) for user in users)
+            )
             assert later == [user.encode() for user in users]
 
 

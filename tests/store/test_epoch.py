@@ -13,7 +13,7 @@ import redis
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import Claims, Client
-from gatekeeper.sessions.keys import ScriptRunner
+from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.breaker import Breaker
 from gatekeeper.store.client import StoreClient

@@ -14,7 +14,7 @@ import redis
 from gatekeeper.auth.gate import Exemptions, Gate, RequestFacts
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.sessions.events import ActorKind, Event
-from gatekeeper.sessions.keys import ScriptRunner
+from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.command import Command

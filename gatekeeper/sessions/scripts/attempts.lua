@@ -1,10 +1,10 @@
--- attempts: failed logins under KEYS[1], a hash of `failed` and `until`, gone a window after the first of them; once there
--- is a wait, a window after that.
+-- attempts: failed logins, counted under KEYS[1]: a hash of `failed` and `until`. It expires a window after the first
+-- failure; once there is a wait, a window after that.
 -- ARGV: 'ask' | 'fail' | 'forget', how many may fail, the window in microseconds
---   'ask'     may another be tried? From the limit on, one at a time: who may, keeps the others out for the next wait
---   'fail'    one has failed
---   'forget'  one has succeeded
--- Answers {KEYS[1], microseconds to wait}; 0 for none.
+--   'ask'     may another login be tried? From the limit on one at a time: it starts the next wait for all others
+--   'fail'    a login has failed
+--   'forget'  a login has succeeded
+-- Replies {KEYS[1], microseconds to wait}; 0 for none.
 
 local ask, limit, window = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local LONGEST = 900000000
@@ -22,7 +22,7 @@ local wait = failed < limit and 0 or math.min(LONGEST, 1000000 * 2 ^ math.min(fa
 local until_when = tonumber(redis.call('HGET', KEYS[1], 'until') or '0')
 if ask == 'ask' and until_when > now then return {KEYS[1], until_when - now} end
 if wait > 0 then redis.call('HSET', KEYS[1], 'until', string.format('%.0f', now + wait)) end
--- Longer than the wait: one that is over must not find everything forgotten. Who only asks makes it no longer than that.
+-- The count outlives the wait, or a caller who waited would find it forgotten. Asking does not prolong it beyond that.
 local stays = 0
 if ask == 'fail' and (wait > 0 or failed == 1) then
   stays = window + wait

@@ -1,15 +1,15 @@
--- check: a verified token asks to pass. Finds its session, judges it and moves its activity, or opens one.
--- A caller that has seen the token before leaves out what only an opening needs (ARGV from 13 on, who acts last).
--- Answers {KEYS[1], 'touched' | 'opened', id, '', evicted}
---         {KEYS[1], 'ended', id, end reason, 0}   the session is over
+-- check: a verified token asks to pass. Finds its session, judges it and moves its last activity, or opens one (adopt.lua).
+-- It runs for every request, so it stands before all that only an opening needs, and its arguments are positions.
+-- Replies {KEYS[1], 'touched' | 'opened', id, '', how many were evicted}
+--         {KEYS[1], 'ended', id, end reason, 0}   the session has ended
 --         {KEYS[1], 'unknown', '0', '', 0}        there is none, and this token may not open one
---         {KEYS[1], 'full', '0', '', 0}           no room, policy `reject`
---         {KEYS[1], 'absent', '0', '', 0}         there is none, and what an opening needs was left out
---         {KEYS[1], 'lost', '0', '', 0}           there is none, and the store has lost data since the caller looked
--- This is the script of every request, so it comes before what only an opening needs: adopt.lua.
+--         {KEYS[1], 'full', '0', '', 0}           there is no room, by policy `reject`
+--         {KEYS[1], 'absent', '0', '', 0}         there is none, and the caller left out `packed_call`
+--         {KEYS[1], 'lost', '0', '', 0}           there is none, and the store has lost data since the caller's last look
 
-local reference, jti, token_expires_at = ARGV[1], ARGV[2], tonumber(ARGV[4])
-local idle, ended_ttl, exempt = tonumber(ARGV[5]), tonumber(ARGV[7]), tonumber(ARGV[12])
+local _, reference, jti, issued_at, token_expires_at, idle, ended_ttl, exempt, packed_call = unpack(ARGV)
+token_expires_at, exempt = tonumber(token_expires_at), tonumber(exempt)
+rules = {idle = tonumber(idle), ended_ttl = tonumber(ended_ttl)}
 
 local id = redis.call('HGET', sessions, 'r:' .. reference)
 if id then
@@ -17,7 +17,7 @@ if id then
   -- A reference without a record, or a live record that the index does not call live, is damage. It opens nothing.
   if not record then return {sessions, 'unknown', '0', '', 0} end
   if record[ENDED_AT] > 0 then
-    remember(id, record, token_expires_at)
+    keep_ended(id, record, token_expires_at)
     return {sessions, 'ended', id, record[END_REASON], 0}
   end
   local last_activity = tonumber(redis.call('ZSCORE', index, id) or '0')
@@ -26,16 +26,16 @@ if id then
   local newer, exempted = token_expires_at > record[TOKEN_EXPIRES_AT], exempt ~= record[EXEMPT]
   local seen_until = record[TOKEN_EXPIRES_AT]
   if newer then record[TOKEN_EXPIRES_AT], record[JTI] = token_expires_at, jti end
-  -- Whether it is idle was settled before this request, so not by who asks now.
-  local at, reason = due(id, record, last_activity, idle)
+  -- Judged by the exemption of the request before: this one may not exempt a session that is idle already.
+  local at, reason = due(id, record, last_activity)
   if at then
-    settle(id, record, last_activity, at, reason, ended_ttl)
+    settle(id, record, last_activity, at, reason)
     return {sessions, 'ended', id, reason, 0}
   end
   if newer or exempted then
     record[EXEMPT] = exempt
     if newer and record[REFERENCE] ~= reference then
-      -- The newest token goes by an older name: so that is the newest, and lives as long.
+      -- The token that expires last has an older name: the two names change places.
       local names = cmsgpack.unpack(redis.call('HGET', sessions, 't:' .. id) or cmsgpack.pack({}))
       for _, name in ipairs(names) do
         if name[1] == 'r:' .. reference then name[1], name[2] = 'r:' .. record[REFERENCE], seen_until end

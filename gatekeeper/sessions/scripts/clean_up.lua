@@ -1,34 +1,29 @@
--- clean_up: ends what is idle or expired, and forgets what may be forgotten. Looks at STEP entries of the index; one that
--- moves between two steps may be missed, and is there the next time.
--- ARGV: idle, ended_ttl, how many entries the steps before have looked at, hide (1: takes the idle and the expired out of
---       every list; else 0)
--- Answers {KEYS[1], how many were taken out, when the next live one is over (0: there is none), how many entries have
--- been looked at by now (0: all), until when one of them stays in the lists that could have been taken out (0: there is
--- none)}
-
-local idle, ended_ttl, from, hide = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
+-- clean_up: ends sessions that are idle or expired, and deletes records that may be deleted. Looks at STEP entries of the
+-- index; an entry that moves between two calls may be missed, and is found by the next round.
+-- call: seen (how many entries the calls before have looked at), hide (true: hides the idle and the expired from every list)
+-- Replies {KEYS[1], how many were hidden, when the next live session is over (0: there is none), how many entries have
+-- been looked at by now (0: all), until when an entry stays that could be hidden (0: there is none)}
 
 start_anew_if_lost()
-if from == 0 then forget() end
-local cleaned, again, listed_until = 0, 0, 0
--- By rank: one that ends here goes to the front, and those behind it keep their places.
-local entries = redis.call('ZRANGE', index, text(from), text(from + STEP - 1), 'WITHSCORES')
+if call.seen == 0 then forget() end
+local cleaned, next_due, listed_until = 0, 0, 0
+-- By rank: an entry that ends here moves to the front, and those behind it keep their places.
+local entries = redis.call('ZRANGE', index, text(call.seen), text(call.seen + STEP - 1), 'WITHSCORES')
 for i = 1, #entries, 2 do
   local id, last_activity = entries[i], tonumber(entries[i + 1])
   local record = entry(id)
   if record then
     if record[ENDED_AT] == 0 and last_activity > 0 then
-      local at, reason = due(id, record, last_activity, idle)
+      local at, reason = due(id, record, last_activity)
       if at then
-        settle(id, record, last_activity, at, reason, ended_ttl)
+        settle(id, record, last_activity, at, reason)
       else
-        at = record[EXPIRES_AT]
-        if idle > 0 and record[EXEMPT] == 0 then at = math.min(at, last_activity + idle) end
-        if again == 0 or at < again then again = at end
+        at = over_at(record, last_activity)
+        if next_due == 0 or at < next_due then next_due = at end
       end
     end
     if record[HIDDEN] == 0 and (record[END_REASON] == 'idle' or record[END_REASON] == 'expired') then
-      if hide then
+      if call.hide then
         record[HIDDEN] = 1
         save(id, record)
         cleaned = cleaned + 1
@@ -38,4 +33,4 @@ for i = 1, #entries, 2 do
     end
   end
 end
-return {sessions, cleaned, text(again), #entries == 2 * STEP and text(from + STEP) or '0', text(listed_until)}
+return {sessions, cleaned, text(next_due), #entries == 2 * STEP and text(call.seen + STEP) or '0', text(listed_until)}

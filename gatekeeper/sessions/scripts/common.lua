@@ -1,45 +1,54 @@
--- The law of a session. Every script of sessions begins with audit.lua and this text; nothing else changes a session.
+-- The law of a session. Every script of this folder but attempts.lua begins with audit.lua and this file, and no other
+-- program changes a session.
 --
--- What there is, for one user, in one hash slot:
---   KEYS[1] sessions    hash    <id>          → the record (below), packed
---                               r:<reference> → <id>: which session an access token names
---                               f:<digest>    → <id>: which session a refresh token names, by its SHA-256
---                               t:<id>        → the older names of a session, packed: {field, when its token expires}, …
---                               c:<id>        → the claims that its access tokens are issued with, as JSON
---   KEYS[2] index       zset    <id>, score > 0: live, the score is its last activity
---                                     score < 0: ended, minus the instant from which the record may be forgotten
---   KEYS[3] not_before  string  "<instant> <spared id or 0> <end reason>": every session created until that instant
---                               counts as ended, the spared one excepted; it has no time to live, because a token
---                               of before it may turn up however late
---   KEYS[4] outbox      list    what the audit trail is to tell: audit.lua
+-- Keys, all in the hash slot of one user:
+--   KEYS[1] sessions    hash    <id>          → the record (fields below), packed
+--                               r:<reference> → <id>: the session that an access token names
+--                               f:<digest>    → <id>: the session that a refresh token names, by its SHA-256
+--                               t:<id>        → older names of a session, packed: {field, when its token expires}, …
+--                               c:<id>        → the claims for the access tokens issued to it, as JSON
+--   KEYS[2] index       zset    <id>, score > 0: live; the score is the last activity
+--                                     score < 0: ended; minus the instant from which the record may be deleted
+--   KEYS[3] not_before  string  "<instant> <spared id or 0> <end reason>": every session created until that instant has
+--                               ended, except the spared one. It never expires, because an old token may turn up
+--                               however late
+--   KEYS[4] outbox      list    entries for the audit log: audit.lua
 --
--- The states are live and ended, with one of eight reasons. The moves:
---   (nothing) → live       check.lua and refreshed.lua, for a token that not_before does not refuse; login.lua, for any
---   (nothing) → ended      logout.lua and end_sid.lua, for what was never seen: so it cannot be adopted afterwards
---   live      → live       check.lua, login.lua, refreshed.lua, rotate.lua, find.lua: the activity moves forward,
---                          strictly, and names are added; a name that is known never moves to another session, but for what a login
---                          answers again: a refresh token, and an `h:` reference whose session is over (of such tokens
---                          nothing tells one sign-in from the next); streams.lua: the activity alone
---   live      → ended      any script, once; `reason` and `ended_at` are final
---   ended     → ended      nothing changes but `hidden` (0 → 1) and how long the record stays (longer)
---   ended     → (nothing)  forget(), when the last token known of it, refresh tokens included, has expired
---   any       → (nothing)  where the store itself has lost one of the first two keys: then all that is left of the user
---                          goes, and not_before refuses every token of before
--- What is not listed does not happen: there is no move from ended to live.
+-- States: a session is live, or ended with one of the end reasons (EndReason in models.py).
+-- Moves:
+--   (nothing) → live       check.lua and refresh.lua, for a token issued after not_before; login.lua, for any token
+--   (nothing) → ended      logout.lua and end_sid.lua, for a token never seen, so that it cannot open a session later
+--   live      → live       check.lua, login.lua, refresh.lua, rotate.lua, find.lua: the last activity grows, strictly, and
+--                          names may be added; streams.lua: the last activity alone
+--   live      → ended      any script, once: end reason and `ended_at` never change afterwards
+--   ended     → ended      only `hidden` may change (0 → 1), and the record may be kept longer
+--   ended     → (nothing)  forget() in upkeep.lua, once every token known of it has expired, refresh tokens included
+--   any       → (nothing)  the store itself has lost `sessions` or `index`: the rest of the user's data is deleted, and
+--                          not_before refuses every token issued until then
+-- There is no other move; above all, none from ended to live.
 --
--- Time is the server's, in microseconds. Whole numbers up to 2^53 are exact in Lua; '%.0f' prints them.
+-- A name never moves from one session to another, with two exceptions, both in login.lua: a refresh token that a login
+-- response repeats, and an `h:` reference (tokens in which no claim tells one sign-in from the next) of an ended session.
+--
+-- Arguments: ARGV[1] is the packed table of rules (Rules in keys.py): `idle` (0: off), `ttl`, `ended_ttl`, `limit`
+-- (0: off), `policy`, `unknown`. ARGV[2] is the packed table of what the script itself is called with: arguments.lua.
+-- check.lua alone reads positions: unpacking two tables would cost the script of every request about 5 % of its time.
+--
+-- Instants and durations are microseconds by the server's clock. Lua holds whole numbers exactly up to 2^53; '%.0f'
+-- prints them.
 
 local sessions, index, not_before = KEYS[1], KEYS[2], KEYS[3]
+-- Set by check.lua (the two fields that it needs) or upkeep.lua (all).
+local rules
 
--- The fields of a record, by position. `TOKEN_EXPIRES_AT` is the latest of all access tokens seen, leeway included, and
--- `REFRESH_EXPIRES_AT` of all refresh tokens, 0 without any. `REFERENCE`, `JTI` and `REFRESH` are those of the newest.
--- Five more say who opened the session, and no script asks: address, user agent (bytes: sessions/user_agents.py), client
--- hints, city, country.
+-- The fields of a record, by position. `TOKEN_EXPIRES_AT` is the latest expiry of all access tokens seen, leeway included;
+-- `REFRESH_EXPIRES_AT` that of all refresh tokens, 0 without any. `REFERENCE`, `JTI` and `REFRESH` are those of the newest.
+-- Five more describe the client, and no script reads them: new_record() in upkeep.lua.
 local CREATED_AT, EXPIRES_AT, TOKEN_EXPIRES_AT, EXEMPT = 1, 2, 3, 4
 local ENDED_AT, END_REASON, HIDDEN, LAST_ACTIVITY, REFRESH_EXPIRES_AT = 5, 6, 7, 8, 9
 local REFERENCE, JTI, LOGIN_METHOD, REFRESH = 10, 11, 12, 13
 
--- No script does more than this many sessions' work in one go: what remains is done by the next one.
+-- The most sessions that one call looks at; later calls do the rest.
 local STEP = 1000
 
 local function text(number)
@@ -57,8 +66,8 @@ if stored_before then
   before = tonumber(at)
 end
 
--- A record that another program wrote or garbled fails the script, and so admits nobody: NaN, for one, is neither before
--- nor after any instant, and would never expire.
+-- The record of a session, or nil. A record that another program garbled raises an error, so it admits no token: NaN, for
+-- one, is neither before nor after any instant, and would never expire.
 local function load(id)
   local packed = redis.call('HGET', sessions, id)
   if not packed then return nil end
@@ -72,7 +81,7 @@ local function load(id)
   return record
 end
 
--- A `jti` that is the reference stands there once: `true` is that one byte.
+-- Stores a record. Where the `jti` equals the reference, `true` (one byte) takes its place.
 local function save(id, record)
   local jti = record[JTI]
   if jti == record[REFERENCE] then record[JTI] = true end
@@ -80,7 +89,7 @@ local function save(id, record)
   record[JTI] = jti
 end
 
--- Keys leave by themselves, never before `instant`.
+-- Makes the keys of the user live until `instant`, or longer.
 local function keep_until(instant)
   local milliseconds = math.ceil((instant - now) / 1000) + 1
   for _, key in ipairs({sessions, index}) do
@@ -90,8 +99,9 @@ local function keep_until(instant)
   end
 end
 
--- When and why a live session ended without anybody saying so: the earliest that applies, or nil.
-local function due(id, record, last_activity, idle)
+-- The instant and the reason for which a session that is stored as live has ended by itself, or by not_before: the
+-- earliest that applies. Nil while it is live.
+local function due(id, record, last_activity)
   local at, reason
   if record[CREATED_AT] <= before and id ~= spared then
     at, reason = before, before_reason
@@ -99,47 +109,48 @@ local function due(id, record, last_activity, idle)
   if record[EXPIRES_AT] <= now and (not at or record[EXPIRES_AT] < at) then
     at, reason = record[EXPIRES_AT], 'expired'
   end
-  local idle_at = last_activity + idle
-  if idle > 0 and record[EXEMPT] == 0 and idle_at <= now and (not at or idle_at < at) then
+  local idle_at = last_activity + rules.idle
+  if rules.idle > 0 and record[EXEMPT] == 0 and idle_at <= now and (not at or idle_at < at) then
     at, reason = idle_at, 'idle'
   end
   return at, reason
 end
 
--- Says to whoever holds open streams of the user that they are over: those of the session `whom`, or of all but one
--- (`*<id>`). Who does not hear it finds out by asking (streams.lua), so that a store which forbids the channel to us
--- (ACL) fails no end: hence pcall.
-local function announce(whom, reason)
-  redis.pcall('PUBLISH', string.match(sessions, '^[^{]*') .. 'ends', whom .. ' ' .. reason .. ' ' .. sessions)
+-- Publishes a revocation for the processes that hold open streams of the user (sessions/revocations.py): of the session
+-- `target`, or of all but one (`*<id>`). pcall, because a store whose ACL forbids the channel must not fail the script; a
+-- process that misses the message learns of it from streams.lua.
+local function announce(target, reason)
+  redis.pcall('PUBLISH', string.match(sessions, '^[^{]*') .. 'ends', target .. ' ' .. reason .. ' ' .. sessions)
 end
 
--- live → ended, without a word. A record stays `ended_ttl`, and at least until its last known token has expired.
-local function record_end(id, record, last_activity, at, reason, hidden, ended_ttl)
+-- live → ended, without an announcement. The record stays for `ended_ttl`, and until its last known token has expired.
+local function record_end(id, record, last_activity, at, reason, hidden)
   record[ENDED_AT], record[END_REASON], record[HIDDEN] = at, reason, hidden
   record[LAST_ACTIVITY] = last_activity
   save(id, record)
-  local forget_at = math.max(now + ended_ttl, record[TOKEN_EXPIRES_AT], record[REFRESH_EXPIRES_AT])
+  local forget_at = math.max(now + rules.ended_ttl, record[TOKEN_EXPIRES_AT], record[REFRESH_EXPIRES_AT])
   redis.call('ZADD', index, text(-forget_at), id)
   keep_until(forget_at)
-  tell_ended(id, at, reason, now, {jti = record[JTI], reference = record[REFERENCE], expires_at = record[TOKEN_EXPIRES_AT]})
+  record_session_ended(id, at, reason, now,
+                       {jti = record[JTI], reference = record[REFERENCE], expires_at = record[TOKEN_EXPIRES_AT]})
 end
 
--- live → ended, told to everybody.
-local function finish(id, record, last_activity, at, reason, hidden, ended_ttl)
-  record_end(id, record, last_activity, at, reason, hidden, ended_ttl)
+-- live → ended, announced.
+local function finish(id, record, last_activity, at, reason, hidden)
+  record_end(id, record, last_activity, at, reason, hidden)
   announce(id, reason)
 end
 
--- As finish(), for a session that is over without anybody having said so. What "end all" ended is out of every list.
-local function settle(id, record, last_activity, at, reason, ended_ttl)
+-- live → ended for a session that due() found over. Those that "revoke all" ended are hidden from every list.
+local function settle(id, record, last_activity, at, reason)
   local hidden = (reason == 'revoked_by_user' or reason == 'revoked_by_admin') and 1 or 0
-  finish(id, record, last_activity, at, reason, hidden, ended_ttl)
+  finish(id, record, last_activity, at, reason, hidden)
 end
 
--- ended → ended: a token that is refused is known from then on, and the record stays until it has expired.
-local function remember(id, record, token_expires_at)
+-- ended → ended: a token of an ended session was refused, and the record stays until that token has expired.
+local function keep_ended(id, record, token_expires_at)
   local score = token_expires_at > record[TOKEN_EXPIRES_AT] and redis.call('ZSCORE', index, id)
-  -- An index that is lost is not begun again by this one entry: see above.
+  -- Without a score the store has lost the index. One entry must not bring it back: start_anew_if_lost() looks for that.
   if not score then return end
   record[TOKEN_EXPIRES_AT] = token_expires_at
   save(id, record)

@@ -1,36 +1,33 @@
--- end: one session, by its id.
--- ARGV: id, end reason, idle, ended_ttl, who acts
---   'deactivated', 'logged_out'  ends a live session and leaves it in the lists of inactive ones
---   any other                    ends a live session and takes it, or one that was deactivated, out of every list
--- Answers {KEYS[1], last activity, record}, or {KEYS[1]} where there is no such session (any more).
+-- end: ends one session, by its id.
+-- call: id, reason, actor
+--   'deactivated', 'logged_out'  ends a live session, which stays in the lists of inactive ones
+--   any other reason             ends a live session and hides it from every list, and hides a deactivated one
+-- Replies {KEYS[1], last activity, record}, or {KEYS[1]} where there is no such session (any more).
 
-local id, reason, idle, ended_ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-acting = ARGV[5]
-
-local stays_listed = reason == 'deactivated' or reason == 'logged_out'
+local stays_listed = call.reason == 'deactivated' or call.reason == 'logged_out'
 
 start_anew_if_lost()
-local record = load(id)
+local record = load(call.id)
 if not record then return {sessions} end
 
-local function ended()
+local function found()
   return {sessions, text(record[LAST_ACTIVITY]), cmsgpack.pack(record)}
 end
 
 if record[ENDED_AT] == 0 then
-  local last_activity = tonumber(redis.call('ZSCORE', index, id) or record[CREATED_AT])
-  local at, due_reason = due(id, record, last_activity, idle)
+  local last_activity = tonumber(redis.call('ZSCORE', index, call.id) or record[CREATED_AT])
+  local at, due_reason = due(call.id, record, last_activity)
   if at then
-    settle(id, record, last_activity, at, due_reason, ended_ttl)
+    settle(call.id, record, last_activity, at, due_reason)
     return {sessions}
   end
-  finish(id, record, last_activity, now, reason, stays_listed and 0 or 1, ended_ttl)
-  return ended()
+  finish(call.id, record, last_activity, now, call.reason, stays_listed and 0 or 1)
+  return found()
 end
 
 if not stays_listed and record[END_REASON] == 'deactivated' and record[HIDDEN] == 0 then
   record[HIDDEN] = 1
-  save(id, record)
-  return ended()
+  save(call.id, record)
+  return found()
 end
 return {sessions}

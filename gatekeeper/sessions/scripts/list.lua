@@ -1,14 +1,12 @@
--- list: the sessions of a user, newest activity first.
--- ARGV: idle, ended_ttl, include_inactive (0 | 1)
--- Answers {KEYS[1], {id, last activity, record}, …}
-
-local idle, ended_ttl, include_inactive = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
+-- list: the sessions of a user, newest activity first, at most STEP.
+-- call: include_inactive
+-- Replies {KEYS[1], {id, last activity, record}, …}
 
 start_anew_if_lost()
 forget()
-local rows = live(idle, ended_ttl, false)
-if include_inactive then
-  sweep(idle, ended_ttl, STEP, before)
+local rows = live(false)
+if call.include_inactive then
+  sweep(STEP, before)
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', index, '-inf', '(0', 'LIMIT', 0, STEP)) do
     local record = entry(id)
     if record and record[HIDDEN] == 0 then rows[#rows + 1] = {id, record, record[LAST_ACTIVITY]} end
@@ -19,8 +17,8 @@ if include_inactive then
   end)
 end
 
-local answer = {sessions}
+local reply = {sessions}
 for i = 1, math.min(#rows, STEP) do
-  answer[i + 1] = {rows[i][1], text(rows[i][3]), cmsgpack.pack(rows[i][2])}
+  reply[i + 1] = {rows[i][1], text(rows[i][3]), cmsgpack.pack(rows[i][2])}
 end
-return answer
+return reply

@@ -1,40 +1,40 @@
--- login: somebody has just signed in, and these are the tokens that they are about to be given. Opens a session for
--- them, whatever `not_before` says of older tokens.
--- ARGV[21]: the reference of a token that the login itself presented, or ''; its session ends: one device, one session
--- ARGV[22]: the claims of the session's tokens as JSON, or ''
--- Answers as arguments.lua says: 'opened', 'touched' (the backend answered a token that has a live session), 'ended' (or
--- one whose session is over), 'unknown' (or one whose record is damaged), 'full'
+-- login: a user has signed in, and these are the tokens that the response hands out. Opens a session for them, whatever
+-- `not_before` says of older tokens.
+-- call: opening (opening.lua), presented (the reference of a token that came with the login request, or ''; its session
+--       ends, so that a device has one session), claims (for tokens issued later, as JSON, or ''), actor
+-- Replies as sign_in.lua says: 'opened'; 'touched' (the response repeats a token that has a live session); 'ended' (it
+-- repeats one whose session has ended); 'unknown' (it repeats one whose record is damaged); 'full'
 
-local presented, claims = ARGV[21], ARGV[22]
+local presented, opening = call.presented, call.opening
 
--- One device, one session: that of the token which the login brought makes way for `id`.
+-- Ends the session of the presented token, unless that is session `id` itself.
 local function leave(reference, id)
   local leaving = reference ~= '' and redis.call('HGET', sessions, 'r:' .. reference)
   if not leaving or leaving == id then return end
-  local word, record, last_activity = state(leaving, rules.idle, rules.ended_ttl)
-  if word == 'live' then finish(leaving, record, last_activity, now, 'logged_out', 0, rules.ended_ttl) end
+  local status, record, last_activity = state(leaving)
+  if status == 'live' then finish(leaving, record, last_activity, now, 'logged_out', 0) end
 end
 
 start_anew_if_lost()
-local id = redis.call('HGET', sessions, 'r:' .. with.reference)
+local id = redis.call('HGET', sessions, 'r:' .. opening.reference)
 if id then
-  local word, record, last_activity = state(id, rules.idle, rules.ended_ttl)
-  if word == 'live' then
-    record[LOGIN_METHOD] = with.login_method
-    join(id, record, last_activity, with)
-    if with.refresh ~= '' then redis.call('HSET', sessions, 'f:' .. with.refresh, id) end
+  local status, record, last_activity = state(id)
+  if status == 'live' then
+    record[LOGIN_METHOD] = opening.login_method
+    join(id, record, last_activity, opening)
+    if opening.refresh ~= '' then redis.call('HSET', sessions, 'f:' .. opening.refresh, id) end
     leave(presented, id)
-    return answer('touched', id, '', 0, record[EXPIRES_AT])
+    return reply('touched', id, '', 0, record[EXPIRES_AT])
   end
-  if not string.match(with.reference, '^h:') then
-    return word and answer('ended', id, record[END_REASON]) or answer('unknown')
+  if not string.match(opening.reference, '^h:') then
+    return status and reply('ended', id, record[END_REASON]) or reply('unknown')
   end
 end
 local leaving = presented ~= '' and redis.call('HGET', sessions, 'r:' .. presented)
-local word = state(leaving, rules.idle, rules.ended_ttl)
-local opened = open_and_answer(word == 'live' and leaving or nil)
+local status = state(leaving)
+local opened = open_and_reply(opening, status == 'live' and leaving or nil)
 if opened[2] == 'opened' then
-  if claims ~= '' then redis.call('HSET', sessions, 'c:' .. opened[3], claims) end
+  if call.claims ~= '' then redis.call('HSET', sessions, 'c:' .. opened[3], call.claims) end
   leave(presented, opened[3])
 end
 return opened

@@ -1,87 +1,92 @@
--- What opens sessions and gives them names: it follows upkeep.lua in the scripts that do so.
+-- Opens sessions and adds names to them: follows upkeep.lua in the scripts that do so.
+--
+-- An opening is a table with the fields of a new record: id, reference, jti, issued_at, token_expires_at, exempt (1 | 0),
+-- login_method, ip_address, user_agent, hints, city, country; refresh (the digest of its refresh token, or '') and
+-- refresh_expires_at (0: unknown). Python packs it in ScriptRunner.opening (script_runner.py).
 
-local function tell_opened(id, at, login_method)
-  leave_word({'session_opened', id, at, login_method, acting})
+local function record_session_opened(id, at, login_method)
+  append_to_outbox({'session_opened', id, at, login_method, actor})
 end
 
-local function tell_refreshed(id, now)
-  leave_word({'refreshed', id, now, '', acting})
+local function record_refreshed(id, now)
+  append_to_outbox({'refreshed', id, now, '', actor})
 end
 
-local function tell_no_room(now)
-  leave_word({'limit_refused', '0', now, '', acting})
+local function record_limit_refused(now)
+  append_to_outbox({'limit_refused', '0', now, '', actor})
 end
 
--- A session is mute when every token known of it has expired: nobody can speak for it again.
-local function goes_first(policy)
-  local function mute(record)
+-- The order in which sessions are evicted, as a comparison of rows of live(); and a test for a session whose known tokens
+-- have all expired, so that no request can use it any more. Those go first, by every policy.
+local function eviction_order()
+  local function unusable(record)
     return record[TOKEN_EXPIRES_AT] <= now and record[REFRESH_EXPIRES_AT] <= now
   end
   return function(a, b)
-    local mute_a, mute_b = mute(a[2]), mute(b[2])
-    if mute_a ~= mute_b then return mute_a end
-    if policy == 'evict_idle' and a[3] ~= b[3] then return a[3] < b[3] end
+    local unusable_a, unusable_b = unusable(a[2]), unusable(b[2])
+    if unusable_a ~= unusable_b then return unusable_a end
+    if rules.policy == 'evict_idle' and a[3] ~= b[3] then return a[3] < b[3] end
     if a[2][CREATED_AT] ~= b[2][CREATED_AT] then return a[2][CREATED_AT] < b[2][CREATED_AT] end
     return tonumber(a[1]) < tonumber(b[1])
-  end, mute
+  end, unusable
 end
 
--- Makes room for one more session, the one that `leaving` names not counted; the number evicted, or nil where the policy
--- says no. Of more than STEP sessions only the least active are looked at: should there be so many because the limit was
--- lowered, the rest goes at the next openings.
-local function make_room(limit, policy, idle, ended_ttl, leaving)
+-- Makes room for one more session within `limit`, not counting the session `leaving`. Returns how many were evicted, or
+-- nil where the policy is to reject. Of more than STEP sessions only those with the oldest activity are looked at: there
+-- can be so many after the limit was lowered, and the next openings evict the rest.
+local function make_room(limit, leaving)
   if limit == 0 then return 0 end
   if redis.call('ZCOUNT', index, '(0', '+inf') < limit then return 0 end
-  local others, last = live(idle, ended_ttl, true)
+  local others, last = live(true)
   for i = #others, 1, -1 do
     if others[i][1] == leaving then table.remove(others, i) end
   end
   local surplus = #others + 1 - limit
   if last then surplus = surplus + redis.call('ZCOUNT', index, '(' .. text(last), '+inf') end
   if surplus <= 0 then return 0 end
-  local before_another, mute = goes_first(policy)
-  table.sort(others, before_another)
-  if policy == 'reject' and (surplus > #others or not mute(others[surplus][2])) then return nil end
+  local goes_before, unusable = eviction_order()
+  table.sort(others, goes_before)
+  if rules.policy == 'reject' and (surplus > #others or not unusable(others[surplus][2])) then return nil end
   surplus = math.min(surplus, #others)
   for i = 1, surplus do
-    finish(others[i][1], others[i][2], others[i][3], now, 'evicted', 0, ended_ttl)
+    finish(others[i][1], others[i][2], others[i][3], now, 'evicted', 0)
   end
   return surplus
 end
 
--- (nothing) → live. `with` names what is to be known of the new session; `leaving` is a session that makes way for it.
--- Answers its id and how many were evicted, or nil where there is no room.
-local function open(with, rules, leaving)
+-- (nothing) → live. `leaving` is the id of a session that makes way for the new one. Returns the new id and how many
+-- sessions were evicted, or nil where there is no room.
+local function open(opening, leaving)
   forget()
-  local evicted = make_room(with.exempt == 1 and 0 or rules.limit, rules.policy, rules.idle, rules.ended_ttl, leaving)
+  local evicted = make_room(opening.exempt == 1 and 0 or rules.limit, leaving)
   if not evicted then
-    tell_no_room(now)
+    record_limit_refused(now)
     return nil
   end
-  -- Silent for longer than a session may live: over, whether or not a limit or a list ever looks at them.
-  sweep(rules.idle, rules.ended_ttl, 20, math.max(before, now - rules.ttl))
-  local id = with.id
-  while redis.call('HEXISTS', sessions, id) == 1 do id = text(tonumber(id) % 9007199254740991 + 1) end
-  local created_at = math.max(now, before + 1)
-  local expires_at = created_at + rules.ttl
-  local refresh = with.refresh or ''
-  local refresh_expires_at = refresh == '' and 0 or with.refresh_expires_at > 0 and with.refresh_expires_at or expires_at
-  save(id, {created_at, expires_at, with.token_expires_at, with.exempt, 0, '', 0, 0, refresh_expires_at,
-            with.reference, with.jti, with.login_method, refresh,
-            with.ip_address, with.user_agent, with.hints, with.city, with.country})
-  redis.call('HSET', sessions, 'r:' .. with.reference, id)
-  if refresh ~= '' then redis.call('HSET', sessions, 'f:' .. refresh, id) end
-  redis.call('ZADD', index, text(created_at), id)
-  keep_until(math.max(expires_at + rules.ended_ttl, with.token_expires_at, refresh_expires_at))
-  tell_opened(id, created_at, with.login_method)
+  -- Inactive for longer than a session may live: over, even if no limit and no list ever looks at them.
+  sweep(20, math.max(before, now - rules.ttl))
+  local id = unused_id(opening.id)
+  opening.created_at = math.max(now, before + 1)
+  opening.expires_at = opening.created_at + rules.ttl
+  if opening.refresh == '' then
+    opening.refresh_expires_at = 0
+  elseif opening.refresh_expires_at == 0 then
+    opening.refresh_expires_at = opening.expires_at
+  end
+  save(id, new_record(opening))
+  redis.call('HSET', sessions, 'r:' .. opening.reference, id)
+  if opening.refresh ~= '' then redis.call('HSET', sessions, 'f:' .. opening.refresh, id) end
+  redis.call('ZADD', index, text(opening.created_at), id)
+  keep_until(math.max(opening.expires_at + rules.ended_ttl, opening.token_expires_at, opening.refresh_expires_at))
+  record_session_opened(id, opening.created_at, opening.login_method)
   return id, evicted
 end
 
--- More names than this no session needs: the oldest refresh tokens are forgotten first. Access tokens never are, for one
--- that is not known opens a session; who has so many alive at once is refused another (link.lua).
+-- A session keeps at most this many older names; the oldest refresh tokens are forgotten first. Access tokens never are,
+-- because an unknown one opens a session: a session with so many unexpired ones gets no more (lookup.lua).
 local MOST_NAMES = 1000
 
-local function without_the_oldest_refresh_token(id, names)
+local function forget_oldest_refresh_token(id, names)
   for i, name in ipairs(names) do
     if string.sub(name[1], 1, 2) == 'f:' then
       unname(id, name[1])
@@ -91,11 +96,12 @@ local function without_the_oldest_refresh_token(id, names)
   end
 end
 
--- live → live: a session is given newer tokens. What they replace stays known until it has expired: a backend may go on
--- taking it. `refresh_expires_at` 0: nobody tells, so as long as the session. Answers nothing; the record is saved.
-local function join(id, record, last_activity, with)
+-- live → live: gives newer tokens to a session, and saves its record. The replaced ones stay known until they expire: a
+-- backend may go on accepting them. `tokens`: reference, jti, token_expires_at, refresh (a digest, or ''), and
+-- refresh_expires_at (0: unknown, then as long as the session).
+local function join(id, record, last_activity, tokens)
   local names, kept = redis.call('HGET', sessions, 't:' .. id), {}
-  local reference, refresh = with.reference, with.refresh or ''
+  local reference, refresh = tokens.reference, tokens.refresh
   local new = {['r:' .. reference] = true, ['f:' .. (refresh == '' and record[REFRESH] or refresh)] = true}
   for _, name in ipairs(names and cmsgpack.unpack(names) or {}) do
     if name[2] > now then
@@ -112,16 +118,16 @@ local function join(id, record, last_activity, with)
     if record[REFRESH] ~= '' then kept[#kept + 1] = {'f:' .. record[REFRESH], record[REFRESH_EXPIRES_AT]} end
     redis.call('HSETNX', sessions, 'f:' .. refresh, id)
   end
-  while #kept > MOST_NAMES and without_the_oldest_refresh_token(id, kept) do end
+  while #kept > MOST_NAMES and forget_oldest_refresh_token(id, kept) do end
   if #kept > 0 then
     redis.call('HSET', sessions, 't:' .. id, cmsgpack.pack(kept))
   elseif names then
     redis.call('HDEL', sessions, 't:' .. id)
   end
-  record[REFERENCE], record[JTI] = reference, with.jti
-  record[TOKEN_EXPIRES_AT] = math.max(record[TOKEN_EXPIRES_AT], with.token_expires_at)
+  record[REFERENCE], record[JTI] = reference, tokens.jti
+  record[TOKEN_EXPIRES_AT] = math.max(record[TOKEN_EXPIRES_AT], tokens.token_expires_at)
   if refresh ~= '' then
-    local refresh_expires_at = with.refresh_expires_at > 0 and with.refresh_expires_at or record[EXPIRES_AT]
+    local refresh_expires_at = tokens.refresh_expires_at > 0 and tokens.refresh_expires_at or record[EXPIRES_AT]
     record[REFRESH], record[REFRESH_EXPIRES_AT] = refresh, math.max(record[REFRESH_EXPIRES_AT], refresh_expires_at)
   end
   save(id, record)

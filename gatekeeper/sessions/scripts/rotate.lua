@@ -1,33 +1,30 @@
--- rotate: a refresh token that Gatekeeper issued is presented, and makes way for a new pair of tokens.
---   KEYS[5] pairs  hash  <id> → {digest of the token last rotated, sealed pair that it got, until when}, packed: lets
---                        two tabs, or a client whose answer was lost, ask again within the window
--- ARGV: idle, ended_ttl, digest of the presented token
---       and to rotate it: digest of the new one, its access token's jti, when that expires, the sealed pair, the window
---       last, who acts
--- Answers {KEYS[1], 'current', id, reference, expires_at, claims}   asked only: it would be rotated
+-- rotate: a refresh token that Gatekeeper issued is presented, and is replaced by a new pair of tokens.
+--   KEYS[5] pairs  hash  <id> → {digest of the token last rotated, sealed pair that replaced it, until when}, packed: lets
+--                        a second tab, or a client that lost the response, ask again within the window
+-- call: presented (a digest), successor, actor
+--       successor (nil: only asks): refresh (the digest of the new token), jti and token_expires_at (of its access token),
+--       sealed (the new pair), window
+-- Replies {KEYS[1], 'current', id, reference, expires_at, claims}   asked only: it would be rotated
 --         {KEYS[1], 'rotated', id}
---         {KEYS[1], 'again', id, sealed pair}                       rotated already, within the window, successor unused
---         {KEYS[1], 'reused', id}                                   rotated already, otherwise: the session ends
---         {KEYS[1], 'ended', id, end reason}                        its session is over
+--         {KEYS[1], 'repeated', id, sealed pair}   rotated already, within the window, and the successor is unused
+--         {KEYS[1], 'reused', id}                  rotated already, otherwise: the session ends
+--         {KEYS[1], 'ended', id, end reason}       its session has ended
 --         {KEYS[1], 'unknown'}
 
 local pairs_kept = KEYS[5]
-local idle, ended_ttl, presented = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
-acting = ARGV[#ARGV]
--- Who only asks names no successor: only who acts follows.
-local successor, jti, token_expires_at, sealed, window = #ARGV > 4 and ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8])
+local presented, successor = call.presented, call.successor
 
 start_anew_if_lost()
 local id = redis.call('HGET', sessions, 'f:' .. presented)
-local word, record, last_activity = state(id, idle, ended_ttl)
-if not word then return {sessions, 'unknown'} end
-if word == 'ended' then return {sessions, 'ended', id, record[END_REASON]} end
+local status, record, last_activity = state(id)
+if not status then return {sessions, 'unknown'} end
+if status == 'ended' then return {sessions, 'ended', id, record[END_REASON]} end
 
 if presented ~= record[REFRESH] then
   local packed = redis.call('HGET', pairs_kept, id)
   local pair = packed and cmsgpack.unpack(packed)
-  if pair and pair[1] == presented and pair[3] > now then return {sessions, 'again', id, pair[2]} end
-  finish(id, record, last_activity, now, 'refresh_reused', 0, ended_ttl)
+  if pair and pair[1] == presented and pair[3] > now then return {sessions, 'repeated', id, pair[2]} end
+  finish(id, record, last_activity, now, 'refresh_reused', 0)
   redis.call('HDEL', pairs_kept, id)
   return {sessions, 'reused', id}
 end
@@ -36,13 +33,13 @@ if not successor then
   local claims = redis.call('HGET', sessions, 'c:' .. id) or ''
   return {sessions, 'current', id, record[REFERENCE], text(record[EXPIRES_AT]), claims}
 end
-join(id, record, last_activity, {reference = record[REFERENCE], jti = jti, token_expires_at = token_expires_at,
-                                 refresh = successor, refresh_expires_at = 0})
-tell_refreshed(id, now)
--- One entry a session, gone with the window: the key lives as long as the longest of them.
+join(id, record, last_activity, {reference = record[REFERENCE], jti = successor.jti, refresh = successor.refresh,
+                                 token_expires_at = successor.token_expires_at, refresh_expires_at = 0})
+record_refreshed(id, now)
+-- One entry for each session; the key lives as long as the longest window.
 redis.call('HDEL', pairs_kept, id)
-if window > 0 then
-  redis.call('HSET', pairs_kept, id, cmsgpack.pack({presented, sealed, now + window}))
-  redis.call('PEXPIRE', pairs_kept, text(math.ceil(window / 1000)))
+if successor.window > 0 then
+  redis.call('HSET', pairs_kept, id, cmsgpack.pack({presented, successor.sealed, now + successor.window}))
+  redis.call('PEXPIRE', pairs_kept, text(math.ceil(successor.window / 1000)))
 end
 return {sessions, 'rotated', id}

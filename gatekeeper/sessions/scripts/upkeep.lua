@@ -1,49 +1,70 @@
--- What every script needs that does more than find one session: it follows the law, common.lua.
+-- Shared by every script that does more than find one session: follows common.lua.
 
--- The record of an entry of the index. An entry without one stands for nothing.
+rules = cmsgpack.unpack(ARGV[1])
+
+-- The record of an entry of the index. An entry without a record is removed.
 local function entry(id)
   local record = load(id)
   if not record then redis.call('ZREM', index, id) end
   return record
 end
 
--- Nobody's act, whoever found it out; which sessions there were, nobody knows any more.
-local function tell_lost(now)
-  leave_word({'sessions_lost', '0', now, '', ''})
+-- Records that the store has lost the sessions of this user. No actor did it, and which sessions there were is unknown.
+local function record_sessions_lost(now)
+  append_to_outbox({'sessions_lost', '0', now, '', ''})
 end
 
--- A store that evicts under memory pressure can lose one key of two, which live and leave together. What it lost may have
--- been an end, so the user starts anew, as after an end of all sessions. Every script asks, but for a check that finds
--- its session whole.
+-- A store that evicts under memory pressure can lose one of two keys that are written and expire together. The lost data
+-- may have been the end of a session, so the user starts anew, as after an end of all sessions. Every script calls this,
+-- except a check that finds its session intact.
 local function start_anew_if_lost()
   if redis.call('EXISTS', sessions, index) ~= 1 then return end
   before, spared, before_reason = math.max(now, before), '0', 'revoked_by_admin'
   redis.call('SET', not_before, text(before) .. ' 0 ' .. before_reason)
   redis.call('DEL', sessions, index)
   announce('*0', before_reason)
-  tell_lost(now)
+  record_sessions_lost(now)
 end
 
--- A session by its id, judged and not touched: 'live' with its record and last activity; 'ended' with its record, where
--- it turns out to be over settled on the way; nil where there is none, or where it is damaged.
-local function state(id, idle, ended_ttl)
+-- The state of a session, without a touch: 'live', its record and last activity; or 'ended' and its record, after settling
+-- a session that turns out to be over. Nil where there is none, or where it is damaged.
+local function state(id)
   local record = id and load(id)
   if not record then return nil end
   if record[ENDED_AT] > 0 then return 'ended', record end
   local last_activity = tonumber(redis.call('ZSCORE', index, id) or '0')
   if last_activity <= 0 then return nil end
-  local at, reason = due(id, record, last_activity, idle)
+  local at, reason = due(id, record, last_activity)
   if not at then return 'live', record, last_activity end
-  settle(id, record, last_activity, at, reason, ended_ttl)
+  settle(id, record, last_activity, at, reason)
   return 'ended', record
 end
 
--- An `h:` name may be another session's by now.
+-- When a live session will be over if nothing more happens to it.
+local function over_at(record, last_activity)
+  if rules.idle > 0 and record[EXEMPT] == 0 then return math.min(record[EXPIRES_AT], last_activity + rules.idle) end
+  return record[EXPIRES_AT]
+end
+
+-- An id that no session of this user has: `id`, or the next free one after it.
+local function unused_id(id)
+  while redis.call('HEXISTS', sessions, id) == 1 do id = text(tonumber(id) % 9007199254740991 + 1) end
+  return id
+end
+
+-- A record from named fields, as a live one. What is left out is empty.
+local function new_record(fields)
+  return {fields.created_at, fields.expires_at, fields.token_expires_at, fields.exempt or 0, 0, '', 0, 0,
+          fields.refresh_expires_at or 0, fields.reference, fields.jti, fields.login_method, fields.refresh or '',
+          fields.ip_address or '', fields.user_agent or '', fields.hints or '', fields.city or '', fields.country or ''}
+end
+
+-- Removes a name of a session, unless it names another one by now (an `h:` reference can).
 local function unname(id, field)
   if redis.call('HGET', sessions, field) == id then redis.call('HDEL', sessions, field) end
 end
 
--- ended → (nothing), a few at a time.
+-- ended → (nothing), 20 sessions at the most.
 local function forget()
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', index, text(-now), '(0', 'LIMIT', 0, 20)) do
     local record = load(id)
@@ -60,18 +81,18 @@ local function forget()
   end
 end
 
--- The live sessions, newest activity first (or oldest first, with `ascending`), as {id, record, last_activity}; those
--- that turn out to be over are settled on the way. Looks at `STEP` sessions at the most; the second value is the
--- activity of the last one looked at, where there may be more. What was last active until `not_before` is over, the
--- spared session excepted, so it is not even looked at.
-local function live(idle, ended_ttl, ascending)
+-- The live sessions, newest activity first (oldest first with `ascending`), as {id, record, last_activity}; settles those
+-- that turn out to be over. Looks at STEP sessions at the most; where there may be more, the second value is the activity
+-- of the last one looked at. A session last active until `not_before` has ended, unless it is the spared one, so it is
+-- not looked at.
+local function live(ascending)
   local found = {}
   local function look(id, last_activity)
     local record = entry(id)
     if not record then return end
-    local at, reason = due(id, record, last_activity, idle)
+    local at, reason = due(id, record, last_activity)
     if at then
-      settle(id, record, last_activity, at, reason, ended_ttl)
+      settle(id, record, last_activity, at, reason)
     else
       found[#found + 1] = {id, record, last_activity}
     end
@@ -87,29 +108,29 @@ local function live(idle, ended_ttl, ascending)
   return found, #entries == 2 * STEP and tonumber(entries[#entries])
 end
 
--- What was last active until `instant`, and is over, becomes so in the records too, a step at a time.
-local function sweep(idle, ended_ttl, step, instant)
+-- Settles sessions last active until `instant` that are over, `step` at the most.
+local function sweep(step, instant)
   local entries = redis.call('ZRANGEBYSCORE', index, '(0', text(instant), 'WITHSCORES', 'LIMIT', 0, step)
   for i = 1, #entries, 2 do
     local id, last_activity = entries[i], tonumber(entries[i + 1])
     local record = entry(id)
     if record then
-      local at, reason = due(id, record, last_activity, idle)
-      if at then settle(id, record, last_activity, at, reason, ended_ttl) end
+      local at, reason = due(id, record, last_activity)
+      if at then settle(id, record, last_activity, at, reason) end
     end
   end
 end
 
--- The `sid` of a reference, and ':' where an `auth_time` follows; `h:` and 64 hexadecimal digits has none.
+-- The `sid` in a reference, and ':' where an `auth_time` follows it. A reference of `h:` and 64 hexadecimal digits has none.
 local function sid_of(reference)
   if #reference == 66 and string.match(reference, '^h:%x+$') then return nil end
   return string.match(reference, '^([^:]+)(:?)')
 end
 
--- A provider that says "signed out" names a `sid`; of its tokens that carry `auth_time` too, each sign-in is a session of
--- its own (`<sid>:<auth_time>`). What remembers that word is a record that no token names, for it is called `<sid>:`. Of
--- tokens that were never seen, those issued before the word are over, and those that do not tell one sign-in from the
--- next. The id and the end reason of that record, or nil.
+-- The id and the end reason of the record by which end_sid.lua remembers that an identity provider ended a `sid`, if that
+-- covers a token which was never seen; else nil. The record has the reference `<sid>:`, which no token has. Where tokens
+-- carry `auth_time` too, each sign-in is a session of its own (`<sid>:<auth_time>`), and those issued later are not
+-- covered; tokens with a `sid` alone all are, because nothing tells one sign-in from the next.
 local function signed_out_at_the_provider(reference, issued_at)
   local sid, one_of_several = sid_of(reference)
   local id = sid and redis.call('HGET', sessions, 'r:' .. sid .. ':')

@@ -1,0 +1,71 @@
+"""The table `opening` of the scripts: the fields of a new record, by name (scripts/opening.lua)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from gatekeeper.models import Claims, Client
+from gatekeeper.sessions import user_agents as agents
+from gatekeeper.sessions.audit import printable
+from gatekeeper.sessions.device import hints_of
+from gatekeeper.sessions.geo import Locator
+from gatekeeper.sessions.keys import microseconds, new_id
+
+
+def packed_string(data: bytes) -> msgspec.Raw:
+    """Bytes as a MessagePack string: Lua has one type for both, and `cmsgpack` reads no other."""
+    size = len(data)
+    if size < 1 << 5:
+        head = bytes((0xA0 | size,))
+    elif size < 1 << 8:
+        head = bytes((0xD9, size))
+    elif size < 1 << 16:
+        head = b"\xda" + size.to_bytes(2, "big")
+    else:
+        head = b"\xdb" + size.to_bytes(4, "big")
+    return msgspec.Raw(head + data)
+
+
+class Openings:
+    """Makes openings: adds what the client sent, and where it is, to the claims of a token."""
+
+    def __init__(self, locator: Locator, *, leeway_seconds: float) -> None:
+        self._locator = locator
+        self._leeway_seconds = leeway_seconds
+
+    def expires_at(self, seconds: float) -> int:
+        """The instant (microseconds) until which a token may be presented that expires at `seconds`."""
+        return microseconds(seconds + self._leeway_seconds)
+
+    def fields(
+        self,
+        claims: Claims,
+        client: Client,
+        *,
+        exempt: bool = False,
+        login_method: str = "token",
+        refresh: str = "",
+        refresh_expires_at: float | None = None,
+    ) -> dict[str, Any]:
+        """The opening for the session of an access token. `refresh` is the digest of its refresh token, which expires
+        at `refresh_expires_at` (seconds; None: unknown)."""
+        location = self._locator.locate(client.ip_address)
+        user_agent = agents.packed(printable(client.user_agent, agents.MOST_CHARACTERS))
+        return {
+            "id": str(new_id()),
+            "reference": claims.reference,
+            "jti": claims.jti or "",
+            "issued_at": microseconds(claims.issued_at or 0),
+            "token_expires_at": self.expires_at(claims.expires_at),
+            "exempt": int(exempt),
+            "login_method": login_method,
+            "refresh": refresh,
+            "refresh_expires_at": microseconds(refresh_expires_at or 0),
+            "ip_address": client.ip_address,
+            "user_agent": packed_string(user_agent),
+            "hints": hints_of(client.headers),
+            "city": location.city,
+            "country": location.country,
+        }

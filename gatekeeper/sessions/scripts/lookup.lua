@@ -1,0 +1,39 @@
+-- lookup: the session that tokens name, without a touch. It runs before a refresh, and for an introspection.
+-- call: refresh (the digest of a refresh token, or ''), reference (of an access token, or ''), token_expires_at and
+--       issued_at (of that access token)
+-- Replies {KEYS[1], 'live', id, '', expires_at, 1|0}     where both tokens name one, that of the refresh token
+--         {KEYS[1], 'ended', id, end reason, '0', 0}     one of them names an ended session
+--         {KEYS[1], 'crowded', id, '', expires_at, 1|0}  live, with so many unexpired access tokens that it gets no more
+--         {KEYS[1], 'unknown', '0', '', not_before, 0}   neither token is known
+-- The last value is 1 where the refresh token is the newest of its session.
+
+local refresh, reference = call.refresh, call.reference
+local MOST_TOKENS = 1000
+
+start_anew_if_lost()
+local found
+for _, field in ipairs({refresh ~= '' and 'f:' .. refresh, reference ~= '' and 'r:' .. reference}) do
+  local id = field and redis.call('HGET', sessions, field)
+  local status, record = state(id)
+  if status == 'ended' then
+    if string.sub(field, 1, 2) == 'r:' then keep_ended(id, record, call.token_expires_at) end
+    return {sessions, 'ended', id, record[END_REASON], '0', 0}
+  end
+  if not id and field == 'r:' .. reference then
+    local out, reason = signed_out_at_the_provider(reference, call.issued_at)
+    if out then return {sessions, 'ended', out, reason, '0', 0} end
+  end
+  if status and not found then
+    found = {sessions, 'live', id, '', text(record[EXPIRES_AT]), record[REFRESH] == refresh and 1 or 0}
+  end
+end
+if not found then return {sessions, 'unknown', '0', '', text(before), 0} end
+local names = redis.call('HGET', sessions, 't:' .. found[3])
+if names then
+  local alive = 0
+  for _, name in ipairs(cmsgpack.unpack(names)) do
+    if string.sub(name[1], 1, 2) == 'r:' and name[2] > now then alive = alive + 1 end
+  end
+  if alive >= MOST_TOKENS then return {sessions, 'crowded', found[3], '', found[5], found[6]} end
+end
+return found

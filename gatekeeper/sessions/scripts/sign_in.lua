@@ -1,0 +1,12 @@
+-- Shared by login.lua and refresh.lua: the form of their replies.
+
+-- {KEYS[1], outcome, id, end reason, how many were evicted, when the session expires}
+local function reply(outcome, id, reason, evicted, expires_at)
+  return {sessions, outcome, id or '0', reason or '', evicted or 0, text(expires_at or 0)}
+end
+
+local function open_and_reply(opening, leaving)
+  local id, evicted = open(opening, leaving)
+  if not id then return reply('full') end
+  return reply('opened', id, '', evicted, load(id)[EXPIRES_AT])
+end
