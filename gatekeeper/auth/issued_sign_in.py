@@ -85,7 +85,7 @@ class IssuedSignIn:
         if wait := await attempts.wait_seconds(request.user_names, request.address):
             await record(self._services, Action.LOGIN_THROTTLED, request, owner)
             return Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=wait)
-        with attempts.under_way(request.user_names):
+        with attempts.in_progress(request.user_names):
             pair = await self._logged_in(request, members, owner, headers)
         if isinstance(pair, IssuedTokens):
             await attempts.succeeded(request.user_names, request.address)

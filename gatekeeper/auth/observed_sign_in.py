@@ -169,7 +169,7 @@ class Login(_Observed):
 
     def under_way(self) -> AbstractContextManager[None]:
         attempts = self._services.attempts
-        return nullcontext() if attempts is None else attempts.under_way(self._request.user_names)
+        return nullcontext() if attempts is None else attempts.in_progress(self._request.user_names)
 
     async def before(self) -> Problem | None:
         attempts, names = self._services.attempts, self._request.user_names

@@ -1,9 +1,9 @@
-"""The audit trail: who did what to which session, as a bounded stream in the store and as lines of the log.
+"""The audit log: events of sessions with their actors, in a bounded stream of the store and in the process's log.
 
-Never a token, never a password. What somebody typed as a user name is kept where it was theirs; of a login that failed
-it is in the log alone: it is whom an attack is on, but may be a password. An event may stand there twice, with the same
-`id`: a process that dies between writing it and noting that it is written leaves it to another one, which writes it
-again (`outbox.py`).
+It never holds a token or a password. A typed user name is kept in the stream where the login succeeded; of a failed
+login it is in the process's log alone, because it shows the target of an attack but may be a password. An event may be
+in the stream twice, with the same `id`: where a process dies after it wrote the event and before it emptied the outbox,
+another process writes it again (outbox.py).
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _REASON_CHARACTERS: Final = 512
 
 
 class Action(StrEnum):
-    """What happened. `reason` says more: the login method of an opening, the end reason of an end, the code of a
-    refusal, the operation of an administrator."""
+    """The kind of an event. Its `reason` is the login method of an opening, the end reason of an ended session, the
+    code of a refusal, or the operation of an administrator."""
 
     SESSION_OPENED = "session_opened"
     SESSION_ENDED = "session_ended"
@@ -51,8 +51,8 @@ class Action(StrEnum):
 
 
 class AuditEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """One event, fields in the order of the lines. `ts` is UTC with microseconds; `actor_id` is the user who acted,
-    `user_id` whose session it is; `id` is the same where an event was written twice."""
+    """One event, with the fields in the order in which they are written. `ts` is UTC with microseconds; `actor_id` is
+    the user who acted, `user_id` the user of the session; `id` tells copies of one event."""
 
     ts: str
     event: str
@@ -71,13 +71,13 @@ _FIELDS: Final = AuditEvent.__struct_fields__
 
 
 def timestamp(microseconds: int) -> str:
-    """UTC with microseconds."""
+    """Formats an instant as UTC with microseconds."""
     second, rest = divmod(microseconds, 1_000_000)
     return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}.{rest:06d}Z"
 
 
 def printable(text: str, length: int) -> str:
-    """Without control characters, and not longer than anybody needs."""
+    """Removes unprintable characters, and cuts to `length` characters."""
     return "".join(character for character in text[: 4 * length] if character.isprintable())[:length]
 
 
@@ -91,7 +91,7 @@ def audit_event(
     reason: str | None = None,
     event_id: str | None = None,
 ) -> AuditEvent:
-    """An event at the instant `at`, in microseconds."""
+    """Makes an event of the instant `at` (microseconds since 1970)."""
     return AuditEvent(
         ts=timestamp(at),
         event=event,
@@ -108,7 +108,7 @@ def audit_event(
 
 
 class AuditLog:
-    """Writes and reads events. Raises `StoreUnavailable`."""
+    """Writes and reads events. Every method raises `StoreUnavailable`."""
 
     def __init__(self, redis: StoreClient, *, key_prefix: str) -> None:
         self._redis = redis
@@ -126,15 +126,15 @@ class AuditLog:
         session_id: int | None = None,
         reason: str | None = None,
     ) -> None:
-        """An event that changes no session. Returns when the store has it: it is awaited before the answer, so who was
-        answered is on record. The log has it in any case."""
+        """Writes an event that changes no session, and returns when the store has it, so that it is on record before
+        the client gets a response. The process's log has it even where the store fails."""
         at = time.time_ns() // 1000
         event = audit_event(action.value, actor, at=at, user=user, session_id=session_id, reason=reason)
         _write_log(event)
         await self._append(msgspec.structs.replace(event, user_name=None))
 
     async def write(self, event: AuditEvent) -> None:
-        """To the stream, then to the log."""
+        """Writes an event to the stream, then to the process's log."""
         await self._append(event)
         _write_log(event)
 
@@ -144,13 +144,13 @@ class AuditLog:
         await self._redis.call(command("XADD", self._key, "MAXLEN", "~", STREAM_LENGTH, "*", *fields))
 
     async def last(self, number: int) -> list[tuple[str, AuditEvent]]:
-        """The newest events, oldest first, each with its place in the stream."""
+        """Returns the newest events, oldest first, each with its stream id."""
         found = await self._redis.call(command("XREVRANGE", self._key, "+", "-", "COUNT", number))
         return [_read(entry) for entry in reversed(_entries(found))]
 
     async def read(self, start: str = "-", end: str = "+") -> AsyncIterator[tuple[str, AuditEvent]]:
-        """Events in their order, each with its place. `start` and `end` are places in the stream: milliseconds since
-        1970, or what came with an event; `(` before one leaves it out."""
+        """Yields events in order, each with its stream id. `start` and `end` are such ids, or milliseconds since 1970;
+        `(` before one excludes it (Redis, XRANGE)."""
         while True:
             found = await self._redis.call(command("XRANGE", self._key, start, end, "COUNT", _AT_ONCE))
             entries = _entries(found)
@@ -160,19 +160,19 @@ class AuditLog:
                 return
             start = f"({entries[-1][0].decode()}"
 
-    async def follow(self, place: str | None) -> AsyncIterator[AuditEvent]:
-        """What comes after `place`, without an end; None: from the first event on."""
+    async def follow(self, stream_id: str | None) -> AsyncIterator[AuditEvent]:
+        """Yields the events after `stream_id` (None: all), and then every new one, forever."""
         while True:
-            start = "-" if place is None else f"({place}"
-            async for next_place, event in self.read(start):
-                place = next_place
+            start = "-" if stream_id is None else f"({stream_id}"
+            async for next_id, event in self.read(start):
+                stream_id = next_id
                 yield event
             await asyncio.sleep(_FOLLOW_SECONDS)
 
 
 def _write_log(event: AuditEvent) -> None:
     values = msgspec.structs.asdict(event)
-    # `event` is what the line is, as of every line of the log.
+    # Every line of the process's log has a field `event`, here "audit".
     line = {"action": values.pop("event"), **values}
     del line["ts"]
     _log.info("audit", extra=line)
@@ -180,23 +180,23 @@ def _write_log(event: AuditEvent) -> None:
 
 def _entries(found: Any) -> list[Any]:
     if not isinstance(found, list):
-        raise _not_ours()
+        raise _unexpected()
     return found
 
 
 def _read(entry: Any) -> tuple[str, AuditEvent]:
     try:
-        place, content = entry
-        # A client may have made a mapping of the flat list already.
+        stream_id, content = entry
+        # With RESP3 the client returns a mapping in place of the flat list.
         pairs = content.items() if isinstance(content, dict) else zip(content[::2], content[1::2], strict=True)
         fields = {name.decode(): value.decode(errors="replace") for name, value in pairs}
         values: dict[str, Any] = {name: fields.get(name) or None for name in _FIELDS}
         if values["session_id"] is not None:
             values["session_id"] = int(values["session_id"])
-        return place.decode(), msgspec.convert(values, AuditEvent)
+        return stream_id.decode(), msgspec.convert(values, AuditEvent)
     except (ValueError, TypeError, AttributeError, msgspec.MsgspecError):
-        raise _not_ours() from None
+        raise _unexpected() from None
 
 
-def _not_ours() -> StoreUnavailable:
-    return StoreUnavailable("the audit stream holds what is not ours", kind="protocol")
+def _unexpected() -> StoreUnavailable:
+    return StoreUnavailable("unexpected entry in the audit stream", kind="protocol")

@@ -1,4 +1,4 @@
-"""What happens to sessions, as counted events, and who acts."""
+"""Events of sessions, as metrics count them, and the actor of a call, as the audit log names it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ACTOR_KINDS: tuple[ActorKind, ...] = ("user", "admin", "system")
 
 
 class Event(StrEnum):
-    """An opening, a refused opening, and each way to end (`models.EndReason`)."""
+    """An opening, a refused opening, or the end of a session: one for each `models.EndReason`."""
 
     OPENED = "opened"
     LIMIT_REFUSED = "limit_refused"
@@ -29,14 +29,14 @@ class Event(StrEnum):
 
 
 class EventCounter(Protocol):
-    """Where events are counted."""
+    """Counts events. Implemented by `telemetry.metrics.Metrics`."""
 
     def count(self, event: Event, actor: ActorKind, number: int = 1) -> None: ...
 
 
 class Actor(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """Who does something to sessions, for the audit trail: as what, which user that is, from which address, in which
-    request, and what was typed as a user name. Unknown is empty."""
+    """The party that opens or ends sessions, for the audit log: as what kind, as which user, from which address, in
+    which request, and under which typed user name. Empty where unknown."""
 
     kind: ActorKind
     user_id: str = ""
@@ -46,6 +46,7 @@ class Actor(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
     @classmethod
     def of(cls, client: Client, user: str | None, *, kind: ActorKind = "user", user_name: str = "") -> Self:
+        """The actor behind a request; `user` is None where unknown."""
         return cls(
             kind=kind,
             user_id=user or "",
@@ -54,10 +55,10 @@ class Actor(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
             user_name=user_name,
         )
 
-    def packed(self) -> bytes:
-        """As the scripts keep it: one argument, opaque to them."""
-        return msgspec.json.encode(self)
+    def packed(self) -> str:
+        """JSON, as the scripts pass it on to the outbox (scripts/audit.lua)."""
+        return msgspec.json.encode(self).decode()
 
 
-# Nobody: what comes about by itself, or by a program without a request.
+# For what happens without a caller, or is done by a program outside of a request.
 SYSTEM: Final = Actor(kind="system")

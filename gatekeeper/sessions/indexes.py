@@ -25,8 +25,8 @@ class Indexes:
     `cleanable`, at which ended sessions leave the lists by themselves.
     """
 
-    def __init__(self, client: StoreClient, keys: Keys, rules: Rules) -> None:
-        self._client = client
+    def __init__(self, redis: StoreClient, keys: Keys, rules: Rules) -> None:
+        self._redis = redis
         self._keys = keys
         self._kept_seconds = rules.kept_seconds
         self._due_in_seconds = min(rules.idle_seconds or rules.session_seconds, rules.session_seconds)
@@ -40,7 +40,7 @@ class Indexes:
         user = claims.user.encode()
         due_at = microseconds(time.time() + self._due_in_seconds)
         writes: list[Awaitable[None]] = [
-            self._client.call(command("ZADD", self._keys.due, "LT", due_at, user, durable=True))
+            self._redis.call(command("ZADD", self._keys.due, "LT", due_at, user, durable=True))
         ]
         if refresh:
             seconds = self._kept_seconds if refresh_expires_at is None else refresh_expires_at - time.time()
@@ -53,50 +53,48 @@ class Indexes:
         await self._set(self._keys.refresh_token(digest), user.encode(), self._kept_seconds)
 
     async def user_of_refresh_token(self, digest: str) -> str | None:
-        return _text(await self._client.call(command("GET", self._keys.refresh_token(digest))))
+        return _text(await self._redis.call(command("GET", self._keys.refresh_token(digest))))
 
     async def user_of_sid(self, sid: str) -> str | None:
-        return _text(await self._client.call(command("GET", self._keys.sid(sid))))
+        return _text(await self._redis.call(command("GET", self._keys.sid(sid))))
 
     async def _set(self, key: bytes, user: bytes, seconds: float) -> None:
-        await self._client.call(command("SET", key, user, "PX", int(min(seconds, LATEST) * 1000) + 1, durable=True))
+        await self._redis.call(command("SET", key, user, "PX", int(min(seconds, LATEST) * 1000) + 1, durable=True))
 
     async def add_due(self, user: bytes, due_at: int) -> None:
         """Notes when to look at the sessions of a user, unless an earlier instant is noted."""
-        await self._client.call(command("ZADD", self._keys.due, "LT", due_at, user))
+        await self._redis.call(command("ZADD", self._keys.due, "LT", due_at, user))
 
     async def due_users(self, now: int, limit: int) -> list[bytes]:
         """Users due by `now`, at most `limit`."""
-        return _list(await self._client.call(command("ZRANGEBYSCORE", self._keys.due, "-inf", now, "LIMIT", 0, limit)))
+        return _list(await self._redis.call(command("ZRANGEBYSCORE", self._keys.due, "-inf", now, "LIMIT", 0, limit)))
 
     async def claim_due(self, user: bytes, *, until: int) -> bool:
         """Takes a user from `due` for this process. False where another process was faster. Should this process die
         before it has looked, the user is cleanable at `until`."""
-        put = self._client.call(command("ZADD", self._keys.cleanable, "GT", until, user))
-        taken = self._client.call(command("ZREM", self._keys.due, user))
+        put = self._redis.call(command("ZADD", self._keys.cleanable, "GT", until, user))
+        taken = self._redis.call(command("ZREM", self._keys.due, user))
         return bool((await asyncio.gather(put, taken))[-1])
 
     async def cleanable_users(self, now: int, limit: int) -> list[bytes]:
         """Users cleanable by `now`, at most `limit`."""
         return _list(
-            await self._client.call(command("ZRANGEBYSCORE", self._keys.cleanable, "-inf", now, "LIMIT", 0, limit))
+            await self._redis.call(command("ZRANGEBYSCORE", self._keys.cleanable, "-inf", now, "LIMIT", 0, limit))
         )
 
     async def take_cleanable_users(self, limit: int) -> tuple[list[bytes], int]:
         """Takes up to `limit` cleanable users for this process. Returns them, and how many there were before other
         processes took theirs."""
-        users = _list(await self._client.call(command("ZRANGE", self._keys.cleanable, 0, limit - 1)))
-        taken = await asyncio.gather(
-            *(self._client.call(command("ZREM", self._keys.cleanable, user)) for user in users)
-        )
+        users = _list(await self._redis.call(command("ZRANGE", self._keys.cleanable, 0, limit - 1)))
+        taken = await asyncio.gather(*(self._redis.call(command("ZREM", self._keys.cleanable, user)) for user in users))
         return [user for user, took in zip(users, taken, strict=True) if took], len(users)
 
     async def set_cleanable(self, user: bytes, at: int) -> None:
         """Notes when ended sessions of a user leave the lists; 0 removes the user."""
         if at:
-            await self._client.call(command("ZADD", self._keys.cleanable, at, user))
+            await self._redis.call(command("ZADD", self._keys.cleanable, at, user))
         else:
-            await self._client.call(command("ZREM", self._keys.cleanable, user))
+            await self._redis.call(command("ZREM", self._keys.cleanable, user))
 
 
 def _list(reply: Any) -> list[bytes]:

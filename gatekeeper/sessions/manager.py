@@ -1,7 +1,7 @@
-"""What a person may do to sessions: their own, and an administrator to everybody's.
+"""Operations on sessions, for users on their own and for administrators on those of all users.
 
-Ownership is not checked here, it is built in: every method reaches into the sessions of one named user, so an id of
-somebody else's is simply not there.
+Ownership needs no check: every method works on the sessions of one named user, so the id of another user's session is
+not found.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from gatekeeper.sessions.store import SessionStore
 
 
 class Manager:
-    """Lists and ends sessions. Every method raises `StoreUnavailable`; an end returns once the store has it. Who acts
-    is told by `by`, for the audit trail."""
+    """Lists and ends sessions. Every method that is awaited raises `StoreUnavailable`; one that ends sessions returns
+    once the store has done so. `by` sets the actor for the audit log."""
 
     def __init__(self, store: SessionStore, events: EventCounter, actor: Actor = SYSTEM) -> None:
         self._store = store
@@ -26,31 +26,31 @@ class Manager:
 
     @property
     def audit_log(self) -> AuditLog:
-        """What is on record."""
+        """The audit log of the store."""
         return self._store.audit_log
 
     def by(self, actor: Actor) -> Manager:
-        """The same, for what one request does."""
+        """Returns a manager that acts as `actor`, for one request."""
         return Manager(self._store, self._events, actor)
 
     def _as(self, kind: ActorKind) -> Actor:
         return msgspec.structs.replace(self._actor, kind=kind)
 
     async def record_admin_action(self, operation: str, user: str | None) -> None:
-        """Puts on record that an administrator is about to look at, or end, the sessions of `user`, or of all."""
+        """Records that an administrator is about to read or end the sessions of `user`, or of all users (None)."""
         await self._store.audit_log.record(Action.ADMIN_ACTION, self._as("admin"), user=user, reason=operation)
 
     async def sessions(self, user: str, *, include_inactive: bool = False) -> list[Session]:
-        """A user's sessions, newest activity first; empty for an unknown user."""
+        """Lists the sessions of a user, newest activity first; empty for an unknown user."""
         return await self._store.sessions(user, include_inactive=include_inactive)
 
     async def find(self, user: str, name: str, *, touch: bool = False) -> Session | None:
-        """The session, live or over, that the reference of its tokens names, or the `jti` of the newest one. With
-        `touch` the activity of a live one moves. None: there is none, or it is forgotten."""
+        """Finds the session, live or ended, by the reference of its tokens or the `jti` of the newest one. `touch`
+        moves the last activity of a live one. None: there is none (any more)."""
         return await self._store.find(user, name, touch=touch)
 
     async def revoke(self, user: str, session_id: int | None, *, by_admin: bool = False) -> Session | None:
-        """Ends one session and takes it out of every list. None: no such session (any more)."""
+        """Ends one session and hides it from every list. None: no such session (any more)."""
         reason = EndReason.REVOKED_BY_ADMIN if by_admin else EndReason.REVOKED_BY_USER
         return await self._end(user, session_id, reason, "admin" if by_admin else "user")
 
@@ -68,7 +68,7 @@ class Manager:
         return ended
 
     async def revoke_all(self, user: str, *, spare: int | None = None, by_admin: bool = False) -> int:
-        """Ends every session but `spare`. How many live ones that were."""
+        """Ends every session but `spare`. Returns how many live ones ended."""
         reason = EndReason.REVOKED_BY_ADMIN if by_admin else EndReason.REVOKED_BY_USER
         kind: ActorKind = "admin" if by_admin else "user"
         expect_own_end(user, spare=spare)
@@ -77,7 +77,7 @@ class Manager:
         return count
 
     async def log_out(self, claims: Claims, client: Client) -> int | None:
-        """Ends the session that a token names; its id. It is no fault if that was over already (None)."""
+        """Ends the session that an access token names. Returns its id, or None where it had ended before."""
         expect_own_end(claims.user)
         ended = await self._store.log_out(claims, client)
         if ended is not None:
@@ -85,22 +85,23 @@ class Manager:
         return ended
 
     async def log_out_session(self, user: str, session_id: int) -> Session | None:
-        """The same, for a session that something else than an access token names."""
+        """Ends a session by its id, as a logout."""
         return await self._end(user, session_id, EndReason.LOGGED_OUT, "user")
 
     async def log_out_unseen(self, user: str, reference: str, client: Client) -> None:
-        """The same for what no session has: its tokens open none from now on."""
+        """Makes sure that tokens with a reference which no session has open none from now on."""
         await self._store.log_out_unseen(user, reference, client)
 
     async def log_out_everywhere(self, user: str) -> int:
-        """Ends every session of a user, as their identity provider says. How many live ones that were."""
+        """Ends every session of a user, as the identity provider reports. Returns how many live ones ended."""
         expect_own_end(user)
         count = await self._store.end_all(user, EndReason.LOGGED_OUT, actor=self._as("system"))
         self._events.count(Event.LOGGED_OUT, "system", count)
         return count
 
     async def log_out_sid(self, user: str, sid: str, *, tokens_expire_at: float) -> int:
-        """Ends every session of one sign-in at an identity provider; tokens of it that were never seen are over too."""
+        """Ends every session of one sign-in at an identity provider, also for tokens that were never seen. Returns how
+        many live ones ended."""
         expect_own_end(user)
         actor = self._as("system")
         count = await self._store.end_sid(user, sid, tokens_expire_at=tokens_expire_at, actor=actor)
@@ -108,11 +109,11 @@ class Manager:
         return count
 
     async def enforce_limit(self, user: str) -> int:
-        """Ends what a lowered device limit has left over; how many those were."""
+        """Ends sessions beyond a lowered device limit. Returns how many."""
         count = await self._store.enforce_limit(user, actor=self._as("system"))
         self._events.count(Event.EVICTED, "system", count)
         return count
 
     async def clean_up(self) -> int:
-        """Takes the idle and the expired sessions of all users out of the lists now; how many those were."""
+        """Hides the idle and expired sessions of all users from every list now. Returns how many."""
         return await self._store.clean_up()

@@ -1,9 +1,9 @@
-"""From the slots of users to the audit stream and the mirror: at least once.
+"""A transactional outbox: delivers what the scripts record to the audit log and the token blacklist, at least once.
 
-A script leaves its words in the user's own slot, in the same step as the act (`scripts/audit.lua`); in a cluster the
-stream and the mirror lie in other slots, which no script can reach. A note in an index, written before the act, says
-whose outbox to look into. Right after the act the process that did it carries the words over, and takes the note away.
-Where it dies before, another one finds the note (`sweep`).
+A script appends entries to the outbox of its user in the same step as the change (scripts/audit.lua). In a Cluster the
+stream and the blacklist are on other nodes, which the script cannot write to. A marker, written to an index before the
+script runs, names the user whose outbox may have entries. After the script, the process that called it delivers the
+entries and removes the marker. Where that process dies first, another one finds the marker (`sweep`).
 """
 
 from __future__ import annotations
@@ -28,29 +28,33 @@ from gatekeeper.store.command import command
 
 _log = logging.getLogger("gatekeeper.audit")
 
-# The name that operators look for (C-32), without our prefix.
+# The key that backends look up (C-32), without our prefix.
 MIRROR: Final = "access_token_blacklist:"
 _ENTRIES_A_STEP: Final = 100
 _MARKERS_A_STEP: Final = 100
-# Longer than a call may take: an act under way is not a leftover.
+# Longer than a call may take: younger markers may belong to a script that still runs.
 _GRACE_SECONDS: Final = 10.0
-# Up to this, whole numbers are exact in the scripts, and the store takes them for an expiry.
+# Whole numbers are exact in Lua up to here; the store accepts them as an expiry.
 _EXACT: Final = 2**53
-# Between two complaints of a process.
+# Between two log lines about the same kind of fault.
 _QUIET_SECONDS: Final = 60.0
 
+# Reasons for which no actor ends a session.
 _BY_ITSELF: Final = frozenset({"evicted", "idle", "expired", "refresh_reused"})
 _COUNTED: Final = {"idle": Event.IDLE, "expired": Event.EXPIRED}
-_AS_WHAT: Final[dict[str, ActorKind]] = {"revoked_by_admin": "admin"}
+_KIND_BY_REASON: Final[dict[str, ActorKind]] = {"revoked_by_admin": "admin"}
 
 
 class _Entry(msgspec.Struct, frozen=True):
+    """An entry of an outbox: the event, and the `jti` and expiry (microseconds) of each token for the blacklist."""
+
     event: AuditEvent
     mirrored: Sequence[tuple[str, int]]
 
 
 class Outbox:
-    """The outboxes of all users. `outbox_key` names that of one. Raises `StoreUnavailable` where it is awaited."""
+    """The outboxes of all users; `outbox_key` names the key of one. Methods that are awaited raise
+    `StoreUnavailable`."""
 
     def __init__(self, redis: StoreClient, *, key_prefix: str, outbox_key: Callable[[str], bytes]) -> None:
         self.audit_log: Final = AuditLog(redis, key_prefix=key_prefix)
@@ -58,7 +62,7 @@ class Outbox:
         self._redis = redis
         self._outbox_key = outbox_key
         self._markers: Final = f"{key_prefix}outboxes".encode()
-        # More than can be waiting while the store answers; what falls out is found by `sweep`.
+        # More than can wait while the store works; `sweep` finds those that are dropped.
         self._scheduled: deque[bytes] = deque(maxlen=10_000)
         self._woken: asyncio.Event | None = None
         self._quiet_until = 0.0
@@ -68,44 +72,45 @@ class Outbox:
 
     @staticmethod
     def marker(user: str) -> bytes:
-        """A note for one act: of its own, so that nobody takes away another's."""
+        """Makes a marker for one call, unique, so that removing it removes no other call's."""
         return f"{secrets.token_hex(8)}:{user}".encode()
 
     async def mark(self, marker: bytes) -> None:
-        """Before the act, and as it over the lane that waits for replicas where there are any: in its batch."""
+        """Writes a marker, before the script runs. Durable as the script is, so that both leave in one batch."""
         await self._redis.call(command("ZADD", self._markers, time.time_ns() // 1000, marker, durable=True))
 
     def schedule(self, marker: bytes) -> None:
-        """After the act: its words are carried over by `run`, while nobody waits."""
+        """Has `run` deliver the entries of a call that is done. Returns at once."""
         self._scheduled.append(marker)
         if self._woken is not None:
             self._woken.set()
 
     async def run(self) -> None:
-        """Carries over what this process does, until it is cancelled."""
+        """Delivers the entries of this process's calls, until it is cancelled."""
         self._woken = asyncio.Event()
         while True:
             await self._woken.wait()
             self._woken.clear()
             try:
                 await self.flush()
-            except Exception:  # noqa: BLE001 - what waits now is carried over by a sweep; what comes, by this
+            except Exception:  # noqa: BLE001 - a sweep delivers these entries; later ones need this loop
                 _log.exception("internal error")
 
     async def flush(self) -> None:
-        """Carries over what this process has done. What the store does not take now, it is asked again by `sweep`."""
+        """Delivers the entries of this process's calls now. Where the store fails, they are left to `sweep`."""
         while self._scheduled:
             markers = [self._scheduled.popleft() for _ in range(min(len(self._scheduled), _MARKERS_A_STEP))]
             with suppress(StoreUnavailable):
                 await self._deliver_marked(markers)
 
     async def sweep(self) -> int:
-        """Carries over what others have left behind, a bounded number of outboxes; how many notes those were."""
+        """Delivers entries that other processes left behind, for up to 100 markers. Returns how many markers it
+        found."""
         until = int((time.time() - _GRACE_SECONDS) * 1e6)
         left = command("ZRANGEBYSCORE", self._markers, "-inf", until, "LIMIT", 0, _MARKERS_A_STEP)
         markers = await self._redis.call(left)
         if not isinstance(markers, list):
-            raise StoreUnavailable("the session store answered what is not ours", kind="protocol")
+            raise StoreUnavailable("unexpected reply from the session store", kind="protocol")
         if markers:
             await self._deliver_marked(markers)
         return len(markers)
@@ -116,7 +121,7 @@ class Outbox:
             by_user.setdefault(marker.partition(b":")[2].decode(errors="replace"), []).append(marker)
         delivered = await asyncio.gather(*map(self.deliver, by_user), return_exceptions=True)
         faults = [fault for fault in delivered if fault is not None]
-        # One user's fault keeps that user's notes only.
+        # A fault with one user keeps the markers of that user only.
         done = [each for own, fault in zip(by_user.values(), delivered, strict=True) if fault is None for each in own]
         if done:
             await self._redis.call(command("ZREM", self._markers, *done))
@@ -125,26 +130,26 @@ class Outbox:
             raise faults[0]
 
     def _log_fault(self, fault: BaseException) -> None:
-        """That the store does not answer, others tell; that it does not take this, nobody else."""
+        """Logs that the store refuses entries. An unreachable store is reported by the breaker."""
         if not isinstance(fault, StoreUnavailable) or fault.kind not in ("refused", "protocol"):
             return
         if time.monotonic() >= self._quiet_until:
             self._quiet_until = time.monotonic() + _QUIET_SECONDS
-            _log.error("audit events wait in the store: %s", fault)
+            _log.error("outbox delivery failed: %s", fault)
 
     async def deliver(self, user: str) -> None:
-        """Empties the outbox of a user."""
+        """Delivers all entries in the outbox of a user, and removes them."""
         key = self._outbox_key(user)
         while True:
             packed = await self._redis.call(command("LRANGE", key, 0, _ENTRIES_A_STEP - 1))
             if not isinstance(packed, list):
-                raise StoreUnavailable("the session store answered what is not ours", kind="protocol")
+                raise StoreUnavailable("unexpected reply from the session store", kind="protocol")
             entries = [_parse(user, each) for each in packed]
             parsed = [entry for entry in entries if entry is not None]
-            # The mirror is there when the event is; and the events are in their order.
+            # The blacklist first: a reader of an event finds its tokens there. Events keep their order.
             await asyncio.gather(*(self._mirror(entry, *token) for entry in parsed for token in entry.mirrored))
             await asyncio.gather(*(self.audit_log.write(entry.event) for entry in parsed))
-            # By what they say, not by their place: another process may be at it too.
+            # Removed by value, not by position: another process may deliver the same outbox.
             removed = await asyncio.gather(*(self._redis.call(command("LREM", key, 1, each)) for each in packed))
             for entry, mine in zip(entries, removed, strict=True):
                 if entry is not None and mine:
@@ -153,7 +158,7 @@ class Outbox:
                 return
 
     def _count(self, event: AuditEvent) -> None:
-        """What came about by itself; acts are counted where they are done."""
+        """Counts sessions that ended by themselves. Others are counted where they are ended."""
         reason = event.reason or ""
         if self.events is not None and event.event == "session_ended" and reason in _COUNTED:
             self.events.count(_COUNTED[reason], "system")
@@ -167,7 +172,7 @@ def _parse(user: str, packed: bytes) -> _Entry | None:
     try:
         return _read(user, packed)
     except (ValueError, TypeError, OverflowError, msgspec.MsgspecError):
-        _log.error("an outbox holds what is not ours")
+        _log.error("outbox entry skipped: it is not in the format of audit.lua")
         return None
 
 
@@ -176,14 +181,14 @@ def _read(user: str, packed: bytes) -> _Entry:
     event_id = sha256(user.encode() + b"\0" + packed).hexdigest()[:32]
     who = msgspec.json.decode(actor, type=Actor) if actor else SYSTEM
     if event == "session_ended" and (not actor or reason in _BY_ITSELF):
-        kind = "system" if reason in _BY_ITSELF else _AS_WHAT.get(reason, "user")
+        kind = "system" if reason in _BY_ITSELF else _KIND_BY_REASON.get(reason, "user")
         who = msgspec.structs.replace(who, kind=kind)
-        # The request in which an idle one was found did not end it.
+        # The request in which an idle session was found is not what ended it.
         who = SYSTEM if reason in {"idle", "expired"} else who
     parsed = audit_event(
         event, who, at=int(at), user=user, session_id=int(session_id), reason=reason, event_id=event_id
     )
     mirrored = list(zip(tokens[::2], map(int, tokens[1::2]), strict=True))
     if not all(0 < expires_at <= _EXACT for _, expires_at in mirrored):
-        raise ValueError("no instant")
+        raise ValueError("an expiry out of range")
     return _Entry(parsed, mirrored)

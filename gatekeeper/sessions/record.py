@@ -1,4 +1,4 @@
-"""A session's record, as the scripts pack it (MessagePack), and the session that it is."""
+"""Reads the record of a session, which the scripts pack as MessagePack, into a `Session`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gatekeeper.sessions.device import device_of
 
 
 class _Record(msgspec.Struct, array_like=True, frozen=True):
-    """The order is that of `common.lua`. Instants are microseconds, 0 where there is none."""
+    """The fields of a record, in the order of `new_record` in upkeep.lua. Instants are microseconds, 0 for none."""
 
     created_at: int
     expires_at: int
@@ -36,14 +36,15 @@ class _Record(msgspec.Struct, array_like=True, frozen=True):
 
 _decode = msgspec.msgpack.Decoder(_Record).decode
 
-# By its first byte, where in a packed string the bytes begin: fixstr, str 8, str 16.
+# The offset of the bytes in a packed string, by its first byte: fixstr, str 8, str 16.
 _STRING_STARTS: Final = dict.fromkeys(range(0xA0, 0xC0), 1) | {0xD9: 2, 0xDA: 3}
 
 
 def session_of(user: str, session_id: int, last_activity: int, packed: bytes) -> Session:
-    """`last_activity` in microseconds. Raises `ValueError`, `LookupError` or `MsgspecError` for what is no record."""
+    """Makes a session of its packed record; `last_activity` is in microseconds. Raises `ValueError`, `LookupError` or
+    `MsgspecError` for a garbled record."""
     record = _decode(packed)
-    # Lua knows one kind of string, which goes for text; this one need not be.
+    # Lua packs every string as text, but a packed user agent is not text.
     kept = bytes(record.user_agent)
     user_agent = agents.unpacked(kept[_STRING_STARTS[kept[0]] :])
     return Session(

@@ -1,11 +1,11 @@
-"""How the end of a session reaches every process.
+"""Revocations on their way to every process.
 
     script ends a session ─ PUBLISH <prefix>ends ─→ RevocationListener (one a process) ─→ OpenStreams.revoke
                                   connection lost ─→ OpenStreams.check_all ─→ streams.lua
 
-The scripts publish in the same step as they end (`announce` in common.lua). Pub/sub promises nothing, so what it says
-is never more than a hint that comes early: whoever has open streams also asks about them, every few seconds and after
-each gap (`open_streams.py`).
+The script that ends a session publishes it in the same step (`announce` in common.lua). Pub/sub loses messages, so a
+message is a hint that saves time: a process with open streams also asks about their sessions, every few seconds and
+whenever the connection was lost (open_streams.py).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gatekeeper.store.errors import unavailable_from
 
 _log = logging.getLogger("gatekeeper")
 
-# A connection that says nothing for so long is asked whether it lives, and has as long to answer.
+# After this silence the connection is pinged, and has as long again to reply.
 _SILENCE_SECONDS: Final = 1.0
 _FIRST_WAIT_SECONDS: Final = 0.05
 _LONGEST_WAIT_SECONDS: Final = 2.0
@@ -32,8 +32,8 @@ _chance: Final = random.Random()  # noqa: S311 - no secret
 
 
 class Revocation(msgspec.Struct, frozen=True):
-    """What was announced: the end of one session of `user`, or, where `session_id` is None, of every one but
-    `spared_id` (0: of every one)."""
+    """A published revocation: of one session of `user`, or, where `session_id` is None, of every one but `spared_id`
+    (0: of every one)."""
 
     user: str
     session_id: int | None
@@ -45,7 +45,7 @@ class Revocation(msgspec.Struct, frozen=True):
 
 
 class RevocationListener:
-    """Hears what the scripts announce, on a connection of its own that is made again whenever it breaks.
+    """Receives revocations, on a connection of its own that is made again whenever it breaks.
 
     `connect` makes a client of the store. `on_revocation` is called with every revocation, `on_gap` each time the
     subscription is (re)established: revocations may have been missed before.
@@ -71,17 +71,17 @@ class RevocationListener:
         return f"<RevocationListener [{self._runner.keys.revocation_channel}] {state}>"
 
     async def listen(self) -> None:
-        """Runs until it is cancelled."""
+        """Receives until it is cancelled."""
         while True:
             try:
                 await self._listen_once()
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is to be tried again
+            except Exception as error:  # noqa: BLE001 - after any fault, connect again
                 if self._connected:
-                    _log.warning("ends of sessions are not heard of at once: %s", unavailable_from(error))
+                    _log.warning("revocation channel lost: %s", unavailable_from(error))
                 self._connected = False
             wait = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2**self._failures)
             self._failures = min(self._failures + 1, 10)
-            # Not all processes at once, after a restart of the store.
+            # Random, so that not all processes connect at once after a restart of the store.
             await asyncio.sleep(wait * _chance.uniform(0.5, 1.0))
 
     async def _listen_once(self) -> None:
@@ -89,41 +89,42 @@ class RevocationListener:
         try:
             async with client.pubsub() as subscription:
                 await subscription.subscribe(self._runner.keys.revocation_channel)
-                await self._hear(subscription)
+                await self._receive(subscription)
         finally:
             await client.aclose()
 
-    async def _hear(self, subscription: Any) -> None:
-        asked = False
+    async def _receive(self, subscription: Any) -> None:
+        pinged = False
         while True:
             message = await subscription.get_message(timeout=_SILENCE_SECONDS)
             if message is None:
-                if asked:
+                if pinged:
                     raise TimeoutError
                 await subscription.ping()
-                asked = True
+                pinged = True
                 continue
-            asked = False
+            pinged = False
             if message["type"] == "subscribe":
-                self._begins()
+                self._subscribed()
             elif message["type"] == "message" and (revocation := self._read(message["data"])) is not None:
                 self._on_revocation(revocation)
 
-    def _begins(self) -> None:
+    def _subscribed(self) -> None:
         if not self._connected:
-            _log.info("ends of sessions are heard of again")
+            _log.info("revocation channel restored")
         self._connected, self._failures = True, 0
         self._on_gap()
 
     def _read(self, data: Any) -> Revocation | None:
-        """None for what no script of ours says: whoever may publish may say anything."""
+        """Reads a message. None for one that is not in the format of `announce`: any client of the store may
+        publish."""
         try:
-            whom, reason, key = data.split(b" ", 2)
+            target, reason, key = data.split(b" ", 2)
             user = self._runner.keys.user_of(key)
             if user is None:
                 return None
-            if whom.startswith(b"*"):
-                return Revocation(user, None, int(whom[1:]), EndReason(reason.decode()))
-            return Revocation(user, int(whom), 0, EndReason(reason.decode()))
+            if target.startswith(b"*"):
+                return Revocation(user, None, int(target[1:]), EndReason(reason.decode()))
+            return Revocation(user, int(target), 0, EndReason(reason.decode()))
         except (AttributeError, ValueError):
             return None

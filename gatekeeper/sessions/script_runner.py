@@ -29,7 +29,7 @@ class ScriptRunner:
 
     def __init__(
         self,
-        client: StoreClient,
+        redis: StoreClient,
         *,
         key_prefix: str,
         rules: Rules,
@@ -37,25 +37,25 @@ class ScriptRunner:
         epoch: Epoch | None = None,
         revoked: RevokedCache | None = None,
     ) -> None:
-        self._client = client
+        self._redis = redis
         self.keys: Final = Keys(key_prefix)
         self.rules: Final = rules
         # Without a beat, it never reports a loss.
-        self.epoch: Final = epoch or Epoch(client, key_prefix=key_prefix)
+        self.epoch: Final = epoch or Epoch(redis, key_prefix=key_prefix)
         self.revoked: Final = revoked or RevokedCache(most_users=0)
-        self.indexes: Final = Indexes(client, self.keys, rules)
+        self.indexes: Final = Indexes(redis, self.keys, rules)
         self.openings: Final = Openings(locator or NoLocator(), leeway_seconds=rules.leeway_seconds)
-        self.outbox: Final = Outbox(client, key_prefix=key_prefix, outbox_key=self.keys.outbox)
+        self.outbox: Final = Outbox(redis, key_prefix=key_prefix, outbox_key=self.keys.outbox)
         # ARGV[1] of every script.
         self.packed_rules: Final = rules.packed()
 
     def __repr__(self) -> str:
-        return f"<ScriptRunner {self.keys!r} {self._client!r}>"
+        return f"<ScriptRunner {self.keys!r} {self._redis!r}>"
 
     @property
     def replicated(self) -> bool:
         """Tells whether openings and ends wait for replicas."""
-        return self._client.replicas > 0
+        return self._redis.replicas > 0
 
     async def run(
         self,
@@ -92,7 +92,7 @@ class ScriptRunner:
         """Runs a script with `arguments` as they are, after the rules."""
         keys = self.keys.of_user(user)
         every_key = keys if extra_key is None else (*keys, extra_key)
-        reply = await self._client.call(script.command(every_key, (self.packed_rules, *arguments)))
+        reply = await self._redis.call(script.command(every_key, (self.packed_rules, *arguments)))
         return self.read_reply(keys[0], reply, read)
 
     def prepare(self, script: Script, user: str, *arguments: Any) -> Command:
@@ -102,18 +102,18 @@ class ScriptRunner:
     def send(self, command: Command) -> asyncio.Future[Any]:
         """Sends a prepared call. The future holds the reply, for `read_reply`."""
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._client.send(command, reply)
+        self._redis.send(command, reply)
         return reply
 
     def send_for(self, reply: ReplyReceiver, command: Command) -> None:
         """Sends a prepared call, whose reply goes to `reply`."""
-        self._client.send(command, reply)
+        self._redis.send(command, reply)
 
     def read_reply(self, key: bytes, reply: Any, read: Callable[[list[Any]], T]) -> T:
         """Reads the reply of a script whose first key was `key`. Raises `StoreUnavailable` for any other reply."""
         # Every script repeats its first key: another user's reply means that the connection mixes replies up.
         if not isinstance(reply, list) or not reply or reply[0] != key:
-            self._client.drop_connections(key)
+            self._redis.drop_connections(key)
             raise StoreUnavailable("reply for another key from the session store", kind="protocol")
         try:
             return read(reply)
@@ -134,10 +134,10 @@ class ScriptRunner:
         """Runs a script that opens or ends sessions: `arguments`, the actor among them, are its last argument, after
         `positional`. The marker of the outbox and `indexes` are written before it, in one batch where one server has
         them all."""
-        named = {**arguments, "actor": packed_actor(actor)}
+        named = {**arguments, "actor": actor.packed()}
         marker = self.outbox.marker(user)
         before = (self.outbox.mark(marker), *indexes)
-        if not self._client.ordered:
+        if not self._redis.ordered:
             await asyncio.gather(*before)
             before = ()
         running = self._run_named(script, user, read, positional, named, extra_key)
@@ -145,11 +145,6 @@ class ScriptRunner:
         # Not after a failure: the script may yet run, and the marker is what leads to its entries.
         self.outbox.schedule(marker)
         return done
-
-
-def packed_actor(actor: Actor) -> str:
-    """The actor as the scripts keep it: opaque to them."""
-    return msgspec.json.encode(actor).decode()
 
 
 def packed(arguments: Mapping[str, Any]) -> bytes:

@@ -329,9 +329,9 @@ async def test_what_is_over_the_limit_is_forgotten_although_others_go_on_signing
     assert await waits(attempts, 10, "bob") == [0] * 10
 
 
-async def test_of_one_name_256_may_be_under_way_in_a_process(attempts: LoginAttempts) -> None:
+async def test_of_one_name_256_may_be_in_progress_in_a_process(attempts: LoginAttempts) -> None:
     # The first of very many at once are all let through, for none has failed yet: so that is bounded
-    running = [attempts.under_way(["ann"]) for _ in range(256)]
+    running = [attempts.in_progress(["ann"]) for _ in range(256)]
     for number, each in enumerate(running):
         assert await attempts.wait_seconds(["ann"], None) == 0, number
         each.__enter__()
@@ -342,10 +342,10 @@ async def test_of_one_name_256_may_be_under_way_in_a_process(attempts: LoginAtte
     assert await waits(attempts, 1) == [0]
     for each in running:
         each.__exit__(None, None, None)
-    assert not attempts._under_way
+    assert not attempts._in_progress
 
 
-async def test_of_300_at_once_256_are_under_way(attempts: LoginAttempts) -> None:
+async def test_of_300_at_once_256_are_in_progress(attempts: LoginAttempts) -> None:
     # Who is being asked about is under way too, else all of them would be asked about before the first one is
     told, all_told, may_end = Counter[int](), asyncio.Event(), asyncio.Event()
 
@@ -355,7 +355,7 @@ async def test_of_300_at_once_256_are_under_way(attempts: LoginAttempts) -> None
         if told.total() == 300:
             all_told.set()
         if not wait:
-            with attempts.under_way(["ann"]):
+            with attempts.in_progress(["ann"]):
                 await may_end.wait()
 
     running = [asyncio.create_task(log_in()) for _ in range(300)]
@@ -363,7 +363,7 @@ async def test_of_300_at_once_256_are_under_way(attempts: LoginAttempts) -> None
     assert told == {0: 256, 1: 44}
     may_end.set()
     await asyncio.wait(running)
-    assert not attempts._under_way
+    assert not attempts._in_progress
 
 
 async def test_a_request_with_several_names_counts_for_each(attempts: LoginAttempts, hand: Hand) -> None:
@@ -388,27 +388,27 @@ async def test_a_success_with_several_names_forgets_nothing(attempts: LoginAttem
     assert {hand.redis.hget(key, "failed") for key in hand.names()} == {b"12"}
 
 
-async def test_several_names_are_under_way_together(attempts: LoginAttempts) -> None:
-    with attempts.under_way(["a", "b"]), attempts.under_way(["b"]):
-        assert attempts._under_way == {"a": 1, "b": 2}
-    with attempts.under_way(["a", "a"]):
+async def test_several_names_are_in_progress_together(attempts: LoginAttempts) -> None:
+    with attempts.in_progress(["a", "b"]), attempts.in_progress(["b"]):
+        assert attempts._in_progress == {"a": 1, "b": 2}
+    with attempts.in_progress(["a", "a"]):
         pass
-    assert not attempts._under_way
+    assert not attempts._in_progress
 
 
-async def test_a_login_that_breaks_off_is_not_under_way(attempts: LoginAttempts) -> None:
+async def test_a_login_that_breaks_off_is_not_in_progress(attempts: LoginAttempts) -> None:
     async def login() -> None:
-        with attempts.under_way(["ann"]):
+        with attempts.in_progress(["ann"]):
             await asyncio.sleep(HOUR)
 
     running = asyncio.create_task(login())
     await asyncio.sleep(0)
-    assert attempts._under_way == {"ann": 1}
+    assert attempts._in_progress == {"ann": 1}
     running.cancel()
     await asyncio.wait([running])
-    assert not attempts._under_way
-    with attempts.under_way([]):
-        assert not attempts._under_way
+    assert not attempts._in_progress
+    with attempts.in_progress([]):
+        assert not attempts._in_progress
 
 
 @pytest.mark.parametrize(("rate", "allowed"), [(Rate(1, 60), 1), (Rate(3, 1), 3)])
