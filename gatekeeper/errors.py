@@ -1,8 +1,8 @@
-"""What can go wrong, and what the client is told.
+"""The errors of Gatekeeper, and the codes that clients see.
 
-`Reason` is the table of answers: one row for every code that Gatekeeper can give, with its status and its English
-text. The exceptions below it mean "could not find out": they are never an answer about a session, and each carries
-the `Reason` that a client is told instead. A refusal is not an exception but a value (`models.Verdict`).
+`Reason` has one row for every error code, with its HTTP status and its English text. The exceptions mean that
+Gatekeeper could not find out whether a session is valid: each carries the `Reason` for the response. A refused request
+is not an exception but a value (`models.Verdict`).
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from enum import Enum
 from typing import ClassVar, Final
 
-# What a call of the store fails of. `refused` is an error reply about this call alone, `protocol` an answer that is not
-# ours, `schema` says that its sessions are in another format, `open` is a call that was not made because the store is
-# known to be away (`store/breaker.py`).
+# The kinds of a failed store call, used as a metric label. `refused` is an error reply that concerns one call only,
+# `protocol` an unexpected reply, `schema` a store whose sessions have another format, `open` a call that was skipped
+# because the circuit breaker is open (`store/breaker.py`).
 STORE_FAULTS: Final = (
     "timeout",
     "connection",
@@ -35,7 +35,7 @@ STORE_FAULTS: Final = (
 
 
 class Reason(Enum):
-    """A code, its HTTP status and its English detail. `detail` is empty where the occasion words it."""
+    """A code, its HTTP status and its English detail. `detail` is empty if each occurrence has a text of its own."""
 
     TOKEN_MISSING = ("token_missing", 401, "Authentication credentials were not provided")
     TOKEN_INVALID = ("token_invalid", 401, "Invalid authentication token")
@@ -77,14 +77,13 @@ class Reason(Enum):
 
 
 class GatekeeperError(Exception):
-    """Base of all that Gatekeeper raises on purpose. `reason` is what the client is told."""
+    """Base of the errors that become a response. `reason` is the code, status and text of that response."""
 
     reason: ClassVar[Reason] = Reason.INTERNAL_ERROR
 
 
 class StoreUnavailable(GatekeeperError):
-    """The session store did not answer, refused, or answered nonsense. `kind` is a metric label, one of
-    `STORE_FAULTS`."""
+    """The session store did not answer, refused a call, or sent an invalid reply. `kind` is one of `STORE_FAULTS`."""
 
     reason = Reason.STORE_UNAVAILABLE
 
@@ -94,13 +93,13 @@ class StoreUnavailable(GatekeeperError):
 
 
 class KeysUnavailable(GatekeeperError):
-    """No signature can be judged: no key set was ever fetched, or as its subclass says."""
+    """Signatures cannot be verified, because no key set has been fetched yet."""
 
     reason = Reason.KEYS_UNAVAILABLE
 
 
 class TooManySignatures(KeysUnavailable):
-    """More tokens wait to be verified than can be in good time (`tokens/verify_queue.py`)."""
+    """The queue of tokens to verify is full (`tokens/verify_queue.py`)."""
 
     reason = Reason.RATE_LIMITED
 
@@ -116,15 +115,17 @@ class UpstreamUnavailable(GatekeeperError):
 
 
 class UpstreamTimeout(GatekeeperError):
-    """The backend was silent for too long."""
+    """The backend did not respond within its time limit."""
 
     reason = Reason.UPSTREAM_TIMEOUT
     kind = "timeout"
 
 
 class TokenRejected(Exception):
-    """This is not a token to be believed. `reason` is `TOKEN_INVALID`, or `TOKEN_EXPIRED` where `exp` is its only
-    fault. `why` is for the log of the operator: it names the rule that failed and never quotes the token."""
+    """A token is invalid. `reason` is `TOKEN_INVALID`, or `TOKEN_EXPIRED` if `exp` is its only fault.
+
+    `why` is for the operator's log: it names the failed rule and never quotes the token.
+    """
 
     def __init__(self, why: str, *, reason: Reason = Reason.TOKEN_INVALID) -> None:
         super().__init__(why)
@@ -133,8 +134,10 @@ class TokenRejected(Exception):
 
 
 class ConfigError(Exception):
-    """The settings cannot be used. `problems` holds one line each, with the variable's name, what was read and what
-    is accepted; no line shows a secret."""
+    """The settings are invalid. `problems` has one line for each, with the variable, the value and what is accepted.
+
+    No line shows a secret.
+    """
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))

@@ -1,6 +1,6 @@
-"""What people read, in their language. English is the text in the code itself; a catalogue translates it.
+"""The translations of the messages that people read. The code holds the English text; a catalogue translates it.
 
-Codes, field names and the `error_description` of a challenge (ASCII by RFC 6750) are never translated.
+Codes, field names and the `error_description` of a challenge (ASCII by RFC 6750 section 3) are never translated.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Final
 
 LANGUAGES: Final = ("en", "fr")
-# No browser sends more, and nobody is to have more looked through.
-_LONGEST_HEADER: Final = 512
-# RFC 5646 section 2.1, as far as it matters here; RFC 9110 sections 12.4.2 and 12.5.4.
+# In characters. No browser sends more, and a longer header is ignored rather than parsed.
+_MAX_HEADER_LENGTH: Final = 512
+# The primary subtag and others of RFC 5646 section 2.1; weights of RFC 9110 section 12.4.2.
 _TAG: Final = r"([A-Za-z]{1,8})(?:-[A-Za-z0-9]{1,8}){0,8}"
-_KNOWN: Final = re.compile(_TAG)
+_LANGUAGE_TAG: Final = re.compile(_TAG)
 _RANGE: Final = re.compile(rf"[ \t]*{_TAG}[ \t]*(?:;[ \t]*[qQ]=(0(?:\.[0-9]{{0,3}})?|1(?:\.0{{0,3}})?)[ \t]*)?")
 
 _FRENCH: Final[Mapping[str, str]] = {
@@ -42,7 +42,7 @@ _FRENCH: Final[Mapping[str, str]] = {
     ),
     "This method is not allowed": "Cette méthode n'est pas autorisée",
     "WebSockets are not passed on by this release": "Les WebSockets ne sont pas transmis par cette version",
-    # What is wrong with a request.
+    # Bad requests
     "The path can be read in too many ways": "Le chemin peut être lu de trop de façons",
     "The request target must be a path that begins with /": (
         "La cible de la requête doit être un chemin commençant par /"
@@ -67,7 +67,7 @@ _FRENCH: Final[Mapping[str, str]] = {
     "The request has a header or a body that HTTP does not allow": (
         "La requête a un en-tête ou un corps que HTTP n'autorise pas"
     ),
-    # What is wrong with it before anybody asks what it is for.
+    # Malformed HTTP: refused before the path is read
     "The request line is malformed": "La ligne de requête est malformée",
     "The protocol must be HTTP/1.1 or HTTP/1.0": "Le protocole doit être HTTP/1.1 ou HTTP/1.0",
     "The request target holds a character that must be percent-encoded": (
@@ -99,7 +99,7 @@ _FRENCH: Final[Mapping[str, str]] = {
     "There is data before the WebSocket handshake was answered": (
         "Des données précèdent la réponse à l'ouverture du WebSocket"
     ),
-    # express
+    # The express dialect
     "Sessions retrieved successfully": "Sessions récupérées avec succès",
     "Session deleted successfully": "Session supprimée avec succès",
     "All sessions deleted successfully": "Toutes les sessions ont été supprimées avec succès",
@@ -131,7 +131,7 @@ _FRENCH: Final[Mapping[str, str]] = {
     "Bad Gateway": "Mauvaise passerelle",
     "Service Unavailable": "Service indisponible",
     "Gateway Timeout": "Délai de la passerelle dépassé",
-    # fastapi: login, refresh, logout
+    # Login, refresh, logout, OAuth
     "Logged out successfully": "Déconnexion réussie",
     "username and password must be strings": "username et password doivent être des chaînes de caractères",
     "refresh_token must be a string": "refresh_token doit être une chaîne de caractères",
@@ -151,14 +151,14 @@ _FRENCH: Final[Mapping[str, str]] = {
     # The Python API
     "User is invalid or inactive": "L'utilisateur n'est pas valide ou est inactif",
     "Inactive user": "Utilisateur inactif",
-    # mockstream
+    # The mockstream dialect
     "Session closed successfully": "Session fermée avec succès",
     "All sessions closed successfully": "Toutes les sessions ont été fermées avec succès",
     "Current session closed successfully": "La session actuelle a été fermée avec succès",
-    # django
+    # The django dialect
     "Session terminated successfully": "Session terminée avec succès",
     "All sessions terminated successfully": "Toutes les sessions ont été terminées avec succès",
-    # users_me
+    # The users_me dialect
     "Session revoked": "Session révoquée",
     "All other sessions revoked": "Toutes les autres sessions ont été révoquées",
 }
@@ -166,27 +166,27 @@ CATALOGUES: Final[Mapping[str, Mapping[str, str]]] = {"fr": _FRENCH}
 
 
 def translate(text: str, language: str) -> str:
-    """`text` in `language`; itself where the language is English or has no word for it."""
+    """Translates `text`. Returns it unchanged for English, or if the catalogue has no entry for it."""
     catalogue = CATALOGUES.get(language)
     return text if catalogue is None else catalogue.get(text, text)
 
 
-def known(language: str) -> str | None:
-    """The language of a tag such as `fr` or `fr-CA`, if there is a catalogue for it."""
-    match = _KNOWN.fullmatch(language)
+def supported_language(tag: str) -> str | None:
+    """Returns the language of a tag such as `fr` or `fr-CA`, or None if Gatekeeper does not speak it."""
+    match = _LANGUAGE_TAG.fullmatch(tag)
     primary = match[1].lower() if match else ""
     return primary if primary in LANGUAGES else None
 
 
-def accepted(header: str, fallback: str) -> str:
-    """The best known language of an `Accept-Language` header (RFC 9110 section 12.5.4), else `fallback`."""
+def preferred_language(header: str, fallback: str) -> str:
+    """Returns the preferred language of an `Accept-Language` header (RFC 9110 section 12.5.4), else `fallback`."""
     best, best_quality = fallback, 0.0
-    for item in header.split(",") if len(header) <= _LONGEST_HEADER else ():
+    for item in header.split(",") if len(header) <= _MAX_HEADER_LENGTH else ():
         match = _RANGE.fullmatch(item)
         if match is None:
             continue
         quality = float(match[2]) if match[2] else 1.0
-        language = known(match[1])
+        language = supported_language(match[1])
         if language is not None and quality > best_quality:
             best, best_quality = language, quality
     return best

@@ -1,7 +1,7 @@
-"""The values that cross a layer: frozen, plain, and valid by construction. No framework, no I/O.
+"""The values that pass between layers: frozen, and valid by construction. No framework, no I/O.
 
-Instants inside the engine are integers: microseconds since 1970 on the store's clock (`…_at`, `last_activity`).
-Claims keep the seconds of RFC 7519 as they came.
+Times are integers: microseconds since 1970 on the store's clock (`…_at`, `last_activity`). Only the times of `Claims`
+are seconds, as in RFC 7519.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gatekeeper.http.headers import Headers
 
 
 class EndReason(StrEnum):
-    """Why a session is over. Final: an ended session never lives again."""
+    """The reason why a session ended. It is final: an ended session never becomes live again."""
 
     LOGGED_OUT = "logged_out"
     REVOKED_BY_USER = "revoked_by_user"
@@ -30,7 +30,7 @@ class EndReason(StrEnum):
 
     @property
     def refusal(self) -> Reason:
-        """What a token of a session that ended so is refused with."""
+        """The error for tokens of a session that ended for this reason."""
         return _REFUSALS.get(self, Reason.SESSION_REVOKED_OR_INVALID)
 
 
@@ -42,11 +42,11 @@ _REFUSALS = {
 
 
 class Claims(msgspec.Struct, frozen=True, kw_only=True):
-    """What a verified token says.
+    """The content of a verified token.
 
-    `user` is the validated user id; `reference` names the session (`sid`, else `jti`, else `h:` and a hash);
-    `jti` is the token's own id if it has one; `issued_at` and `expires_at` are NumericDates in seconds;
-    `claims` is the whole decoded payload.
+    `user` is the validated user id. `reference` names the session: `sid`, else `jti`, else `h:` and a hash. `jti` is
+    the token's own id if it has one. `issued_at` and `expires_at` are seconds since 1970 (RFC 7519, NumericDate).
+    `claims` is the complete decoded payload.
     """
 
     user: str
@@ -60,8 +60,11 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Client(msgspec.Struct, frozen=True, kw_only=True):
-    """Who is at the other end: the client's address (already past the trusted proxies), its `User-Agent`, its
-    headers, whose client hints are read when a session opens, and the id of the request, for the audit trail."""
+    """The client of a request.
+
+    `ip_address` is found behind the trusted proxies. Client hints are read from `headers` when a session opens.
+    `request_id` goes into the audit log.
+    """
 
     ip_address: str
     user_agent: str
@@ -70,16 +73,21 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Location(msgspec.Struct, frozen=True):
-    """Where a session was opened, as far as a data set tells: a city's English name and an ISO 3166-1 alpha-2 country
-    code; empty where unknown."""
+    """The place where a session was opened, from a geolocation data set.
+
+    `city` is an English name, `country` an ISO 3166-1 alpha-2 code. Both are empty if unknown.
+    """
 
     city: str = ""
     country: str = ""
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
-    """What a `User-Agent` tells: `Chrome`, `Windows`, `10`, `Desktop`, `web`, `Chrome on Windows`, and the same name
-    with the version of the operating system. `os_version` is empty where it is unknown."""
+    """The device that a `User-Agent` describes.
+
+    For example `Chrome`, `Windows`, `10`, `Desktop`, `web`, `Chrome on Windows` and `Chrome on Windows 10`.
+    `os_version` is empty if unknown.
+    """
 
     browser: str
     os: str
@@ -91,7 +99,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
-    """One sign-in of one user on one device. Times in microseconds since 1970, on the store's clock."""
+    """One sign-in of one user on one device. Times are microseconds since 1970 on the store's clock."""
 
     id: int
     user: str
@@ -114,14 +122,16 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """Gatekeeper's answer to one request. The zero value refuses.
+    """The decision about one request. The zero value refuses.
 
-    Admitted: `claims` and `session_id` are set. `degraded`: admitted on the token alone, while the store could not be
-    asked; `session_id` is then set only where this process has seen it before. Refused: `reason` says why, `end_reason`
-    how the session ended where there was one, whose id is then set too. `user` is whom a good token names, for the log.
-    `token_source` is the source that held the token (`header`, `cookie:NAME`, …), `None` when no token was sent;
-    `more_tokens` says that other sources held others. `why` names the rule that a bad token broke: for the operator,
-    never for a client.
+    An admitted request has `claims` and `session_id`. With `degraded` it was admitted on the token alone, because the
+    store could not be reached; `session_id` is then set only if this process knows the session.
+
+    A refused request has a `reason`, and an `end_reason` and `session_id` if its session has ended. `why` names the
+    rule that a bad token broke: for the operator, never for a client.
+
+    `user` is the user of a token whose signature is good, for the log. `token_source` is the source of the token (`header`,
+    `cookie:NAME`, …), None if the request has no token. `more_tokens` means that other sources held a token too.
     """
 
     admitted: bool = False
@@ -137,7 +147,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """A refusal, or a fault, on its way to the client. `detail` overrides the reason's own text."""
+    """An error response before a dialect words it. `detail` replaces the text of the reason."""
 
     reason: Reason
     detail: str = ""

@@ -18,7 +18,7 @@ from gatekeeper.dialects.base import Answer, Operation, Wording
 from gatekeeper.dialects.router import Bound, Router
 from gatekeeper.errors import Reason
 from gatekeeper.http.paths import PathTable
-from gatekeeper.messages import CATALOGUES, LANGUAGES, accepted, known, translate
+from gatekeeper.messages import CATALOGUES, LANGUAGES, preferred_language, supported_language, translate
 from gatekeeper.models import Claims, Client, Device, EndReason, Location, Problem, Session
 from tests.contracts.responses import TABLE
 
@@ -284,7 +284,7 @@ def _code(body: Any) -> str:
 )
 def test_the_best_known_language_of_the_header_is_chosen(header: str, language: str) -> None:
     for fallback in LANGUAGES:
-        assert accepted(header, fallback) == language
+        assert preferred_language(header, fallback) == language
 
 
 # Not one of these names a language that there is (U14).
@@ -307,20 +307,26 @@ NOBODYS = [
 @pytest.mark.parametrize("header", NOBODYS)
 def test_anything_else_is_the_fallback(header: str) -> None:
     for fallback in LANGUAGES:
-        assert accepted(header, fallback) == fallback
+        assert preferred_language(header, fallback) == fallback
 
 
 @pytest.mark.parametrize("tag", [*NOBODYS, "fr, en", "fr;q=1", " fr", "fr "])
 def test_what_is_no_tag_of_a_known_language_is_none(tag: str) -> None:
-    assert known(tag) is None
+    assert supported_language(tag) is None
 
 
 def test_a_tag_is_known_by_its_first_part_in_any_case() -> None:
-    assert [known(tag) for tag in ("fr", "FR-ca", "en", "EN-us", "fr-Latn-CA")] == ["fr", "fr", "en", "en", "fr"]
+    assert [supported_language(tag) for tag in ("fr", "FR-ca", "en", "EN-us", "fr-Latn-CA")] == [
+        "fr",
+        "fr",
+        "en",
+        "en",
+        "fr",
+    ]
 
 
 @given(st.text(max_size=600))
 def test_no_header_is_a_fault(header: str) -> None:
     # U14
-    assert accepted(header, "fr") in LANGUAGES
-    assert known(header) in {None, *LANGUAGES}
+    assert preferred_language(header, "fr") in LANGUAGES
+    assert supported_language(header) in {None, *LANGUAGES}

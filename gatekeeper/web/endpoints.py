@@ -60,7 +60,7 @@ class Endpoints:
         if isinstance(members, Problem):
             return self._refused(endpoint, record, members, language)
         asked = members.get("language")
-        language = (messages.known(asked) if isinstance(asked, str) else None) or language
+        language = (messages.supported_language(asked) if isinstance(asked, str) else None) or language
         owner = SessionOwner()
         if endpoint.form:
             outcome = await self._form(endpoint, incoming, members, owner)

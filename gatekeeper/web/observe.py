@@ -72,7 +72,7 @@ async def read_sign_in(
         request_id=incoming.request_id,
         user_names=tuple(dict.fromkeys([*([sent.user_name] if sent.user_name else []), *user_names])),
         token_like=token_like,
-        language=messages.known(sent.language) if sent.language else None,
+        language=messages.supported_language(sent.language) if sent.language else None,
     )
     return request, replay
 

@@ -86,7 +86,7 @@ class Responder:
 
     def language_of(self, incoming: IncomingRequest) -> str:
         """The language of the request's headers, else the configured one."""
-        return messages.accepted(incoming.language_header, self._language)
+        return messages.preferred_language(incoming.language_header, self._language)
 
     def wording(
         self,
@@ -100,7 +100,7 @@ class Responder:
         of the headers."""
         asked = (members or {}).get("language")
         if language is None and isinstance(asked, str):
-            language = messages.known(asked)
+            language = messages.supported_language(asked)
         return Wording(
             request_id=incoming.request_id,
             now=time.time_ns() // 1000,

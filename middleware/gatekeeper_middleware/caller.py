@@ -96,9 +96,9 @@ class Caller:
 
     def language(self, asked: str | None = None) -> str:
         """The language that was asked for, as far as it is known, else that of the request, else the configured one."""
-        known = messages.known(asked) if asked is not None else None
+        known = messages.supported_language(asked) if asked is not None else None
         header = "" if self._incoming is None else self._incoming.language_header
-        return known or messages.accepted(header, self.services.language)
+        return known or messages.preferred_language(header, self.services.language)
 
     def sign_in_request(self, *, refresh_token: str | None = None) -> SignInRequest:
         """The request, as logins and refreshes are asked for."""
