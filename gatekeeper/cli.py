@@ -1,4 +1,4 @@
-"""The commands: settings → what runs. Exit codes: 0, 1 it failed, 2 it was used wrongly."""
+"""The command line. Exit codes: 0 for success, 1 for a failure, 2 for wrong usage or invalid settings."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-sessions = typer.Typer(help="Look at and end sessions, straight in the store.", no_args_is_help=True)
+sessions = typer.Typer(help="List and revoke sessions, directly in the session store.", no_args_is_help=True)
 app.add_typer(sessions, name="sessions")
-audit = typer.Typer(help="Read the audit trail, straight from the store, as JSON lines.", no_args_is_help=True)
+audit = typer.Typer(help="Read the audit log as JSON lines, directly from the session store.", no_args_is_help=True)
 app.add_typer(audit, name="audit")
 
 
 def main() -> None:
-    """The entry point. A problem with the settings is told line by line, without a traceback."""
-    # What a command has to say it prints; `serve` and `demo` set up a log of their own.
+    """Runs the command line. Prints invalid settings one per line, without a traceback."""
+    # Commands print their results. Only `serve` and `demo` write a log, and they configure it themselves.
     logging.getLogger("gatekeeper").addHandler(logging.NullHandler())
     try:
         app()
@@ -48,8 +48,8 @@ def main() -> None:
         sys.exit(2)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(show: bool) -> None:
+    if show:
         print(f"gatekeeper {__version__}")
         raise typer.Exit
 
@@ -57,7 +57,9 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
     env_file: Annotated[
         Path | None,
         typer.Option(
@@ -77,7 +79,7 @@ def root(
 
 @app.command()
 def serve() -> None:
-    """Stand in front of GATEKEEPER_UPSTREAM_URL."""
+    """Run the sidecar in front of GATEKEEPER_UPSTREAM_URL."""
     from gatekeeper.serve import run
     from gatekeeper.settings import load
 
@@ -86,7 +88,7 @@ def serve() -> None:
 
 @app.command()
 def demo() -> None:
-    """An embedded store, a sample backend with three users, and the sidecar; says what to try."""
+    """Run the sidecar with an embedded store and a sample backend with three users, and print what to try."""
     from gatekeeper.demo.run import run
 
     raise typer.Exit(run())
@@ -94,7 +96,7 @@ def demo() -> None:
 
 @app.command()
 def config(context: typer.Context) -> None:
-    """The effective settings with their sources, secrets masked."""
+    """Show the effective settings and their sources. Secrets are masked."""
     from gatekeeper.settings import describe
 
     rows = describe(env_file_names=context.obj or frozenset())
@@ -105,12 +107,15 @@ def config(context: typer.Context) -> None:
 
 @app.command()
 def check(
-    online: Annotated[bool, typer.Option("--online", help="Also ask the store, the keys and the backend.")] = False,
+    online: Annotated[
+        bool, typer.Option("--online", help="Also connect to the session store, the key set and the backend.")
+    ] = False,
     token: Annotated[
-        Path | None, typer.Option("--token", help="A file with a token of the backend: what would happen to it.")
+        Path | None,
+        typer.Option("--token", help="Also check the token in this file, and show if it would be accepted."),
     ] = None,
 ) -> None:
-    """All problems and warnings of the settings; every path that Gatekeeper claims."""
+    """Show problems and warnings of the settings, and every path that Gatekeeper serves itself."""
     from gatekeeper.cli_check import run
 
     raise typer.Exit(asyncio.run(run(online=online, token_file=token)))
@@ -118,18 +123,18 @@ def check(
 
 @app.command("token")
 def make_token(
-    sub: Annotated[str, typer.Option(help="The user.")],
-    role: Annotated[list[str] | None, typer.Option(help="A role; may be given again.")] = None,
-    ttl: Annotated[int, typer.Option(help="Seconds until it expires.", min=1)] = 3600,
+    sub: Annotated[str, typer.Option(help="The user id.")],
+    role: Annotated[list[str] | None, typer.Option(help="A role; repeat the option for more than one.")] = None,
+    ttl: Annotated[int, typer.Option(help="Lifetime in seconds.", min=1)] = 3600,
 ) -> None:
-    """A development token, signed with the first GATEKEEPER_JWT_SECRET, or GATEKEEPER_SIGNING_KEY if it is a secret."""
+    """Print a development token, signed with the first secret of GATEKEEPER_JWT_SECRET or GATEKEEPER_SIGNING_KEY."""
     from gatekeeper.settings import load
     from gatekeeper.tokens.issuer import development_token
 
     settings = load()
     secrets = settings.signing_secrets if settings.tokens == "issue" else settings.hmac_secrets
     if not secrets:
-        raise ConfigError(["GATEKEEPER_JWT_SECRET: not set; a development token is signed with an HMAC secret"])
+        raise ConfigError(["GATEKEEPER_JWT_SECRET: not set; set an HMAC secret to sign a development token with"])
     print(
         development_token(
             secrets[0],
@@ -149,9 +154,9 @@ def make_token(
 @sessions.command("list")
 def list_sessions(
     user: Annotated[str, typer.Argument(help="The user id.")],
-    inactive: Annotated[bool, typer.Option("--inactive", help="Also those that ended.")] = False,
+    inactive: Annotated[bool, typer.Option("--inactive", help="Include sessions that have ended.")] = False,
 ) -> None:
-    """The sessions of a user, newest activity first."""
+    """List the sessions of a user, newest activity first."""
     from gatekeeper.dialects.base import instant
 
     for session in _with_manager(lambda manager: manager.sessions(user, include_inactive=inactive)):
@@ -165,9 +170,11 @@ def list_sessions(
 @sessions.command("revoke")
 def revoke_sessions(
     user: Annotated[str, typer.Argument(help="The user id.")],
-    session_id: Annotated[int | None, typer.Argument(help="One session; without it, all of them.")] = None,
+    session_id: Annotated[
+        int | None, typer.Argument(help="The session id; all sessions of the user without it.")
+    ] = None,
 ) -> None:
-    """End one session of a user, or all of them."""
+    """Revoke one session of a user, or all of them."""
     if session_id is None:
         print(f"{_with_manager(lambda manager: manager.revoke_all(user, by_admin=True))} session(s) ended")
     elif _with_manager(lambda manager: manager.revoke(user, session_id, by_admin=True)):
@@ -179,10 +186,10 @@ def revoke_sessions(
 
 @audit.command("tail")
 def tail_audit(
-    number: Annotated[int, typer.Option("--number", "-n", help="How many of the newest.", min=0, max=100_000)] = 10,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="And then what happens, until Ctrl-C.")] = False,
+    number: Annotated[int, typer.Option("--number", "-n", help="Number of events.", min=0, max=100_000)] = 10,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new events until Ctrl-C.")] = False,
 ) -> None:
-    """The newest events, oldest first."""
+    """Print the newest events, oldest first."""
 
     async def work(audit_log: AuditLog) -> None:
         newest = await audit_log.last(max(number, 1))
@@ -193,16 +200,20 @@ def tail_audit(
                 _print_event(event)
 
     with suppress(KeyboardInterrupt):
-        _with_trail(work)
+        _with_audit_log(work)
 
 
 @audit.command("export")
 def export_audit(
-    since: Annotated[str | None, typer.Option(help="From then on: 2026-11-25T08:00Z, or 24h for a day ago.")] = None,
-    until: Annotated[str | None, typer.Option(help="Until before then, likewise.")] = None,
-    user: Annotated[str | None, typer.Option(help="Only whom this user id concerns, or who acted under it.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only events since this time: 2026-11-25T08:00Z, or 24h for the last day.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Only events before this time (same forms as --since).")] = None,
+    user: Annotated[
+        str | None, typer.Option(help="Only events of this user id, as the user concerned or as the one who acted.")
+    ] = None,
 ) -> None:
-    """The events that the store still has, oldest first."""
+    """Print all events that the session store still has, oldest first."""
     start = "-" if since is None else str(_milliseconds("--since", since))
     end = "+" if until is None else f"({_milliseconds('--until', until)}"
 
@@ -211,7 +222,7 @@ def export_audit(
             if user is None or user in (event.user_id, event.actor_id):
                 _print_event(event)
 
-    _with_trail(work)
+    _with_audit_log(work)
 
 
 def _print_event(event: AuditEvent) -> None:
@@ -221,7 +232,7 @@ def _print_event(event: AuditEvent) -> None:
 
 
 def _milliseconds(option: str, text: str) -> int:
-    """An instant in ISO 8601, in UTC where it names no zone, or how long ago that was."""
+    """Reads an ISO 8601 time (UTC without a zone) or a duration before now. Returns milliseconds since 1970."""
     from gatekeeper.settings.types import parse_duration
 
     try:
@@ -232,11 +243,13 @@ def _milliseconds(option: str, text: str) -> int:
     try:
         return max(0, int((time.time() - parse_duration(text)) * 1000))
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no instant and no duration", param_hint=option) from None
+        raise typer.BadParameter(
+            f"{text!r} is neither a time such as 2026-11-25T08:00Z nor a duration such as 24h", param_hint=option
+        ) from None
 
 
-def _with_trail(work: Callable[[AuditLog], Awaitable[None]]) -> None:
-    """Does `work` with the audit trail in the configured store."""
+def _with_audit_log(work: Callable[[AuditLog], Awaitable[None]]) -> None:
+    """Calls `work` with the audit log of the configured store."""
     from gatekeeper.build import open_store
     from gatekeeper.settings import load
 
@@ -258,7 +271,7 @@ def _with_trail(work: Callable[[AuditLog], Awaitable[None]]) -> None:
 
 
 def _with_manager(work: Any) -> Any:
-    """What `work` returns, given a manager over the configured store."""
+    """Calls `work` with a session manager for the configured store, and returns its result."""
     from gatekeeper.build import build
     from gatekeeper.settings import load
 
@@ -274,7 +287,7 @@ def _with_manager(work: Any) -> Any:
 
 
 def _run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    """What `work` returns. A store that does not answer is told in one line, exit code 1."""
+    """Runs `work` and returns its result. Prints a failure of the store in one line, and exits with 1."""
     from gatekeeper.errors import StoreUnavailable
     from gatekeeper.store.embedded import EmbeddedStoreFailed
 

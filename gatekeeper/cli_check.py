@@ -1,4 +1,4 @@
-"""`gatekeeper check`: what is wrong with the settings, and with what they point at."""
+"""`gatekeeper check`: finds problems in the settings, and in the services that they name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gatekeeper.store.embedded import EmbeddedStoreFailed
 
 
 async def run(*, online: bool, token_file: Path | None) -> int:
-    """Prints every finding; 0 unless something failed. Raises `ConfigError` for settings that cannot be used."""
+    """Prints every finding. Returns the exit code, 1 if a check failed. Raises `ConfigError` for invalid settings."""
     settings = load()
     engine = build(settings, mode="sidecar")
     for warning in warnings(settings):
@@ -28,10 +28,10 @@ async def run(*, online: bool, token_file: Path | None) -> int:
     failed = False
     try:
         if online:
-            async for failure in _ask(settings, engine):
+            async for failure in _failures(settings, engine):
                 failed = True
                 print(f"failed: {failure}")
-        if token_file is not None and not await _judge(engine, token_file):
+        if token_file is not None and not await _check_token(engine, token_file):
             failed = True
     finally:
         await engine.runtime.aclose()
@@ -39,7 +39,8 @@ async def run(*, online: bool, token_file: Path | None) -> int:
     return 1 if failed else 0
 
 
-async def _ask(settings: Settings, engine: Engine) -> AsyncIterator[str]:
+async def _failures(settings: Settings, engine: Engine) -> AsyncIterator[str]:
+    """Connects to the store, the key set and the backend, and yields one line for each failure."""
     try:
         await engine.runtime.start()
     except EmbeddedStoreFailed as error:
@@ -51,9 +52,9 @@ async def _ask(settings: Settings, engine: Engine) -> AsyncIterator[str]:
         for warning in await engine.readiness.store_warnings():
             print(f"warning: {warning}")
     except StoreUnavailable:
-        pass  # among the faults already
+        pass  # already among the faults
     if settings.upstream_url is not None and not await _reachable(settings.upstream_url):
-        yield f"GATEKEEPER_UPSTREAM_URL {settings.upstream_url}: nothing answers there"
+        yield f"GATEKEEPER_UPSTREAM_URL {settings.upstream_url}: cannot connect to the backend"
 
 
 async def _reachable(url: str) -> bool:
@@ -73,8 +74,8 @@ async def _reachable(url: str) -> bool:
     return True
 
 
-async def _judge(engine: Engine, token_file: Path) -> bool:
-    """Says what would happen to a token, without a trace in the store."""
+async def _check_token(engine: Engine, token_file: Path) -> bool:
+    """Prints if a token would be accepted, and returns that. Writes nothing to the store."""
     try:
         token = (await asyncio.to_thread(token_file.read_bytes)).strip()
     except OSError as error:

@@ -130,8 +130,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     A refused request has a `reason`, and an `end_reason` and `session_id` if its session has ended. `why` names the
     rule that a bad token broke: for the operator, never for a client.
 
-    `user` is the user of a token whose signature is good, for the log. `token_source` is the source of the token (`header`,
-    `cookie:NAME`, …), None if the request has no token. `more_tokens` means that other sources held a token too.
+    `user` is the user of a token whose signature is good, for the log. `token_source` names the source of the token
+    (`header`, `cookie:NAME`, …), None if the request has no token. `more_tokens` means that other sources had one too.
     """
 
     admitted: bool = False

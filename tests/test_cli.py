@@ -126,7 +126,7 @@ def test_check_online_tells_what_does_not_answer(store: Store) -> None:
     failed = [line for line in done.stdout.splitlines() if line.startswith("failed: ")]
     assert failed == [
         "failed: session store failed: connection (FileNotFoundError)",
-        f"failed: GATEKEEPER_UPSTREAM_URL http://127.0.0.1:{port}: nothing answers there",
+        f"failed: GATEKEEPER_UPSTREAM_URL http://127.0.0.1:{port}: cannot connect to the backend",
     ]
     assert done.stdout.splitlines()[-1] == "failed"
 

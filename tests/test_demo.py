@@ -61,7 +61,9 @@ class Demo:
 def demo(directory: Path, **settings: str) -> Iterator[Demo]:
     running = Demo(directory, **settings)
     try:
-        eventually(lambda: "Ctrl-C ends all of it." in running.guide or running.process.poll() is not None, seconds=30)
+        eventually(
+            lambda: "Ctrl-C stops everything." in running.guide or running.process.poll() is not None, seconds=30
+        )
         yield running
     finally:
         running.process.send_signal(signal.SIGINT)
@@ -144,7 +146,7 @@ def test_a_taken_port_is_told_and_the_next_one_is_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with demo(tmp_path, listen=f"127.0.0.1:{port}") as running:
-            found = re.search(rf"Port {port} is taken, so this is (\d+)\.", running.guide)
+            found = re.search(rf"Port {port} is in use; using (\d+) instead\.", running.guide)
             assert found is not None
             assert int(found[1]) > port
             assert running.url("sidecar") == f"http://127.0.0.1:{found[1]}"

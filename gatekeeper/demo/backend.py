@@ -1,6 +1,6 @@
-"""The sample legacy backend of `gatekeeper demo`: it signs JWTs at a login and checks nothing but their signature.
+"""The sample legacy backend of `gatekeeper demo`: it signs JWTs at a login and checks only their signature.
 
-It knows no sessions, and it never will: what the demo shows is that it need not. Not for anything but the demo.
+It knows no sessions: the demo shows that Gatekeeper adds them without a change to the backend. Use it for nothing else.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Refresh(msgspec.Struct):
 
 
 class SampleBackend:
-    """Routes over one HS256 secret."""
+    """The application of the sample backend. All its tokens are signed with one HS256 secret."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
@@ -90,8 +90,8 @@ class SampleBackend:
 
     async def refresh(self, request: Request) -> Response:
         try:
-            asked = msgspec.json.decode(await request.body(), type=_Refresh)
-            claims = jwt.decode(asked.refresh_token, self._secret, algorithms=["HS256"])
+            refresh = msgspec.json.decode(await request.body(), type=_Refresh)
+            claims = jwt.decode(refresh.refresh_token, self._secret, algorithms=["HS256"])
         except (msgspec.DecodeError, jwt.InvalidTokenError):
             return JSONResponse({"detail": "Invalid refresh token"}, status_code=401)
         if claims.get("token_type") != "refresh":
@@ -99,7 +99,7 @@ class SampleBackend:
         return self._tokens(claims["name"])
 
     async def logout(self, _: Request) -> Response:
-        """Forgets nothing: there is nothing that it knew."""
+        """Responds, and changes nothing: the token stays valid for this backend."""
         return JSONResponse({"message": "Goodbye"})
 
     def _user(self, request: Request) -> dict[str, Any] | None:
@@ -128,7 +128,7 @@ class SampleBackend:
         return JSONResponse({"received": len(await request.body())})
 
     async def headers(self, request: Request) -> Response:
-        """What arrived: shows the identity headers that Gatekeeper sets."""
+        """Returns the request headers, to show the identity headers that Gatekeeper sets."""
         return JSONResponse({name: value for name, value in request.headers.items() if name != "authorization"})
 
     async def events(self, _: Request) -> Response:

@@ -1,4 +1,4 @@
-"""`gatekeeper demo`: an embedded store, a sample legacy backend and the sidecar, in one process. Ctrl-C ends all."""
+"""`gatekeeper demo`: an embedded store, a sample legacy backend and the sidecar, in one process. Ctrl-C stops it."""
 
 from __future__ import annotations
 
@@ -27,42 +27,42 @@ Gatekeeper demo
   users     alice/wonderland  bob/builder  admin/letmein
   store     {store}
 {notes}
-Try it in another terminal; the lines work as they are pasted:
+Try it: paste these lines into another terminal.
 
 # Alice signs in at the backend, through Gatekeeper, on a laptop and on a phone.
 LAPTOP=$(curl -s {base}/auth/login -H 'Content-Type: application/json' -d '{{"username":"alice","password":"wonderland"}}' | sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/')
 PHONE=$(curl -s {base}/auth/login -A 'Mozilla/5.0 (iPhone; CPU iPhone OS 17_2 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.2 Mobile/15E148 Safari/604.1' -H 'Content-Type: application/json' -d '{{"username":"alice","password":"wonderland"}}' | sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/')
 ADMIN=$(curl -s {base}/auth/login -H 'Content-Type: application/json' -d '{{"username":"admin","password":"letmein"}}' | sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/')
 
-# Each login has opened a session, and both may pass.
+# Each login has opened a session, and both tokens are accepted.
 curl -s {base}/protected -H "Authorization: Bearer $LAPTOP"; echo
 curl -s {base}/protected -H "Authorization: Bearer $PHONE"; echo
 
-# Alice sees her sessions, and so does an administrator.
+# Alice lists her sessions, and an administrator lists them too.
 curl -s {base}/sessions/me -H "Authorization: Bearer $LAPTOP"; echo
 curl -s {base}/api/sessions -H "Authorization: Bearer $LAPTOP"; echo
 curl -s {base}/sessions/user/74 -H "Authorization: Bearer $ADMIN"; echo
 
-# She signs all other devices out. The phone's token is good for another hour, and refused at once.
+# She signs out all other devices. The token of the phone would be valid for an hour, but is refused at once.
 curl -s -X DELETE '{base}/sessions/all?exclude_current=true' -H "Authorization: Bearer $LAPTOP"; echo
 curl -s -i {base}/protected -H "Authorization: Bearer $PHONE"; echo
 
-# What the backend is told, whatever a client claims to be.
+# The backend gets the identity headers of Gatekeeper; the same headers from a client are removed.
 curl -s {base}/headers -H "Authorization: Bearer $LAPTOP" -H 'X-User-Id: 1'; echo
 
-# She signs out at the backend, which is not bothered: her token would do there for an hour. Here it is refused.
+# She signs out at the backend, which keeps accepting her token for an hour. Gatekeeper refuses it at once.
 curl -s -X POST {base}/auth/logout -H "Authorization: Bearer $LAPTOP"; echo
 curl -s {base}/protected -H "Authorization: Bearer $LAPTOP"; echo
 
-Gatekeeper's own paths (the rest is the backend's):
+Paths that Gatekeeper serves itself (all others go to the backend):
 {paths}
 
-Ctrl-C ends all of it.
+Ctrl-C stops everything.
 """
 
 
 def run() -> int:
-    """The exit code. Variables of the environment hold here too, the backend and the secret excepted."""
+    """Runs the demo and returns the exit code. The environment may set anything but the backend and the secret."""
     try:
         backend = bind(ListenAddress(host="127.0.0.1", port=0))
         settings = load(_environment(address_of(backend)), require_upstream=True)
@@ -72,7 +72,7 @@ def run() -> int:
         guide = _guide(settings, backend, public, ops, moved + ops_moved)
         return uvloop.run(_run(settings, backend, public, ops, guide))
     except (CannotListen, EmbeddedStoreFailed) as error:
-        print(f"gatekeeper: {error}", file=sys.stderr)  # noqa: T201 - the last word of the process
+        print(f"gatekeeper: {error}", file=sys.stderr)  # noqa: T201 - the error of the command
         return 1
 
 
@@ -81,7 +81,7 @@ async def _run(
 ) -> int:
     app = SampleBackend(settings.hmac_secrets[0]).app()
     async with serving(app, settings, backend):
-        print(guide, flush=True)  # noqa: T201 - this is what the command is for
+        print(guide, flush=True)  # noqa: T201 - the output of the command
         return await serve(settings, public, ops)
 
 
@@ -101,7 +101,7 @@ def _environment(upstream: str) -> dict[str, str]:
 
 
 def _secret(data_dir: Path) -> str:
-    """Made at the first demo and kept beside its sessions, so that tokens outlive a restart."""
+    """Reads the signing secret, or makes it at the first run. Tokens stay valid over a restart of the demo."""
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = data_dir / "demo-secret"
     if not path.exists():
@@ -111,7 +111,7 @@ def _secret(data_dir: Path) -> str:
 
 
 def _bind_near(address: ListenAddress) -> tuple[socket.socket, str]:
-    """The address, or the next free port after it, and what to say about that."""
+    """Binds to the address or to the next free port. Returns the socket and a note for the user, if it had to move."""
     first = address.port or 0
     for port in range(first, first + _PORTS_TO_TRY):
         try:
@@ -120,7 +120,7 @@ def _bind_near(address: ListenAddress) -> tuple[socket.socket, str]:
             if address.path is not None or port == first + _PORTS_TO_TRY - 1:
                 raise
             continue
-        return found, "" if port == first else f"\n  Port {first} is taken, so this is {port}."
+        return found, "" if port == first else f"\n  Port {first} is in use; using {port} instead."
     raise CannotListen(f"no free port near {address}")
 
 
