@@ -1,7 +1,7 @@
-"""Where logins, refreshes and their answers carry credentials (rule 5.3). Nothing is verified here, and
-nothing is ever raised: what cannot be read has no credentials.
+"""Find the credentials in login, refresh and logout requests, and in the responses to them (rule 5.3).
 
-Reading is as lenient as the clients and backends for whom these texts are meant: what they find, we must find.
+Nothing is verified here, and no function raises: a text that cannot be read holds no credentials. Reading is as lenient
+as that of clients and backends, so that no credential passes unseen that they would find.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gatekeeper.errors import TokenRejected
 from gatekeeper.http.headers import Headers
 from gatekeeper.tokens import jws
 
-# Rule 5.3: before and after inflating.
+# Rule 5.3: before and after decompression.
 MAX_BODY_BYTES = 64 * 1024
 MAX_USER_NAME_LENGTH = 512
 _LONGEST_TAG = 35  # RFC 5646 section 4.4.1
@@ -32,7 +32,7 @@ _LONGEST_TAG = 35  # RFC 5646 section 4.4.1
 _ACCESS_NAMES = ("access_token", "accessToken", "token", "access")
 _REFRESH_NAMES = ("refresh_token", "refreshToken", "refresh")
 _USER_NAMES = ("username", "email")
-# The end of the year 9999. What lies beyond is no time in seconds (milliseconds, mostly).
+# The last second of the year 9999. A larger number is no time in seconds, but mostly one in milliseconds.
 _LAST_SECOND = 253_402_300_799
 # RFC 1952 section 2.3.1.
 _GZIP_HEAD_BYTES = 10
@@ -40,7 +40,7 @@ _GZIP_HEADER_CRC, _GZIP_EXTRA, _GZIP_NAME, _GZIP_COMMENT = 2, 4, 8, 16
 
 
 class Credentials(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found. `user_name` is normalised, for counting failures: it is not the name as it was sent."""
+    """The credentials of a request or a response. `user_name` is normalised for counting failures, not as sent."""
 
     access_token: str | None = None
     refresh_token: str | None = None
@@ -57,13 +57,13 @@ _HTTP = HTTP.clone(max_line_length=None)
 
 
 def is_json(content_type: bytes) -> bool:
-    """Whether a `Content-Type` says JSON: `application/json`, `application/*+json`, with any parameters."""
+    """Return true for the `Content-Type`s `application/json` and `application/*+json`, with any parameters."""
     kind = _media_type(content_type)
     return kind == b"application/json" or (kind.startswith(b"application/") and kind.endswith(b"+json"))
 
 
 def is_form(content_type: bytes) -> bool:
-    """Whether a `Content-Type` says `application/x-www-form-urlencoded`, with any parameters."""
+    """Return true for the `Content-Type` `application/x-www-form-urlencoded`, with any parameters."""
     return _media_type(content_type) == b"application/x-www-form-urlencoded"
 
 
@@ -72,8 +72,10 @@ def _media_type(content_type: bytes) -> bytes:
 
 
 def from_request(content: bytes, content_type: bytes) -> Credentials:
-    """The credentials that a login, refresh or logout request sends: in JSON, or as a form of either kind. A body that
-    says it is neither is read all the same, as many a backend does. What is hidden from this, `hidden.py` looks for."""
+    """Find the credentials in the body of a login, refresh or logout request: JSON, or a form of either kind.
+
+    A body with another `Content-Type` is read too, as many backends do. `body_search` covers unusual places.
+    """
     if len(content) > MAX_BODY_BYTES:
         return _NONE
     if is_form(content_type):
@@ -97,7 +99,7 @@ def _multipart(content: bytes, content_type: bytes) -> dict[str, str]:
 
 
 def _form(content: bytes) -> dict[str, str]:
-    # By way of latin-1, so that raw bytes over 0x7F and percent-encoded ones come to the same.
+    # Through latin-1, so that raw bytes over 0x7F and percent-encoded ones give the same text.
     pairs = parse_qsl(content.decode("latin-1"), keep_blank_values=True, encoding="latin-1")
     fields: dict[str, str] = {}
     for name, value in pairs:
@@ -110,14 +112,13 @@ def _utf8(octets: str) -> str:
 
 
 def from_response(content: bytes) -> Credentials:
-    """The tokens that a login or refresh answer in JSON hands out. It is read as clients read it: of two equal names
-    the last counts."""
+    """Find the tokens in a login or refresh response in JSON. As for clients, the last of two equal names counts."""
     found = _found(_holders(content)) if len(content) <= MAX_BODY_BYTES else _NONE
     return Credentials(access_token=found.access_token, refresh_token=found.refresh_token)
 
 
 def _holders(content: bytes) -> list[Mapping[str, Any]]:
-    """The objects of a JSON document in which credentials stand: itself and its `data`."""
+    """Return the objects of a JSON document that may hold credentials: the document and its `data`."""
     try:
         document = _decoder.decode(content.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
     except (ValueError, RecursionError):
@@ -128,7 +129,7 @@ def _holders(content: bytes) -> list[Mapping[str, Any]]:
     return [document, data] if isinstance(data, dict) else [document]
 
 
-# No number is a credential, and Python refuses to make integers of over 4,300 digits.
+# As floats, because Python refuses to parse integers of over 4,300 digits, and no number is a credential.
 _decoder = json.JSONDecoder(parse_int=float)
 
 
@@ -169,20 +170,24 @@ def _user_names(holders: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def user_name(members: Mapping[str, Any]) -> str | None:
-    """The user name among the members of a login request, normalised."""
+    """Return the user name among the members of a login request, normalised."""
     return next(_user_names([members]), None)
 
 
 def normalise_user_name(name: str) -> str:
-    # A lone surrogate (`"\ud800"`) could not be written anywhere.
+    """Return a user name in NFKC and lower case, without spaces around it, cut to 512 characters."""
+    # A lone surrogate (`"\ud800"`) cannot be encoded as UTF-8.
     readable = name.encode("utf-8", "replace").decode("utf-8")
     return unicodedata.normalize("NFKC", readable).strip().lower()[:MAX_USER_NAME_LENGTH].rstrip()
 
 
 def inflate(content: bytes, encoding: bytes) -> bytes | None:
-    """`content` without its `Content-Encoding`: none, `identity`, `gzip`, `x-gzip`, `deflate` (with and without zlib's
-    frame, RFC 9110 section 8.4.1.2) or `br`. `None` for others, for several, for what is broken or incomplete, and
-    where either side has over `MAX_BODY_BYTES`: no more than those are ever made."""
+    """Undo one `Content-Encoding`: none, `identity`, `gzip`, `x-gzip`, `br`, or `deflate` with or without zlib frame
+    (RFC 9110 section 8.4.1.2).
+
+    Returns `None` for other and for several encodings, for broken or incomplete content, and where either side is
+    over `MAX_BODY_BYTES`. Never produces more than that.
+    """
     name = encoding.strip(b" \t").lower()
     if len(content) > MAX_BODY_BYTES:
         return None
@@ -191,14 +196,14 @@ def inflate(content: bytes, encoding: bytes) -> bytes | None:
     if name in {b"gzip", b"x-gzip"}:
         return _gunzip(content)
     if name == b"deflate":
-        # Browsers take both forms, and few first bytes could be either.
+        # Browsers accept both forms; the first two bytes tell them apart, except in rare cases.
         framed = _raw_inflate(content[2:]) if _has_zlib_head(content) else None
         return _raw_inflate(content) if framed is None else framed
     return _unbrotli(content) if name == b"br" else None
 
 
 def _gunzip(content: bytes) -> bytes | None:
-    """The first member's content. Its check sum and length, and what follows, are not looked at: nor do browsers."""
+    """Decompress the first member. Like browsers, ignore its checksum and length, and all that follows."""
     if len(content) < _GZIP_HEAD_BYTES or content[:3] != b"\x1f\x8b\x08":
         return None
     flags, at = content[3], _GZIP_HEAD_BYTES
@@ -214,7 +219,7 @@ def _gunzip(content: bytes) -> bytes | None:
 
 
 def _has_zlib_head(content: bytes) -> bool:
-    # RFC 1950 section 2.2: method 8, a window of up to 32 KiB, no dictionary, a check of the two bytes.
+    # RFC 1950 section 2.2: method 8, a window of up to 32 KiB, no dictionary, and a checksum of the two bytes.
     head = int.from_bytes(content[:2], "big")
     return len(content) > 1 and head % 31 == 0 and (head >> 8) & 15 == 8 and head >> 12 <= 7 and not head & 32
 
@@ -222,25 +227,28 @@ def _has_zlib_head(content: bytes) -> bool:
 def _raw_inflate(content: bytes) -> bytes | None:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        made = inflater.decompress(content, MAX_BODY_BYTES + 1)
+        output = inflater.decompress(content, MAX_BODY_BYTES + 1)
     except zlib.error:
         return None
-    return made if inflater.eof and len(made) <= MAX_BODY_BYTES else None
+    return output if inflater.eof and len(output) <= MAX_BODY_BYTES else None
 
 
 def _unbrotli(content: bytes) -> bytes | None:
     inflater = brotli.Decompressor()
     try:
-        # The buffer grows in steps, so that up to 96 KiB come out.
-        made: bytes = inflater.process(content, output_buffer_limit=MAX_BODY_BYTES + 1)
+        # The buffer grows in steps, so up to 96 KiB may come out.
+        output: bytes = inflater.process(content, output_buffer_limit=MAX_BODY_BYTES + 1)
     except brotli.error:
         return None
-    return made if inflater.is_finished() and len(made) <= MAX_BODY_BYTES else None
+    return output if inflater.is_finished() and len(output) <= MAX_BODY_BYTES else None
 
 
 def set_cookies(headers: Headers) -> dict[bytes, str]:
-    """The cookies that an answer sets, by name; values without quotes. Of several of one name the last counts, and
-    one that deletes (empty, `Max-Age` of 0 or less, or else `Expires` in 1970 or before) is none."""
+    """Return the cookies that a response sets, by name, values without quotes. The last one of a name counts.
+
+    A `Set-Cookie` that deletes (an empty value, `Max-Age` of 0 or less, or else `Expires` in 1970 or before) is left
+    out.
+    """
     cookies: dict[bytes, str] = {}
     for header, line in headers:
         if header.lower() != b"set-cookie":
@@ -258,14 +266,14 @@ def set_cookies(headers: Headers) -> dict[bytes, str]:
 
 
 def _deletes(attributes: Sequence[bytes]) -> bool:
-    """RFC 6265 section 5.2: attributes that cannot be read are ignored, the last of a name counts, and `Max-Age` comes
-    before `Expires`."""
+    """Return true where the attributes delete a cookie (RFC 6265 section 5.2): unreadable ones are ignored, the last
+    of a name counts, and `Max-Age` precedes `Expires`."""
     lives: list[bool] = []
     years: list[int] = []
     for attribute in attributes:
         name, _, text = (part.strip(b" \t").lower() for part in attribute.partition(b"="))
         if name == b"max-age" and text.removeprefix(b"-").isdigit():
-            # Not as an integer, which Python makes of 4,300 digits at most.
+            # Not as an integer: Python refuses to parse over 4,300 digits.
             lives.append(not text.startswith(b"-") and bool(text.strip(b"0")))
         elif name == b"expires" and (year := _year(text)) is not None:
             years.append(year)
@@ -281,8 +289,11 @@ def _year(date: bytes) -> int | None:
 
 
 def unverified_expiry(token: str) -> float | None:
-    """The `exp` that a JWT claims for itself, in seconds since 1970, whoever made it: for how long to remember
-    something about it, never for believing it. `None` where it is no JWT or has no `exp` up to the year 9999."""
+    """Return the `exp` of a JWT that is not verified, in seconds since 1970.
+
+    It may limit how long something about the token is kept, and never grants anything. Returns `None` for a text that
+    is not a JWT, and where `exp` is missing or after the year 9999.
+    """
     try:
         members = _decoder.decode(jws.unverified_payload(token).decode("utf-8"))
     except (TokenRejected, ValueError, RecursionError):

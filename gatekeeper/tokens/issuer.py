@@ -1,4 +1,4 @@
-"""Tokens of our own making: access tokens (RFC 9068), and opaque refresh tokens."""
+"""Issue tokens: access tokens (RFC 9068) and opaque refresh tokens."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ __all__ = [
     "unseal",
 ]
 
-# What says whose a token is, for whom and until when; `auth_time` would rename the session of a `sid`.
+# Claims that Gatekeeper sets itself. `auth_time` is here because it is part of the token reference (rule 1.3).
 RESERVED_CLAIMS = frozenset({"iss", "aud", "sub", "sid", "jti", "iat", "exp", "nbf", "auth_time"})
 DEFAULT_NAME = "gatekeeper"
 
 _REFRESH_BYTES = 32
-# RFC 7519 section 4.1.7 asks for a negligible chance of collisions; 128 bits are it.
+# RFC 7519 section 4.1.7 asks for a negligible probability of collisions: 128 random bits.
 _JTI_BYTES = 16
 _SID_BYTES = 24
 _NONCE_BYTES = 12
@@ -48,13 +48,13 @@ _SEAL_INFO = b"gatekeeper refresh reuse seal v1"
 
 
 def development_token(secret: bytes, *, algorithm: str, claims: Mapping[str, Any]) -> str:
-    """A signed JWT with `claims` (those that are None are left out) and a new `jti`."""
+    """Sign a JWT with `claims` (those that are `None` are left out) and a new `jti`. For `gatekeeper token` only."""
     payload = {name: value for name, value in claims.items() if value is not None}
     return jwt.encode({**payload, "jti": uuid.uuid4().hex}, secret, algorithm=algorithm)
 
 
 class IssuedToken(msgspec.Struct, frozen=True):
-    """An access token, its id, and its `exp` (seconds since 1970)."""
+    """An access token, its id (`jti`) and its `exp` in seconds since 1970."""
 
     token: str
     jti: str
@@ -62,10 +62,10 @@ class IssuedToken(msgspec.Struct, frozen=True):
 
 
 class AccessTokenIssuer:
-    """Issues access tokens for `ttl_seconds`, by `now` (seconds since 1970). Without a setting `iss` and `aud` are
-    `gatekeeper`. The user stands in `sub`, and in `user_claim` too where that is another.
+    """Issues access tokens that are valid for `ttl_seconds`.
 
-    Raises `ValueError` for a `user_claim` that means something else in every token, and a life under a second.
+    `issuer` and `audience` default to `gatekeeper`. The user is in `sub`, and also in `user_claim`. `now` returns
+    seconds since 1970. Raises `ValueError` for a reserved `user_claim`, and for a validity under one second.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class AccessTokenIssuer:
         if user_claim in RESERVED_CLAIMS - {"sub"} or not user_claim:
             raise ValueError(f"the user claim is {user_claim!r}; accepted: sub, or a name that is not reserved")
         if not 1 <= ttl_seconds < math.inf:
-            raise ValueError(f"an access token that lives {ttl_seconds:g} s; accepted: 1 s or longer")
+            raise ValueError(f"access tokens are valid for {ttl_seconds:g} s; accepted: 1 s or longer")
         self.ttl_seconds = int(ttl_seconds)
         self._keys = keys
         self._issuer = DEFAULT_NAME if issuer is None else issuer
@@ -101,10 +101,11 @@ class AccessTokenIssuer:
         session_expires_at: float,
         jti: str | None = None,
     ) -> IssuedToken:
-        """A token of `user` in the session that `sid` names, over with it at the latest (`session_expires_at`, seconds
-        since 1970), with a new `jti` unless one is given. Of `claims` those with a reserved name are left out.
+        """Issue a token for `user` in the session that `sid` names.
 
-        Raises `ValueError` where the token would be longer than any that is accepted, or `claims` are not JSON.
+        The token expires with the session at the latest (`session_expires_at`, seconds since 1970). It gets a new
+        `jti` unless one is given. Claims with a reserved name are left out. Raises `ValueError` where the token would
+        be longer than 8 KiB, or `claims` are not JSON.
         """
         issued_at = math.floor(self._now())
         expires_at = min(issued_at + self.ttl_seconds, math.floor(session_expires_at))
@@ -122,34 +123,36 @@ class AccessTokenIssuer:
         }
         token = self._keys.sign(named | ours)
         if len(token) > MAX_TOKEN_BYTES:
-            raise ValueError("the access token would be longer than 8 KiB; take fewer claims into it")
+            raise ValueError("the access token would be longer than 8 KiB; accepted: fewer or shorter claims")
         return IssuedToken(token, jti, expires_at)
 
 
 def new_sid() -> str:
-    """The name of a new session in its tokens: 192 random bits, never one that a client brought."""
+    """Make the `sid` of a new session: 192 random bits, never a value that a client sent."""
     return secrets.token_urlsafe(_SID_BYTES)
 
 
 def new_refresh_token() -> str:
-    """An opaque token of 256 random bits."""
+    """Make an opaque refresh token of 256 random bits."""
     return secrets.token_urlsafe(_REFRESH_BYTES)
 
 
 def digest(token: str) -> str:
-    """What is stored of a refresh token: its SHA-256 in base64url, 43 characters. Random tokens need no salt and no
-    slow hash."""
+    """Return the SHA-256 of a refresh token in base64url, 43 characters: the store keeps this and never the token.
+
+    A random token needs no salt and no slow hash.
+    """
     return base64url_encode(hashlib.sha256(_octets(token)).digest()).decode("ascii")
 
 
 def seal(presented: str, content: bytes) -> bytes:
-    """`content` so that only who presents the token `presented` can read it: nonce and AES-256-GCM."""
+    """Encrypt `content` with a key made from the token `presented`: a nonce, then AES-256-GCM."""
     nonce = secrets.token_bytes(_NONCE_BYTES)
     return nonce + AESGCM(_seal_key(presented)).encrypt(nonce, content, None)
 
 
 def unseal(presented: str, sealed: bytes) -> bytes | None:
-    """The content that was sealed for `presented`; `None` where it was not, or was changed since."""
+    """Decrypt what `seal` made for the same token. Returns `None` for another token, and for changed content."""
     if len(sealed) < _NONCE_BYTES + _TAG_BYTES:
         return None
     try:
@@ -159,10 +162,10 @@ def unseal(presented: str, sealed: bytes) -> bytes | None:
 
 
 def _seal_key(presented: str) -> bytes:
-    # Out of the token itself (RFC 5869): who has the store has its digest only, and that gives no key.
+    # From the token itself (RFC 5869): the store has only its digest, from which no key can be made.
     return HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=_SEAL_INFO).derive(_octets(presented))
 
 
 def _octets(token: str) -> bytes:
-    # A client may present any text, lone surrogates of JSON included: then it is simply unknown.
+    # A client may present any text, lone surrogates from JSON included: such a token is unknown, not an error.
     return token.encode("utf-8", "surrogatepass")

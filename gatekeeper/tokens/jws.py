@@ -1,7 +1,7 @@
-"""The JWS layer: is this text one signed token, and did one of our keys sign it? Claims are not looked at here.
+"""Parse and verify compact JWS tokens; the claims are checked in `claims`.
 
-A token is read strictly before any key is touched, so that one signed content has one spelling (RFC 7515 section
-5.2; GHSA-hxm8-2xgr-2p9m) and a header can only say what it is allowed to say.
+A token is parsed strictly before any key is used, so that one signed content has one spelling (RFC 7515 section 5.2;
+GHSA-hxm8-2xgr-2p9m), and the header cannot switch on a feature.
 """
 
 from __future__ import annotations
@@ -19,25 +19,27 @@ from gatekeeper.tokens import strict_json
 from gatekeeper.tokens.keys import Keys
 from gatekeeper.tokens.verify_queue import VerifyQueue
 
-# nginx and Apache end a header line at 8 KiB, so no token in use is longer; all later work is bounded by this.
+# nginx and Apache limit a header line to 8 KiB, so no token in use is longer. This bounds all later work.
 MAX_TOKEN_BYTES = 8192
 
 _COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 _TO_BASE64 = str.maketrans("-_", "+/")
-# The last character of a segment carries two or four bits that no octet uses. They must be zero (RFC 4648 section
-# 3.5): with other bits the same token has four or sixteen spellings.
+# The last character of a segment has two or four unused bits. They must be zero (RFC 4648 section 3.5), else one token
+# has four or sixteen spellings.
 _LAST_OF_TWO = frozenset("AQgw")
 _LAST_OF_THREE = frozenset("AEIMQUYcgkosw048")
-# `typ` (RFC 7515 section 4.1.9) in the form of `JoseHeader.type`; a header without one says nothing and passes.
+# Accepted values of `typ` (RFC 7515 section 4.1.9) in the form of `JoseHeader.type`. A header without `typ` passes.
 ACCESS_TYPES = frozenset({"jwt", "at+jwt"})
-# `crit`: we understand no extension (RFC 7515 section 4.1.11, CVE-2026-32597). `b64`: RFC 7797, GHSA-w7vc-732c-9m39.
-# `zip`: nothing is inflated (CVE-2024-28102). `cty`: a nested token is not an access token (RFC 7519 section 5.2).
+# `crit`: no extension is supported (RFC 7515 section 4.1.11, CVE-2026-32597). `b64`: RFC 7797, GHSA-w7vc-732c-9m39.
+# `zip`: nothing is decompressed (CVE-2024-28102). `cty`: a nested token is not an access token (RFC 7519 section 5.2).
 _FORBIDDEN = frozenset({"crit", "b64", "zip", "cty"})
 
 
 class JoseHeader(msgspec.Struct, frozen=True):
-    """What counts of a JOSE header. `jku`, `x5u`, `jwk` and `x5c` are not here: they are never fetched or trusted.
-    `type` is the `typ` in lower case and without `application/`, `None` where there is none."""
+    """The members of a JOSE header that are used. `type` is `typ` in lower case, without `application/`.
+
+    `jku`, `x5u`, `jwk` and `x5c` are never fetched or trusted (rule 5.2).
+    """
 
     algorithm: str
     kid: str | None
@@ -45,7 +47,7 @@ class JoseHeader(msgspec.Struct, frozen=True):
 
 
 class Jws(msgspec.Struct, frozen=True):
-    """A compact JWS in parts. `signing_input` is RFC 7515 section 5.2 step 8."""
+    """A parsed compact JWS. `signing_input` is that of RFC 7515 section 5.2 step 8."""
 
     header: JoseHeader
     payload: bytes
@@ -54,11 +56,10 @@ class Jws(msgspec.Struct, frozen=True):
 
 
 def parse(token: str, algorithms: Container[str], types: Container[str] = ACCESS_TYPES) -> Jws:
-    """The parts of `token`, whose `alg` is one of `algorithms` and whose `typ`, if it has one, is one of `types`.
-    Nothing is verified yet.
+    """Parse `token` without verifying it. Its `alg` must be in `algorithms`, and its `typ`, if any, in `types`.
 
-    Raises `TokenRejected` for all that is not exactly one compact JWS in canonical base64url without padding: JWE,
-    JSON serialization and unsecured tokens (RFC 8725 section 3.2) included.
+    Raises `TokenRejected` for anything but one compact JWS in canonical base64url without padding, such as JWE, JSON
+    serialization and unsecured tokens (RFC 8725 section 3.2).
     """
     match = _segments(token)
     head, payload, signature = match.groups()
@@ -71,9 +72,9 @@ def parse(token: str, algorithms: Container[str], types: Container[str] = ACCESS
 
 
 def unverified_payload(token: str) -> bytes:
-    """The payload of what has the form of a compact JWS, whoever made it. Nothing may be granted by it.
+    """Return the payload of a compact JWS without verifying it: it must never grant anything.
 
-    Raises `TokenRejected` for another form.
+    Raises `TokenRejected` where the text does not have that form.
     """
     return _decode(_segments(token)[2])
 
@@ -83,7 +84,7 @@ def _segments(token: str) -> re.Match[str]:
         raise TokenRejected("the token is longer than 8 KiB")
     match = _COMPACT.fullmatch(token)
     if match is None:
-        raise TokenRejected("not three base64url segments")
+        raise TokenRejected("the token is not three base64url segments")
     return match
 
 
@@ -95,15 +96,15 @@ async def verify(
     verify_queue: VerifyQueue,
     types: Container[str] = ACCESS_TYPES,
 ) -> Jws:
-    """The parts of a token that one of `keys` signed with one of `algorithms`; its `typ`, if any, is one of `types`.
-    What needs no key is looked at first, and every signature waits for one of `turns`.
+    """Parse `token` as `parse` does, and verify it with one of `keys`.
 
-    Raises `TokenRejected`, `KeysUnavailable` from `keys`, and `TooManySignatures`.
+    All that needs no key is checked first; then each signature waits in `verify_queue`. Raises `TokenRejected`,
+    `KeysUnavailable` from `keys`, and `TooManySignatures`.
     """
     jws = parse(token, algorithms, types)
     if await _is_signed(jws, keys, verify_queue):
         return jws
-    # A provider may put a new key under an old id, which an exact lookup cannot notice.
+    # A provider may publish a new key under an old id, which a lookup by id cannot notice.
     if await keys.recheck() and await _is_signed(jws, keys, verify_queue):
         return jws
     raise TokenRejected("no key verifies the signature")
@@ -128,7 +129,7 @@ def _decode(segment: str) -> bytes:
     return binascii.a2b_base64(segment.translate(_TO_BASE64) + "=" * (-len(segment) % 4))
 
 
-# An issuer writes one header for all of its tokens, or one for each key.
+# Cached: an issuer writes the same header in all of its tokens, or one for each key.
 @functools.lru_cache(maxsize=64)
 def _header(segment: str) -> JoseHeader:
     try:
@@ -148,7 +149,7 @@ def _header(segment: str) -> JoseHeader:
 
 
 def _type(typ: Any) -> str:
-    # RFC 7515 section 4.1.9: a media type, compared without case, `application/` left out where no other slash is.
+    # RFC 7515 section 4.1.9: a media type, compared without case; `application/` may be left out.
     if not isinstance(typ, str):
         raise TokenRejected("typ is not a string")
     return typ.lower().removeprefix("application/")

@@ -1,7 +1,7 @@
-"""Key material: reading it, and refusing what must not verify a token.
+"""Read keys, and refuse those that must not verify a token.
 
-A key is bound to its algorithm here, once, when it is read (RFC 8725 section 3.1; CVE-2026-48523): a token's header
-can then only choose among the pairs that exist.
+A key is bound to its algorithm here, when it is read (RFC 8725 section 3.1; CVE-2026-48523). The header of a token can
+then only choose among the existing pairs.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 PUBLIC_KEY_ALGORITHMS = (*_RSA_ALGORITHMS, "ES256", "ES384", "ES512", "EdDSA")
 _CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 
-# RFC 7518 section 3.2 asks for the size of the hash; 256 bits are out of reach under every one of the three.
+# RFC 7518 section 3.2 asks for the size of the hash; 256 bits cannot be guessed under any of the three (rule 2.4).
 MIN_HMAC_SECRET_BYTES = 32
 # RFC 7518 section 3.3, NIST SP 800-131A.
 MIN_RSA_BITS = 2048
-# A verification takes 16 times as long as with 2048 bits; a key set must not be able to ask for more.
+# A verification takes 16 times as long as with 2048 bits. A key set must not be able to make it slower.
 MAX_RSA_BITS = 8192
 MAX_KID_LENGTH = 256
 
@@ -46,7 +46,7 @@ _JWK_FORMS: dict[str, tuple[Callable[[dict[str, Any]], Any], tuple[str, ...]]] =
     "OKP": (OKPAlgorithm.from_jwk, ("x",)),
 }
 
-# Secrets that stand in tutorials and templates: the default of jwt.io, its former one, FastAPI's tutorial.
+# Secrets of tutorials and templates: the default of jwt.io, its former ones, and that of the FastAPI tutorial.
 _PUBLISHED_SECRETS = frozenset(
     {
         "a-string-secret-at-least-256-bits-long",
@@ -63,7 +63,7 @@ _BASE64URL = re.compile(r"[A-Za-z0-9_-]{1,2048}")
 
 
 class VerificationKey:
-    """One key for one algorithm. `kid` is its id in a key set, `None` for a key without one."""
+    """A key for one algorithm. `kid` is its id in a key set, or `None`."""
 
     __slots__ = ("_implementation", "_key", "algorithm", "kid")
 
@@ -74,7 +74,7 @@ class VerificationKey:
         self._implementation = _ALGORITHMS[algorithm]
 
     def verifies(self, signing_input: bytes, signature: bytes) -> bool:
-        """Whether `signature` (raw octets, RFC 7518 section 3) is this key's over `signing_input`."""
+        """Return true where this key made `signature` (raw octets, RFC 7518 section 3) over `signing_input`."""
         return self._implementation.verify(signing_input, self._key, signature)
 
     def __repr__(self) -> str:
@@ -82,8 +82,8 @@ class VerificationKey:
 
 
 def check_algorithms(algorithms: Sequence[str]) -> None:
-    """Raises `ValueError` for an allow-list that is empty, names what we do not verify with, or mixes HMAC with
-    public-key algorithms: then a public key could be taken for a secret (CVE-2017-11424)."""
+    """Raise `ValueError` for an allow-list that is empty, names an unsupported algorithm, or mixes HMAC with public-key
+    algorithms: a public key could then be used as a secret (CVE-2017-11424)."""
     accepted = ", ".join((*HMAC_ALGORITHMS, *PUBLIC_KEY_ALGORITHMS))
     if not algorithms:
         raise ValueError(f"no algorithm is allowed; accepted: {accepted}")
@@ -95,10 +95,10 @@ def check_algorithms(algorithms: Sequence[str]) -> None:
 
 
 def hmac_keys(secret: str | bytes, algorithms: Iterable[str]) -> list[VerificationKey]:
-    """A secret as keys for each HMAC algorithm of `algorithms`.
+    """Make a key from a secret for each HMAC algorithm in `algorithms`.
 
-    Raises `ValueError`, which says what is wrong and never shows the secret: under 32 bytes (RFC 7518 section 3.2),
-    a placeholder, or a public key, certificate or JWK in any wrapping (CVE-2022-29217, GHSA-xgmm-8j9v-c9wx).
+    Raises `ValueError`, without the secret in its text, for under 32 bytes (RFC 7518 section 3.2), a placeholder, and a
+    public key, certificate or JWK in any encoding (CVE-2022-29217, GHSA-xgmm-8j9v-c9wx).
     """
     data = secret.encode("utf-8", "surrogateescape") if isinstance(secret, str) else bytes(secret)
     if _is_asymmetric(data):
@@ -111,16 +111,15 @@ def hmac_keys(secret: str | bytes, algorithms: Iterable[str]) -> list[Verificati
 
 
 def public_keys(pem: str | bytes, algorithms: Iterable[str]) -> list[VerificationKey]:
-    """PEM text (SPKI, PKCS#1 or certificates, several after another) as keys for what each fits in `algorithms`.
+    """Read PEM blocks (SPKI, PKCS#1 or certificates), each as keys for those of `algorithms` that it fits.
 
-    Raises `ValueError` for text that is no such PEM, a private key, a weak key, or one that no allowed algorithm
-    can use.
+    Raises `ValueError` for other text, a private key, a weak key, and a key that fits none of `algorithms`.
     """
     data = pem.encode("utf-8", "replace") if isinstance(pem, str) else bytes(pem)
     allowed = tuple(algorithms)
     blocks = list(_PEM_BLOCK.finditer(data))
     if not blocks:
-        raise ValueError("is no PEM; accepted: -----BEGIN PUBLIC KEY-----, RSA PUBLIC KEY or CERTIFICATE")
+        raise ValueError("is not PEM; accepted: -----BEGIN PUBLIC KEY-----, RSA PUBLIC KEY or CERTIFICATE")
     found: list[VerificationKey] = []
     for block in blocks:
         if b"PRIVATE" in block[1]:
@@ -149,10 +148,10 @@ def _load_pem(block: bytes) -> PublicKey:
 
 
 def fitting_algorithms(key: PublicKey) -> tuple[str, ...]:
-    """The algorithms that `key` may verify, by its family and curve.
+    """Return the algorithms that `key` can verify, by its family and curve.
 
-    Raises `ValueError` for a curve of no JWS algorithm and for a weak RSA key: under 2048 bits, a public exponent
-    of 1 or even, or made by the generator of CVE-2017-15361.
+    Raises `ValueError` for a curve that no JWS algorithm uses, and for a weak RSA key: under 2048 bits, an even public
+    exponent or 1, or made by the generator of CVE-2017-15361.
     """
     if isinstance(key, rsa.RSAPublicKey):
         _check_rsa(key)
@@ -171,21 +170,23 @@ def _check_rsa(key: rsa.RSAPublicKey) -> None:
     if numbers.e < 3 or numbers.e % 2 == 0 or numbers.e >= 1 << 32:
         raise ValueError("is an RSA key with an unsafe public exponent; accepted: odd, 3 to 2**32")
     if _is_roca(numbers.n):
-        raise ValueError("is an RSA key of the generator of CVE-2017-15361 (ROCA), which can be factored")
+        raise ValueError(
+            "is an RSA key made by the generator of CVE-2017-15361 (ROCA); accepted: a key that cannot be factored"
+        )
 
 
 def _is_roca(modulus: int) -> bool:
     # Such primes are 65537**a modulo a product of small primes, so the modulus is a power of 65537 modulo each of
-    # them (Nemec et al., CCS 2017). By chance that is so for one modulus in some 2**27.
+    # them (Nemec et al., CCS 2017). By chance that holds for one modulus in about 2**27.
     primes = [p for p in range(3, 168) if all(p % q for q in range(2, p))]
     return all(modulus % p in {pow(65537, power, p) for power in range(p)} for p in primes)
 
 
 def jwk_keys(jwk: Any, algorithms: Iterable[str]) -> list[VerificationKey]:
-    """A member of a key set as keys for what it fits in `algorithms`; empty where it only fits others.
+    """Read a member of a key set as keys for those of `algorithms` that it fits; there may be none.
 
-    Raises `ValueError` where it must not be used: `use` or `key_ops` of another purpose (RFC 7517 section 4.2, 4.3),
-    a symmetric key (a secret that a URL hands out), a published private key, a weak key, a point off its curve.
+    Raises `ValueError` for a key that must not be used: `use` or `key_ops` of another purpose (RFC 7517 sections 4.2,
+    4.3), a symmetric key (a published secret), a published private key, a weak key, a point that is not on its curve.
     """
     if not isinstance(jwk, dict):
         raise ValueError("is not an object")  # noqa: TRY004 - a fault of the document
@@ -198,7 +199,7 @@ def jwk_keys(jwk: Any, algorithms: Iterable[str]) -> list[VerificationKey]:
     if not (isinstance(operations, list) and "verify" in operations):
         raise ValueError("is not for verifying")
     if "d" in jwk:
-        raise ValueError("is a private key, which everybody can read")
+        raise ValueError("is a private key that is published")
     key = _load_jwk(jwk)
     fitting = fitting_algorithms(key)
     if "alg" in jwk:
@@ -213,19 +214,19 @@ def _load_jwk(jwk: Mapping[str, Any]) -> PublicKey:
     if not isinstance(kty, str) or kty not in _JWK_FORMS:
         raise ValueError("has a kty other than RSA, EC and OKP")
     load, names = _JWK_FORMS[kty]
-    # Only what makes a public key: `x5u`, `x5c` and whatever else stand in a member are not looked at.
+    # Only the parameters of a public key: `x5u`, `x5c` and all other members are ignored.
     parameters = {"kty": kty, "crv": jwk.get("crv")} | _octets(jwk, *names)
     try:
         loaded = load(parameters)
     except (InvalidKeyError, ValueError, UnsupportedAlgorithm):
-        raise ValueError("has parameters that are no public key") from None
+        raise ValueError("has parameters that are not a public key") from None
     if not isinstance(loaded, PublicKey):
-        raise ValueError("has parameters that are no public key")  # noqa: TRY004
+        raise ValueError("has parameters that are not a public key")  # noqa: TRY004
     return loaded
 
 
 def _octets(jwk: Mapping[str, Any], *names: str) -> dict[str, str]:
-    # PyJWT decodes leniently; what is not plain base64url is not a key.
+    # PyJWT decodes leniently; a value that is not plain base64url is refused.
     members = {name: jwk.get(name) for name in names}
     if not all(isinstance(value, str) and _BASE64URL.fullmatch(value) for value in members.values()):
         raise ValueError(f"lacks {' or '.join(names)} in base64url")
@@ -233,16 +234,16 @@ def _octets(jwk: Mapping[str, Any], *names: str) -> dict[str, str]:
 
 
 def _is_asymmetric(secret: bytes) -> bool:
-    return any(_is_asymmetric_form(form) for form in _readings(secret))
+    return any(_is_asymmetric_form(form) for form in _decodings(secret))
 
 
-def _readings(secret: bytes) -> Iterator[bytes]:
-    """The secret and what it may be a wrapping of: after a BOM, UTF-16, DER that went through text, base64."""
+def _decodings(secret: bytes) -> Iterator[bytes]:
+    """Yield the secret, and what it may encode: text after a BOM, UTF-16, DER that was read as text, base64."""
     bare = secret.removeprefix(b"\xef\xbb\xbf").strip()
     yield from (secret, bare)
     with contextlib.suppress(UnicodeError):
         yield secret.decode("utf-16").encode()
-    # The last byte of DER may look like a blank.
+    # `strip` may have removed the last byte of DER, if it looks like a space.
     for each in (secret, bare):
         with contextlib.suppress(UnicodeError):
             yield each.decode("utf-8").encode("latin-1")
@@ -254,7 +255,7 @@ def _is_asymmetric_form(data: bytes) -> bool:
     if b"-----BEGIN" in data or data.startswith(b"---- BEGIN SSH2"):
         return True
     try:
-        # PyJWT knows PEM, OpenSSH, DER (SPKI, PKCS#1, X.509) and JWK or JWKS in JSON.
+        # PyJWT recognises PEM, OpenSSH, DER (SPKI, PKCS#1, X.509), and JWK or JWKS in JSON.
         HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(data or b"\0")
         load_der_private_key(data, password=None)
     except InvalidKeyError:

@@ -1,4 +1,4 @@
-"""Where verification keys come from: fixed ones of the configuration, or a key set (JWKS) behind a URL."""
+"""Sources of verification keys: the configuration, or a key set (JWKS) behind a URL."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ MAX_JWKS_BYTES = 1 << 20
 
 
 class FetchError(Exception):
-    """A key set could not be fetched; the text says why."""
+    """A key set could not be fetched. The text names the cause."""
 
 
 class Keys(Protocol):
     """The keys that may verify a token.
 
-    `generation` changes whenever the set does: what was concluded from an older set is void. `ready` is false while
-    no token could be verified.
+    `generation` changes whenever the keys do: results of an older generation are void. `ready` is false while there is
+    no key.
     """
 
     @property
@@ -56,29 +56,29 @@ class Keys(Protocol):
     def ready(self) -> bool: ...
 
     async def find(self, *, algorithm: str, kid: str | None) -> Sequence[VerificationKey]:
-        """The keys to try for a token's header, all of them bound to `algorithm`; empty where none is known.
+        """Return the keys to try for a token's header, all bound to `algorithm`; there may be none.
 
-        Raises `KeysUnavailable` where no set was ever had.
+        Raises `KeysUnavailable` where no key set was ever fetched.
         """
 
     async def recheck(self) -> bool:
-        """A signature fitted no key: looks for newer keys if it is time to; true where the set has changed."""
+        """Look for newer keys after a signature fitted none, if a fetch is due. Return true where the keys changed."""
 
     async def refresh(self) -> None:
-        """Looks for newer keys if it is time to. Raises `KeysUnavailable` where there is no set after that."""
+        """Look for newer keys, if a fetch is due. Raises `KeysUnavailable` where there is still no key set."""
 
     async def aclose(self) -> None: ...
 
 
 def default_algorithms(*, hmac: bool) -> tuple[str, ...]:
-    """The allow-list where none is configured: by the kind of key."""
+    """Return the algorithms that are allowed by default for a kind of key."""
     return ("HS256",) if hmac else ("RS256", "ES256", "EdDSA")
 
 
 class StaticKeys:
-    """Keys of the configuration. They have no ids: `kid` is ignored and every key of the algorithm is tried.
+    """Keys of the configuration. They have no ids, so `kid` is ignored and every key of the algorithm is tried.
 
-    Raises `ValueError` that names the faulty entry, what is wrong with it and what is accepted, never its content.
+    Raises `ValueError` with the number of the faulty entry, its fault and what is accepted, but not its content.
     """
 
     generation = 0
@@ -121,32 +121,32 @@ class StaticKeys:
 
 
 class JoinedKeys:
-    """Keys of several places, asked in order: the configuration's own beside a key set."""
+    """Keys of several sources in order, such as those of the configuration and a key set."""
 
-    def __init__(self, *parts: Keys) -> None:
-        self._parts = parts
+    def __init__(self, *sources: Keys) -> None:
+        self._sources = sources
 
     def __repr__(self) -> str:
-        return f"JoinedKeys({', '.join(map(repr, self._parts))})"
+        return f"JoinedKeys({', '.join(map(repr, self._sources))})"
 
     @property
     def generation(self) -> int:
-        return sum(part.generation for part in self._parts)
+        return sum(source.generation for source in self._sources)
 
     @property
     def ready(self) -> bool:
-        return all(part.ready for part in self._parts)
+        return all(source.ready for source in self._sources)
 
     @property
     def key_count(self) -> int:
-        return sum(getattr(part, "key_count", 0) for part in self._parts)
+        return sum(getattr(source, "key_count", 0) for source in self._sources)
 
     async def find(self, *, algorithm: str, kid: str | None) -> Sequence[VerificationKey]:
         found: list[VerificationKey] = []
         missing: KeysUnavailable | None = None
-        for part in self._parts:
+        for source in self._sources:
             try:
-                found += await part.find(algorithm=algorithm, kid=kid)
+                found += await source.find(algorithm=algorithm, kid=kid)
             except KeysUnavailable as error:
                 missing = error
         if missing is not None and not found:
@@ -154,28 +154,28 @@ class JoinedKeys:
         return found
 
     async def recheck(self) -> bool:
-        return any([await part.recheck() for part in self._parts])
+        return any([await source.recheck() for source in self._sources])
 
     async def refresh(self) -> None:
-        for part in self._parts:
-            await part.refresh()
+        for source in self._sources:
+            await source.refresh()
 
     async def aclose(self) -> None:
-        for part in self._parts:
-            await part.aclose()
+        for source in self._sources:
+            await source.aclose()
 
 
 class JwksKeys:
     """A key set behind a URL (RFC 7517 section 5), cached.
 
-    The first `find` or `refresh` fetches it; from then on it is fetched every `refresh_seconds` in the background,
-    and for a `kid` or a signature that no key fits, at most once in `cooldown_seconds`. Fetches are shared, and a
-    request whose key is there never waits for one. While the source is down or answers nonsense the last good set
-    stays; as long as there was none, a fetch is tried at most every `retry_seconds`. An empty `keys` is an answer:
-    all keys are withdrawn. A set of which no member can be used is nonsense.
+    The first `find` or `refresh` fetches it. After that it is fetched every `refresh_seconds` in the background, and
+    for a `kid` or a signature that fits no key, at most once in `cooldown_seconds`. Concurrent callers share a fetch,
+    and a request whose key is cached never waits for one. While the source is down or its response is invalid, the
+    last good set stays in use; before there is one, a fetch is tried at most every `retry_seconds`. An empty `keys`
+    is valid and withdraws all keys. A set without any usable member is invalid.
 
     `fetch` returns the body and raises `FetchError`, `OSError` or `ValueError`. `clock` is monotonic, in seconds.
-    Use it on one event loop, and `aclose` it there.
+    Use it on one event loop, and call `aclose` there.
     """
 
     def __init__(
@@ -206,18 +206,18 @@ class JwksKeys:
         self._tried_at: float | None = None
         self._count = 0
         self._failure = ""
-        self._flight: asyncio.Task[None] | None = None
+        self._fetching: asyncio.Task[None] | None = None
         self._timer: asyncio.Task[None] | None = None
         self.generation = 0
 
     def __repr__(self) -> str:
-        # Without the user information and query of the URL, which may be secrets.
+        # Without the user and the query of the URL, which may be secrets.
         state = "no set yet" if self._index is None else f"{self.key_count} keys"
         return f"JwksKeys({urlsplit(self._url).hostname}, {state}{', last fetch failed' if self._failure else ''})"
 
     @property
     def key_count(self) -> int:
-        """How many members of the set can verify tokens."""
+        """The number of members of the set that can verify tokens."""
         return self._count
 
     @property
@@ -239,23 +239,23 @@ class JwksKeys:
         return self.generation != before
 
     async def refresh(self) -> None:
-        if self._flight is None and self._is_time():
+        if self._fetching is None and self._is_due():
             self._start()
-        if self._flight is not None:
-            # `wait` leaves the task alone when a waiter is cancelled: others wait for the same fetch.
-            await asyncio.wait({self._flight})
+        if self._fetching is not None:
+            # `wait` does not cancel the task with its waiter: others wait for the same fetch.
+            await asyncio.wait({self._fetching})
         if self._index is None:
             raise KeysUnavailable("no key set has been fetched yet")
 
     async def aclose(self) -> None:
-        tasks = {task for task in (self._timer, self._flight) if task is not None}
+        tasks = {task for task in (self._timer, self._fetching) if task is not None}
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        self._timer = self._flight = None
+        self._timer = self._fetching = None
 
-    def _is_time(self) -> bool:
+    def _is_due(self) -> bool:
         if self._tried_at is None:
             return True
         return self._clock() - self._tried_at >= self._pause()
@@ -265,16 +265,16 @@ class JwksKeys:
 
     def _start(self) -> asyncio.Task[None]:
         self._tried_at = self._clock()
-        self._flight = asyncio.create_task(self._load(), name="jwks-fetch")
+        self._fetching = asyncio.create_task(self._load(), name="jwks-fetch")
         if self._timer is None:
             self._timer = asyncio.create_task(self._keep_fresh(), name="jwks-refresh")
-        return self._flight
+        return self._fetching
 
     async def _keep_fresh(self) -> None:
-        # By a timer and not by use: requests that are answered from cached claims ask for no key, and still a
-        # withdrawn key has to be noticed.
+        # By a timer and not on demand: requests with cached claims look up no key, and a withdrawn key must be noticed
+        # all the same.
         while True:
-            await asyncio.wait({self._flight or self._start()})
+            await asyncio.wait({self._fetching or self._start()})
             await asyncio.sleep(self._pause() if self._failure else self._refresh_seconds)
 
     async def _load(self) -> None:
@@ -284,17 +284,17 @@ class JwksKeys:
         except (FetchError, OSError, ValueError) as error:
             self._report(str(error) or type(error).__name__)
         except Exception as error:
-            # A fetch that breaks its promise must end neither the requests that wait for it nor the timer.
-            logger.exception("the fetch of the key set is broken")
+            # An unexpected exception must break neither the waiting requests nor the timer.
+            logger.exception("key set not refreshed: unexpected error")
             self._report(type(error).__name__)
         finally:
             self._tried_at = self._clock()
-            self._flight = None
+            self._fetching = None
 
     def _report(self, failure: str) -> None:
-        # Once for each kind of trouble: while there is no set, this happens every second.
+        # Once for each kind of failure: while there is no set, a fetch fails every second.
         if failure != self._failure:
-            kept = "no keys yet" if self._index is None else "the last good set stays in use"
+            kept = "there are no keys yet" if self._index is None else "the last good set stays in use"
             logger.warning("key set not refreshed: %s; %s", failure, kept)
         self._failure = failure
 
@@ -303,7 +303,7 @@ class JwksKeys:
         if digest == self._digest:
             return
         if digest == self._refused:
-            raise ValueError("the key set is still the one that was refused")
+            raise ValueError("the key set is the one that was refused before")
         self._refused = digest
         self._index, self._count = parse_key_set(body, self._algorithms)
         self._digest, self._refused = digest, b""
@@ -312,10 +312,10 @@ class JwksKeys:
 
 
 def parse_key_set(body: bytes, algorithms: Sequence[str]) -> tuple[_Index, int]:
-    """A JWK set as keys by algorithm and id, and how many of its members are among them. Members that
-    must not be used are skipped with a warning.
+    """Parse a JWK set into keys by algorithm and id, and the number of its usable members.
 
-    Raises `ValueError` where `body` is no key set, or where it has members and none can be used.
+    A member that must not be used is skipped with a warning. Raises `ValueError` where `body` is not a key set, and
+    where it has members but none is usable.
     """
     try:
         document = strict_json.loads(body)
@@ -325,14 +325,14 @@ def parse_key_set(body: bytes, algorithms: Sequence[str]) -> tuple[_Index, int]:
     if not isinstance(members, list):
         raise ValueError("the key set has no list `keys`")  # noqa: TRY004 - a fault of the document
     if len(members) > MAX_KEYS:
-        logger.warning("key set with %d members: only the first %d are read", len(members), MAX_KEYS)
+        logger.warning("key set cut off: %d members, of which the first %d are read", len(members), MAX_KEYS)
     index: _Index = {}
     count = 0
     for number, member in enumerate(members[:MAX_KEYS], start=1):
         try:
             keys = jwk_keys(member, algorithms)
         except ValueError as error:
-            logger.warning("key %d of the key set is skipped: it %s", number, error)
+            logger.warning("key set member skipped: key %d %s", number, error)
             continue
         count += bool(keys)
         for key in keys:
@@ -345,16 +345,17 @@ def parse_key_set(body: bytes, algorithms: Sequence[str]) -> tuple[_Index, int]:
 def http_fetcher(
     *, timeout_seconds: float = 5.0, max_bytes: int = MAX_JWKS_BYTES, verify: ssl.SSLContext | None = None
 ) -> FetchKeySet:
-    """A fetch over HTTP: http and https only, no redirects, no proxies or credentials of the environment, no cookies.
+    """Make a function that fetches a key set over http or https, without redirects, cookies, and proxies or credentials
+    of the environment.
 
-    `timeout_seconds` bounds the whole call. The body is read uncompressed and up to `max_bytes`; any content type
-    will do. Raises `FetchError`.
+    `timeout_seconds` bounds the whole call. The body must be uncompressed and at most `max_bytes`; its content type
+    is ignored. The function raises `FetchError`.
     """
     context = verify or httpx.create_ssl_context(trust_env=False)
 
     async def fetch(url: str) -> bytes:
         try:
-            # A client for each fetch, which is rare: none keeps cookies or a connection that has gone stale.
+            # A new client for each of the rare fetches: so none keeps cookies or a stale connection.
             async with (
                 asyncio.timeout(timeout_seconds),
                 httpx.AsyncClient(
@@ -364,7 +365,7 @@ def http_fetcher(
             ):
                 return await _body(response, max_bytes)
         except TimeoutError:
-            raise FetchError(f"no answer within {timeout_seconds:g} s") from None
+            raise FetchError(f"no response within {timeout_seconds:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
             raise FetchError(f"{type(error).__name__}: {error}") from error
 
@@ -382,8 +383,8 @@ async def _body(response: httpx.Response, max_bytes: int) -> bytes:
     if response.status_code != 200:
         raise FetchError(f"status {response.status_code}")
     if response.headers.get("content-encoding", "identity").lower() != "identity":
-        # Inflating is what a small body attacks a bound with.
-        raise FetchError("the body is compressed although it was not asked to be")
+        # A small compressed body could exceed the bound after decompression.
+        raise FetchError("the body is compressed, although the request forbids it")
     body = bytearray()
     async for chunk in response.aiter_raw():
         body += chunk
@@ -395,5 +396,5 @@ async def _body(response: httpx.Response, max_bytes: int) -> bytes:
 def _check_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError("the URL of a key set is http:// or https:// with a host")
+        raise ValueError("the URL of the key set is not accepted; accepted: http:// or https:// with a host")
     return url

@@ -1,4 +1,4 @@
-"""Who checks a password: the backend, or whatever `LOGIN_CHECK_URL` names. It is asked once for each login."""
+"""The login check: one HTTP request to the backend, or to `LOGIN_CHECK_URL`, that checks a password."""
 
 from __future__ import annotations
 
@@ -19,37 +19,41 @@ from gatekeeper.tokens import strict_json
 from gatekeeper.tokens.claims import parse_user_id
 
 MAX_RESPONSE_BYTES = 64 * 1024
-# Half of the longest token: the other claims and base64 need the rest.
+# Half of the longest token; the other claims and base64 need the rest.
 MAX_CLAIMS_BYTES = 4096
 _REFUSALS = frozenset({401, 403})
 # RFC 6901 section 3.
 _POINTER = re.compile(r"(?:/(?:[^~/]|~[01])*)*", re.DOTALL)
 _INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
-_OURS = (
+_FIXED_HEADERS = (
     (b"Content-Type", b"application/json"),
     (b"Accept", b"application/json"),
-    # What is inflated could be larger than any bound on what is read.
+    # A compressed response could exceed the bound after decompression.
     (b"Accept-Encoding", b"identity"),
-    # A kept connection may hold surplus bytes, and those would be the answer to the next person's password.
+    # Surplus bytes on a reused connection would be read as the response to the next password.
     (b"Connection", b"close"),
 )
-_OUR_NAMES = frozenset(name.lower() for name, _ in _OURS) | {b"host", b"content-length", b"transfer-encoding"}
+_FIXED_NAMES = frozenset(name.lower() for name, _ in _FIXED_HEADERS) | {
+    b"host",
+    b"content-length",
+    b"transfer-encoding",
+}
 
 
 class CheckedUser(msgspec.Struct, frozen=True):
-    """Whose password it was, and what the answer says about them."""
+    """The user whose password was right, and the claims that the response supplies."""
 
     user: str
     claims: dict[str, Any]
 
 
 class LoginCheck:
-    """Asks `url` (`http://`, `https://`; over the Unix socket `uds` where that is set) whether a password is right.
+    """Checks passwords by a request to `url` (http or https; over the Unix socket `uds` where that is set).
 
-    `timeout_seconds` bounds the whole call, `connect_timeout_seconds` getting the connection. The user stands in the
-    answer at `user_pointer` (RFC 6901); of the members of the answer, or else of the object that holds the user, those
-    named in `claims` are taken. `ca_file` is a PEM bundle that replaces the usual certificate authorities. Nothing is
-    tried twice, no redirect is followed, and no cookie, proxy or credential of the environment is used.
+    `timeout_seconds` bounds the whole call, `connect_timeout_seconds` the connecting. `user_pointer` (RFC 6901) leads
+    to the user in the response. `claims` names the members of the response that become claims, or else of the object
+    that holds the user. `ca_file` is a PEM bundle that replaces the system's certificate authorities. No request is
+    repeated, no redirect is followed, and no cookie, proxy or credential of the environment is used.
 
     Raises `ValueError` for another URL or pointer.
     """
@@ -86,10 +90,10 @@ class LoginCheck:
     async def check(
         self, credentials: Mapping[str, Any], *, headers: Sequence[tuple[str, str]] = ()
     ) -> CheckedUser | None:
-        """Posts `credentials` as JSON, with `headers` beside our own; `None` where the answer is 401 or 403.
+        """Post `credentials` as JSON, with `headers` added. Return `None` where the response is 401 or 403.
 
-        Raises `UpstreamUnavailable` where the answer is anything but a user, and `UpstreamTimeout`. Neither text nor
-        cause holds the password or the answer.
+        Raises `UpstreamUnavailable` where the response names no user, and `UpstreamTimeout`. The exceptions and their
+        causes contain neither the password nor the response.
         """
         request = self._request(credentials, headers)
         with _named_failures(self._timeout_seconds):
@@ -100,17 +104,17 @@ class LoginCheck:
         return self._read(body)
 
     async def aclose(self) -> None:
-        """Closes what is open."""
+        """Close the transport."""
         await self._transport.aclose()
 
     def _request(self, credentials: Mapping[str, Any], headers: Sequence[tuple[str, str]]) -> httpx.Request:
-        # As ASGI has them, header values are latin-1 (RFC 9110 section 5.5).
+        # Header values are latin-1, as in ASGI (RFC 9110 section 5.5).
         given = [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers]
-        passed = [(name, value) for name, value in given if name.lower() not in _OUR_NAMES]
+        passed = [(name, value) for name, value in given if name.lower() not in _FIXED_NAMES]
         return httpx.Request(
             "POST",
             self._url,
-            headers=[*_OURS, *passed],
+            headers=[*_FIXED_HEADERS, *passed],
             content=json.dumps(dict(credentials)).encode("ascii"),
             extensions=self._extensions,
         )
@@ -124,7 +128,7 @@ class LoginCheck:
             await response.aclose()
 
     def _read(self, body: bytes) -> CheckedUser:
-        """The user of an answer. It is read strictly: two readers must not find two users in it."""
+        """Read the user from a response, strictly: no other reader may find another user in it."""
         try:
             document = strict_json.loads(body)
         except ValueError:
@@ -134,18 +138,18 @@ class LoginCheck:
             user = parse_user_id(found)
         except TokenRejected as error:
             raise _broken(f"has no usable user: {error.why}") from None
-        claims = {name: value for place in (holder, document) for name, value in self._claims_in(place)}
+        claims = {name: value for source in (holder, document) for name, value in self._claims_in(source)}
         if len(json.dumps(claims).encode()) > MAX_CLAIMS_BYTES:
             raise _broken(f"has claims of over {MAX_CLAIMS_BYTES} bytes, too many for a token")
         return CheckedUser(user, claims)
 
-    def _claims_in(self, place: Any) -> Iterator[tuple[str, Any]]:
-        if isinstance(place, dict):
-            yield from ((name, place[name]) for name in self._claims if name in place)
+    def _claims_in(self, source: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(source, dict):
+            yield from ((name, source[name]) for name in self._claims if name in source)
 
 
 def asgi_transport(application: Any) -> httpx.AsyncBaseTransport:
-    """Asks an ASGI application in this process instead of a server."""
+    """Make a transport that calls an ASGI application in this process instead of a server."""
     return httpx.ASGITransport(app=application, raise_app_exceptions=False)
 
 
@@ -153,40 +157,40 @@ async def _body(response: httpx.Response) -> bytes:
     if not 200 <= response.status_code <= 299:
         raise _broken(f"has the status {response.status_code}")
     if response.headers.get("content-encoding", "identity").lower() != "identity":
-        raise _broken("is compressed although it was not asked to be")
+        raise _broken("is compressed, although the request forbids it")
     body = bytearray()
-    async for part in response.aiter_raw():
-        body += part
+    async for chunk in response.aiter_raw():
+        body += chunk
         if len(body) > MAX_RESPONSE_BYTES:
             raise _broken(f"is over {MAX_RESPONSE_BYTES} bytes")
     return bytes(body)
 
 
 def _broken(what: str) -> UpstreamUnavailable:
-    return UpstreamUnavailable(f"the answer of the login check {what}", kind="protocol")
+    return UpstreamUnavailable(f"the response of the login check {what}", kind="protocol")
 
 
 @contextmanager
 def _named_failures(timeout_seconds: float) -> Iterator[None]:
-    """The one place where httpx's exceptions become ours. Theirs hold the request, and so the password."""
+    """Turn exceptions of httpx into those of Gatekeeper. The former hold the request, and so the password."""
     try:
         yield
     except (TimeoutError, httpx.TimeoutException):
-        raise UpstreamTimeout(f"the login check did not answer within {timeout_seconds:g} s") from None
+        raise UpstreamTimeout(f"the login check did not respond within {timeout_seconds:g} s") from None
     except httpx.ConnectError as error:
         raise UpstreamUnavailable(f"the login check cannot be reached: {error}", kind="connect") from None
     except httpx.NetworkError:
         raise UpstreamUnavailable("the login check closed the connection", kind="reset") from None
     except httpx.HTTPError as error:
-        # httpcore tells a connection that ends from one that breaks HTTP by its words alone.
+        # httpcore distinguishes a closed connection from a violation of HTTP only by the words of its message.
         kind = "reset" if re.search("disconnected|peer closed", str(error)) else "protocol"
         raise UpstreamUnavailable(
-            f"the login check broke off or broke HTTP ({type(error).__name__})", kind=kind
+            f"the login check closed the connection or violated HTTP ({type(error).__name__})", kind=kind
         ) from None
 
 
 def _at(document: Any, path: Sequence[str]) -> tuple[Any, Any]:
-    """What stands at a pointer, and what holds it; `None` where nothing does."""
+    """Return the holder of the value at a pointer, and the value; both `None` where there is none."""
     holder, value = None, document
     for name in path:
         holder = value
@@ -208,8 +212,10 @@ def _parsed_pointer(pointer: str) -> tuple[str, ...]:
 def _checked_url(url: str) -> httpx.URL:
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc:
-        # Not quoted: people put passwords into URLs.
-        raise ValueError("the URL of a login check is http:// or https:// with a host and without a user")
+        # Not quoted, as the URL may contain a password.
+        raise ValueError(
+            "the URL of the login check is not accepted; accepted: http:// or https:// with a host and without a user"
+        )
     try:
         return httpx.URL(url)
     except httpx.InvalidURL as error:

@@ -1,4 +1,4 @@
-"""Logout tokens of an identity provider (OpenID Connect Back-Channel Logout 1.0, sections 2.4 and 2.6)."""
+"""Verify logout tokens of an identity provider (OpenID Connect Back-Channel Logout 1.0, sections 2.4 and 2.6)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from gatekeeper.tokens.keys import Keys
 from gatekeeper.tokens.verifier import MAX_LEEWAY_SECONDS
 from gatekeeper.tokens.verify_queue import VerifyQueue
 
-EVENT = LOGOUT_EVENT
-# Section 2.4 wants the first; providers older than its typing write the second or none. Never an access token's.
+# Section 2.4 recommends the first; older providers write the second or none. None is the type of an access token.
 LOGOUT_TYPES = frozenset({"logout+jwt", "jwt"})
 
 
 class LogoutToken(msgspec.Struct, frozen=True, kw_only=True):
-    """Which session is over (`sid`), or whose sessions are (`sub`); at least one is set. A `jti` counts once, which is
-    for the caller to remember until `expires_at`. Validity in seconds since 1970."""
+    """A verified logout token: it ends the session `sid`, or all sessions of the user `sub`; at least one is set.
+
+    A `jti` counts once: the caller remembers it until `expires_at`. Times are in seconds since 1970.
+    """
 
     sid: str | None
     sub: str | None
@@ -33,10 +34,10 @@ class LogoutToken(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogoutTokenVerifier:
-    """Judges logout tokens of the one `issuer`, for `audience` (`None`: not looked at). `leeway_seconds` widens `exp`,
-    `nbf` and `iat`, judged by `now` (seconds since 1970).
+    """Verifies logout tokens of one `issuer` for `audience` (`None`: not checked).
 
-    Raises `ValueError` for a configuration that would let everything pass or nothing.
+    `leeway_seconds` widens `exp`, `nbf` and `iat`; `now` returns seconds since 1970. Raises `ValueError` for a
+    configuration under which every token would pass, or none.
     """
 
     def __init__(
@@ -52,7 +53,9 @@ class LogoutTokenVerifier:
     ) -> None:
         check_algorithms(algorithms)
         if not issuer or audience == "":
-            raise ValueError("the issuer of logout tokens is required, and an audience is not empty")
+            raise ValueError(
+                "the issuer or the audience of logout tokens is empty; accepted: an issuer, and an audience or None"
+            )
         if not 0 <= leeway_seconds <= MAX_LEEWAY_SECONDS:
             raise ValueError(f"the leeway is {leeway_seconds:g} s; accepted: 0 to {MAX_LEEWAY_SECONDS:g}")
         self._keys = keys
@@ -67,7 +70,7 @@ class LogoutTokenVerifier:
         return f"LogoutTokenVerifier({self._issuer}; {', '.join(sorted(self._algorithms))}; {self._keys!r})"
 
     async def verify(self, token: str) -> LogoutToken:
-        """What `token` ends. Raises `TokenRejected`, and `KeysUnavailable` where no key set was ever fetched."""
+        """Verify `token`. Raises `TokenRejected`, and `KeysUnavailable` where no key set was ever fetched."""
         signed = await jws.verify(
             token, keys=self._keys, algorithms=self._algorithms, verify_queue=self._verify_queue, types=LOGOUT_TYPES
         )
@@ -88,10 +91,10 @@ class LogoutTokenVerifier:
 
 def _check_event(members: Mapping[str, Any]) -> None:
     events = members.get("events")
-    if not isinstance(events, dict) or not isinstance(events.get(EVENT), dict):
-        raise TokenRejected("events does not say that this is a logout token")
+    if not isinstance(events, dict) or not isinstance(events.get(LOGOUT_EVENT), dict):
+        raise TokenRejected("events does not mark this as a logout token")
     if "nonce" in members:
-        # Section 2.4: so that no logout token can be an ID token, nor an ID token one of these.
+        # Section 2.4: a logout token cannot be used as an ID token, nor the reverse.
         raise TokenRejected("a logout token has no nonce")
 
 
@@ -103,5 +106,5 @@ def _read(members: Mapping[str, Any], issued_at: float | None, expires_at: float
     if jti is None:
         raise TokenRejected("jti is missing")
     if sid is None and sub is None:
-        raise TokenRejected("neither sid nor sub says what is over")
+        raise TokenRejected("sid and sub are both missing")
     return LogoutToken(sid=sid, sub=sub, jti=jti, issued_at=issued_at, expires_at=expires_at)

@@ -1,4 +1,4 @@
-"""Keys that sign tokens, and what is published of them."""
+"""Keys that sign tokens, and the public key set made from them."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from jwt.utils import base64url_encode
 
 from gatekeeper.tokens.key_material import HMAC_ALGORITHMS, check_algorithms, fitting_algorithms, hmac_keys
 
-# RFC 9068 section 2.1: an access token cannot be taken for an ID token.
+# RFC 9068 section 2.1: this type keeps an access token from being used as an ID token.
 TOKEN_TYPE = "at+jwt"  # noqa: S105 - a media type
-# RFC 7638 section 3.2, RFC 8037 section 2: the members that a thumbprint is made over.
+# RFC 7638 section 3.2, RFC 8037 section 2: the members that the thumbprint covers.
 _THUMBPRINT_MEMBERS = {"RSA": ("e", "kty", "n"), "EC": ("crv", "kty", "x", "y"), "OKP": ("crv", "kty", "x")}
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
 
 
 class SigningKeys:
-    """Keys of one kind, HMAC secrets or private keys; the first one signs, and all of them verify.
+    """Keys of one kind, HMAC secrets or private keys. The first one signs, all of them verify.
 
-    `hmac_secrets` and `public_keys_pem` (SPKI) are for `StaticKeys`. `jwks` is the public set of RFC 7517 section 5,
-    `None` for secrets. Of the algorithms allowed, each key is used with the first that fits it.
+    `hmac_secrets` and `public_keys_pem` (SPKI) are arguments for `StaticKeys`. `jwks` is the public key set (RFC 7517
+    section 5), `None` for secrets. Each key is used with the first of `algorithms` that it fits.
 
-    Raises `ValueError` that names the faulty entry, what is wrong with it and what is accepted, never its content.
+    Raises `ValueError` with the number of the faulty entry, its fault and what is accepted, but not its content.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class SigningKeys:
     ) -> None:
         check_algorithms(algorithms)
         if hmac_secrets and private_keys_pem:
-            raise ValueError("HMAC secrets and private keys never sign together; choose one kind")
+            raise ValueError("HMAC secrets and private keys are set together; accepted: one kind")
         if not (hmac_secrets or private_keys_pem):
             raise ValueError("no key to sign with; accepted: HMAC secrets or private keys in PEM")
         if (algorithms[0] in HMAC_ALGORITHMS) != bool(hmac_secrets):
@@ -46,11 +46,11 @@ class SigningKeys:
             raise ValueError(f"{', '.join(algorithms)} cannot be used with {kind}")
         self.hmac_secrets = tuple(hmac_secrets)
         for number, secret in enumerate(hmac_secrets, start=1):
-            with _entry(f"HMAC secret {number}"):
+            with _numbered(f"HMAC secret {number}"):
                 hmac_keys(secret, algorithms)
         keys: list[tuple[PrivateKey, str]] = []
         for number, pem in enumerate(private_keys_pem, start=1):
-            with _entry(f"private key {number}"):
+            with _numbered(f"private key {number}"):
                 keys.append(_private_key(pem, algorithms))
         self.public_keys_pem = tuple(_spki(key) for key, _ in keys)
         jwks = [_public_jwk(key, algorithm) for key, algorithm in keys]
@@ -64,15 +64,15 @@ class SigningKeys:
         return f"SigningKeys({self.algorithm}, {len(self.hmac_secrets or self.public_keys_pem)} to verify)"
 
     def sign(self, claims: Mapping[str, Any]) -> str:
-        """A compact JWS over `claims`. Raises `ValueError` for what is not JSON."""
-        # Not by `jwt.encode`, which warns at each call that a secret for HS512 is under 64 bytes; 32 are our floor.
+        """Sign `claims` as a compact JWS. Raises `ValueError` where they are not JSON."""
+        # `jwt.encode` would warn at each call that a secret for HS512 is under 64 bytes; rule 2.4 asks for 32.
         signing_input = self._head + b"." + base64url_encode(_json(claims))
         signature = jwt.get_algorithm_by_name(self.algorithm).sign(signing_input, self._key)
         return (signing_input + b"." + base64url_encode(signature)).decode("ascii")
 
 
 @contextmanager
-def _entry(name: str) -> Iterator[None]:
+def _numbered(name: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
@@ -80,9 +80,9 @@ def _entry(name: str) -> Iterator[None]:
 
 
 def _private_key(pem: str, algorithms: Sequence[str]) -> tuple[PrivateKey, str]:
-    """A private key, and the first of `algorithms` that it fits. Raises `ValueError`."""
+    """Load a private key, and choose the first of `algorithms` that it fits. Raises `ValueError`."""
     if "PRIVATE KEY-----" not in pem:
-        raise ValueError("is no private key in PEM; accepted: -----BEGIN PRIVATE KEY-----, RSA or EC PRIVATE KEY")
+        raise ValueError("is not a private key in PEM; accepted: -----BEGIN PRIVATE KEY-----, RSA or EC PRIVATE KEY")
     if pem.count("-----BEGIN") - pem.count("-----BEGIN EC PARAMETERS") > 1:
         raise ValueError("is several PEM blocks; accepted: one private key in each entry")
     try:
@@ -106,13 +106,13 @@ def _spki(key: PrivateKey) -> str:
 
 
 def _public_jwk(key: PrivateKey, algorithm: str) -> dict[str, Any]:
-    whole = jwt.get_algorithm_by_name(algorithm).to_jwk(key.public_key(), as_dict=True)
-    parameters = {name: whole[name] for name in _THUMBPRINT_MEMBERS[whole["kty"]]}
+    jwk = jwt.get_algorithm_by_name(algorithm).to_jwk(key.public_key(), as_dict=True)
+    parameters = {name: jwk[name] for name in _THUMBPRINT_MEMBERS[jwk["kty"]]}
     return {**parameters, "use": "sig", "alg": algorithm, "kid": thumbprint(parameters)}
 
 
 def thumbprint(jwk: Mapping[str, Any]) -> str:
-    """The RFC 7638 thumbprint of a public key, by SHA-256, in base64url."""
+    """Return the SHA-256 thumbprint (RFC 7638) of a public key, in base64url."""
     members = {name: jwk[name] for name in _THUMBPRINT_MEMBERS[jwk["kty"]]}
     return base64url_encode(hashlib.sha256(_json(members)).digest()).decode("ascii")
 

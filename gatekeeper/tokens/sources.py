@@ -1,7 +1,7 @@
-"""Where a request carries its token: `Authorization: Bearer`, a cookie, and for WebSockets the query or a subprotocol.
+"""Find the token of a request: in `Authorization`, a cookie, and for WebSockets the query or a subprotocol.
 
-Two rules (rule 3.8): the first source that holds a token decides, and credentials that disagree
-inside one source are refused, never picked from (RFC 6750 section 2: one method per request).
+The first source that holds a token decides, and contradicting credentials inside one source are refused (rule 3.8; RFC
+6750 section 2: one method per request).
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ _BEARER = b"bearer"
 
 
 class PresentedToken(msgspec.Struct, frozen=True):
-    """A token that a request carries, not verified. `source` is the source's name as configured; `others` holds the
-    different tokens of later sources, which must not verify to another user."""
+    """A token that a request carries, not verified yet. `source` is the name of its source as configured.
+
+    `others` are different tokens of later sources, which must not verify for another user.
+    """
 
     token: str
     source: str
@@ -37,14 +39,14 @@ class PresentedToken(msgspec.Struct, frozen=True):
 
 
 class TokenSources:
-    """The places to look, in order: `header`, `cookie:NAME`, and for WebSockets only `query:NAME`, `subprotocol`.
+    """The token sources in order: `header`, `cookie:NAME`, and for WebSockets only `query:NAME`, `subprotocol`.
 
-    Raises `ValueError` for a name that is none of these, a repeated one, or an empty list.
+    Raises `ValueError` for another name, a repeated name, or an empty list.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         if not names:
-            raise ValueError("no token source; accepted are header, cookie:NAME, query:NAME, subprotocol")
+            raise ValueError("no token source is named; accepted: header, cookie:NAME, query:NAME, subprotocol")
         if len(set(names)) != len(names):
             raise ValueError("a token source is named twice")
         self.names = tuple(names)
@@ -59,9 +61,9 @@ class TokenSources:
         return f"TokenSources({','.join(self.names)})"
 
     def find(self, headers: Headers, *, query: bytes = b"", websocket: bool = False) -> PresentedToken | None:
-        """The request's token, `None` where it has none. `query` is the raw query string.
+        """Find the token of a request, `None` where it has none. `query` is the raw query string.
 
-        Raises `TokenRejected` for credentials that cannot be read in one way only: two `Authorization` headers, two
+        Raises `TokenRejected` for ambiguous credentials: two `Authorization` headers, two
         cookies of one configured name with different values, a malformed `Bearer` credential (RFC 9110 section 11.1).
         """
         authorization: bytes | None = None
@@ -101,7 +103,7 @@ class TokenSources:
             for piece in header.split(b";"):
                 name, separator, value = piece.partition(b"=")
                 name = name.strip(b" \t")
-                # A cookie without a name is nobody's (`=__Host-x=evil`, CVE-2023-23934).
+                # A cookie without a name is ignored (`=__Host-x=evil`, CVE-2023-23934).
                 if not separator or name not in self._cookies:
                     continue
                 value = value.strip(b" \t")
@@ -113,11 +115,11 @@ class TokenSources:
         return jar
 
     def strip_tokens(self, headers: Headers, *, keep_source: str | None = None) -> list[tuple[bytes, bytes]]:
-        """The headers without tokens, for a backend that shall see none, or only that of the source `keep_source`.
+        """Remove the tokens from headers for the backend, except that of the source `keep_source`.
 
-        Every `Authorization` of scheme Bearer goes, configured as a source or not: a backend that reads it would
-        believe a token which nobody judged. Configured cookies are cut out of `Cookie`, bearer entries out of
-        `Sec-WebSocket-Protocol` where that is a source; whatever else these headers hold stays byte for byte.
+        Every `Authorization` of scheme Bearer is removed, a source or not: a backend would trust a token that was
+        never verified. Configured cookies are cut out of `Cookie`, and bearer entries out of
+        `Sec-WebSocket-Protocol` if that is a source. All other bytes of these headers stay as they are.
         """
         names = frozenset(name for name in self._cookies if f"cookie:{name.decode('ascii')}" != keep_source)
         kept: list[tuple[bytes, bytes]] = []
@@ -134,7 +136,7 @@ class TokenSources:
         return kept if keep_source == "subprotocol" else self.strip_bearer_subprotocol(kept)
 
     def strip_cookies(self, headers: Headers) -> list[tuple[bytes, bytes]]:
-        """The headers without the configured cookies, whatever else they hold byte for byte."""
+        """Remove the configured cookies from headers; all other bytes stay as they are."""
         kept: list[tuple[bytes, bytes]] = []
         for name, value in headers:
             rest = self._without_cookies(value, self._cookies) if name.lower() == _COOKIE else value
@@ -149,14 +151,15 @@ class TokenSources:
 
     @staticmethod
     def _cookie_of(piece: bytes) -> bytes:
-        # Leading `=` are skipped, as the parsers of CVE-2023-23934 skip them: such a backend would see a token.
+        # Leading `=` are skipped, as by the parsers of CVE-2023-23934: such a backend would find a token there.
         return piece.lstrip(b" \t=").partition(b"=")[0].strip(b" \t")
 
     def strip_bearer_subprotocol(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        """The headers without `bearer, <jwt>` among the WebSocket subprotocols, where that is a source."""
+        """Remove `bearer, <jwt>` from the WebSocket subprotocols, if that is a source."""
         if "subprotocol" not in self.names:
             return headers
-        # Across header lines: `bearer` may end one and the token begin the next (RFC 9110 section 5.3).
+        # Across header lines: `bearer` may be the last item of one, and the token the first of the next (RFC 9110
+        # section 5.3).
         members = list(_list_members(value for name, value in headers if name.lower() == _PROTOCOLS))
         if _BEARER not in (member.lower() for member in members):
             return headers
@@ -171,7 +174,7 @@ class TokenSources:
         return [*others, (_PROTOCOLS, b", ".join(kept))] if kept else others
 
     def strip_query(self, query: bytes, *, keep_source: str | None = None) -> bytes:
-        """The raw query string without the configured parameters, except that of `keep_source`; the rest unchanged."""
+        """Remove the configured parameters, except that of `keep_source`, from a raw query string."""
         names = frozenset(name for name in self._parameters if f"query:{name.decode('ascii')}" != keep_source)
         if not names:
             return query
@@ -179,7 +182,7 @@ class TokenSources:
 
 
 def _parse_name(name: str) -> tuple[str, str, bytes]:
-    """A configured source as (name, kind, key)."""
+    """Parse a configured source into name, kind and key."""
     if name in {"header", "subprotocol"}:
         return name, name, b""
     kind, _, key = name.partition(":")
@@ -209,7 +212,7 @@ def _ascii(value: bytes) -> str:
 
 
 def _credential(authorization: bytes) -> bytes | None:
-    """What follows the scheme, `None` where the scheme is not Bearer."""
+    """Return the part after the scheme `Bearer`, `None` for another scheme."""
     value = authorization.strip(b" \t")
     if value[:6].lower() != _BEARER or value[6:7] in _ONE_TCHAR:
         return None

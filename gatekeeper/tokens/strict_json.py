@@ -1,7 +1,7 @@
-"""JSON as RFC 7515 and RFC 7493 want it read: one value per name, no guessing, bounded work.
+"""Parse JSON strictly, as RFC 7515 and RFC 7493 ask: unique names, one meaning, bounded work.
 
-Python's own parser takes the last of two equal names, `NaN`, UTF-16, 4,000-digit integers and lone surrogates. In a
-token each of these lets two readers see two different claims.
+Python's own parser accepts equal names (the last one counts), `NaN`, UTF-16, integers of 4,000 digits and lone
+surrogates. Each of these lets two readers of one token see different claims.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ MAX_INTEGER_DIGITS = 20
 
 
 def loads(data: bytes) -> Any:
-    """The value that `data` (UTF-8, without BOM) spells.
+    """Parse `data` (UTF-8 without BOM).
 
-    Raises `ValueError` for anything that two parsers could read differently (duplicate names, `NaN`, numbers out of
+    Raises `ValueError` for text that two parsers could read differently (duplicate names, `NaN`, numbers out of
     range, lone surrogates; RFC 7515 section 4, RFC 7493 section 2) and for nesting over `MAX_DEPTH`.
     """
     text = data.decode("utf-8")
@@ -33,7 +33,7 @@ def loads(data: bytes) -> Any:
 
 
 def _walk(root: Any) -> None:
-    # With a stack of its own: recursion is what deep nesting attacks (GHSA-w6j9-cwv2-h6wq).
+    # With a stack of its own, because deep nesting attacks recursion (GHSA-w6j9-cwv2-h6wq).
     pending: list[tuple[Any, int]] = [(root, 1)]
     while pending:
         value, depth = pending.pop()

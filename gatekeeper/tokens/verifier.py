@@ -1,4 +1,4 @@
-"""Token text to claims: the JWS layer, then the claims, with a bounded cache of what was found good.
+"""Verify access tokens: first the JWS, then the claims; a bounded cache keeps the claims of good tokens.
 
 RFC 8725 is the checklist: algorithm by allow-list and bound to the key (3.1, 3.2), every step validated (3.3, 3.4), key
 strength (3.5), nothing inflated (3.6), UTF-8 (3.7), issuer, audience and kind (3.8, 3.9, 3.11, 3.12), and nothing
@@ -31,14 +31,14 @@ class _Entry(msgspec.Struct, frozen=True):
 
 
 class Verifier:
-    """Judges tokens by one configuration.
+    """Verifies access tokens under one configuration.
 
-    `issuer` and `audience` are exact: a string, several of which one must match, or `None` for not looked at.
-    `leeway_seconds` (0 to 300) widens `exp`, `nbf` and `iat`, judged by `now` (seconds since 1970). The cache keeps
-    the claims of the `cache_size` good tokens used last, as long as the keys stay the same; 0 switches it off.
-    The configuration is part of the instance, so no verdict of one audience serves another (CVE-2026-33496).
+    `issuer` and `audience` must match exactly: one string, one of several, or `None` for no check. `leeway_seconds`
+    (0 to 300) widens `exp`, `nbf` and `iat`; `now` returns seconds since 1970. The cache keeps the claims of the last
+    `cache_size` good tokens while the keys stay the same; 0 switches it off. The configuration belongs to the
+    instance, so a result for one audience never serves another (CVE-2026-33496).
 
-    Raises `ValueError` for a configuration that would let everything pass or nothing.
+    Raises `ValueError` for a configuration under which every token would pass, or none.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Verifier:
         return self._rules.roles_claim
 
     def cached(self, token: str) -> Claims | None:
-        """The claims of a token that was found good before and still is: in time, and by the keys of today."""
+        """Return the claims of a token in the cache, if it is still valid and the keys are the same; else `None`."""
         if self._generation != self._keys.generation:
             self._cache.clear()
             self._generation = self._keys.generation
@@ -103,7 +103,7 @@ class Verifier:
         return entry.claims
 
     async def verify(self, token: str, *, ignore_expiry: bool = False) -> Claims:
-        """The claims of `token`. With `ignore_expiry` a token whose only fault is its `exp` counts too.
+        """Verify `token` and return its claims. With `ignore_expiry` a token passes whose only fault is its `exp`.
 
         Raises `TokenRejected`, with `TOKEN_EXPIRED` where `exp` is the only fault, and `KeysUnavailable` where no
         key set was ever fetched.
@@ -133,6 +133,6 @@ def _names(what: str, value: str | Sequence[str] | None) -> frozenset[str] | Non
         return None
     names = frozenset([value] if isinstance(value, str) else value)
     if not names or "" in names:
-        # An empty rule is a forgotten one, and to look at nothing is not what was meant (CVE-2022-46153).
-        raise ValueError(f"the {what} is empty; leave it unset if it shall not be looked at")
+        # An empty rule was probably forgotten, and must not switch the check off (CVE-2022-46153).
+        raise ValueError(f"the {what} is empty; accepted: one or more names, or None to switch the check off")
     return names

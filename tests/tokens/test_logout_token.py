@@ -9,9 +9,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from gatekeeper.errors import KeysUnavailable, Reason, TokenRejected
 from gatekeeper.tokens import jws
+from gatekeeper.tokens.claims import LOGOUT_EVENT
 from gatekeeper.tokens.issuer import AccessTokenIssuer, SigningKeys
 from gatekeeper.tokens.keys import FetchError, JwksKeys, StaticKeys
-from gatekeeper.tokens.logout_token import EVENT, LogoutToken, LogoutTokenVerifier
+from gatekeeper.tokens.logout_token import LogoutToken, LogoutTokenVerifier
 from tests.tokens import forge
 from tests.tokens.forge import NOW
 
@@ -24,7 +25,7 @@ GOOD: dict[str, Any] = {
     "jti": "l1",
     "sub": "74",
     "sid": "s1",
-    "events": {EVENT: {}},
+    "events": {LOGOUT_EVENT: {}},
 }
 HEADER = {"alg": "HS256", "typ": "logout+jwt"}
 
@@ -114,7 +115,7 @@ async def test_an_access_token_is_no_logout_token_and_a_logout_token_no_access_t
 async def test_our_own_access_tokens_end_nothing() -> None:
     keys = SigningKeys([forge.SECRET.encode()], [], ["HS256"])
     tokens = AccessTokenIssuer(keys, issuer=ISSUER, audience="gk", ttl_seconds=900, user_claim="sub", now=lambda: NOW)
-    issued = tokens.issue("74", sid="s1", claims={"events": {EVENT: {}}}, session_expires_at=NOW + 900)
+    issued = tokens.issue("74", sid="s1", claims={"events": {LOGOUT_EVENT: {}}}, session_expires_at=NOW + 900)
     await refused(issued.token)
 
 
@@ -177,14 +178,14 @@ def test_the_types_are_checked_by_the_shared_layer() -> None:
         {"events": None},
         {"events": {}},
         {"events": []},
-        {"events": [EVENT]},
-        {"events": EVENT},
-        {"events": {EVENT: None}},
-        {"events": {EVENT: True}},
-        {"events": {EVENT: []}},
-        {"events": {EVENT: "{}"}},
-        {"events": {EVENT + "/": {}}},
-        {"events": {EVENT.replace("http:", "https:"): {}}},
+        {"events": [LOGOUT_EVENT]},
+        {"events": LOGOUT_EVENT},
+        {"events": {LOGOUT_EVENT: None}},
+        {"events": {LOGOUT_EVENT: True}},
+        {"events": {LOGOUT_EVENT: []}},
+        {"events": {LOGOUT_EVENT: "{}"}},
+        {"events": {LOGOUT_EVENT + "/": {}}},
+        {"events": {LOGOUT_EVENT.replace("http:", "https:"): {}}},
         {"events": {"other": {}}},
     ],
 )
@@ -196,7 +197,7 @@ async def test_a_claim_that_is_not_as_it_must_be_is_refused(claims: dict[str, An
     "claims",
     [
         {"aud": ["x", "gk"]},
-        {"events": {EVENT: {"any": "thing"}, "other": []}},
+        {"events": {LOGOUT_EVENT: {"any": "thing"}, "other": []}},
         {"sid": "AZaz09._~+/=-"},
         {"sid": "x" * 256, "jti": "y" * 256},
         {"iat": int(NOW)},
