@@ -1,4 +1,4 @@
-"""Keys that are slow to make, once for all tests of tokens, and a source of key sets for each test."""
+"""Fixtures: keys that are slow to make, once for all tests of tokens, and a source of key sets for each test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens made by hand, good and bad: every byte of them is the test's choice."""
+"""Make tokens by hand, good and bad: the test chooses every byte."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def as_bytes(part: Any) -> bytes:
 
 
 def hs(header: Any, payload: Any, secret: str | bytes = SECRET, digest: str = "sha256") -> str:
-    """An HMAC token of any header and payload: an object, or the text or bytes to stand there."""
+    """Make an HMAC token of any header and payload, each an object, a text or bytes."""
     signing_input = f"{b64(as_bytes(header))}.{b64(as_bytes(payload))}"
     key = secret.encode() if isinstance(secret, str) else secret
     return f"{signing_input}.{b64(hmac.new(key, signing_input.encode(), digest).digest())}"
@@ -48,7 +48,7 @@ def hs(header: Any, payload: Any, secret: str | bytes = SECRET, digest: str = "s
 def token(
     secret: str | bytes = SECRET, alg: str = "HS256", *, claims: Mapping[str, Any] | None = None, **more: Any
 ) -> str:
-    """A good token; `claims` and `more` replace or add, and `...` takes a claim away."""
+    """Make a good token. `claims` and `more` replace or add claims; `...` removes one."""
     payload = {name: value for name, value in (USUAL | dict(claims or {}) | more).items() if value is not ...}
     return hs({"alg": alg, "typ": "JWT"}, payload, secret, _DIGESTS[alg])
 
@@ -62,7 +62,7 @@ def header_token(header: Any) -> str:
 
 
 def signed_by(key: Any, header: dict[str, Any], payload: Any = None) -> str:
-    """A token signed by a private key, as RS256, ES256 or EdDSA by the key's type."""
+    """Make a token signed by a private key: RS256, ES256 or EdDSA by the type of the key."""
     signing_input = f"{b64(as_bytes(header))}.{b64(as_bytes(USUAL if payload is None else payload))}"
     data = signing_input.encode()
     if isinstance(key, rsa.RSAPrivateKey):
@@ -83,7 +83,7 @@ def pem(key: Any) -> str:
 
 
 def jwk(key: Any, **members: Any) -> dict[str, Any]:
-    """The public half of a private key as a JWK."""
+    """Return the public half of a private key as a JWK."""
     numbers: Any = None if isinstance(key, ed25519.Ed25519PrivateKey) else key.public_key().public_numbers()
     if isinstance(key, rsa.RSAPrivateKey):
         size = (key.key_size + 7) // 8
@@ -103,7 +103,7 @@ def jwk(key: Any, **members: Any) -> dict[str, Any]:
 
 
 class Clock:
-    """A clock that stands until it is moved."""
+    """A clock that stands still until the test moves it."""
 
     def __init__(self, at: float = NOW) -> None:
         self.at = at
@@ -113,7 +113,7 @@ class Clock:
 
 
 def verifier(keys: Keys | None = None, **options: Any) -> Verifier:
-    """A verifier of HS256 tokens by `SECRET` at `NOW` without leeway, unless told otherwise."""
+    """Make a verifier of HS256 tokens with `SECRET` at `NOW` without leeway; `options` replace these defaults."""
     algorithms = options.pop("algorithms", ["HS256"])
     chosen: dict[str, Any] = {
         "keys": keys or StaticKeys([SECRET], [], algorithms),

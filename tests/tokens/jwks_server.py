@@ -1,4 +1,4 @@
-"""A server of key sets that does whatever a test wants, and judges of tokens by it."""
+"""A server of key sets that a test controls, and helpers that verify tokens with it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALLOWED = ["RS256", "ES256", "EdDSA"]
 
 
 class Source:
-    """An HTTP server of one resource: what it answers is set by the test, how often it was asked is counted."""
+    """An HTTP server of one resource. The test sets the response; the server counts the requests."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -64,7 +64,7 @@ async def admits(keys: JwksKeys, token: str) -> bool:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Waits for what happens in another task."""
+    """Wait until another task makes a condition true."""
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0.001)

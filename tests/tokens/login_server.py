@@ -1,4 +1,4 @@
-"""Whom the login check asks, saying whatever a test wants, and what came of it."""
+"""A server for login checks whose response a test chooses, and helpers that run a check against it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CREDENTIALS = {"username": "zoë", "password": PASSWORD}
 
 
 def http(body: bytes | Any, status: str = "200 OK", *headers: str, length: int | None = None) -> bytes:
-    """An answer; what is not bytes is JSON."""
+    """Make a response; a body that is not bytes is sent as JSON."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(content) if length is None else length}", *headers]
     return "\r\n".join([*lines, "", ""]).encode() + content
@@ -54,7 +54,7 @@ async def answer_to(answer: bytes | Script, **options: Any) -> CheckedUser | Non
 
 
 async def trouble(answer: bytes | Script, **options: Any) -> UpstreamUnavailable | UpstreamTimeout:
-    """What is raised, after exactly one request; the password and the answer are in no part of it."""
+    """Return the exception of a check that sent exactly one request; it contains neither password nor response."""
     async with asking(answer, **options) as (check, backend):
         with pytest.raises((UpstreamUnavailable, UpstreamTimeout)) as caught:
             await check.check(CREDENTIALS)

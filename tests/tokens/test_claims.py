@@ -1,4 +1,4 @@
-"""What a payload may say, what it means, and in which order its faults count."""
+"""Claims: accepted values, their meaning, and the order of the checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which credentials are found in bodies and headers, and that nothing hostile in them does harm."""
+"""Credentials in bodies and headers: found where they should be, and harmless where they are hostile."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_the_content_type_says_what_a_body_is(content_type: bytes, *, json_too: 
 
 @pytest.mark.parametrize("content_type", [b"", b"text/plain", b"text/json", b"application/octet-stream", b"\xff;x"])
 def test_a_body_that_does_not_say_what_it_is_is_read_all_the_same(content_type: bytes) -> None:
-    """A backend that parses whatever comes finds a refresh token there, so it must not be hidden from us."""
+    """A backend that parses any body finds a refresh token there, so Gatekeeper must find it too."""
     assert asked({"refresh": "a", "email": "B"}, content_type) == Credentials(refresh_token="a", user_name="b")
     assert asked(b"refresh=a&username=b", content_type) == Credentials(refresh_token="a", user_name="b")
     assert asked(b"\x00\xff\xfe{", content_type) == NOTHING

@@ -1,4 +1,4 @@
-"""Whatever bytes come: a token is good or it is refused, and nothing else ever happens."""
+"""Arbitrary bytes: a token is accepted or refused, and nothing else happens."""
 
 from __future__ import annotations
 

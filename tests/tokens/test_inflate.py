@@ -1,4 +1,4 @@
-"""Content encodings: what is inflated, how leniently, and that no bomb goes off."""
+"""Content encodings: accepted forms, lenient reading, and bounds against decompression bombs."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_64_kib_come_out_and_not_a_byte_more(encoding: bytes) -> None:
 
 @functools.cache
 def bomb(encoding: bytes) -> bytes:
-    """What inflates to 1 GiB of zeros."""
+    """Make content that decompresses to 1 GiB of zeros."""
     zeros = b"\0" * (1 << 20)
     if encoding == b"br":
         squeezer = brotli.Compressor(quality=5)

@@ -1,4 +1,4 @@
-"""Access tokens of our own making are as rule 5.7 says, and refresh tokens give nothing away."""
+"""Issued access tokens follow rule 5.7, and refresh tokens reveal nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The source of a key set: a real server that misbehaves in every way it can."""
+"""The source of a key set: a real server with every kind of failure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which keys are taken from the configuration, and which are refused before they can do harm."""
+"""Keys of the configuration: accepted ones, and unsafe ones that are refused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def certificate(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> x509.Cer
 
 
 def wrappings(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> dict[str, str | bytes]:
-    """All the ways in which a public key could end up where a secret should be."""
+    """Encode a public key in all forms that could be given as a secret by mistake."""
     public, cert = key.public_key(), certificate(key)
     spki = public.public_bytes(ENCODING.PEM, FORMAT.SubjectPublicKeyInfo)
     der = public.public_bytes(ENCODING.DER, FORMAT.SubjectPublicKeyInfo)
@@ -159,9 +159,9 @@ def test_what_is_no_public_key_is_refused(
     forms = wrappings(rsa_key)
     k1 = ec.generate_private_key(ec.SECP256K1())
     cases: list[tuple[str | bytes, str]] = [
-        ("", "is no PEM"),
-        ("/etc/keys/public.pem", "is no PEM"),
-        (forms["jwk"], "is no PEM"),
+        ("", "is not PEM"),
+        ("/etc/keys/public.pem", "is not PEM"),
+        (forms["jwk"], "is not PEM"),
         (forms["private"], "is a private key"),
         ("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", "no readable public key"),
         ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----", "no readable public key"),

@@ -1,4 +1,4 @@
-"""Who checks a password is asked once, and believed where the answer is clear."""
+"""The login check: one request for each login, and a user only from a clear response."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ async def test_https_is_verified_against_the_given_authorities(tmp_path: Path) -
 
 
 def self_signed(directory: Path) -> Path:
-    """A certificate for `localhost`, with its key in the same file."""
+    """Make a certificate for `localhost`, with its key in the same file."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = datetime.datetime.now(datetime.UTC)

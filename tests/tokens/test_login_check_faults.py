@@ -1,4 +1,4 @@
-"""Everything but a clear answer is trouble, never a login, and nothing is asked twice."""
+"""The login check fails on every unclear response: no login, and no second request."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ SECRET = "the secret of a client, of some length"
 
 
 class Calls:
-    """A context that notes every function that is called in it, of Python or of C, but operators."""
+    """A context that records every function called in it, of Python or of C, except operators."""
 
     def __init__(self) -> None:
         self.made: list[str] = []
@@ -45,7 +45,7 @@ class Calls:
 
 
 async def calls_of(doing: Callable[[], Awaitable[object]]) -> list[str]:
-    """Of something that is done without waiting for anything."""
+    """Return the result of a coroutine that never waits."""
     with Calls() as made, suppress(TokenRejected):
         await doing()
     # A turn of its own for each.
@@ -54,7 +54,7 @@ async def calls_of(doing: Callable[[], Awaitable[object]]) -> list[str]:
 
 
 def wrong_at(token: str, place: int) -> str:
-    """The token with another byte at this place of its signature."""
+    """Change one byte of the signature of a token."""
     signing_input, _, signature = token.rpartition(".")
     octets = bytearray(forge.unb64(signature))
     octets[place] ^= 1

@@ -1,4 +1,4 @@
-"""Which cookies an answer sets, and for how long a token says that it is good."""
+"""Cookies that a response sets, and the `exp` of tokens that are not verified."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which keys sign, what is published of them, and which are refused before they can."""
+"""Signing keys: accepted ones, their public key set, and refused ones."""
 
 from __future__ import annotations
 
@@ -178,11 +178,11 @@ def unusable(
     lock = BestAvailableEncryption(b"x")
     good = private_pem(ec_key)
     return [
-        ("", "is no private key in PEM"),
-        ("/etc/keys/signing.pem", "is no private key in PEM"),
-        (forge.SECRET, "is no private key in PEM"),
-        (forge.pem(ec_key), "is no private key in PEM"),
-        (json.dumps({"kty": "EC", "d": "x"}), "is no private key in PEM"),
+        ("", "is not a private key in PEM"),
+        ("/etc/keys/signing.pem", "is not a private key in PEM"),
+        (forge.SECRET, "is not a private key in PEM"),
+        (forge.pem(ec_key), "is not a private key in PEM"),
+        (json.dumps({"kty": "EC", "d": "x"}), "is not a private key in PEM"),
         (good + good, "is several PEM blocks"),
         (good + forge.pem(ec_key), "is several PEM blocks"),
         (private_pem(ec_key, lock=lock), "is encrypted"),
@@ -239,8 +239,8 @@ def test_a_private_key_is_no_secret(ec_key: ec.EllipticCurvePrivateKey) -> None:
 def test_kinds_of_keys_are_never_mixed(ec_key: ec.EllipticCurvePrivateKey) -> None:
     pem = private_pem(ec_key)
     for secrets, pems, algorithms, problem in (
-        ([SECRET], [pem], ["HS256"], "never sign together"),
-        ([SECRET], [pem], ["ES256"], "never sign together"),
+        ([SECRET], [pem], ["HS256"], "set together; accepted: one kind"),
+        ([SECRET], [pem], ["ES256"], "set together; accepted: one kind"),
         ([], [], ["ES256"], "no key to sign with"),
         ([SECRET], [], ["ES256"], "ES256 cannot be used with HMAC secrets"),
         ([], [pem], ["HS256"], "HS256 cannot be used with private keys"),

@@ -1,4 +1,4 @@
-"""Where a token is looked for, and how it is taken out again."""
+"""Token sources: finding the token of a request, and removing tokens from it."""
 
 from __future__ import annotations
 

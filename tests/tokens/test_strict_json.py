@@ -1,4 +1,4 @@
-"""JSON that two parsers could read differently is not read at all."""
+"""JSON that two parsers could read differently is refused."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def jwks(members: list[dict[str, Any]]) -> JwksKeys:
 
 
 class Secrets(StaticKeys):
-    """The secrets of a vector. One group's is 32 zero bytes, which `StaticKeys` rightly calls a placeholder."""
+    """Return the keys of a vector. The secret of one group is 32 zero bytes, which `StaticKeys` rightly refuses."""
 
     def __init__(self, members: list[dict[str, Any]]) -> None:
         names = [name for name in HMAC_ALGORITHMS if name in {member["alg"] for member in members}]
@@ -62,7 +62,7 @@ class Secrets(StaticKeys):
 
 
 async def is_signed(token: str, members: list[dict[str, Any]]) -> bool:
-    """Whether the JWS layer accepts `token` by these JWKs: secrets as secrets, all others as a key set."""
+    """Return true where `jws` accepts `token` with these JWKs: secrets as secrets, all others as a key set."""
     is_symmetric = {member.get("kty") for member in members} == {"oct"}
     keys: Keys | None = None
     try:

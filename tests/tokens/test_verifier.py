@@ -13,7 +13,7 @@ from tests.tokens.forge import NOW, Clock
 
 
 class CountedKeys:
-    """Keys that count how often they are asked and can be changed."""
+    """Keys that count the lookups and can be replaced."""
 
     ready = True
 

@@ -1,4 +1,4 @@
-"""Signatures are verified so many at a time, and whoever came first is first (attack D04)."""
+"""The queue of signature verification: a bounded number per turn, first come first served (attack D04)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from tests.tokens import forge
 
 
 class Signatures(StaticKeys):
-    """Keys that note in which turn of the loop each signature was verified."""
+    """Keys that record the turn of the loop in which each signature was verified."""
 
     def __init__(self, pem: str, algorithm: str) -> None:
         self.turn = 0
         self.verified: list[int] = []
         super().__init__([], [pem], [algorithm])
-        self._keys = {algorithm: tuple(Noting(key, self) for key in self._keys[algorithm])}
+        self._keys = {algorithm: tuple(RecordingKey(key, self) for key in self._keys[algorithm])}
 
     async def watch(self) -> None:
-        """Counts the turns of the loop."""
+        """Count the turns of the loop."""
         while True:
             await asyncio.sleep(0)
             self.turn += 1
@@ -36,7 +36,7 @@ class Signatures(StaticKeys):
         return max(self.verified.count(turn) for turn in set(self.verified))
 
 
-class Noting(VerificationKey):
+class RecordingKey(VerificationKey):
     __slots__ = ("_by",)
 
     def __init__(self, key: VerificationKey, by: Signatures) -> None:
@@ -49,7 +49,7 @@ class Noting(VerificationKey):
 
 
 def bad(key: Any, algorithm: str, number: int) -> list[str]:
-    """Tokens that only their signature is wrong with: each has that of another."""
+    """Make tokens whose only fault is the signature: each has that of another token."""
     signed = forge.signed_by(key, {"alg": algorithm})
     head, _, signature = signed.split(".")
     return [
