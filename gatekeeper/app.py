@@ -16,7 +16,6 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from gatekeeper.build import Engine
 from gatekeeper.forward.direct import DirectServices
 from gatekeeper.forward.http import Proxy
 from gatekeeper.forward.plan import DirectRoute
@@ -27,6 +26,7 @@ from gatekeeper.settings import Settings
 from gatekeeper.telemetry.health import Health, Scrape
 from gatekeeper.upstream.http1_client import Http1Upstream
 from gatekeeper.upstream.httpx_client import HttpxUpstream
+from gatekeeper.web.engine import Engine
 from gatekeeper.web.lifespan import with_lifespan
 
 

@@ -7,12 +7,13 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from gatekeeper.auth.gate import RequestFacts
-from gatekeeper.build import Engine, build
+from gatekeeper.auth.requests import RequestFacts
+from gatekeeper.build import build
 from gatekeeper.errors import KeysUnavailable, StoreUnavailable
 from gatekeeper.models import Client
 from gatekeeper.settings import Settings, load, warnings
 from gatekeeper.store.embedded import EmbeddedStoreFailed
+from gatekeeper.web.engine import Engine
 
 
 async def run(*, online: bool, token_file: Path | None) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -157,3 +157,16 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def text(self) -> str:
         return self.detail or self.reason.detail
+
+
+CheckOutcome = Literal["touched", "opened", "ended", "unknown", "full", "absent", "lost"]
+
+
+class CheckResult(msgspec.Struct, frozen=True):
+    """The result of a check: its outcome, the session's id (0 where there is none), its end reason, and the number of
+    sessions that an opening evicted."""
+
+    outcome: CheckOutcome
+    session_id: int
+    end_reason: EndReason | None
+    evicted: int

@@ -31,7 +31,7 @@ from prometheus_client import disable_created_metrics
 from prometheus_client.multiprocess import mark_process_dead
 
 from gatekeeper.app import create_app, create_ops
-from gatekeeper.build import Engine, build
+from gatekeeper.build import build
 from gatekeeper.forward.http import ResponseTruncated
 from gatekeeper.server import ErrorResponse, Limits, RejectedRequest, http_protocol
 from gatekeeper.server.listener import Listener
@@ -43,6 +43,7 @@ from gatekeeper.telemetry import logs
 from gatekeeper.telemetry.access_log import AccessLog
 from gatekeeper.telemetry.health import Health, of_registry, of_workers
 from gatekeeper.upstream.websocket import MAX_MESSAGE_BYTES
+from gatekeeper.web.engine import Engine
 from gatekeeper.web.server_errors import ServerErrors
 from gatekeeper.web.session_end import ResponseCut
 

@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 import threading
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
@@ -264,7 +263,7 @@ def test_the_service_of_the_kubernetes_example_leads_to_the_sidecar() -> None:
     assert open_ports == [8000, 9090]
 
 
-# Commands, layers, documents
+# Commands and documents
 
 
 def test_the_script_for_continuous_integration_can_run() -> None:
@@ -272,18 +271,6 @@ def test_the_script_for_continuous_integration_can_run() -> None:
     assert os.access(script, os.X_OK)
     subprocess.run(["bash", "-n", str(script)], check=True)
     assert _text(".ci/run").rstrip().endswith("exec make test")
-
-
-def test_every_module_has_its_layer() -> None:
-    contracts = tomllib.loads(_text("pyproject.toml"))["tool"]["importlinter"]["contracts"]
-    (layers,) = [contract["layers"] for contract in contracts if contract["id"] == "layers"]
-    placed = {name for layer in layers for name in layer.split(" | ")}
-    modules = {
-        f"gatekeeper.{path.stem}"
-        for path in (_ROOT / "gatekeeper").iterdir()
-        if (path.suffix == ".py" and path.stem != "__init__") or (path / "__init__.py").exists()
-    }
-    assert placed == modules | {"gatekeeper_middleware"}
 
 
 def test_the_changelog_names_the_version_and_its_date_below_what_is_unreleased() -> None:

@@ -13,11 +13,12 @@ from typing import Any, Final
 
 import msgspec
 
+from gatekeeper.auth.requests import RequestFacts
 from gatekeeper.errors import Reason, StoreUnavailable, TokenRejected
-from gatekeeper.models import Claims, Client, Verdict
+from gatekeeper.models import CheckResult, Claims, Client, Verdict
 from gatekeeper.sessions.degraded import DegradedMode
 from gatekeeper.sessions.events import Event, EventCounter
-from gatekeeper.sessions.store import CheckResult, SessionStore
+from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.command import Command, ReplyReceiver
 from gatekeeper.store.rate_limit import RateLimiter
 from gatekeeper.tokens.sources import PresentedToken, TokenSources
@@ -25,19 +26,6 @@ from gatekeeper.tokens.verifier import Verifier
 
 # Behind one address there are several people.
 _ADDRESS_FACTOR: Final = 4
-
-
-class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The facts that a verdict depends on: headers as received, the query (for tokens of WebSockets), the client.
-    `cookie_allowed` is False where a cookie may have been sent at another site's request (`http/origins.py`);
-    `checked` is the store's reply where it was asked before."""
-
-    headers: Sequence[tuple[bytes, bytes]]
-    query: bytes
-    websocket: bool
-    client: Client
-    cookie_allowed: bool = True
-    checked: CheckResult | StoreUnavailable | None = None
 
 
 class Exemptions:

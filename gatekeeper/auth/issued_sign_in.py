@@ -13,14 +13,9 @@ from typing import Any, Final
 
 import msgspec
 
-from gatekeeper.auth.observed_sign_in import (
-    SessionOwner,
-    SignInRequest,
-    SignInServices,
-    counted,
-    record,
-    record_failed_login,
-)
+from gatekeeper.auth.requests import IssuedTokens, SessionOwner, SignInRequest
+from gatekeeper.auth.services import SignInServices, counted, record, record_failed_login
+from gatekeeper.auth.sign_out import SignOut
 from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.models import Client, Problem, Session
 from gatekeeper.sessions.audit import Action
@@ -34,15 +29,6 @@ from gatekeeper.tokens.login_check import LoginCheck
 _FAILURE_SECONDS: Final = 0.5
 
 
-class IssuedTokens(msgspec.Struct, frozen=True):
-    """The tokens that a login or a refresh hands out; `expires_in` and `session_seconds` in seconds."""
-
-    access_token: str
-    refresh_token: str
-    expires_in: int
-    session_seconds: int
-
-
 class IssuedSignIn:
     """Logs in, refreshes and logs out. Without a `check` no password is accepted: the application signs users in by
     the Python API. Raises `StoreUnavailable`, `KeysUnavailable`, `UpstreamUnavailable` and `UpstreamTimeout`."""
@@ -50,12 +36,14 @@ class IssuedSignIn:
     def __init__(
         self,
         services: SignInServices,
+        sign_out: SignOut,
         *,
         check: LoginCheck | None,
         access_tokens: AccessTokenIssuer,
         session_seconds: float,
     ) -> None:
         self._services = services
+        self._sign_out = sign_out
         self._check = check
         self._access_tokens = access_tokens
         self._session_seconds = session_seconds
@@ -233,14 +221,14 @@ class IssuedSignIn:
 
     async def logout(self, request: SignInRequest, owner: SessionOwner) -> Problem | None:
         """End the sessions that the request's tokens name."""
-        named = await self._services.sign_out.named(request.facts, request.sent, strict=True)
+        named = await self._sign_out.named(request.facts, request.sent, strict=True)
         if isinstance(named, Problem):
             return named
         owner.user = named.user
         wait = await self._services.gate.wait_seconds(named.user, address=request.address)
         if wait:
             return Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=wait)
-        owner.session_id = await self._services.sign_out.end(named, request.facts)
+        owner.session_id = await self._sign_out.end(named, request.facts)
         return None
 
     async def aclose(self) -> None:

@@ -9,7 +9,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gatekeeper.auth.observed_sign_in import SessionOwner, SignInServices
+from gatekeeper.auth.requests import SessionOwner
+from gatekeeper.auth.services import SignInServices
 from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.models import Claims, Client, Problem
 from gatekeeper.sessions.events import Actor

@@ -9,128 +9,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
-from typing import Final, Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import Final
 
-import msgspec
-
-from gatekeeper.auth.gate import Exemptions, Gate, RequestFacts
+from gatekeeper.auth.requests import ObservedSignIn, SessionOwner, SignInRequest, SignInResponse
+from gatekeeper.auth.services import SignInServices, counted, record, record_failed_login, refusal
 from gatekeeper.auth.sign_out import SignOut
 from gatekeeper.errors import Reason, StoreUnavailable, TokenRejected
 from gatekeeper.http.paths import PathKind
-from gatekeeper.models import Claims, Client, EndReason, Problem
-from gatekeeper.sessions.audit import Action, AuditLog
-from gatekeeper.sessions.events import Actor, Event, EventCounter
-from gatekeeper.sessions.login_attempts import LoginAttempts
-from gatekeeper.sessions.manager import Manager
-from gatekeeper.sessions.sign_ins import RefreshToken, SignInResult, SignIns
-from gatekeeper.tokens.credentials import Credentials, unverified_expiry
+from gatekeeper.models import Claims, Problem
+from gatekeeper.sessions.audit import Action
+from gatekeeper.sessions.sign_ins import RefreshToken
+from gatekeeper.tokens.credentials import unverified_expiry
 from gatekeeper.tokens.issuer import digest
-from gatekeeper.tokens.verifier import Verifier
 
 _CROWDED_SECONDS: Final = 60
 _REFUSED_LOGIN: Final = frozenset({401, 403})
-
-
-class SignInRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One request for a login, refresh or logout path. `sent` are the credentials in its body and cookies,
-    `user_names` all names by which its login may count, `token_like` every text in it that may be a token;
-    `address` is the client's where clients can be told apart, `language` that of the body."""
-
-    facts: RequestFacts
-    sent: Credentials
-    address: str | None
-    request_id: str
-    user_names: Sequence[str] = ()
-    token_like: Sequence[str] = ()
-    language: str | None = None
-
-    @property
-    def client(self) -> Client:
-        return self.facts.client
-
-
-class SignInResponse(msgspec.Struct, frozen=True):
-    """The backend's response: its status and the tokens in it."""
-
-    status: int
-    given: Credentials
-
-
-class SessionOwner(msgspec.Struct):
-    """The user and the session of a request, for the access log; filled while the request is served."""
-
-    user: str | None = None
-    session_id: int | None = None
-
-
-class SignInServices(msgspec.Struct, frozen=True, kw_only=True):
-    """The services that sign-ins work with."""
-
-    gate: Gate
-    verifier: Verifier
-    sign_ins: SignIns
-    sign_out: SignOut
-    manager: Manager
-    exempt: Exemptions
-    events: EventCounter
-    audit_log: AuditLog
-    attempts: LoginAttempts | None
-
-
-class ObservedSignIn(Protocol):
-    """One sign-in request at the backend, followed from before it is forwarded until after its response."""
-
-    owner: SessionOwner
-
-    async def before(self) -> Problem | None: ...
-
-    async def after(self, answered: SignInResponse) -> Problem | None: ...
-
-    def under_way(self) -> AbstractContextManager[None]:
-        """A context around the time that the request spends at the backend."""
-        ...
 
 
 def refresh_token(token: str | None) -> RefreshToken | None:
     """A backend's refresh token as the store knows it. Its expiry is read without verification: it only tells how
     long to remember the digest."""
     return None if token is None else RefreshToken(digest(token), unverified_expiry(token))
-
-
-def refusal(end_reason: EndReason | None) -> Problem:
-    """The problem for a token of an ended session, or of none."""
-    reason = end_reason.refusal if end_reason is not None else Reason.SESSION_REVOKED_OR_INVALID
-    return Problem(reason=reason, end_reason=end_reason)
-
-
-def counted(events: EventCounter, signed_in: SignInResult) -> Problem | None:
-    """Count the outcome of a sign-in; the problem if its tokens were refused, None if they are live."""
-    if signed_in.outcome == "opened":
-        events.count(Event.OPENED, "user")
-        if signed_in.evicted:
-            events.count(Event.EVICTED, "system", signed_in.evicted)
-    if signed_in.is_live:
-        return None
-    if signed_in.outcome == "full":
-        events.count(Event.LIMIT_REFUSED, "system")
-        return Problem(reason=Reason.SESSION_LIMIT_EXCEEDED)
-    return refusal(signed_in.end_reason)
-
-
-async def record(
-    services: SignInServices, action: Action, request: SignInRequest, owner: SessionOwner, *, reason: str | None = None
-) -> None:
-    """Write an event that changes no session to the audit log. Raises `StoreUnavailable`."""
-    actor = Actor.of(request.client, owner.user, user_name=request.sent.user_name or "")
-    await services.audit_log.record(action, actor, user=owner.user, session_id=owner.session_id, reason=reason)
-
-
-async def record_failed_login(services: SignInServices, request: SignInRequest, owner: SessionOwner) -> None:
-    """Write a failed login to the audit log; without a store the application log alone has it, since the client gets
-    nothing either way."""
-    with suppress(StoreUnavailable):
-        await record(services, Action.LOGIN_FAILED, request, owner)
 
 
 class _Observed:
@@ -314,12 +214,15 @@ class Logout(_Observed):
     """A logout: its sessions end before the backend sees the request."""
 
     async def before(self) -> Problem | None:
-        facts = self._request.facts
-        named = await self._services.sign_out.named(facts, self._request.sent, strict=False)
+        facts, services = self._request.facts, self._services
+        sign_out = SignOut(
+            gate=services.gate, verifier=services.verifier, sign_ins=services.sign_ins, manager=services.manager
+        )
+        named = await sign_out.named(facts, self._request.sent, strict=False)
         if isinstance(named, Problem):
             # Without a usable token there is nothing to end, and the backend answers.
             return named if named.reason is Reason.TOKEN_INVALID else None
-        self.owner.user, self.owner.session_id = named.user, await self._services.sign_out.end(named, facts)
+        self.owner.user, self.owner.session_id = named.user, await sign_out.end(named, facts)
         return None
 
     async def after(self, answered: SignInResponse) -> Problem | None:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from gatekeeper.auth.gate import Gate, RequestFacts
+from gatekeeper.auth.gate import Gate
+from gatekeeper.auth.requests import RequestFacts
 from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.models import Claims, Problem
 from gatekeeper.sessions.events import Actor

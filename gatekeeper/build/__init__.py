@@ -6,13 +6,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from gatekeeper.auth.gate import Gate
 from gatekeeper.auth.issued_sign_in import IssuedSignIn
-from gatekeeper.build.services import ApplicationClient, Services
 from gatekeeper.build.sign_in import sign_in_services
 from gatekeeper.build.store import StoreParts, open_store, revocation_listener
 from gatekeeper.build.tokens import (
@@ -24,7 +21,6 @@ from gatekeeper.build.tokens import (
 )
 from gatekeeper.build.web import web_parts
 from gatekeeper.errors import StoreUnavailable
-from gatekeeper.http.types import ASGIApp
 from gatekeeper.runtime import Readiness, Runtime, Service, background
 from gatekeeper.sessions.device import warm_up
 from gatekeeper.sessions.housekeeping import Housekeeping
@@ -37,47 +33,12 @@ from gatekeeper.telemetry.telemetry import Telemetry
 from gatekeeper.tokens.keys import FetchKeySet, Keys, http_fetcher
 from gatekeeper.tokens.sources import TokenSources
 from gatekeeper.tokens.verify_queue import VerifyQueue
-from gatekeeper.web.handler import Handler
-from gatekeeper.web.pipeline import Pipeline
-from gatekeeper.web.respond import Responder
-from gatekeeper.web.rules import RequestRules
+from gatekeeper.web.engine import Engine
+from gatekeeper.web.services import ApplicationClient, Services
 
-__all__ = ["Engine", "build", "open_store"]
+__all__ = ["build", "open_store"]
 
 _FIRST_BEAT_SECONDS: Final = 1.0
-
-
-class Engine(NamedTuple):
-    """The parts that a host stands on; a host takes what it needs and passes the engine to nothing."""
-
-    runtime: Runtime
-    readiness: Readiness
-    pipeline: Pipeline
-    rules: RequestRules
-    responder: Responder
-    gate: Gate
-    streams: OpenStreams
-    telemetry: Telemetry
-    verify_queue: VerifyQueue
-    services: Services
-    claimed: list[str]
-
-    def __repr__(self) -> str:
-        return f"<Engine {self.runtime!r} {self.readiness!r}>"
-
-    def handler(self, app: ASGIApp, *, mounted: bool, extras: Mapping[str, Any] | None = None) -> Handler:
-        """The ASGI application around `app`, the application behind."""
-        return Handler(
-            app,
-            runtime=self.runtime,
-            pipeline=self.pipeline,
-            responder=self.responder,
-            rules=self.rules,
-            streams=self.streams,
-            telemetry=self.telemetry,
-            mounted=mounted,
-            extras=extras or {},
-        )
 
 
 def build(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gatekeeper.auth.gate import Exemptions, Gate
-from gatekeeper.auth.observed_sign_in import SignInServices
+from gatekeeper.auth.services import SignInServices
 from gatekeeper.auth.sign_out import SignOut
 from gatekeeper.build.store import StoreParts, degraded, login_attempts, rate_limiter
 from gatekeeper.sessions.manager import Manager
@@ -34,10 +34,14 @@ def sign_in_services(
         gate=gate,
         verifier=verifier,
         sign_ins=sign_ins,
-        sign_out=SignOut(gate=gate, verifier=verifier, sign_ins=sign_ins, manager=manager),
         manager=manager,
         exempt=exempt,
         events=metrics,
         audit_log=store.runner.outbox.audit_log,
         attempts=login_attempts(settings, store.client),
     )
+
+
+def sign_out(services: SignInServices) -> SignOut:
+    """Signing out, over the same services."""
+    return SignOut(gate=services.gate, verifier=services.verifier, sign_ins=services.sign_ins, manager=services.manager)

@@ -6,7 +6,8 @@ from typing import Any
 
 from gatekeeper.auth.issued_sign_in import IssuedSignIn
 from gatekeeper.auth.oauth import BackChannelLogout
-from gatekeeper.auth.observed_sign_in import SignInServices
+from gatekeeper.auth.services import SignInServices
+from gatekeeper.build.sign_in import sign_out
 from gatekeeper.errors import ConfigError
 from gatekeeper.settings import Settings
 from gatekeeper.store.client import StoreClient
@@ -76,7 +77,9 @@ def issued_sign_in(
         check = _login_check(settings, application) if settings.login_paths else None
     except ValueError as error:
         raise ConfigError([f"GATEKEEPER_TOKENS: {error}"]) from None
-    return IssuedSignIn(services, check=check, access_tokens=access_tokens, session_seconds=settings.session_ttl)
+    return IssuedSignIn(
+        services, sign_out(services), check=check, access_tokens=access_tokens, session_seconds=settings.session_ttl
+    )
 
 
 def _login_check(settings: Settings, application: Any) -> LoginCheck:

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from gatekeeper.auth.issued_sign_in import IssuedSignIn
 from gatekeeper.auth.oauth import BackChannelLogout, IntrospectionClients, TokenEndpoints
-from gatekeeper.auth.observed_sign_in import SignInServices
+from gatekeeper.auth.services import SignInServices
 from gatekeeper.build.paths import enabled_endpoints, path_table
+from gatekeeper.build.sign_in import sign_out
 from gatekeeper.dialects.router import Router
 from gatekeeper.http.client_address import TrustedProxies
 from gatekeeper.http.headers import IdentityHeaders
@@ -63,7 +64,7 @@ def web_parts(
     )
     responder = Responder(router, rules.origins, language=settings.language)
     operations = Operations(
-        rules, responder, gate=sign_in.gate, sign_out=sign_in.sign_out, manager=sign_in.manager, router=router
+        rules, responder, gate=sign_in.gate, sign_out=sign_out(sign_in), manager=sign_in.manager, router=router
     )
     endpoints = Endpoints(
         rules,

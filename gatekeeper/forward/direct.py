@@ -22,18 +22,16 @@ from gatekeeper.http.headers import REQUEST_ID, HeaderList, IdentityHeaders, ran
 from gatekeeper.http.methods import SAFE_METHODS
 from gatekeeper.http.response_parser import ResponseHead
 from gatekeeper.http.types import ASGIApp, Receive, Scope, Send
-from gatekeeper.models import Claims, EndReason
+from gatekeeper.models import CheckResult, Claims, EndReason
 from gatekeeper.server import Exchange, response_head_lines
 from gatekeeper.sessions.open_streams import OpenStreams
-from gatekeeper.sessions.store import CheckResult
 from gatekeeper.store.command import Command
 from gatekeeper.store.errors import unavailable_from
 from gatekeeper.telemetry.request_record import RequestRecord
 from gatekeeper.telemetry.telemetry import Telemetry
 from gatekeeper.upstream.http1 import Failure, Http1Connection
 from gatekeeper.upstream.http1_client import Http1Upstream
-from gatekeeper.web.outcome import conclude
-from gatekeeper.web.pipeline import unforwarded
+from gatekeeper.web.outcome import conclude, unforwarded
 from gatekeeper.web.request import CHECKED, IncomingRequest, read
 from gatekeeper.web.respond import Responder, ResponseSender
 from gatekeeper.web.rules import RequestRules

@@ -8,12 +8,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Any, Final, NamedTuple, get_args
 
 import msgspec
 
 from gatekeeper.errors import StoreUnavailable
-from gatekeeper.models import Claims, Client, EndReason, Session
+from gatekeeper.models import CheckOutcome, CheckResult, Claims, Client, EndReason, Session
 from gatekeeper.sessions.audit import AuditLog
 from gatekeeper.sessions.events import SYSTEM, Actor
 from gatekeeper.sessions.keys import microseconds, new_id
@@ -36,7 +36,6 @@ FIND: Final = load(*_MANAGE, "find")
 STREAMS: Final = load(*_MANAGE, "streams")
 ENFORCE_LIMIT: Final = load(*_MANAGE, "opening", "enforce_limit", durable=True)
 
-CheckOutcome = Literal["touched", "opened", "ended", "unknown", "full", "absent", "lost"]
 
 # Tokens that passed in this process: a check of one sends nothing that only an opening needs. Half a kilobyte each.
 _KNOWN_TOKENS: Final = 20_000
@@ -45,16 +44,6 @@ _USERS_A_STEP: Final = 100
 _CLAIM: Final = 60_000_000
 # The characters of a reference (tokens/claims.py), and of a `jti`.
 _NAME: Final = re.compile(r"[A-Za-z0-9._~+/=:-]{1,320}")
-
-
-class CheckResult(msgspec.Struct, frozen=True):
-    """The result of a check (scripts/check.lua): the outcome, the session's id (0: there is none), its end reason, and
-    how many sessions an opening evicted."""
-
-    outcome: CheckOutcome
-    session_id: int
-    end_reason: EndReason | None
-    evicted: int
 
 
 class SessionState(msgspec.Struct, frozen=True):

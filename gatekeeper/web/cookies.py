@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gatekeeper.auth.issued_sign_in import IssuedTokens
+from gatekeeper.auth.requests import IssuedTokens
 from gatekeeper.http.headers import HeaderList, Headers
 from gatekeeper.tokens.sources import TokenSources
 

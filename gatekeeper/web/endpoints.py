@@ -9,9 +9,9 @@ from typing import Any, Final
 from urllib.parse import unquote_plus
 
 from gatekeeper import messages
-from gatekeeper.auth.issued_sign_in import IssuedSignIn, IssuedTokens
+from gatekeeper.auth.issued_sign_in import IssuedSignIn
 from gatekeeper.auth.oauth import BackChannelLogout, IntrospectionClients, TokenEndpoints
-from gatekeeper.auth.observed_sign_in import SessionOwner, SignInRequest
+from gatekeeper.auth.requests import IssuedTokens, SessionOwner, SignInRequest
 from gatekeeper.dialects.base import Answer, Wording
 from gatekeeper.dialects.endpoints import UNKNOWN_CLIENT, Endpoint, LoggedOut, Nothing, Serves, TokenPair
 from gatekeeper.errors import Reason, TokenRejected

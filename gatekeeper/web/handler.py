@@ -20,8 +20,8 @@ from gatekeeper.telemetry.request_record import RequestRecord
 from gatekeeper.telemetry.telemetry import Telemetry
 from gatekeeper.tokens.sources import TokenSources
 from gatekeeper.web.observe import ResponseObserver, run
-from gatekeeper.web.outcome import Passed, Refused, conclude
-from gatekeeper.web.pipeline import Pipeline, unforwarded
+from gatekeeper.web.outcome import Passed, Refused, conclude, unforwarded
+from gatekeeper.web.pipeline import Pipeline
 from gatekeeper.web.request import SERVER, CurrentSession, IncomingRequest, read
 from gatekeeper.web.respond import Responder, ResponseSender
 from gatekeeper.web.rules import RequestRules

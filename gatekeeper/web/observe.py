@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from gatekeeper import messages
-from gatekeeper.auth.observed_sign_in import ObservedSignIn, SignInRequest, SignInResponse
+from gatekeeper.auth.requests import ObservedSignIn, SignInRequest, SignInResponse
 from gatekeeper.errors import KeysUnavailable, Reason, StoreUnavailable, TokenRejected
 from gatekeeper.http.headers import Headers, get
 from gatekeeper.http.paths import PathKind

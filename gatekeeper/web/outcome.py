@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from gatekeeper.auth.observed_sign_in import ObservedSignIn, SessionOwner
+from gatekeeper.auth.requests import ObservedSignIn, SessionOwner
 from gatekeeper.dialects import fastapi
 from gatekeeper.dialects.base import Answer, Dialect, Operation
 from gatekeeper.dialects.endpoints import Endpoint
@@ -102,3 +102,10 @@ def refuse(
     dialect, operation = (asked.dialect, asked.operation) if isinstance(asked, Bound) else (asked, None)
     token_sent = token_sent or (verdict is not None and verdict.token_source is not None)
     return Refused(problem, dialect, operation, token_sent, language)
+
+
+def unforwarded(error: GatekeeperError) -> Refused:
+    """The outcome of a request that was admitted and could not be forwarded: a request that is at fault is told what is
+    wrong with it, of a backend's fault nothing is told."""
+    detail = str(error) if error.reason is Reason.BAD_REQUEST else ""
+    return Refused(Problem(reason=error.reason, detail=detail))

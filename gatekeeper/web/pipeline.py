@@ -11,11 +11,11 @@ from typing import Final
 import msgspec
 
 from gatekeeper.auth.gate import Gate
-from gatekeeper.auth.observed_sign_in import SignInServices, observation
+from gatekeeper.auth.observed_sign_in import observation
+from gatekeeper.auth.services import SignInServices
 from gatekeeper.dialects import fastapi
 from gatekeeper.dialects.endpoints import Endpoint
 from gatekeeper.errors import (
-    GatekeeperError,
     KeysUnavailable,
     Reason,
     StoreUnavailable,
@@ -226,10 +226,3 @@ class Pipeline:
             degraded=verdict.degraded,
         )
         return Passed(headers, session)
-
-
-def unforwarded(error: GatekeeperError) -> Refused:
-    """The outcome of a request that was admitted and could not be forwarded: a request that is at fault is told what is
-    wrong with it, of a backend's fault nothing is told."""
-    detail = str(error) if error.reason is Reason.BAD_REQUEST else ""
-    return Refused(Problem(reason=error.reason, detail=detail))

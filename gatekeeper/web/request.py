@@ -7,14 +7,13 @@ from urllib.parse import quote
 
 import msgspec
 
-from gatekeeper.auth.gate import RequestFacts
+from gatekeeper.auth.requests import RequestFacts
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.http.client_address import TrustedProxies
 from gatekeeper.http.headers import HeaderList, Headers, get, get_all, request_id
 from gatekeeper.http.origins import Origins
 from gatekeeper.http.types import Scope
-from gatekeeper.models import Claims, Client
-from gatekeeper.sessions.store import CheckResult
+from gatekeeper.models import CheckResult, Claims, Client
 
 # The scope member in which the application behind finds the engine, for its services.
 ENGINE: Final = "gatekeeper.engine"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from gatekeeper.auth.gate import RequestFacts
+from gatekeeper.auth.requests import RequestFacts
 from gatekeeper.http.client_address import TrustedProxies
 from gatekeeper.http.headers import IdentityHeaders
 from gatekeeper.http.origins import Origins

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from gatekeeper.build import Engine, build
+from gatekeeper.build import build
 from gatekeeper.http.types import ASGIApp, Receive, Scope, Send
 from gatekeeper.settings import Settings, load
+from gatekeeper.web.engine import Engine
 from gatekeeper.web.lifespan import with_lifespan
 from gatekeeper.web.request import ENGINE
 

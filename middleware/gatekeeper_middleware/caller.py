@@ -10,9 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from gatekeeper import messages
-from gatekeeper.auth.gate import RequestFacts
-from gatekeeper.auth.observed_sign_in import SignInRequest
-from gatekeeper.build import Engine
+from gatekeeper.auth.requests import RequestFacts, SignInRequest
 from gatekeeper.errors import GatekeeperError, TokenRejected
 from gatekeeper.http.types import Scope
 from gatekeeper.models import Client
@@ -20,6 +18,7 @@ from gatekeeper.sessions.events import Actor
 from gatekeeper.sessions.manager import Manager
 from gatekeeper.tokens.claims import parse_user_id
 from gatekeeper.tokens.credentials import Credentials
+from gatekeeper.web.engine import Engine
 from gatekeeper.web.request import ENGINE, IncomingRequest, read
 from gatekeeper_middleware.faults import unavailable
 

@@ -16,8 +16,9 @@ from typing import Any, Protocol
 import pytest
 import pytest_asyncio
 
-from gatekeeper.build import Engine, build
+from gatekeeper.build import build
 from gatekeeper.settings import Settings, load
+from gatekeeper.web.engine import Engine
 from gatekeeper_middleware.caller import user_id
 from gatekeeper_middleware.schemas import SessionInfo, User
 from gatekeeper_middleware.services import SessionService, claims_of, issuing_of

@@ -15,16 +15,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from gatekeeper.auth.issued_sign_in import IssuedSignIn, IssuedTokens
-from gatekeeper.auth.observed_sign_in import SessionOwner
-from gatekeeper.build import Engine
-from gatekeeper.build.services import Services
+from gatekeeper.auth.issued_sign_in import IssuedSignIn
+from gatekeeper.auth.requests import IssuedTokens, SessionOwner
 from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.models import Problem, Session, Verdict
 from gatekeeper.sessions.manager import Manager
 from gatekeeper.tokens.claims import unverified_reference
 from gatekeeper.tokens.jws import unverified_payload
+from gatekeeper.web.engine import Engine
 from gatekeeper.web.request import CurrentSession
+from gatekeeper.web.services import Services
 from gatekeeper_middleware.caller import Caller, engine_of, known_id, roles_of, scope_of, user_id
 from gatekeeper_middleware.faults import AuthenticationError, ServiceUnavailable, refused
 from gatekeeper_middleware.schemas import SessionInfo

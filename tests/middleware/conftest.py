@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from gatekeeper.build import Engine
+from gatekeeper.web.engine import Engine
 from gatekeeper_middleware.services import SessionService, TokenService
 from tests.middleware.python_api import ISSUES, running
 from tests.system.sidecar import Store, external_store

@@ -9,8 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from gatekeeper.build import Engine, build
+from gatekeeper.build import build
 from gatekeeper.settings import load
+from gatekeeper.web.engine import Engine
 from gatekeeper_middleware.faults import AuthenticationError
 from tests.middleware.host import environ_for
 from tests.system.sidecar import Store

@@ -13,8 +13,8 @@ import pytest
 from fastapi import Depends
 from starlette.responses import JSONResponse
 
-from gatekeeper.build import Engine
 from gatekeeper.models import EndReason
+from gatekeeper.web.engine import Engine
 from gatekeeper_middleware import GatekeeperMiddleware
 from gatekeeper_middleware.fastapi import (
     User,

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from gatekeeper.build import Engine
 from gatekeeper.errors import ConfigError
 from gatekeeper.settings import load
+from gatekeeper.web.engine import Engine
 from gatekeeper_middleware.faults import AuthenticationError
 from gatekeeper_middleware.services import SessionService, TokenService, extract_jti_from_token
 from tests.middleware.python_api import ISSUES, refused, running

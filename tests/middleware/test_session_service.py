@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from gatekeeper.build import Engine
+from gatekeeper.web.engine import Engine
 from gatekeeper_middleware.faults import ServiceUnavailable
 from gatekeeper_middleware.schemas import SessionCreate, SessionResponse
 from gatekeeper_middleware.services import SessionService, TokenService, extract_jti_from_token

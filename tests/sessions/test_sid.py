@@ -12,10 +12,9 @@ from collections.abc import Callable
 
 import pytest
 
-from gatekeeper.models import Claims, EndReason
+from gatekeeper.models import CheckResult, Claims, EndReason
 from gatekeeper.sessions.events import ActorKind, Event
 from gatekeeper.sessions.manager import Manager
-from gatekeeper.sessions.store import CheckResult
 from tests.conftest import MakeStore
 from tests.sessions.by_hand import CLIENT, DAY, HOUR, Door, Hand, token
 

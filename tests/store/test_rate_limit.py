@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import redis
 
-from gatekeeper.auth.gate import Exemptions, Gate, RequestFacts
+from gatekeeper.auth.gate import Exemptions, Gate
+from gatekeeper.auth.requests import RequestFacts
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.sessions.events import ActorKind, Event
 from gatekeeper.sessions.script_runner import ScriptRunner

@@ -18,13 +18,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from gatekeeper.app import create_app
-from gatekeeper.build import Engine, build
+from gatekeeper.build import build
 from gatekeeper.serve import limits
 from gatekeeper.server import http_protocol
 from gatekeeper.server.websocket import websocket_protocol
 from gatekeeper.settings import load
 from gatekeeper.telemetry.access_log import AccessLog
 from gatekeeper.tokens.verify_queue import VerifyQueue
+from gatekeeper.web.engine import Engine
 from gatekeeper.web.server_errors import ServerErrors
 from tests.servers import ClientResponse, RawClient, afetch, fetch, raw_client, serve_asgi
 from tests.system.sidecar import (

@@ -20,11 +20,12 @@ import pytest
 from prometheus_client import generate_latest
 
 from gatekeeper.app import create_app
-from gatekeeper.build import Engine, build
+from gatekeeper.build import build
 from gatekeeper.serve import limits
 from gatekeeper.server import Exchange, http_protocol
 from gatekeeper.settings import load
 from gatekeeper.telemetry.access_log import AccessLog
+from gatekeeper.web.engine import Engine
 from gatekeeper.web.server_errors import ServerErrors
 from tests.servers import RawClient, RawConnection, RawRequest, afetch, raw_client, serve_asgi
 from tests.system.sidecar import (
