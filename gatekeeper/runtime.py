@@ -13,7 +13,7 @@ from gatekeeper.store.breaker import Breaker
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.epoch import BEAT_SECONDS, Epoch
 from gatekeeper.telemetry.metrics import Metrics
-from gatekeeper.tokens.keys import Keys
+from gatekeeper.tokens.keys import KeySource
 
 _CANCEL_AGAIN_SECONDS: Final = 0.05
 
@@ -91,7 +91,7 @@ class Readiness:
         client: StoreClient,
         epoch: Epoch,
         breaker: Breaker,
-        keys: Keys,
+        keys: KeySource,
         metrics: Metrics,
         leeway_seconds: float,
         wall_clock: Callable[[], float] = time.time,

@@ -30,7 +30,7 @@ from gatekeeper.store.epoch import Epoch
 from gatekeeper.telemetry.access_log import AccessLog
 from gatekeeper.telemetry.metrics import Metrics, Mode
 from gatekeeper.telemetry.telemetry import Telemetry
-from gatekeeper.tokens.keys import FetchKeySet, Keys, http_fetcher
+from gatekeeper.tokens.keys import FetchKeySet, KeySource, http_fetcher
 from gatekeeper.tokens.sources import TokenSources
 from gatekeeper.tokens.verify_queue import VerifyQueue
 from gatekeeper.web.engine import Engine
@@ -111,7 +111,7 @@ def build(
 
 def _services_in_order(
     store: StoreParts,
-    keys: Keys,
+    keys: KeySource,
     streams: OpenStreams,
     readiness: Readiness,
     issued: IssuedSignIn | None,

@@ -13,7 +13,7 @@ from gatekeeper.settings import Settings
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.replay import ReplayGuard
 from gatekeeper.tokens.issuer import AccessTokenIssuer
-from gatekeeper.tokens.keys import FetchKeySet, JoinedKeys, JwksKeys, Keys, StaticKeys
+from gatekeeper.tokens.keys import FetchKeySet, JoinedKeys, JwksKeys, KeySource, StaticKeys
 from gatekeeper.tokens.login_check import LoginCheck, asgi_transport
 from gatekeeper.tokens.logout_token import LogoutTokenVerifier
 from gatekeeper.tokens.signing_keys import SigningKeys
@@ -31,13 +31,13 @@ def signing_keys(settings: Settings) -> SigningKeys | None:
         raise ConfigError([f"GATEKEEPER_SIGNING_KEY: {error}"]) from None
 
 
-def verification_keys(settings: Settings, signing: SigningKeys | None, fetch: FetchKeySet) -> Keys:
+def verification_keys(settings: Settings, signing: SigningKeys | None, fetch: FetchKeySet) -> KeySource:
     """Every key that tokens are verified with. Raises `ConfigError`."""
     own = signing.hmac_secrets if signing is not None else ()
     secrets = list(dict.fromkeys([*own, *settings.hmac_secrets]))
     pems = [*(signing.public_keys_pem if signing is not None else ()), *settings.public_keys_pem]
     try:
-        parts: list[Keys] = []
+        parts: list[KeySource] = []
         if secrets or pems:
             parts.append(StaticKeys(secrets, pems, settings.algorithms))
         if settings.jwks_url is not None:
@@ -47,7 +47,7 @@ def verification_keys(settings: Settings, signing: SigningKeys | None, fetch: Fe
         raise ConfigError([f"GATEKEEPER_JWT_…: {error}"]) from None
 
 
-def token_verifier(settings: Settings, keys: Keys, verify_queue: VerifyQueue) -> Verifier:
+def token_verifier(settings: Settings, keys: KeySource, verify_queue: VerifyQueue) -> Verifier:
     """The verifier of access tokens."""
     return Verifier(
         keys=keys,
@@ -107,7 +107,7 @@ def _login_check(settings: Settings, application: Any) -> LoginCheck:
 
 
 def backchannel_logout(
-    settings: Settings, services: SignInServices, keys: Keys, client: StoreClient, verify_queue: VerifyQueue
+    settings: Settings, services: SignInServices, keys: KeySource, client: StoreClient, verify_queue: VerifyQueue
 ) -> BackChannelLogout | None:
     """The receiver of logout tokens; None where it is off."""
     if settings.backchannel_issuer is None:

@@ -16,7 +16,7 @@ import msgspec
 
 from gatekeeper.errors import TokenRejected
 from gatekeeper.tokens import strict_json
-from gatekeeper.tokens.keys import Keys
+from gatekeeper.tokens.keys import KeySource
 from gatekeeper.tokens.verify_queue import VerifyQueue
 
 # nginx and Apache limit a header line to 8 KiB, so no token in use is longer. This bounds all later work.
@@ -91,7 +91,7 @@ def _segments(token: str) -> re.Match[str]:
 async def verify(
     token: str,
     *,
-    keys: Keys,
+    keys: KeySource,
     algorithms: Container[str],
     verify_queue: VerifyQueue,
     types: Container[str] = ACCESS_TYPES,
@@ -110,7 +110,7 @@ async def verify(
     raise TokenRejected("no key verifies the signature")
 
 
-async def _is_signed(jws: Jws, keys: Keys, verify_queue: VerifyQueue) -> bool:
+async def _is_signed(jws: Jws, keys: KeySource, verify_queue: VerifyQueue) -> bool:
     algorithm = jws.header.algorithm
     for key in await keys.find(algorithm=algorithm, kid=jws.header.kid):
         if key.algorithm != algorithm:

@@ -25,7 +25,7 @@ from gatekeeper.tokens.key_material import (
     public_keys,
 )
 
-__all__ = ["FetchError", "JwksKeys", "Keys", "StaticKeys", "VerificationKey", "default_algorithms", "http_fetcher"]
+__all__ = ["FetchError", "JwksKeys", "KeySource", "StaticKeys", "VerificationKey", "default_algorithms", "http_fetcher"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class FetchError(Exception):
     """A key set could not be fetched. The text names the cause."""
 
 
-class Keys(Protocol):
+class KeySource(Protocol):
     """The keys that may verify a token.
 
     `generation` changes whenever the keys do: results of an older generation are void. `ready` is false while there is
@@ -123,7 +123,7 @@ class StaticKeys:
 class JoinedKeys:
     """Keys of several sources in order, such as those of the configuration and a key set."""
 
-    def __init__(self, *sources: Keys) -> None:
+    def __init__(self, *sources: KeySource) -> None:
         self._sources = sources
 
     def __repr__(self) -> str:

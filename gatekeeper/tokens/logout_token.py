@@ -12,7 +12,7 @@ from gatekeeper.errors import TokenRejected
 from gatekeeper.tokens import jws, strict_json
 from gatekeeper.tokens.claims import LOGOUT_EVENT, check_issuer_and_audience, parse_user_id, read_id, read_validity
 from gatekeeper.tokens.key_material import check_algorithms
-from gatekeeper.tokens.keys import Keys
+from gatekeeper.tokens.keys import KeySource
 from gatekeeper.tokens.verifier import MAX_LEEWAY_SECONDS
 from gatekeeper.tokens.verify_queue import VerifyQueue
 
@@ -43,7 +43,7 @@ class LogoutTokenVerifier:
     def __init__(
         self,
         *,
-        keys: Keys,
+        keys: KeySource,
         algorithms: Sequence[str],
         issuer: str,
         audience: str | None,

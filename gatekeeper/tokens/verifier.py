@@ -18,14 +18,14 @@ from gatekeeper.models import Claims
 from gatekeeper.tokens import jws
 from gatekeeper.tokens.claims import ClaimRules, Validity
 from gatekeeper.tokens.key_material import check_algorithms
-from gatekeeper.tokens.keys import Keys
+from gatekeeper.tokens.keys import KeySource
 from gatekeeper.tokens.verify_queue import VerifyQueue
 
 # Rule 2.5.
 MAX_LEEWAY_SECONDS = 300.0
 
 
-class _Entry(msgspec.Struct, frozen=True):
+class _CachedClaims(msgspec.Struct, frozen=True):
     claims: Claims
     validity: Validity
 
@@ -44,7 +44,7 @@ class Verifier:
     def __init__(
         self,
         *,
-        keys: Keys,
+        keys: KeySource,
         algorithms: Sequence[str],
         issuer: str | Sequence[str] | None,
         audience: str | Sequence[str] | None,
@@ -74,7 +74,7 @@ class Verifier:
         self._verify_queue = verify_queue or VerifyQueue()
         self._now = now
         self._cache_size = cache_size
-        self._cache: OrderedDict[str, _Entry] = OrderedDict()
+        self._cache: OrderedDict[str, _CachedClaims] = OrderedDict()
         self._generation = keys.generation
 
     def __repr__(self) -> str:
@@ -116,10 +116,10 @@ class Verifier:
         claims, validity = self._rules.read(signed.payload)
         validity.check(self._now(), self._leeway_seconds, ignore_expiry=ignore_expiry)
         if not ignore_expiry:
-            self._remember(token, _Entry(claims, validity), generation)
+            self._remember(token, _CachedClaims(claims, validity), generation)
         return claims
 
-    def _remember(self, token: str, entry: _Entry, generation: int) -> None:
+    def _remember(self, token: str, entry: _CachedClaims, generation: int) -> None:
         if generation != self._generation:
             self._cache.clear()
             self._generation = generation

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-from gatekeeper.tokens.keys import Keys, StaticKeys
+from gatekeeper.tokens.keys import KeySource, StaticKeys
 from gatekeeper.tokens.verifier import Verifier
 
 SECRET = "b7d1f0a6c25e4b9f8e31d74a90c6f2358ae1b4d7"
@@ -112,7 +112,7 @@ class Clock:
         return self.at
 
 
-def verifier(keys: Keys | None = None, **options: Any) -> Verifier:
+def verifier(keys: KeySource | None = None, **options: Any) -> Verifier:
     """Make a verifier of HS256 tokens with `SECRET` at `NOW` without leeway; `options` replace these defaults."""
     algorithms = options.pop("algorithms", ["HS256"])
     chosen: dict[str, Any] = {

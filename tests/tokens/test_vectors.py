@@ -13,7 +13,7 @@ import pytest
 from gatekeeper.errors import KeysUnavailable, TokenRejected
 from gatekeeper.tokens import jws
 from gatekeeper.tokens.key_material import HMAC_ALGORITHMS, PUBLIC_KEY_ALGORITHMS
-from gatekeeper.tokens.keys import JwksKeys, Keys, StaticKeys, VerificationKey
+from gatekeeper.tokens.keys import JwksKeys, KeySource, StaticKeys, VerificationKey
 from gatekeeper.tokens.verify_queue import VerifyQueue
 from tests.tokens import forge
 
@@ -64,7 +64,7 @@ class Secrets(StaticKeys):
 async def is_signed(token: str, members: list[dict[str, Any]]) -> bool:
     """Return true where `jws` accepts `token` with these JWKs: secrets as secrets, all others as a key set."""
     is_symmetric = {member.get("kty") for member in members} == {"oct"}
-    keys: Keys | None = None
+    keys: KeySource | None = None
     try:
         keys = Secrets(members) if is_symmetric else jwks(members)
         algorithms = HMAC_ALGORITHMS if is_symmetric else PUBLIC_KEY_ALGORITHMS
