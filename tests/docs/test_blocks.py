@@ -32,7 +32,7 @@ _WITH_STORE = ("docs/operations.md",)
 # A page that shows how Gatekeeper is installed, so that it is not there before.
 _NOT_INSTALLED = ("README.md",)
 # Of the checkout, what no block of a page needs.
-_LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "vectors", "golden", "node_modules", "dist", "build")
+_LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "vectors", "golden", "node_modules")
 
 
 def _blocks(page: str) -> list[Block]:
