@@ -18,7 +18,8 @@ from typing import Final
 import uvloop
 
 from bench.constant_rate import ticking
-from gatekeeper import serve as server
+from gatekeeper.serve import process
+from gatekeeper.serve.listeners import bind
 from gatekeeper.settings import Settings, load
 
 _TICK_SECONDS: Final = 0.001
@@ -65,12 +66,12 @@ async def serve(settings: Settings, path: Path) -> int:
     clock = Clock()
     clock.start()
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, clock.tell, path)
-    return await server.serve(settings, server.bind(settings.listen), None)
+    return await process.serve(settings, bind(settings.listen), None)
 
 
 def main(path: str) -> int:
     settings = load()
-    server.configure_logs(settings)
+    process.configure_logs(settings)
     return uvloop.run(serve(settings, Path(path)))
 
 

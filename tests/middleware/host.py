@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from gatekeeper.app import create_app
 from gatekeeper.build import build
-from gatekeeper.serve import limits
+from gatekeeper.serve.listeners import limits
 from gatekeeper.server import http_protocol
 from gatekeeper.settings import Settings, load
 from gatekeeper.web.server_errors import ServerErrors

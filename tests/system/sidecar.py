@@ -319,7 +319,7 @@ class Sidecar:
 
     def _start_line(self) -> dict[str, Any] | None:
         assert self.process.poll() is None, f"gatekeeper ended with {self.process.returncode}:\n{self.stderr}"
-        return next((line for line in self.log if line["event"] == "gatekeeper is listening"), None)
+        return next((line for line in self.log if line["event"] == "server listening"), None)
 
     @property
     def stdout(self) -> str:

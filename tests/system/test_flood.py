@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from gatekeeper.app import create_app
 from gatekeeper.build import build
-from gatekeeper.serve import limits
+from gatekeeper.serve.listeners import limits
 from gatekeeper.server import http_protocol
 from gatekeeper.server.websocket import websocket_protocol
 from gatekeeper.settings import load

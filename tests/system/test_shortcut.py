@@ -21,7 +21,7 @@ from prometheus_client import generate_latest
 
 from gatekeeper.app import create_app
 from gatekeeper.build import build
-from gatekeeper.serve import limits
+from gatekeeper.serve.listeners import limits
 from gatekeeper.server import Exchange, http_protocol
 from gatekeeper.settings import load
 from gatekeeper.telemetry.access_log import AccessLog

@@ -84,7 +84,7 @@ def test_the_ops_port_tells_of_the_whole(gate: Sidecar) -> None:
     assert gate.ready().status == 200
     assert fetch(gate.ops, "GET", "/livez").body == b"ok\n"
     # The embedded store is one, and it is the parent's.
-    assert len([line for line in gate.log if line["event"] == "gatekeeper is listening"]) == 1
+    assert len([line for line in gate.log if line["event"] == "server listening"]) == 1
 
 
 def test_a_killed_worker_is_replaced_and_nothing_is_forgotten(gate: Sidecar, world: World) -> None:  # K3
