@@ -1,13 +1,13 @@
-"""The front door: HTTP/1 from the open, as a protocol class under uvicorn.
+"""The client's side: an HTTP/1 server, as a protocol class under uvicorn.
 
-Neither of uvicorn's own parsers can stand there: one knows no limit, lets trailers into the headers of a request that
-is already being judged, and takes two `Host`; the other takes `Content-Length` beside `Transfer-Encoding` and a bare
-LF for a line end; neither has a time-out for a head.
+None of uvicorn's own parsers is strict enough. One has no limits, merges trailers into the headers of a request that is
+already being decided on, and accepts two `Host` headers; the other accepts `Content-Length` beside `Transfer-Encoding`
+and a bare LF as line end. Neither has a timeout for the head.
 
     uvicorn.Config(app, http=http_protocol(Limits(max_headers=50), render_error))
 
-The rules of HTTP/1 are in `gatekeeper.http` (`request_head`, `request_body`, `websocket_handshake`); `exchange` speaks
-ASGI; `protocol` keeps the connection: order of requests, timeouts, and responses without the application.
+The rules of HTTP/1 are in `gatekeeper.http` (`request_head`, `request_body`, `websocket_handshake`). `exchange` speaks
+ASGI. `protocol` keeps the connection: order of requests, timeouts, and responses without the application.
 """
 
 from gatekeeper.http.request_head import Limits

@@ -1,4 +1,4 @@
-"""How long a client is waited for: until something comes from it, and until it takes what it was sent."""
+"""Timers for slow clients: for one that sends nothing, and for one that does not read."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 
 def _nothing() -> None:
-    """What a cancelled deadline calls."""
+    """Do nothing: the callback of a cancelled deadline."""
 
 
 class Deadline:
-    """A moment that moves with every request and hardly ever comes. Calls `expired` once the moment that was last set
-    is there. Setting costs no timer: the one that runs looks, when it fires, whether the moment has moved."""
+    """A deadline that moves with every request and rarely passes. Calls `expired` when it does. Moving it costs no
+    timer: the running one checks, when it fires, whether the deadline has moved."""
 
     __slots__ = ("_at", "_expired", "_loop", "_timer")
 
@@ -23,7 +23,7 @@ class Deadline:
         self._timer: asyncio.TimerHandle | None = None
 
     def set(self, seconds: float) -> None:
-        """From now."""
+        """Set the deadline to `seconds` from now."""
         at = self._at = self._loop.time() + seconds
         if self._timer is not None:
             if self._timer.when() <= at:
@@ -32,11 +32,11 @@ class Deadline:
         self._timer = self._loop.call_at(at, self._look)
 
     def clear(self) -> None:
-        """Nothing is waited for. The timer stays, for it will be of use again."""
+        """Remove the deadline. The timer is kept for the next one."""
         self._at = None
 
     def cancel(self) -> None:
-        """For good: lets go of `expired` too, which is a method of whoever holds this."""
+        """Stop for good, and release `expired`, which is a method of the owner."""
         self._at = None
         self._expired = _nothing
         if self._timer is not None:
@@ -55,7 +55,7 @@ class Deadline:
 
 
 class StallTimer:
-    """Whether a client has taken nothing of what was written to it for `seconds`."""
+    """Detects a client that has read nothing of the response for `seconds`."""
 
     __slots__ = ("_loop", "_seconds", "_timer")
 
@@ -65,7 +65,7 @@ class StallTimer:
         self._timer: asyncio.TimerHandle | None = None
 
     def watch(self, transport: asyncio.WriteTransport, stalled: Callable[[], None]) -> None:
-        """Calls `stalled` when it has; looks until all is taken, or `cancel`."""
+        """Call `stalled` when that happens. Watches until everything is read, or until `cancel`."""
         if self._timer is None:
             self._look(transport, stalled, None)
 

@@ -1,4 +1,4 @@
-"""One request and its answer, between an ASGI application and a connection."""
+"""One request and its response, between an ASGI application and a connection."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gatekeeper.http.types import ASGIApp, Message, Scope
 from gatekeeper.server.responders import Responder, Responders
 from gatekeeper.server.scope import ScopeFactory
 
-# What serve.py filters and operators know: the voice of the server, whichever protocol class it runs.
+# The logger that serve.py filters and operators know, whichever protocol class runs.
 _log = logging.getLogger("uvicorn.error")
 
 _START: Final = "http.response.start"
@@ -25,12 +25,12 @@ _BODY: Final = "http.response.body"
 _TRAILERS: Final = "http.response.trailers"
 _INFORMATIONAL: Final = "gatekeeper.http.informational"
 
-_NO_BODY: Final = frozenset({204, 304})
-_ABOUT_THE_CONNECTION: Final = frozenset({b"content-length", b"transfer-encoding", b"connection"})
+_BODILESS: Final = frozenset({204, 304})
+_OF_THE_CONNECTION: Final = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 
 
 def status_line(status: int, reason: bytes | None = None) -> bytes:
-    """The first line of an answer: with `reason`, else with the registered phrase or none."""
+    """Return the first line of a response, with `reason`, else with the registered phrase or none."""
     if reason is None:
         try:
             reason = HTTPStatus(status).phrase.encode()
@@ -41,45 +41,46 @@ def status_line(status: int, reason: bytes | None = None) -> bytes:
 
 @lru_cache(maxsize=128)
 def _first_line(status: int, reason: bytes | None) -> bytes:
-    """As `status_line`, of what an application has said."""
+    """Return the status line for values of an application. Raises RuntimeError for invalid ones."""
     if not HTTPStatus.OK <= status < 600:
-        raise RuntimeError(f"No status of an ASGI response: {status}")
+        raise RuntimeError(f"The status of a response must be 200 to 599, not {status}.")
     if reason is not None and not is_field_value(reason):
         raise RuntimeError("Invalid reason phrase in a response.")
     return status_line(status, reason)
 
 
 def response_head_lines(status: int, reason: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The beginning of an answer whose head was read strictly, for `Exchange.send_whole`."""
+    """Return status line and header lines of a response whose head was parsed strictly, for
+    `Exchange.send_full_response`."""
     return b"".join((_first_line(status, reason), *[b"%b: %b\r\n" % pair for pair in headers]))
 
 
 class ClientConnection(Protocol):
-    """What an exchange needs of the connection it runs on."""
+    """The connection of an exchange."""
 
     @property
     def writable(self) -> asyncio.Event | None:
-        """None, or what is set when the client has taken enough of what was written, or is gone."""
+        """None while the client takes data; else an event that is set when it has read enough, or has left."""
 
     def write(self, data: bytes) -> None: ...
 
     def call_soon(self, do: Callable[[], None]) -> None:
-        """Calls `do` at the end of this turn of the event loop."""
+        """Call `do` at the end of this turn of the event loop."""
 
     def want_body(self) -> None:
-        """The application waits for more of the body."""
+        """Read more of the body: the application waits for it."""
 
     def send_continue(self) -> None:
-        """The application wants a body that its client sends only when told to."""
+        """Ask the client for a body that it sends only after `100 Continue`."""
 
     def response_complete(self) -> None:
-        """The answer is complete."""
+        """The response is complete."""
 
     def response_failed(self) -> None:
-        """There will be no (more) answer: the application failed."""
+        """The application failed: there will be no response, or no more of it."""
 
     def run(self, exchange: Exchange, app: ASGIApp | None = None) -> None:
-        """Has the application answer, or `app`."""
+        """Let the application respond, or `app`."""
 
     @property
     def responders(self) -> Responders:
@@ -87,7 +88,7 @@ class ClientConnection(Protocol):
 
 
 class Framing(Enum):
-    """How the end of an answer is told."""
+    """The way in which the end of a response is marked (RFC 9112 section 6.3)."""
 
     LENGTH = "content-length"
     CHUNKED = "chunked"
@@ -95,19 +96,23 @@ class Framing(Enum):
     NONE = "no body"
 
 
-# Looked up several times an answer, and costly as attributes of an Enum.
+# Read several times for each response, and slow as attributes of an Enum.
 _LENGTH, _CHUNKED, _CLOSE, _NONE = Framing
 
 
 class Exchange:
-    """`receive` and `send` for one request. `started` and `complete` are about the answer; after `gone` nothing more
-    is sent and the application hears of it. `task` is the application's, None while there is none."""
+    """`receive` and `send` for one request.
+
+    `started` and `complete` concern the response. After `gone`, the client's disconnection, nothing more is sent, and
+    the application is informed. `task` is that of the application, None while there is none. `responder` is the object
+    that responds instead, if any.
+    """
 
     __slots__ = (
         "_connection",
         "_corked",
         "_default_headers",
-        "_ended",
+        "_end_received",
         "_event",
         "_expected",
         "_expects_continue",
@@ -116,8 +121,8 @@ class Exchange:
         "_is_event_stream",
         "_parts",
         "_remaining_bytes",
+        "_request_complete",
         "_scope",
-        "_told_end",
         "_trailers",
         "buffered_bytes",
         "complete",
@@ -146,8 +151,8 @@ class Exchange:
         self._parts: list[bytes] = []
         self._trailers: HeaderList = []
         self.buffered_bytes = 0
-        self._ended = section.length == 0
-        self._told_end = False
+        self._request_complete = section.length == 0
+        self._end_received = False
         self.gone = self.started = self.complete = False
         self._expected = _START
         self._framing = _NONE
@@ -158,50 +163,51 @@ class Exchange:
 
     @property
     def scope(self) -> Scope:
-        """For the application."""
+        """The scope for the application."""
         if self._scope is None:
             self._scope = self.scopes.make(self.head)
         return self._scope
 
     @property
     def is_full(self) -> bool:
-        """Whether the client has yet to take what was sent."""
+        """True while the client has yet to read what was sent."""
         return self._connection.writable is not None
 
     @property
     def waits_for_permission(self) -> bool:
-        """Whether the client holds its body back until it is told to go on."""
+        """True while the client holds its body back until `100 Continue`."""
         return self._expects_continue
 
     @property
     def ends_with_connection(self) -> bool:
-        """Whether a closed connection reads as the regular end of the answer."""
+        """True if the client takes the end of the connection for the end of the response."""
         return self._framing is _CLOSE
 
     async def run(self, app: ASGIApp) -> None:
-        """Runs the application to its end. What it raises is logged and ends the connection."""
+        """Run the application. An exception is logged and ends the connection."""
         try:
             await app(self.scope, self.receive, self.send)
         except asyncio.CancelledError:
             if not self.end_event_stream():
                 self.abort_response()
             raise
-        except Exception:  # noqa: BLE001 - whatever an application raises
-            _log.exception("Exception in ASGI application")
+        except Exception:  # noqa: BLE001 - an application may raise anything
+            _log.exception("application raised an exception")
             self.abort_response()
         else:
             if not self.complete and not self.gone:
-                _log.error("ASGI callable returned without completing its response.")
+                _log.error("application returned without completing its response")
                 self.abort_response()
 
     def abort_response(self) -> None:
+        """Break the response off so that the client can tell."""
         self.uncork()
         if not self.complete and not self.gone:
             self._connection.response_failed()
 
     def end_event_stream(self) -> bool:
-        """The server ends, and this answer has no end of its own: a client reads on elsewhere after a regular end, and
-        drops an event that is not whole (HTML standard, section 9.2.6)."""
+        """End an event stream regularly when the server shuts down, and return True; False for any other response. The
+        client then reconnects elsewhere, and drops an incomplete event (HTML standard, section 9.2.6)."""
         if not self._is_event_stream or self._expected != _BODY or self.gone or self._framing is _LENGTH:
             return False
         self.keep_alive = self._has_trailers = False
@@ -211,41 +217,41 @@ class Exchange:
     # Without an application
 
     def attach(self, responder: Responder) -> None:
-        """From now on `responder` answers."""
+        """Let `responder` respond from now on."""
         self.responder = responder
         self._connection.responders.add(responder)
 
     def detach(self, responder: Responder) -> None:
-        """`responder` has answered, or never will."""
+        """Remove `responder`, which has responded or never will."""
         self.responder = None
         self._connection.responders.discard(responder)
 
     def run_application(self, app: ASGIApp | None = None) -> None:
-        """Has the application answer, or `app`."""
+        """Let the application respond, or `app`."""
         self._connection.run(self, app)
 
     @property
     def body(self) -> bytes:
-        """Of a request that came whole, for whoever carries it."""
+        """The body of a request that has arrived completely, for a responder."""
         return b"".join(self._parts)
 
-    # The client's side
+    # Called by the connection
 
     def feed(self, part: bytes, *, last: bool, trailers: HeaderList) -> None:
-        """More of the body. After the answer nobody wants it."""
+        """Take more of the body. After the response it is dropped."""
         if self.complete or self.gone:
             return
-        # RFC 9110 section 10.1.1: no 100 once the client has begun by itself.
+        # RFC 9110 section 10.1.1: no 100 once the client sends by itself.
         self._expects_continue = False
         if part:
             self._parts.append(part)
             self.buffered_bytes += len(part)
-        self._ended = last
+        self._request_complete = last
         self._trailers = trailers
         self._wake()
 
     def disconnect(self) -> None:
-        """The client is gone, or has no further claim to an answer."""
+        """Stop sending: the client has left, or gets no further response."""
         self.gone = True
         self._wake()
         if self.responder is not None:
@@ -255,13 +261,14 @@ class Exchange:
         if self._event is not None:
             self._event.set()
 
-    # The application's side
+    # Called by the application
 
     async def receive(self) -> Message:
+        """ASGI `receive`."""
         if self._expects_continue and not self.started and not self.gone:
             self._expects_continue = False
             self._connection.send_continue()
-        while not self._has_news():
+        while not self._has_message():
             self._connection.want_body()
             if self._event is None:
                 self._event = asyncio.Event()
@@ -272,16 +279,17 @@ class Exchange:
         body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts.clear()
         self.buffered_bytes = 0
-        self._told_end = self._ended
-        message: Message = {"type": "http.request", "body": body, "more_body": not self._ended}
-        if self._ended and self._trailers:
+        self._end_received = self._request_complete
+        message: Message = {"type": "http.request", "body": body, "more_body": not self._request_complete}
+        if self._request_complete and self._trailers:
             message["trailers"] = self._trailers
         return message
 
-    def _has_news(self) -> bool:
-        return self.gone or self.complete or bool(self._parts) or (self._ended and not self._told_end)
+    def _has_message(self) -> bool:
+        return self.gone or self.complete or bool(self._parts) or (self._request_complete and not self._end_received)
 
     async def send(self, message: Message) -> None:
+        """ASGI `send`."""
         if self._connection.writable is not None:
             await self._connection.writable.wait()
         if self.gone:
@@ -302,24 +310,24 @@ class Exchange:
             self._send_trailers(message.get("headers", ()), last=not message.get("more_trailers", False))
 
     def send_informational(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """RFC 9110 section 15.2."""
+        """Send an interim response (RFC 9110 section 15.2)."""
         if status == HTTPStatus.CONTINUE:
             if self._expects_continue:
                 self._expects_continue = False
                 self._connection.send_continue()
             return
         if not HTTPStatus.PROCESSING <= status < HTTPStatus.OK:
-            raise RuntimeError(f"No status of an interim response: {status}")
+            raise RuntimeError(f"The status of an interim response must be 100 or 102 to 199, not {status}.")
         if self.head.version == "1.1":
-            self._write(b"".join((status_line(status), *_lines(headers), b"\r\n")))
+            self._write(b"".join((status_line(status), *_section_lines(headers), b"\r\n")))
 
     def send_head(
         self, status: int, headers: Iterable[tuple[bytes, bytes]], reason: bytes | None, *, hold: bool = False
     ) -> None:
-        """With `hold` it leaves with the end of the answer, or at `uncork`."""
+        """Start a response. With `hold` the head is sent with the end of the response, or at `uncork`."""
         line = _first_line(status, reason)
         if self._expects_continue:
-            # Whether a body follows is now the client's guess, so what follows could be read either way.
+            # The client may or may not send its body now: the bytes that follow would be ambiguous.
             self._expects_continue = self.keep_alive = False
         content = [line]
         connection = self._take_headers([*self._default_headers, *headers], content)
@@ -332,19 +340,19 @@ class Exchange:
         content.append(b"\r\n")
         self.started = True
         self._expected = _BODY
-        # Most answers are complete before this turn of the loop is over, and then leave in one piece.
+        # Most responses are complete within this turn of the loop, and are then sent in one piece.
         self._corked = content
         if not hold:
             self._connection.call_soon(self.uncork)
 
     def _take_headers(self, headers: HeaderList, content: list[bytes]) -> bytes | None:
-        """Puts the headers into `content`; what `ClientConnection` says, `close` for any that names it."""
+        """Append the headers to `content`. Return the value of `Connection`, or `close` if any of them says so."""
         connection: bytes | None = None
         for name, value in headers:
             key = name.lower()
-            if key in _ABOUT_THE_CONNECTION:
+            if key in _OF_THE_CONNECTION:
                 if key == b"transfer-encoding":
-                    # How an answer is framed is this connection's affair, and chunked is all there is.
+                    # The connection chooses the framing; chunked is the only transfer coding it knows.
                     if value.lower() != b"chunked":
                         raise RuntimeError("Transfer-Encoding of a response must be chunked.")
                     continue
@@ -367,8 +375,8 @@ class Exchange:
         self._framing, self._remaining_bytes = _LENGTH, int(value)
 
     def _choose_framing(self, status: int, content: list[bytes]) -> None:
-        """RFC 9112 section 6.3."""
-        if self.head.method == "HEAD" or status in _NO_BODY:
+        """Choose how the end of the response is marked (RFC 9112 section 6.3)."""
+        if self.head.method == "HEAD" or status in _BODILESS:
             self._framing = _NONE
         elif self._framing is not _LENGTH and self.head.version == "1.1":
             self._framing = _CHUNKED
@@ -390,6 +398,7 @@ class Exchange:
         self._connection.response_complete()
 
     def send_body(self, body: bytes, *, last: bool) -> None:
+        """Send a part of the body. Raises RuntimeError if it contradicts `Content-Length`."""
         if self._framing is _LENGTH:
             self._remaining_bytes -= len(body)
             if self._remaining_bytes < 0 or (last and self._remaining_bytes):
@@ -407,9 +416,9 @@ class Exchange:
             self._end()
 
     def _send_trailers(self, headers: Iterable[tuple[bytes, bytes]], *, last: bool) -> None:
-        """Only chunked framing has room for them (RFC 9112 section 7.1.2); elsewhere they are forgotten."""
+        """Send trailers. Only chunked framing has room for them (RFC 9112 section 7.1.2); else they are dropped."""
         if self._framing is _CHUNKED:
-            self._write(b"".join((*_lines(headers), b"\r\n" if last else b"")))
+            self._write(b"".join((*_section_lines(headers), b"\r\n" if last else b"")))
         if last:
             self._end()
 
@@ -420,7 +429,7 @@ class Exchange:
             self._corked.append(data)
 
     def uncork(self) -> None:
-        """Sends what was held back."""
+        """Send what was held back."""
         corked, self._corked = self._corked, None
         if corked is not None and not self.gone:
             self._connection.write(b"".join(corked))
@@ -432,10 +441,10 @@ class Exchange:
         self._connection.response_complete()
 
 
-def _lines(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[bytes]:
-    """Of a section beside the head, where nothing about the connection stands."""
+def _section_lines(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[bytes]:
+    """Yield the lines of interim responses and trailers, without fields about the connection."""
     for name, value in headers:
         if not is_token(name) or not is_field_value(value):
             raise RuntimeError("Invalid header name or value in a response.")
-        if name.lower() not in _ABOUT_THE_CONNECTION:
+        if name.lower() not in _OF_THE_CONNECTION:
             yield b"%b: %b\r\n" % (name, value)

@@ -1,13 +1,12 @@
-"""The connection: what comes, in which order, for how long, and what is answered where no application is asked.
+"""The connection of a client: reading, order, timeouts, and responses without the application.
 
-A connection is always in one phase. Requests are taken one after the other, so that answers cannot come in another
-order than requests; what a client sends ahead waits, bounded.
+A connection is always in one phase. Requests are handled one after the other, so that responses keep their order; a
+bounded amount of data that a client sends ahead is held.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import struct
 from collections.abc import Callable
@@ -23,16 +22,14 @@ from gatekeeper.http.types import ASGIApp, Scope
 from gatekeeper.http.websocket_handshake import asks_for_websocket, check_handshake, serialize_handshake
 from gatekeeper.server.deadline import Deadline, StallTimer
 from gatekeeper.server.exchange import Exchange
-from gatekeeper.server.rejection import ErrorResponse, RejectedRequest, RenderError, serialize_error
+from gatekeeper.server.rejection import RejectedRequest, RenderError, error_response
 from gatekeeper.server.responders import Responders
 from gatekeeper.server.scope import ScopeFactory
 
-_log = logging.getLogger("uvicorn.error")
-
 _HIGH_WATER_BYTES: Final = 64 * 1024
-# As Go's net/http: this much of a body that nobody reads is taken to keep the connection, more ends it.
-_MOST_DRAINED_BYTES: Final = 256 * 1024
-# Long enough for an answer to be read, short enough to be no hold on a connection (RFC 9112 section 9.6).
+# As Go's net/http: so much of an unread body is read over to keep the connection; more ends it.
+_MAX_DRAINED_BYTES: Final = 256 * 1024
+# Long enough to read a response, too short to occupy connections (RFC 9112 section 9.6).
 _LINGER_SECONDS: Final = 2.0
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
 
@@ -46,16 +43,16 @@ INTERNAL_ERROR: Final = "Internal error; the request id finds it in the log"
 class _Phase(Enum):
     HEAD = "waiting for a head"
     BODY = "inside a body"
-    ANSWER = "the request is here, its answer is not"
-    LINGER = "answered for the last time; what still comes is forgotten"
+    RESPONSE = "waiting for the response"
+    LINGER = "closing; further data is dropped"
 
 
-# Looked up several times a request, and costly as attributes of an Enum.
-_HEAD, _BODY, _ANSWER, _LINGER = _Phase
+# Read several times for each request, and slow as attributes of an Enum.
+_HEAD, _BODY, _RESPONSE, _LINGER = _Phase
 
 
 class HttpServerProtocol(asyncio.Protocol):
-    """HTTP/1 under uvicorn. Made by `http_protocol`, which fills in the class attributes."""
+    """HTTP/1 under uvicorn. Made by `http_protocol`, which sets the class attributes."""
 
     __slots__ = (
         "_app_state",
@@ -95,7 +92,7 @@ class HttpServerProtocol(asyncio.Protocol):
     ) -> None:
         self._config = config
         self._state = server_state
-        # Typed as a set of uvicorn's own classes, used for their `shutdown` and their number.
+        # uvicorn types it as a set of its own classes; it uses their number and their `shutdown`.
         self._connections = cast("set[asyncio.Protocol]", server_state.connections)
         self._app_state = app_state
         self._loop = _loop or asyncio.get_running_loop()
@@ -115,7 +112,7 @@ class HttpServerProtocol(asyncio.Protocol):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._phase.value}>"
 
-    # What the transport tells
+    # Called by the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -149,10 +146,10 @@ class HttpServerProtocol(asyncio.Protocol):
                 self._read_head(data)
             elif self._phase is _BODY:
                 self._read_body(data)
-            elif self._phase is _ANSWER:
+            elif self._phase is _RESPONSE:
                 self._hold(data)
-        except RequestRejected as refused:
-            self._reject(refused)
+        except RequestRejected as rejected:
+            self._reject(rejected)
 
     def pause_writing(self) -> None:
         self.writable = asyncio.Event()
@@ -167,7 +164,7 @@ class HttpServerProtocol(asyncio.Protocol):
         self._stall.cancel()
 
     def shutdown(self) -> None:
-        """uvicorn's word that the server ends: what is in flight is finished, the rest closes."""
+        """Called by uvicorn when the server shuts down: finish the request in flight, close an idle connection."""
         if self._exchange is None or self._exchange.complete or self._phase is _LINGER:
             self._finish()
         else:
@@ -188,7 +185,7 @@ class HttpServerProtocol(asyncio.Protocol):
         try:
             self._head = head = parse_head(raw, self._limits)
         except RequestRejected:
-            # For the wording.
+            # The error response is written with what was read.
             self._reader.buffer += raw
             raise
         if asks_for_websocket(head) and self._config.ws_protocol_class is not None:
@@ -197,13 +194,14 @@ class HttpServerProtocol(asyncio.Protocol):
             self._begin(head, rest)
 
     def _begin(self, head: RequestHead, rest: bytes) -> None:
-        """From here on the request is the application's, unless its body is at fault from the start."""
+        """Start an exchange. From here on the request belongs to the application, unless its body is too large from the
+        start."""
         limit, length = self._limits.max_body_bytes, head.length
         if limit is not None and length is not None and length > limit:
             raise RequestRejected(413, BODY_TOO_LARGE)
         exchange = Exchange(self, head, self._scopes, self._state.default_headers)
         if length == 0:
-            self._phase = _ANSWER
+            self._phase = _RESPONSE
             self._exchange = exchange
             if rest:
                 self._hold(rest)
@@ -216,7 +214,7 @@ class HttpServerProtocol(asyncio.Protocol):
             elif not exchange.waits_for_permission:
                 self._deadline.set(self._limits.body_timeout)
             self._exchange = exchange
-        if not (self._phase is _ANSWER and self._fast_path(exchange)):
+        if not (self._phase is _RESPONSE and self._fast_path(exchange)):
             self.run(exchange)
 
     def _read_body(self, data: bytes, exchange: Exchange | None = None) -> None:
@@ -227,7 +225,7 @@ class HttpServerProtocol(asyncio.Protocol):
         part, rest = body.feed(data)
         exchange.feed(part, last=body.complete, trailers=body.trailers)
         if body.complete:
-            self._phase = _ANSWER
+            self._phase = _RESPONSE
             self._deadline.clear()
             self._body = None
             if rest:
@@ -238,22 +236,22 @@ class HttpServerProtocol(asyncio.Protocol):
             self._drained_bytes += len(data)
             self._drain(body)
         elif exchange.buffered_bytes > _HIGH_WATER_BYTES:
-            # From now on it is the application that is waited for.
+            # From now on the application sets the pace.
             self._pause_reading()
             self._deadline.clear()
         else:
             self._deadline.set(self._limits.body_timeout)
 
     def _drain(self, body: Body) -> None:
-        """The rest of a body whose request is answered: read over, within reason, to come to the next request."""
-        if self._drained_bytes + body.remaining_bytes > _MOST_DRAINED_BYTES:
+        """Read over the rest of a body after the response, within limits, to get to the next request."""
+        if self._drained_bytes + body.remaining_bytes > _MAX_DRAINED_BYTES:
             self._close()
         else:
             self._deadline.set(self._limits.body_timeout)
             self._resume_reading()
 
     def _hold(self, data: bytes) -> None:
-        """What comes before its turn."""
+        """Hold data that arrives before its turn."""
         self._held += data
         if len(self._held) > _HIGH_WATER_BYTES:
             self._pause_reading()
@@ -268,7 +266,7 @@ class HttpServerProtocol(asyncio.Protocol):
             self._read_paused = False
             self._transport.resume_reading()
 
-    # What an exchange asks for
+    # Called by the exchange
 
     def run(self, exchange: Exchange, app: ASGIApp | None = None) -> None:
         task = exchange.task = self._loop.create_task(exchange.run(app or self._config.loaded_app))
@@ -298,7 +296,7 @@ class HttpServerProtocol(asyncio.Protocol):
             return
         if not exchange.keep_alive:
             self._close()
-        elif self._phase is _ANSWER:
+        elif self._phase is _RESPONSE:
             self._next()
         elif self._body is not None:
             self._drain(self._body)
@@ -313,7 +311,7 @@ class HttpServerProtocol(asyncio.Protocol):
             self._reject(RequestRejected(500, INTERNAL_ERROR))
 
     def _next(self) -> None:
-        """On to the next request, which may be here already."""
+        """Go on to the next request, which may have arrived already."""
         self._phase = _HEAD
         self._exchange = self._head = None
         self._resume_reading()
@@ -325,13 +323,13 @@ class HttpServerProtocol(asyncio.Protocol):
             self._idle = True
             self._deadline.set(self._limits.keepalive_timeout)
 
-    # The end
+    # Closing
 
-    def _reject(self, refused: RequestRejected) -> None:
-        """Answers in place of the application, for the last time on this connection."""
+    def _reject(self, rejected: RequestRejected) -> None:
+        """Respond in place of the application, and end the connection."""
         exchange = self._exchange
         if exchange is not None and exchange.complete:
-            # What is wrong comes after the answer.
+            # The fault comes after a complete response.
             self._close()
             return
         if exchange is not None:
@@ -339,45 +337,40 @@ class HttpServerProtocol(asyncio.Protocol):
             if exchange.started:
                 self._truncate(exchange)
                 return
-        refusal = self._refusal(refused, exchange.scope if exchange is not None else None)
-        try:
-            answer = self._render_error(refusal)
-        except Exception:  # noqa: BLE001 - the connection must end all the same
-            _log.exception("a refusal could not be worded")
-            answer = ErrorResponse([], b"")
-        headers = [*answer.headers, *refused.headers]
-        self.write(serialize_error(refused.status, headers, answer.body, head_only=refusal.method == "HEAD"))
+        request = self._rejected_request(rejected, exchange.scope if exchange is not None else None)
+        self.write(error_response(self._render_error, request, rejected.headers))
         self._close(linger=True)
 
-    def _refusal(self, refused: RequestRejected, scope: Scope | None) -> RejectedRequest:
+    def _rejected_request(self, rejected: RequestRejected, scope: Scope | None) -> RejectedRequest:
         if self._head is not None:
             method, target, headers = self._head.method, self._head.target, self._head.headers
         else:
             method, target, headers = salvage(bytes(self._reader.buffer), self._limits)
-        return RejectedRequest(refused.status, refused.detail, method, target, headers, self._scopes.client, scope)
+        return RejectedRequest(rejected.status, rejected.detail, method, target, headers, self._scopes.client, scope)
 
     def _truncate(self, exchange: Exchange) -> None:
-        """Ends an answer in the middle, so that its client can tell (RFC 9112 section 8)."""
+        """End a response in the middle, so that the client can tell (RFC 9112 section 8)."""
         if exchange.ends_with_connection:
             self._reset()
         else:
             self._finish()
 
     def _reset(self) -> None:
-        """Ends the connection with RST: nobody can take that for a regular end."""
+        """End the connection with RST, which no client takes for a regular end."""
         self._phase = _LINGER
         self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         self._transport.abort()
 
     def _finish(self) -> None:
-        """Closes once all is written that a client is still taking."""
+        """Close once the client has read everything."""
         self._phase = _LINGER
         self._transport.close()
         self._stall.watch(self._transport, self._reset)
 
     def _close(self, *, linger: bool = False) -> None:
-        """Ends the connection. While something is still coming, only this side of it at first: a socket that is closed
-        with unread bytes resets the connection, and the client may never see its answer (RFC 9112 section 9.6)."""
+        """End the connection. While data is still arriving, close only the sending side at first: a socket that is
+        closed with unread bytes resets the connection, and the client may never see the response (RFC 9112 section
+        9.6)."""
         unread = linger or self._body is not None or bool(self._held)
         self._phase = _LINGER
         self._held = b""
@@ -390,11 +383,11 @@ class HttpServerProtocol(asyncio.Protocol):
             self._finish()
 
     def _upgrade(self, head: RequestHead, rest: bytes) -> None:
-        """Hands the connection over to the WebSocket protocol, which reads the handshake again, rebuilt from what was
-        judged."""
+        """Hand the connection over to the WebSocket protocol, which parses the handshake again, serialized from the
+        checked head."""
         check_handshake(head)
         if rest:
-            # RFC 6455 section 4.1: the client waits for the answer; what it cannot wait with may be a request.
+            # RFC 6455 section 4.1: the client must wait for the response; data that comes earlier may be a request.
             raise RequestRejected(400, "There is data before the WebSocket handshake was answered")
         self._deadline.cancel()
         self._stall.cancel()
@@ -417,11 +410,11 @@ class HttpServerProtocol(asyncio.Protocol):
 
 
 def _nothing(*_: object) -> None:
-    """Of whoever does not want to know."""
+    """Do nothing: the default callback."""
 
 
 def no_fast_path(_: Exchange) -> bool:
-    """Every request is the application's."""
+    """Leave every request to the application."""
     return False
 
 

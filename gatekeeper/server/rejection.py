@@ -1,25 +1,28 @@
-"""What the front answers itself, and who words it."""
+"""Responses of the server to requests that it rejects, and the interface for their content."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from email.utils import formatdate
 from typing import TypeAlias
 
 import msgspec
 
-from gatekeeper.http.headers import HeaderList
+from gatekeeper.http.headers import HeaderList, Headers
 from gatekeeper.http.types import Scope
 from gatekeeper.server.exchange import status_line
 
+_log = logging.getLogger("uvicorn.error")
+
 
 class RejectedRequest(msgspec.Struct, frozen=True):
-    """A request that the front answers itself; the connection ends with it.
+    """A request that the server rejects; its connection ends with the response.
 
-    `status` is 400, 405, 408, 413, 414, 426 or 431, and 500 for an application that failed without an answer; `detail`
-    says what is wrong, in English. `method` and `target` are empty where the request line was not whole; `headers` are
-    those of its lines that were well-formed, names lower-case: to word the answer by, never to decide by. `scope` is
-    the application's where it has this request too; it is told that its client left, and logs it by itself.
+    `status` is 400, 405, 408, 413, 414, 426 or 431, or 500 for an application that failed without a response; `detail`
+    says what is wrong, in English. `method` and `target` are empty if the request line was incomplete. `headers` are
+    the well-formed ones, names in lower-case: they serve to word the response, never for a decision. `scope` is that of
+    the application if it has this request too: it is informed that its client left, and logs the request itself.
     """
 
     status: int
@@ -32,22 +35,33 @@ class RejectedRequest(msgspec.Struct, frozen=True):
 
 
 class ErrorResponse(msgspec.Struct, frozen=True):
-    """The words of an answer: what is not framing. `Content-Length`, `Connection`, a missing `Date` and the headers
-    that a status needs (`Allow`, `Sec-WebSocket-Version`) are added to it."""
+    """The content of an error response, without framing. `Content-Length`, `Connection`, a missing `Date` and the
+    headers that a status requires (`Allow`, `Sec-WebSocket-Version`) are added to it."""
 
     headers: HeaderList
     body: bytes
 
 
 RenderError: TypeAlias = Callable[[RejectedRequest], ErrorResponse]
-"""Words a refusal. Called once for each, so it may count and log; it must not block."""
+"""Writes the content of an error response. It is called once for each rejected request, so it may count and log; it
+must not block."""
 
 
-def serialize_error(status: int, headers: HeaderList, body: bytes, *, head_only: bool) -> bytes:
-    """A whole answer, the last of its connection."""
+def error_response(render_error: RenderError, request: RejectedRequest, required: Headers) -> bytes:
+    """Return the full response to a rejected request in bytes, the last of its connection.
+
+    `required` are the headers that its status requires. If `render_error` fails, the response has no content.
+    """
+    try:
+        response = render_error(request)
+    except Exception:  # noqa: BLE001 - the connection must end all the same
+        _log.exception("server failed to write an error response")
+        response = ErrorResponse([], b"")
+    headers = [*response.headers, *required]
     if all(name.lower() != b"date" for name, _ in headers):
-        # RFC 9110 section 6.6.1: whoever makes an answer and has a clock dates it.
-        headers = [*headers, (b"date", formatdate(usegmt=True).encode())]
+        # RFC 9110 section 6.6.1: an origin server with a clock sends `Date`.
+        headers.append((b"date", formatdate(usegmt=True).encode()))
     lines = [b"%b: %b\r\n" % header for header in headers]
-    framing = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-    return b"".join((status_line(status), *lines, framing, b"" if head_only else body))
+    framing = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(response.body)
+    body = b"" if request.method == "HEAD" else response.body
+    return b"".join((status_line(request.status), *lines, framing, body))

@@ -1,4 +1,4 @@
-"""What an ASGI application is told about a request."""
+"""ASGI scopes of requests."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from gatekeeper.http.request_head import RequestHead
 from gatekeeper.http.types import Scope
 
 EXTENSION: Final = "gatekeeper.http"
-"""What this server offers beyond ASGI. `scope["extensions"][EXTENSION]["target"]` is the request target as it was sent,
-a bare `?` kept. The last `http.request` has `trailers`, a list of headers, where there are any. `http.response.start`
-may have `reason`, the phrase of the status line in bytes. Before it, `gatekeeper.http.informational` with `status` and
-`headers` sends an interim answer: 100 where the client waits for it, others to HTTP/1.1."""
+"""The name of the ASGI extension of this server.
+
+`scope["extensions"][EXTENSION]["target"]` is the request target in the client's spelling, a bare `?` included. The last
+`http.request` message has `trailers`, a list of headers, if there are any. `http.response.start` may have `reason`, the
+reason phrase in bytes. Before it, `gatekeeper.http.informational` with `status` and `headers` sends an interim
+response: 100 if the client waits for it, others to HTTP/1.1 clients.
+"""
 
 
 class ScopeFactory:
-    """Scopes for the requests of one connection. `client` is address and port of the other side, None for a Unix
-    socket, which has none."""
+    """Makes the scopes for the requests of one connection. `client` is address and port of the other side, None on a
+    Unix socket."""
 
     __slots__ = ("_app_state", "_asgi_version", "_root_path", "_server", "client", "scheme")
 
@@ -34,6 +37,7 @@ class ScopeFactory:
         self._app_state = app_state
 
     def make(self, head: RequestHead) -> Scope:
+        """Return a new scope for the request with this head."""
         raw_path, _, query = head.target.partition(b"?")
         path = raw_path.decode("ascii")
         root = self._root_path
@@ -49,7 +53,7 @@ class ScopeFactory:
             "path": root + (unquote(path) if "%" in path else path),
             "raw_path": root.encode("ascii") + raw_path,
             "query_string": query,
-            # A copy: the section is kept for the next who sends the same.
+            # A copy: the section is shared with other requests.
             "headers": list(head.headers),
             "state": self._app_state.copy(),
             "extensions": {"http.response.trailers": {}, EXTENSION: {"target": head.target}},

@@ -1,4 +1,4 @@
-"""The client's leg of a WebSocket: uvicorn's protocol, with bounds where it has none."""
+"""The client's side of a WebSocket: uvicorn's protocol, with limits where it has none."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from gatekeeper.net import CLIENT_LEFT, enable_keepalive, is_broken
 from gatekeeper.upstream.websocket import MAX_MESSAGE_BYTES
 
 _WATCH_SECONDS: Final = 1.0
-# The largest message on its way, and thousands of pongs.
+# One message of the largest size, and thousands of pongs.
 _MAX_UNSENT_BYTES: Final = MAX_MESSAGE_BYTES + 1024 * 1024
 
 
 class WebSocketServerProtocol(WebSocketsSansIOProtocol):
-    """`on_client_left` hears of the task of an application whose client is gone."""
+    """uvicorn's protocol with strict frames, TCP keep-alive and bounded buffers. `on_client_left` is called with the
+    task of an application whose client has disconnected."""
 
     on_client_left: Callable[[asyncio.Task[None]], None] | None = None
     _task: asyncio.Task[None] | None = None
@@ -56,7 +57,7 @@ class WebSocketServerProtocol(WebSocketsSansIOProtocol):
             self._watch = self.loop.call_later(_WATCH_SECONDS, self._look_after)
 
     def _look_after(self) -> None:
-        """A transport that does not read is not told that its client is gone."""
+        """Check whether the client is still there: a transport that does not read is not notified when it leaves."""
         self._watch = None
         if self.read_paused and not self.disconnected:
             if is_broken(self.transport):
@@ -66,13 +67,13 @@ class WebSocketServerProtocol(WebSocketsSansIOProtocol):
 
     def data_received(self, data: bytes) -> None:
         self.conn.receive_data(data)
-        # Also what came right before a fault.
+        # Events that arrived before a fault count, too.
         self.handle_events()
         if self.conn.parser_exc is not None:
             self.handle_parser_exception()
 
     def handle_cont(self, event: Frame) -> None:
-        # In one buffer: a list of empty fragments, or of short ones, has no bound that the size of a message sets.
+        # One buffer: the limit on a message's size does not bound a list of empty or short fragments.
         frames: list[Any] = self.frames
         if not isinstance(frames[0], bytearray):
             frames[0] = bytearray(frames[0])
@@ -83,7 +84,7 @@ class WebSocketServerProtocol(WebSocketsSansIOProtocol):
 
     def handle_ping(self) -> None:
         super().handle_ping()
-        # Who sends pings and never reads the pongs has them kept here.
+        # Pongs pile up for a client that sends pings and never reads.
         if self.transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:
             self.transport.abort()
 
