@@ -1,4 +1,4 @@
-"""Connections to the backend: where it is, and how it is reached."""
+"""Opening connections to the backend."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _P = TypeVar("_P", bound=asyncio.BaseProtocol)
 
 
 class BackendAddress(NamedTuple):
-    """Where the backend is. `authority` stands in for a missing `Host`; `socket_path` is that of a Unix socket, None
-    over TCP."""
+    """The address of the backend. `authority` is the `Host` of requests without one; `socket_path` is that of a Unix
+    socket, None over TCP."""
 
     is_tls: bool
     host: str
@@ -28,8 +28,8 @@ class BackendAddress(NamedTuple):
 
 
 class BackendStreams(NamedTuple):
-    """A connection to the backend, nothing sent yet. `authority` stands in for a missing `Host`; `timeout_seconds` is
-    how long the backend may be silent where it owes an answer."""
+    """A new connection to the backend. `authority` is the `Host` of requests without one; `timeout_seconds` bounds the
+    backend's silence while it owes a response."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -40,9 +40,9 @@ class BackendStreams(NamedTuple):
 class Connector:
     """Opens connections to the backend at `url` (`http://host:port`, `https://…`, `http+unix:///path.sock`).
 
-    A name is looked up for every connection. `timeout_seconds` bounds all of it, TLS included; `ca_file` is a PEM
-    bundle that replaces the usual certificate authorities; `alpn` are the protocols offered over TLS (RFC 7301), none
-    for no offer. Raises ValueError for a URL of another form.
+    The host name is resolved for every connection. `timeout_seconds` bounds all of it, TLS included; `ca_file` is a PEM
+    bundle that replaces the default certificate authorities; `alpn` are the protocols offered over TLS (RFC 7301),
+    empty for no offer. Raises ValueError for a URL of another form.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Connector:
         self._timeout_seconds = timeout_seconds
 
     async def connect(self, factory: Callable[[], _P]) -> _P:
-        """A connection that `factory`'s protocol serves. Raises UpstreamUnavailable or UpstreamTimeout."""
+        """Open a connection for the protocol that `factory` makes. Raises UpstreamUnavailable or UpstreamTimeout."""
         loop = asyncio.get_running_loop()
         origin = self.origin
         try:
@@ -71,7 +71,7 @@ class Connector:
         return protocol
 
     async def dial(self, silence_seconds: float) -> BackendStreams:
-        """A connection as a pair of streams."""
+        """Open a connection as a pair of streams."""
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(loop=loop)
         protocol = await self.connect(lambda: _Streams(reader, loop))
@@ -86,20 +86,20 @@ class _Streams(asyncio.StreamReaderProtocol):
         super().__init__(reader, loop=loop)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are no subclass of it.
+        # uvloop's transports are not a subclass.
         self.transport = cast("asyncio.Transport", transport)
-        # A WebSocket may be silent for as long as both sides want.
+        # A WebSocket may be silent for any time.
         enable_keepalive(transport)
         super().connection_made(transport)
 
 
 def parse_backend_url(url: str) -> BackendAddress:
-    """Raises ValueError."""
+    """Parse the URL of a backend. Raises ValueError."""
     parts = urlsplit(url)
     if parts.scheme == "http+unix" and parts.path.startswith("/") and not parts.netloc:
         return BackendAddress(is_tls=False, host="localhost", port=80, authority=b"localhost", socket_path=parts.path)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/") or parts.username:
-        # Not quoted: people put passwords into URLs.
+        # Not quoted: a URL can hold a password.
         raise ValueError("the URL of a backend is http://host:port, https://host:port or http+unix:///path.sock")
     is_tls = parts.scheme == "https"
     host = parts.hostname if parts.hostname.isascii() else parts.hostname.encode("idna").decode("ascii")

@@ -1,7 +1,7 @@
-"""One connection to the backend: one request at a time, told by callbacks.
+"""One HTTP/1.1 connection to the backend: one request at a time, reported by callbacks.
 
-There is no task, no future and no coroutine here, so that a request costs what its bytes cost; whoever wants to await
-something builds it on a `ResponseCallbacks` (`native.py`).
+It has no task, future or coroutine, so that the cost of a request is that of its bytes. Coroutines are built on
+`ResponseCallbacks` (`http1_client`).
 """
 
 from __future__ import annotations
@@ -23,59 +23,60 @@ _DRAIN_BYTES: Final = 256 * 1024
 
 
 class ResponseCallbacks(Protocol):
-    """Who is told of the answer to one request. Any of these may call the connection's methods.
+    """The receiver of the response to one request. Each method may call the methods of the connection.
 
-    After `on_end`, `on_failure` or its own `abort` the connection is not the sink's any more: it may be serving another
-    request already.
+    After `on_end`, `on_failure` or its own `abort` it must not use the connection, which may already serve another
+    request.
     """
 
     def on_informational(self, head: ResponseHead) -> None:
-        """An interim answer (1xx, never 101)."""
+        """An interim response (1xx, never 101) has arrived."""
 
     def on_head(self, head: ResponseHead) -> None:
-        """The head of the final answer. Where `connection.uploading` is false now, no more of the body is wanted."""
+        """The head of the final response has arrived. If `connection.uploading` is now false, the rest of the request
+        body is not wanted."""
 
     def on_data(self, data: bytes) -> None:
-        """A part of the body."""
+        """A part of the body has arrived."""
 
     def on_end(self, trailers: HeaderList) -> None:
-        """The answer is complete, and with it the request, even where its body was not."""
+        """The response is complete, and with it the request, even if its body is not."""
 
     @property
     def takes_full_response(self) -> bool:
-        """Whether `on_full_response` may be called."""
+        """True if `on_full_response` may be called."""
 
     def on_full_response(self, head: ResponseHead, body: bytes) -> None:
-        """In place of the three above: the final answer, all of it, and the last word on it."""
+        """All of the final response has arrived. Called instead of `on_head`, `on_data` and `on_end`."""
 
     def on_failure(self, error: Failure, *, untouched: bool) -> None:
-        """There will be no answer, or no more of it. `untouched`: a connection that had served before ended before it
-        told anything, so that the backend may never have seen the request (RFC 9112 section 9.3.1)."""
+        """There will be no response, or no more of it. `untouched`: the connection had served before and ended without
+        a byte, so the backend may never have seen the request (RFC 9112 section 9.3.1)."""
 
     def on_batch_end(self) -> None:
-        """No more has come for now, and the answer is not complete."""
+        """All data that has arrived so far was reported, and the response is not complete."""
 
     def on_writable(self) -> None:
         """The connection takes more of the request body, after `is_full`."""
 
 
 class Http1Connection(asyncio.Protocol):
-    """A connection that `pool` keeps. `timeout_seconds` bounds every silence of the backend while it owes an answer,
-    or the reading of a body; never the whole.
+    """A connection that `pool` keeps. `timeout_seconds` bounds every silence of the backend while it owes a response or
+    should read a body, never the whole exchange.
 
     `on_idle(connection)` is called when it may serve another request, `on_lost(connection)` once, when it never will.
     """
 
     __slots__ = (
+        "_callbacks",
         "_deadline",
         "_is_reading",
-        "_is_spoilt",
+        "_is_unusable",
         "_loop",
         "_on_idle",
         "_on_lost",
         "_parser",
         "_poll",
-        "_sink",
         "_timeout_seconds",
         "_timer",
         "_transport",
@@ -100,11 +101,11 @@ class Http1Connection(asyncio.Protocol):
         self._on_lost = on_lost
         self._parser = ResponseParser(self)
         self._poll = select.poll()
-        self._sink: ResponseCallbacks | None = None
+        self._callbacks: ResponseCallbacks | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._deadline = math.inf
         self._is_reading = True
-        self._is_spoilt = False
+        self._is_unusable = False
         self._transport: asyncio.Transport
         self.idle_since = 0.0
         self.heard = False
@@ -114,16 +115,16 @@ class Http1Connection(asyncio.Protocol):
         self.is_lost = False
 
     def __repr__(self) -> str:
-        state = "lost" if self.is_lost else "idle" if self._sink is None else "busy"
+        state = "lost" if self.is_lost else "idle" if self._callbacks is None else "busy"
         return f"<Connection [{state}]>"
 
-    # What a request does
+    # Called for a request
 
     def start(
-        self, head: bytes, sink: ResponseCallbacks, *, to_head_request: bool = False, uploading: bool = False
+        self, head: bytes, callbacks: ResponseCallbacks, *, to_head_request: bool = False, uploading: bool = False
     ) -> None:
-        """Sends the head of a request. With `uploading` its body is still to come, by `write` and `finish`."""
-        self._sink = sink
+        """Send the head of a request. With `uploading` its body follows, by `write` and `finish`."""
+        self._callbacks = callbacks
         self.heard = False
         self.uploading = uploading
         self._parser.begin(to_head_request=to_head_request)
@@ -133,18 +134,18 @@ class Http1Connection(asyncio.Protocol):
             self._timer = self._loop.call_later(self._timeout_seconds, self._check_silence)
 
     def write(self, data: bytes) -> None:
-        """A part of the request body, in its framing. While `is_full`, none should come."""
+        """Send a part of the request body, framed. While `is_full`, the caller should wait."""
         if self.uploading:
             self._transport.write(data)
 
     def finish(self) -> None:
-        """The request is complete."""
+        """Mark the request as complete."""
         if self.uploading:
             self.uploading = False
             self._watch()
 
     def pause_reading(self) -> None:
-        """The sink takes no more for now."""
+        """Read no more for now."""
         if self._is_reading and not self.is_lost:
             self._is_reading = False
             self._watch()
@@ -157,27 +158,26 @@ class Http1Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def abort(self) -> None:
-        """Nothing more is said or heard, and the sink is told nothing. A request that is not complete never will
-        be."""
-        self._sink = None
+        """Close the connection and make no more calls. A request that is not complete never will be."""
+        self._callbacks = None
         self._lose()
 
-    # What the pool asks
+    # Called by the pool
 
     def is_usable(self) -> bool:
-        """Whether nothing has come since it became idle, not even to the kernel: neither the end nor bytes that nobody
-        asked for, which would be read as the answer to the next request."""
+        """Tell whether nothing has arrived since the connection became idle, in the kernel neither: no end of the
+        connection, and no bytes, which would be read as the response to the next request."""
         return not self.is_lost and not self._poll.poll(0)
 
-    # What the transport tells
+    # Called by the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are no subclass of it.
+        # uvloop's transports are not a subclass.
         self._transport = cast("asyncio.Transport", transport)
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
-        if self._sink is None:
+        if self._callbacks is None:
             self._lose()
             return
         self.heard = True
@@ -188,18 +188,18 @@ class Http1Connection(asyncio.Protocol):
         except BadResponse as error:
             self._fail(UpstreamUnavailable(f"the backend broke HTTP: {error}", kind="protocol"))
         else:
-            if self._sink is not None:
-                self._sink.on_batch_end()
+            if self._callbacks is not None:
+                self._callbacks.on_batch_end()
 
     def eof_received(self) -> None:
-        if self._sink is not None and not self._parser.feed_eof():
-            self._fail(_closed())
+        if self._callbacks is not None and not self._parser.feed_eof():
+            self._fail(_connection_closed())
         self._lose()
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._sink is not None:
-            self._hear_out()
-        self._fail(_closed())
+        if self._callbacks is not None:
+            self._read_remainder()
+        self._fail(_connection_closed())
 
     def pause_writing(self) -> None:
         self.is_full = True
@@ -208,54 +208,54 @@ class Http1Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.is_full = False
         self._watch()
-        if self._sink is not None:
-            self._sink.on_writable()
+        if self._callbacks is not None:
+            self._callbacks.on_writable()
 
-    # What the parser tells
+    # Called by the parser
 
     def on_informational(self, head: ResponseHead) -> None:
-        assert self._sink is not None  # noqa: S101 - nothing is parsed without one
-        self._sink.on_informational(head)
+        assert self._callbacks is not None  # noqa: S101 - nothing is parsed without callbacks
+        self._callbacks.on_informational(head)
 
     def on_head(self, head: ResponseHead) -> None:
-        assert self._sink is not None  # noqa: S101
+        assert self._callbacks is not None  # noqa: S101
         if self.uploading and head.status >= 300:
-            # What is left of the body is not wanted; what the backend were sent next, it would take for that.
+            # The rest of the body is not wanted. A request sent next would be read as that rest.
             self.uploading = False
-            self._is_spoilt = True
+            self._is_unusable = True
             self._watch()
-        self._sink.on_head(head)
+        self._callbacks.on_head(head)
 
     def on_data(self, data: bytes) -> None:
-        assert self._sink is not None  # noqa: S101
-        self._sink.on_data(data)
+        assert self._callbacks is not None  # noqa: S101
+        self._callbacks.on_data(data)
 
     def on_end(self, trailers: HeaderList) -> None:
-        sink = self._sink
-        assert sink is not None  # noqa: S101
-        # First: what the sink sends next may want this connection.
-        self._let_go()
-        sink.on_end(trailers)
+        callbacks = self._callbacks
+        assert callbacks is not None  # noqa: S101
+        # First: the next request of the callback may use this connection.
+        self._release()
+        callbacks.on_end(trailers)
 
     def on_full_response(self, head: ResponseHead, body: bytes) -> None:
-        sink = self._sink
-        assert sink is not None  # noqa: S101
-        if sink.takes_full_response:
-            self._let_go()
-            sink.on_full_response(head, body)
+        callbacks = self._callbacks
+        assert callbacks is not None  # noqa: S101
+        if callbacks.takes_full_response:
+            self._release()
+            callbacks.on_full_response(head, body)
             return
         self.on_head(head)
-        if self._sink is sink:
+        if self._callbacks is callbacks:
             self.on_data(body)
-        if self._sink is sink:
+        if self._callbacks is callbacks:
             self.on_end([])
 
-    # Ends
+    # Closing
 
-    def _let_go(self) -> None:
-        """The answer is complete."""
-        self._sink = None
-        if self.uploading or self.is_full or self._is_spoilt or not self._parser.reusable:
+    def _release(self) -> None:
+        """Finish with a complete response."""
+        self._callbacks = None
+        if self.uploading or self.is_full or self._is_unusable or not self._parser.reusable:
             self._lose()
         else:
             self.resume_reading()
@@ -263,8 +263,8 @@ class Http1Connection(asyncio.Protocol):
             self._on_idle(self)
 
     def _watch(self) -> None:
-        """Whose turn it is has changed. The backend's silence counts while it is read from and has the whole request,
-        or takes no more of it."""
+        """Set the deadline after a change of turns. The backend's silence counts while the connection is read from and
+        either has the full request or takes no more of it."""
         if self._is_reading and (self.is_full or not self.uploading):
             self._deadline = self._loop.time() + self._timeout_seconds
         else:
@@ -272,7 +272,7 @@ class Http1Connection(asyncio.Protocol):
 
     def _check_silence(self) -> None:
         self._timer = None
-        if self._sink is None:
+        if self._callbacks is None:
             return
         left = self._deadline - self._loop.time()
         if left <= 0:
@@ -280,23 +280,23 @@ class Http1Connection(asyncio.Protocol):
         else:
             self._timer = self._loop.call_later(min(left, self._timeout_seconds), self._check_silence)
 
-    def _hear_out(self) -> None:
-        """Reads what the kernel still holds of a connection that a write found reset: the answer that says why."""
+    def _read_remainder(self) -> None:
+        """Read what the kernel still holds of a connection that a write found reset: the response that says why."""
         if self._transport.get_extra_info("sslcontext") is not None:
             return
         try:
             number = self._transport.get_extra_info("socket").fileno()
-            # An end after a reset is no end: an answer that ends with its connection is not whole.
-            while self._sink is not None and (data := os.read(number, _DRAIN_BYTES)):
+            # After a reset, a response that is delimited by the end of the connection is not complete.
+            while self._callbacks is not None and (data := os.read(number, _DRAIN_BYTES)):
                 self.data_received(data)
         except OSError:
             pass
 
     def _fail(self, error: Failure) -> None:
-        sink, self._sink = self._sink, None
+        callbacks, self._callbacks = self._callbacks, None
         self._lose()
-        if sink is not None:
-            sink.on_failure(error, untouched=self.reused and not self.heard and error.kind == "reset")
+        if callbacks is not None:
+            callbacks.on_failure(error, untouched=self.reused and not self.heard and error.kind == "reset")
 
     def _lose(self) -> None:
         if self.is_lost:
@@ -311,5 +311,5 @@ class Http1Connection(asyncio.Protocol):
         self._on_lost(self)
 
 
-def _closed() -> UpstreamUnavailable:
+def _connection_closed() -> UpstreamUnavailable:
     return UpstreamUnavailable("the backend closed the connection", kind="reset")

@@ -1,4 +1,4 @@
-"""The backend over our own HTTP/1.1 client: what can be awaited, upon the callbacks of `connection.py`."""
+"""The backend over our own HTTP/1.1 client: coroutines on the callbacks of `http1`."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from gatekeeper.upstream.http1 import Failure, Http1Connection
 from gatekeeper.upstream.interface import RequestBody, UpstreamRequest, UpstreamResponse
 from gatekeeper.upstream.pool import Http1Pool
 
-# What is held of a body that is read more slowly than it comes, beside one read of the socket.
+# The part of a body that is buffered for a slow reader, beside one read of the socket.
 _MAX_HELD_BYTES: Final = 64 * 1024
 _MAX_HELD_HEADS: Final = 8
-# RFC 9110 section 10.1.1: a client that expects 100 must not wait forever, for servers may not know of it.
+# RFC 9110 section 10.1.1: a client that expects 100 must not wait forever, because servers may not know it.
 _EXPECT_SECONDS: Final = 1.0
 
 
 class Http1Upstream:
     """The backend at `url` (`http://host:port`, `https://…`, `http+unix:///path.sock`), over HTTP/1.1.
 
-    `connect_timeout_seconds` bounds getting a connection, TLS included, and the wait for one that is free;
-    `timeout_seconds` every silence after it, never the whole answer. `ca_file` is a PEM bundle that replaces the usual
-    certificate authorities. `max_connections` must be no less than the clients that may wait at once, or slow routes
+    `connect_timeout_seconds` bounds opening a connection, TLS included, and the wait for a free one; `timeout_seconds`
+    every later silence, never the whole response. `ca_file` is a PEM bundle that replaces the default certificate
+    authorities. `max_connections` must not be less than the number of clients that may wait at once, or slow routes
     starve the others. Raises ValueError for a URL of another form.
 
-    `pool` is for who does without coroutines.
+    `pool` is for code without coroutines.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Http1Upstream:
 
 
 class Http1Response:
-    """The answer, read from its exchange."""
+    """A response, read from its exchange."""
 
     __slots__ = ("_exchange", "headers", "may_have_trailers", "reason", "status")
 
@@ -104,16 +104,16 @@ class Http1Response:
 
 
 class Http1Exchange:
-    """One request on its way, and its answer: begun when it is made. A `Sink`, and the iterator of the answer's body.
+    """One request and its response, started when it is made. It implements `ResponseCallbacks`, and iterates over the
+    body of the response.
 
-    One task may wait at a time, for `head` or for a part of the body; the upload, if there is one, is a task of its
-    own.
+    One task may wait at a time, for `head` or for a part of the body. An upload is a task of its own.
     """
 
     __slots__ = (
         "_connection",
+        "_continue_received",
         "_error",
-        "_going_on",
         "_heads",
         "_held_bytes",
         "_is_over",
@@ -144,14 +144,14 @@ class Http1Exchange:
         connection.start(out.head, self, to_head_request=request.method == "HEAD", uploading=body is not None)
         if body is not None:
             self._writable = asyncio.Event()
-            self._going_on = asyncio.Event()
+            self._continue_received = asyncio.Event()
             self._upload = asyncio.create_task(self._send_body(connection, body, out))
 
-    # What is awaited
+    # Awaited by the caller
 
     async def head(self) -> ResponseHead:
-        """The head of the final answer. Where it wants no more of the body, the upload has ended. Cancelled or failed,
-        all of it is over."""
+        """Return the head of the final response. If it does not want the rest of the body, the upload is stopped. If
+        this is cancelled or fails, the exchange is closed."""
         try:
             while True:
                 head = await self._next_head()
@@ -184,7 +184,7 @@ class Http1Exchange:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def aclose(self) -> None:
-        """Ends what has not ended by itself."""
+        """Close what has not ended."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abort()
@@ -210,12 +210,12 @@ class Http1Exchange:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    # What the connection tells
+    # Called by the connection
 
     def on_informational(self, head: ResponseHead) -> None:
         if head.status == 100:
             if self._upload is not None:
-                self._going_on.set()
+                self._continue_received.set()
         elif self._request.on_informational is not None:
             self._heads.append(head)
             if len(self._heads) > _MAX_HELD_HEADS and self._connection is not None:
@@ -224,7 +224,7 @@ class Http1Exchange:
 
     def on_head(self, head: ResponseHead) -> None:
         if self._connection is not None and self._connection.uploading:
-            self._going_on.set()
+            self._continue_received.set()
         self.has_body = not head.is_bodiless and self._request.method != "HEAD"
         self._heads.append(head)
         self._wake()
@@ -251,13 +251,13 @@ class Http1Exchange:
     takes_full_response = False
 
     def on_full_response(self, head: ResponseHead, body: bytes) -> None:
-        """Never: it is taken part by part."""
+        """Never called: the body is taken part by part."""
 
     def on_batch_end(self) -> None:
-        """What has come is taken as it is asked for."""
+        """Do nothing: the parts are taken on demand."""
 
     def on_writable(self) -> None:
-        # A head alone can fill a connection, too.
+        # A head alone can fill a connection.
         if self._upload is not None:
             self._writable.set()
 
@@ -266,10 +266,10 @@ class Http1Exchange:
     async def _send_body(self, connection: Http1Connection, body: RequestBody, out: SerializedHead) -> None:
         try:
             if out.expects:
-                await self._told_to_go_on()
+                await self._wait_for_continue()
             await self._send_parts(connection, body, out.length)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is for who waits for the answer
-            # The backend must not take for whole what was only begun.
+        except Exception as error:  # noqa: BLE001 - raised to the task that waits for the response
+            # The backend must not take an incomplete body for a complete one.
             if self._connection is not None:
                 self._connection = None
                 connection.abort()
@@ -298,17 +298,17 @@ class Http1Exchange:
         connection.finish()
         await body.aclose()
 
-    async def _told_to_go_on(self) -> None:
+    async def _wait_for_continue(self) -> None:
         try:
             async with asyncio.timeout(_EXPECT_SECONDS):
-                await self._going_on.wait()
+                await self._continue_received.wait()
         except TimeoutError:
             pass
 
     async def _end_upload(self) -> None:
         upload, self._upload = self._upload, None
         body = self._request.body
-        assert upload is not None and body is not None  # noqa: S101, PT018 - one does not come without the other
+        assert upload is not None and body is not None  # noqa: S101, PT018 - both or neither
         upload.cancel()
         await asyncio.wait({upload})
         await body.aclose()

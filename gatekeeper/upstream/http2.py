@@ -1,8 +1,8 @@
 """One HTTP/2 connection to the backend (RFC 9113): frames by h2, streams by `http2_stream`.
 
-httpcore has HTTP/2 too, but for one user: a request that is given up neither resets its stream nor gives back its
-window, one slow reader takes the window of all, one silence ends everybody's answers, and nothing bounds the wait for
-one of a hundred streams. Here every stream has a window and a clock of its own, and what ends one ends no other.
+httpcore has HTTP/2 too, but is not made for many users: an abandoned request neither resets its stream nor returns its
+window, one slow reader takes the window of all, one silence ends all responses, and the wait for a free stream has no
+limit. Here every stream has its own window and timeout, and the failure of one does not end another.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from gatekeeper.upstream.http2_stream import Http2Stream
 from gatekeeper.upstream.pool import IDLE_SECONDS
 
 MAX_STREAMS: Final = 100
-"""How many requests one connection carries at once, where the backend allows as many."""
+"""The most requests on one connection at once; the backend may allow fewer."""
 
-# What is held of an answer that is read more slowly than it comes. All streams together fill the connection's window
-# exactly, so that no slow reader is in another's way.
+# The part of a response that is buffered for a slow reader. All streams together fill the window of the connection
+# exactly, so that no slow reader blocks another.
 _WINDOW_BYTES: Final = 128 * 1024
 _DEFAULT_WINDOW_BYTES: Final = 65_535
-# nginx winds a connection up with its thousandth request, and a long body that is on its way just then is lost.
-_MAX_STREAMS_EVER: Final = 900
+# nginx closes a connection with its thousandth request, and loses a long body that is being sent then.
+_MAX_REQUESTS: Final = 900
 
 
 class _GracefulH2(H2Connection):
-    """h2, but a connection that the backend winds up (GOAWAY) still carries the answers that are on their way."""
+    """h2, except that after GOAWAY the connection still carries the responses in flight."""
 
     def _receive_goaway_frame(self, frame: Any) -> tuple[list[Any], list[Event]]:
         event = ConnectionTerminated()
@@ -52,18 +52,18 @@ class _GracefulH2(H2Connection):
 
 
 class Http2Connection(asyncio.Protocol):
-    """A connection to the backend. `offered` tells, once it is made, whether the backend took HTTP/2 (ALPN, RFC 7301);
-    `ready` is done when it has said how much it takes, or fails. `timeout_seconds` bounds every silence of a stream."""
+    """A connection to the backend. Once it is made, `offered` tells whether the backend chose HTTP/2 (ALPN, RFC 7301).
+    `ready` is done when its settings have arrived, or fails. `timeout_seconds` bounds every silence of a stream."""
 
     def __init__(self, *, timeout_seconds: float, on_lost: Callable[[Http2Connection], None]) -> None:
         self.timeout_seconds: Final = timeout_seconds
         self.offered = False
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._on_lost = on_lost
-        self._frames = _frames()
+        self._frames = _make_h2()
         self._streams: dict[int, Http2Stream] = {}
         self._opened = 0
-        self._is_winding_up = False
+        self._is_closing = False
         self._is_lost = False
         self._can_write = True
         self._heard_at = 0.0
@@ -72,16 +72,16 @@ class Http2Connection(asyncio.Protocol):
 
     @property
     def has_room(self) -> bool:
-        """Whether it takes another request."""
+        """True if the connection takes another request."""
         most = min(MAX_STREAMS, self._frames.remote_settings.max_concurrent_streams)
-        return not (self._is_winding_up or self._is_lost) and self._frames.open_outbound_streams < most
+        return not (self._is_closing or self._is_lost) and self._frames.open_outbound_streams < most
 
     def open(self, headers: HeaderList, *, has_body: bool) -> Http2Stream:
-        """A stream that begins with these fields, pseudo-header fields first, which must be clean: a field that h2
-        refused half-way would put the two ends' tables of fields (RFC 7541) at odds."""
-        self._stay()
+        """Open a stream with these fields, pseudo-header fields first. They must be valid: if h2 rejected a field
+        half-way, the field tables (RFC 7541) of both sides would differ."""
+        self._cancel_idle_timer()
         self._opened += 1
-        self._is_winding_up |= self._opened >= _MAX_STREAMS_EVER
+        self._is_closing |= self._opened >= _MAX_REQUESTS
         number = self._frames.get_next_available_stream_id()
         stream = self._streams[number] = Http2Stream(self, number, has_body=has_body)
         try:
@@ -95,10 +95,10 @@ class Http2Connection(asyncio.Protocol):
     def abort(self) -> None:
         self._transport.abort()
 
-    # What the transport tells
+    # Called by the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are no subclass of it.
+        # uvloop's transports are not a subclass.
         self._transport = cast("asyncio.Transport", transport)
         enable_keepalive(transport)
         secured = transport.get_extra_info("ssl_object")
@@ -123,7 +123,7 @@ class Http2Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._is_lost = True
-        self._stay()
+        self._cancel_idle_timer()
         self._fail(UpstreamUnavailable("the backend closed the connection", kind="reset"))
         self._on_lost(self)
 
@@ -132,12 +132,12 @@ class Http2Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._can_write = True
-        self._tell_of_room()
+        self._wake_senders()
 
-    # What the streams do
+    # Called by the streams
 
     def room(self, number: int) -> int:
-        """How many bytes may be sent on this stream now."""
+        """Return how many bytes may be sent on this stream now."""
         if not self._can_write:
             return 0
         return min(self._frames.local_flow_control_window(number), self._frames.max_outbound_frame_size)
@@ -151,46 +151,46 @@ class Http2Connection(asyncio.Protocol):
         self._flush()
 
     def taken(self, number: int, size: int) -> None:
-        """So many bytes have been read, and as many more may come."""
+        """Give `size` bytes that were read back to the window."""
         if not self._is_lost and size:
             self._frames.acknowledge_received_data(size, number)
             self._flush()
 
     def leave(self, number: int, *, whole: bool) -> None:
-        """The stream is done with: `whole`, or given up and reset."""
+        """Remove the stream: `whole` if it is complete, else it is reset."""
         if self._streams.pop(number, None) is None or self._is_lost:
             return
         if not whole:
             self._frames.reset_stream(number, ErrorCodes.CANCEL)
             self._flush()
         if not self._streams:
-            if self._is_winding_up:
+            if self._is_closing:
                 self._transport.close()
             else:
                 self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._transport.close)
 
     def doubt(self) -> None:
-        """A stream has waited for too long. Where all the connection was silent, it takes no more requests: it may be
-        dead, which the system would tell much later."""
+        """Handle a stream's timeout. If the entire connection was silent, it takes no more requests: it may be dead,
+        which the system reports much later."""
         quiet_seconds = asyncio.get_running_loop().time() - self._heard_at
-        self._is_winding_up |= quiet_seconds >= self.timeout_seconds
+        self._is_closing |= quiet_seconds >= self.timeout_seconds
 
-    # The rest
+    # Events
 
     def _take(self, event: Event) -> None:
         if isinstance(event, ConnectionTerminated):
-            self._wind_up(event)
+            self._begin_closing(event)
         elif isinstance(event, RemoteSettingsChanged):
             if not self.ready.done():
                 self.ready.set_result(None)
-            self._tell_of_room()
+            self._wake_senders()
         elif isinstance(event, WindowUpdated) and event.stream_id == 0:
-            self._tell_of_room()
+            self._wake_senders()
         elif (stream := self._streams.get(getattr(event, "stream_id", 0) or 0)) is not None:
             stream.take(event)
 
-    def _wind_up(self, event: ConnectionTerminated) -> None:
-        self._is_winding_up = True
+    def _begin_closing(self, event: ConnectionTerminated) -> None:
+        self._is_closing = True
         last = event.last_stream_id or 0
         for number, stream in list(self._streams.items()):
             if number > last:
@@ -201,7 +201,7 @@ class Http2Connection(asyncio.Protocol):
     def _break(self, error: UpstreamUnavailable) -> None:
         self._is_lost = True
         self._fail(error)
-        # What is in the buffer tells the backend why; it need not be read.
+        # The buffer holds the reason for the backend, which need not read it.
         self._transport.close()
         asyncio.get_running_loop().call_later(1.0, self._transport.abort)
 
@@ -212,11 +212,11 @@ class Http2Connection(asyncio.Protocol):
         for stream in list(self._streams.values()):
             stream.fail(error)
 
-    def _tell_of_room(self) -> None:
+    def _wake_senders(self) -> None:
         for stream in self._streams.values():
             stream.has_room.set()
 
-    def _stay(self) -> None:
+    def _cancel_idle_timer(self) -> None:
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
@@ -226,12 +226,12 @@ class Http2Connection(asyncio.Protocol):
             self._transport.write(data)
 
 
-def _frames() -> _GracefulH2:
+def _make_h2() -> _GracefulH2:
     frames = _GracefulH2(
         H2Configuration(
             client_side=True,
             header_encoding=None,
-            # Of a bad field in one answer h2 makes the end of all: they are looked at here.
+            # h2 would end all responses for one bad field: `http2_stream` checks them instead.
             validate_inbound_headers=False,
             normalize_inbound_headers=False,
             validate_outbound_headers=False,

@@ -1,4 +1,4 @@
-"""The backend over HTTP/2: its connections, and requests and answers upon them."""
+"""The backend over HTTP/2: connections, requests and responses."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _MAX_KEPT_BYTES: Final = 64 * 1024
 
 
 class Http2Client:
-    """HTTP/2 to the backend that `connector`, whose ALPN is `ALPN`, leads to.
+    """HTTP/2 to the backend of `connector`, whose ALPN must be `ALPN`.
 
-    As many requests share a connection as the backend allows, up to a hundred; then another is opened. What the backend
-    chose at the latest handshake holds: one that chose HTTP/1.1 is not asked again.
+    As many requests share a connection as the backend allows, up to `MAX_STREAMS`; then another is opened. The choice
+    of the latest TLS handshake holds: a backend that chose HTTP/1.1 is not offered HTTP/2 again.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Http2Client:
         self._is_offered = True
 
     async def send(self, request: UpstreamRequest) -> UpstreamResponse | None:
-        """As `Upstream.send`; None, with nothing sent, if the backend speaks HTTP/1.1."""
+        """Do the same as `Upstream.send`; return None, with nothing sent, if the backend speaks HTTP/1.1."""
         headers = self._fields(request)
         body = None if request.body is None else ReplayableBody(request.body)
         for is_last in (False, True):
@@ -74,7 +74,7 @@ class Http2Client:
             self._opening.cancel()
         for connection in list(self._connections):
             connection.abort()
-        # A transport closes in the turns of the loop that follow, and this may be all that the loop still waits for.
+        # Transports close within the next turns of the loop, which may end after this coroutine.
         for _ in range(_CLOSING_TURNS):
             await asyncio.sleep(0)
 
@@ -86,7 +86,7 @@ class Http2Client:
             if self._opening is None:
                 self._opening = asyncio.create_task(self._open())
                 self._opening.add_done_callback(self._opened)
-            # One handshake for all who wait; who leaves does not take it along.
+            # One handshake for all requests that wait; a cancelled one does not cancel it.
             await asyncio.shield(self._opening)
         return None
 
@@ -119,7 +119,7 @@ class Http2Client:
             opening.exception()
 
     def _fields(self, request: UpstreamRequest) -> HeaderList:
-        """The fields of the request, pseudo-header fields first. Raises RequestNotForwardable."""
+        """Return the fields of the request, pseudo-header fields first. Raises RequestNotForwardable."""
         method, target, headers, _, _ = request
         fields = [
             (b":method", method.encode("ascii")),
@@ -140,13 +140,13 @@ class Http2Client:
 
 
 class Http2Response:
-    """The answer, read from its exchange. HTTP/2 has no reason phrases: it is the usual one."""
+    """A response, read from its exchange. HTTP/2 has no reason phrases: `reason` is the registered one."""
 
     def __init__(self, head: Http2Head, exchange: Http2Exchange) -> None:
         self.status = head.status
         self.reason = _reason(head.status)
         self.headers = head.headers
-        # Where a length is given, what goes to an HTTP/1.1 client has no place for them.
+        # With a length, the response to an HTTP/1.1 client has no place for trailers.
         self.may_have_trailers = not head.is_all and get(head.headers, b"content-length") is None
         self.body: AsyncGenerator[bytes, None] = exchange.parts()
         self._exchange = exchange
@@ -161,7 +161,7 @@ class Http2Response:
 
 
 class Http2Exchange:
-    """One request on its way, and its answer. The body goes up in a task of its own, also when the answer has begun."""
+    """One request and its response. The body is sent by a task of its own, even after the response has begun."""
 
     def __init__(
         self, stream: Http2Stream, request: UpstreamRequest, body: ReplayableBody | None, *, is_last: bool
@@ -178,7 +178,8 @@ class Http2Exchange:
 
     @property
     def may_be_sent_again(self) -> bool:
-        """Whether the backend has not begun with it, or doing it twice would do no harm (RFC 9110 section 9.2.2)."""
+        """True if the backend has not begun with the request, or if doing it twice is harmless (RFC 9110 section
+        9.2.2)."""
         if self._is_last:
             return False
         if self.stream.refused:
@@ -186,7 +187,7 @@ class Http2Exchange:
         return self.stream.untouched and self._body is None and self._request.method in SAFE_METHODS
 
     async def head(self) -> Http2Head:
-        """The head of the final answer. Cancelled or failed, all of it is over."""
+        """Return the head of the final response. If this is cancelled or fails, the exchange is closed."""
         try:
             while True:
                 head = await self._or_failed_upload()
@@ -210,7 +211,7 @@ class Http2Exchange:
                 yield part
 
     async def aclose(self) -> None:
-        """Ends what has not ended by itself."""
+        """Close what has not ended."""
         self.stream.close()
         await self._drop_body()
 
@@ -238,10 +239,10 @@ class Http2Exchange:
         try:
             expect = get(self._request.headers, b"expect")
             if expect is not None and expect.lower() == b"100-continue":
-                await self._told_to_go_on()
+                await self._wait_for_continue()
             await self._send_parts(body)
             await body.aclose()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is for who waits for the answer
+        except Exception as error:  # noqa: BLE001 - raised to the task that waits for the response
             self._upload_error = error
             self.stream.give_up()
 
@@ -265,18 +266,18 @@ class Http2Exchange:
         else:
             await self.stream.send(b"", end=True)
 
-    async def _told_to_go_on(self) -> None:
+    async def _wait_for_continue(self) -> None:
         try:
             async with asyncio.timeout(_EXPECT_SECONDS):
-                await self.stream.going_on.wait()
+                await self.stream.continue_received.wait()
         except TimeoutError:
             pass
 
 
 class ReplayableBody:
-    """A request body whose beginning is kept, to be sent again if the backend says that it has not begun with it.
+    """A request body whose beginning is kept, to be sent again if the backend has not begun with the request.
 
-    `is_complete`: nothing that was read of it has been let go.
+    `is_complete`: nothing of it was dropped so far.
     """
 
     def __init__(self, body: RequestBody) -> None:

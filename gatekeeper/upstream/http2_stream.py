@@ -1,4 +1,4 @@
-"""One request and its answer on an HTTP/2 connection: what can be awaited, upon the events of h2."""
+"""One request and its response on an HTTP/2 connection: coroutines on the events of h2."""
 
 from __future__ import annotations
 
@@ -34,30 +34,30 @@ _OF_A_CONNECTION: Final = frozenset(
 
 
 class StreamConnection(Protocol):
-    """What a stream needs of its connection."""
+    """The connection of a stream."""
 
     @property
     def timeout_seconds(self) -> float: ...
 
     def room(self, number: int) -> int:
-        """How many bytes may be sent on this stream now."""
+        """Return how many bytes may be sent on this stream now."""
 
     def send(self, number: int, data: bytes, *, end: bool) -> None: ...
 
     def send_trailers(self, number: int, trailers: HeaderList) -> None: ...
 
     def taken(self, number: int, size: int) -> None:
-        """So many bytes have been read, and as many more may come."""
+        """Give `size` bytes that were read back to the window."""
 
     def leave(self, number: int, *, whole: bool) -> None:
-        """The stream is done with: `whole`, or given up and reset."""
+        """Remove the stream: `whole` if it is complete, else it is reset."""
 
     def doubt(self) -> None:
-        """A stream has waited for too long."""
+        """Handle a stream's timeout."""
 
 
 class Http2Head(NamedTuple):
-    """The head of an answer, final or interim; `is_all` if nothing follows."""
+    """The head of a response, final or interim. `is_all` is true if nothing follows."""
 
     status: int
     headers: HeaderList
@@ -65,10 +65,10 @@ class Http2Head(NamedTuple):
 
 
 class Http2Stream:
-    """One request on a connection, and its answer. One task may wait for the answer, and one send the body.
+    """One request on a connection, and its response. One task may wait for the response, and one send the body.
 
-    `untouched`: it failed, and nothing of an answer had come on a connection that had served before; `refused`: it
-    failed, and the backend says that it has not begun to work on it (RFC 9113 section 8.7); `is_over`: the answer is
+    `untouched`: it failed before any byte of a response, on a connection that had served before. `refused`: it failed,
+    and the backend says that it has not begun to work on it (RFC 9113 section 8.7). `is_over`: the response is
     complete.
     """
 
@@ -83,23 +83,23 @@ class Http2Stream:
         self._is_cut_short = False
         self._head_count = 0
         self.has_room = asyncio.Event()
-        self.going_on = asyncio.Event()
+        self.continue_received = asyncio.Event()
         self.heard = False
         self.refused = False
         self.untouched = False
         self.is_over = False
         self.trailers: HeaderList = []
 
-    # What is awaited
+    # Awaited by the caller
 
     async def head(self) -> Http2Head:
-        """The next head, interim or final."""
+        """Return the next head, interim or final."""
         while not self._heads:
             await self._next_news()
         return self._heads.popleft()
 
     async def part(self) -> bytes | None:
-        """The next part of the body; None at its end."""
+        """Return the next part of the body, None at its end."""
         while not self._parts:
             if self.is_over:
                 return None
@@ -109,8 +109,8 @@ class Http2Stream:
         return data
 
     async def send(self, data: bytes, *, end: bool = False) -> None:
-        """Returns when all of it is with the transport. Raises what the stream failed with, and UpstreamTimeout where
-        the backend takes none of it for too long."""
+        """Return when the transport has all of `data`. Raises the stream's failure, and UpstreamTimeout if the backend
+        takes nothing for too long."""
         while True:
             if self._error is not None:
                 raise self._error
@@ -138,19 +138,19 @@ class Http2Stream:
             self._is_sent = True
 
     def close(self) -> None:
-        """Ends the stream, and no other, at whatever point it is."""
+        """Close the stream, at any point, and no other."""
         for _, size in self._parts:
             self._connection.taken(self._number, size)
         self._parts.clear()
         self._connection.leave(self._number, whole=self.is_over and self._is_sent)
 
     def send_no_more(self) -> None:
-        """The backend answers without the rest of the request: now it is the one who owes."""
+        """Stop the upload: the backend responds without the rest of the body, so its silence counts from now on."""
         self._is_cut_short = True
         self._news.set()
 
     def give_up(self) -> None:
-        """The request will never be complete: the backend must not take for whole what was only begun."""
+        """Reset the stream, so that the backend does not take an incomplete request for a complete one."""
         if not self.is_over:
             self._connection.leave(self._number, whole=False)
             self.fail(UpstreamUnavailable("the request broke off", kind="reset"))
@@ -177,7 +177,7 @@ class Http2Stream:
         except TimeoutError as error:
             raise UpstreamTimeout("the backend was silent for too long") from error
 
-    # What the connection tells
+    # Called by the connection
 
     def take(self, event: Event) -> None:
         self.heard = True
@@ -187,11 +187,11 @@ class Http2Stream:
             self._parts.append((event.data or b"", event.flow_controlled_length or 0))
         elif isinstance(event, TrailersReceived):
             self.trailers = [(bytes(name), bytes(value)) for name, value in event.headers or []]
-            if not _is_clean(self.trailers):
+            if not _is_valid(self.trailers):
                 self._broken()
         elif isinstance(event, StreamEnded):
             self.is_over = True
-            self.going_on.set()
+            self.continue_received.set()
             self.has_room.set()
         elif isinstance(event, StreamReset):
             self._take_reset(event)
@@ -206,7 +206,7 @@ class Http2Stream:
             name == b":status"
             and _STATUS.fullmatch(status) is not None
             and status != b"101"
-            and _is_clean(rest)
+            and _is_valid(rest)
             and len(lengths) <= 1
             and all(_LENGTH.fullmatch(length) for length in lengths)
         )
@@ -214,12 +214,12 @@ class Http2Stream:
         if not is_sound or self._head_count > MAX_INFORMATIONAL or len(self._heads) >= _MAX_HELD_HEADS:
             self._broken()
             return
-        self.going_on.set()
+        self.continue_received.set()
         self._heads.append(Http2Head(int(status), rest, is_all))
 
     def _take_reset(self, event: StreamReset) -> None:
         if self.is_over and event.error_code == ErrorCodes.NO_ERROR:
-            # The answer is complete, and no more of the body is wanted (RFC 9113 section 8.1).
+            # The response is complete, and no more of the body is wanted (RFC 9113 section 8.1).
             self._is_sent = True
             return
         refused = event.error_code == ErrorCodes.REFUSED_STREAM
@@ -237,12 +237,13 @@ class Http2Stream:
             self.refused = refused
             self.untouched = not self.heard and self._number > 1
         self._connection.leave(self._number, whole=True)
-        for event in (self._news, self.has_room, self.going_on):
+        for event in (self._news, self.has_room, self.continue_received):
             event.set()
 
 
-def _is_clean(headers: HeaderList) -> bool:
-    """Whether HTTP/2 allows these fields in an answer (RFC 9113 section 8.2), and they are not too many."""
+def _is_valid(headers: HeaderList) -> bool:
+    """Tell whether HTTP/2 allows these fields in a response (RFC 9113 section 8.2) and their number is within the
+    limit."""
     return len(headers) <= MAX_FIELDS and all(
         is_token(name) and name == name.lower() and name not in _OF_A_CONNECTION and is_field_value(value)
         for name, value in headers

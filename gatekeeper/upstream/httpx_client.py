@@ -1,8 +1,8 @@
-"""The backend over httpx's engine, httpcore, without the client around it: a client keeps cookies of one user for the
-next, follows redirects, inflates bodies, adds headers, resolves dot segments and reads proxies from the environment.
+"""The backend over httpcore, the engine of httpx, without httpx's client: that keeps cookies of one user for the next,
+follows redirects, inflates bodies, adds headers, resolves dot segments and reads proxies from the environment.
 
-It costs thirty times what the native transport costs. Over HTTP/1.1 it passes no trailers and no interim answers. A
-backend that chooses HTTP/2 is spoken to by `over_http2`, without httpcore.
+It costs thirty times as much as `http1_client`. Over HTTP/1.1 it passes no trailers and no interim responses. A backend
+that chooses HTTP/2 is served by `http2_client`, without httpcore.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from gatekeeper.upstream.pool import IDLE_SECONDS, MAX_IDLE
 
 
 class HttpxUpstream:
-    """The backend at `url` (`http://host:port`, `https://…`, `http+unix:///path.sock`): over HTTP/2 if it is `https://…`
-    and chooses that, else over HTTP/1.1.
+    """The backend at `url` (`http://host:port`, `https://…`, `http+unix:///path.sock`): over HTTP/2 if it is
+    `https://…` and chooses it, else over HTTP/1.1.
 
-    `connect_timeout_seconds` bounds getting a connection, TLS included; `timeout_seconds` every silence after it, never
-    the whole answer. `ca_file` is a PEM bundle that replaces the usual certificate authorities. `max_connections` must
-    be no less than the clients that may wait at once, or slow routes starve the others. Raises ValueError for a URL of
-    another form.
+    `connect_timeout_seconds` bounds opening a connection, TLS included; `timeout_seconds` every later silence, never
+    the whole response. `ca_file` is a PEM bundle that replaces the default certificate authorities. `max_connections`
+    must not be less than the number of clients that may wait at once, or slow routes starve the others. Raises
+    ValueError for a URL of another form.
     """
 
     def __init__(
@@ -103,20 +103,20 @@ class HttpxUpstream:
         )
         token = current_exchange.set(exchange)
         try:
-            with _named_failures(exchange):
+            with _translated_errors(exchange):
                 response = await self._pool.handle_async_request(outgoing)
                 if request.body is not None:
                     await request.body.aclose()
                 if not exchange.heard:
-                    # Surplus bytes of the answer before: someone else's (CVE-2026-71324).
+                    # Surplus bytes of the previous response, which is another client's (CVE-2026-71324).
                     await response.aclose()
-                    raise httpcore.RemoteProtocolError("an answer that nobody asked for")
+                    raise httpcore.RemoteProtocolError("a response before the request")
                 if not 200 <= response.status <= 599:
-                    # 101 was not asked for, and beyond 599 there are no statuses (RFC 9110 section 15).
+                    # 101 was not requested, and statuses end at 599 (RFC 9110 section 15).
                     await response.aclose()
-                    raise httpcore.RemoteProtocolError(f"an answer with status {response.status}")
+                    raise httpcore.RemoteProtocolError(f"a response with status {response.status}")
                 if any(not (is_token(name) and is_field_value(value)) for name, value in response.headers):
-                    # Not every parser looks, and a client's may split the answer there.
+                    # httpcore's parser does not check, and a client's parser may split the response there.
                     await response.aclose()
                     raise httpcore.RemoteProtocolError("a control byte in a header")
         finally:
@@ -144,7 +144,7 @@ class _HttpxResponse:
         self._response = response
 
     async def _parts(self, exchange: HttpxExchange) -> AsyncGenerator[bytes, None]:
-        with _named_failures(exchange):
+        with _translated_errors(exchange):
             async for part in self._response.aiter_stream():
                 yield part
 
@@ -154,7 +154,7 @@ class _HttpxResponse:
 
 
 class _Upload:
-    """A request body that ends early when the backend answers early."""
+    """A request body that ends early if the backend responds early."""
 
     def __init__(self, body: RequestBody, exchange: HttpxExchange) -> None:
         self._body = body
@@ -166,7 +166,7 @@ class _Upload:
     async def __anext__(self) -> bytes:
         stream = self._exchange.stream
         assert stream is not None, "httpcore asks for the body after it has written the head"  # noqa: S101
-        part = await stream.unless_answered(self._next())
+        part = await stream.until_response(self._next())
         if part is None:
             raise StopAsyncIteration
         return part
@@ -178,14 +178,14 @@ class _Upload:
 
 
 def _may_be_sent_again(request: UpstreamRequest, exchange: HttpxExchange) -> bool:
-    """Whether the backend closed a kept connection just when this was sent on it (RFC 9112 section 9.3.1), and doing it
-    twice would do no harm if it did not (RFC 9110 section 9.2.2)."""
+    """Tell whether the backend closed an idle connection just when the request was sent (RFC 9112 section 9.3.1), and
+    doing it twice is harmless (RFC 9110 section 9.2.2)."""
     return exchange.reused and not exchange.heard and request.body is None and request.method in SAFE_METHODS
 
 
 @contextmanager
-def _named_failures(exchange: HttpxExchange) -> Iterator[None]:
-    """The one place where httpcore's exceptions become ours."""
+def _translated_errors(exchange: HttpxExchange) -> Iterator[None]:
+    """Turn httpcore's exceptions into ours."""
     try:
         yield
     except httpcore.TimeoutException as error:

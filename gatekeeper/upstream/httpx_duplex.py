@@ -1,9 +1,9 @@
-"""Connections that listen while they speak, for httpcore.
+"""Connections for httpcore that read while they write.
 
-httpcore reads an answer only once the whole request is sent. A backend that answers 413 and closes would then be heard
-as a reset, its answer lost with the connection, and one that answers and waits would hold up the client for nothing.
-Here a connection is read while the body goes up, and a final answer ends the upload with the one exception that
-httpcore takes as "look whether there is an answer": `WriteError`.
+httpcore reads a response only after the full request is sent. If a backend responds with 413 and closes, httpcore sees
+a reset and loses the response; if it responds and waits, the client is held up for nothing. These connections read
+while the body is sent, and a final response ends the upload with `WriteError`, the one exception after which httpcore
+looks for a response.
 """
 
 # ruff: noqa: ASYNC109 - the signatures are httpcore's
@@ -29,10 +29,10 @@ _STATUS_LINE_START_BYTES: Final = len("HTTP/1.1 100")
 
 
 class HttpxExchange:
-    """What is known of one request on its connection.
+    """The state of one request on its connection.
 
-    `uploading`: a body is to be sent; `reused`: the connection had served before; `heard`: bytes came after the request
-    began; `ended`: the backend closed its side.
+    `uploading`: a body is to be sent; `reused`: the connection had served before; `heard`: bytes arrived after the
+    request began; `ended`: the backend closed its side.
     """
 
     def __init__(self, *, uploading: bool) -> None:
@@ -44,7 +44,8 @@ class HttpxExchange:
 
 
 current_exchange: ContextVar[HttpxExchange] = ContextVar("current_exchange")
-"""Set by whoever sends a request: httpcore does not say which connection it picks, but writes to it in that task."""
+"""The exchange of the current task, set by `httpx_client`: httpcore does not report which connection it picks, but
+writes to it in that task."""
 
 
 class DuplexStream(httpcore.AsyncNetworkStream):
@@ -55,7 +56,7 @@ class DuplexStream(httpcore.AsyncNetworkStream):
         self._exchange: HttpxExchange | None = None
         self._heard: deque[asyncio.Task[bytes]] = deque()
         self._reading: asyncio.Task[bytes] | None = None
-        self._answered = False
+        self._has_response = False
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         exchange = current_exchange.get()
@@ -64,7 +65,7 @@ class DuplexStream(httpcore.AsyncNetworkStream):
             self._exchange = exchange
             await self._inner.write(buffer, timeout)
         elif exchange.uploading and buffer:
-            await self.unless_answered(self._inner.write(buffer, timeout))
+            await self.until_response(self._inner.write(buffer, timeout))
         else:
             await self._inner.write(buffer, timeout)
 
@@ -83,14 +84,15 @@ class DuplexStream(httpcore.AsyncNetworkStream):
             self._exchange.ended |= not data
         return data
 
-    async def unless_answered(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """What `work` gives; WriteError, with `work` cancelled, if the backend answers or hangs up before it is done.
+    async def until_response(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Return the result of `work`. Raise WriteError, with `work` cancelled, if the backend responds or closes
+        before it is done.
 
-        Interim answers (1xx) are no answer.
+        Interim responses (1xx) do not count.
         """
         task = asyncio.ensure_future(work)
         try:
-            while not self._answered:
+            while not self._has_response:
                 if self._reading is None:
                     self._reading = asyncio.ensure_future(self._inner.read(_READ_BYTES))
                 await asyncio.wait({task, self._reading}, return_when=asyncio.FIRST_COMPLETED)
@@ -98,7 +100,7 @@ class DuplexStream(httpcore.AsyncNetworkStream):
                     self._keep(self._reading)
                 elif task.done():
                     return task.result()
-            raise httpcore.WriteError("answered before the request was complete")
+            raise httpcore.WriteError("the backend responded before the request was complete")
         finally:
             await _cancelled(task)
 
@@ -106,7 +108,7 @@ class DuplexStream(httpcore.AsyncNetworkStream):
         self._heard.append(reading)
         self._reading = None
         failed = any(part.exception() or not part.result() for part in self._heard)
-        self._answered = failed or final_answer_begun(b"".join(part.result() for part in self._heard))
+        self._has_response = failed or final_response_begun(b"".join(part.result() for part in self._heard))
 
     async def aclose(self) -> None:
         if self._reading is not None:
@@ -119,9 +121,9 @@ class DuplexStream(httpcore.AsyncNetworkStream):
         return DuplexStream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
 
     def get_extra_info(self, info: str) -> Any:
-        # httpcore asks this of idle connections and closes those that say yes. One that was answered before its
-        # request was complete must never serve again: what it is sent next would be read as the rest of that body.
-        if info == "is_readable" and (self._answered or self._heard or self._reading is not None):
+        # httpcore closes an idle connection for which this is true. After an early response it must never serve again:
+        # the next request would be read as the rest of the old body.
+        if info == "is_readable" and (self._has_response or self._heard or self._reading is not None):
             return True
         return self._inner.get_extra_info(info)
 
@@ -151,8 +153,8 @@ class DuplexBackend(httpcore.AsyncNetworkBackend):
         await self._inner.sleep(seconds)
 
 
-def final_answer_begun(data: bytes) -> bool:
-    """Whether, past any interim answers (RFC 9110 section 15.2), these bytes begin another one."""
+def final_response_begun(data: bytes) -> bool:
+    """Tell whether a final response begins in these bytes, after any interim responses (RFC 9110 section 15.2)."""
     while _INTERIM.match(data):
         _, end, data = data.partition(b"\r\n\r\n")
         if not end:
@@ -161,7 +163,7 @@ def final_answer_begun(data: bytes) -> bool:
 
 
 async def _cancelled(task: asyncio.Task[Any]) -> None:
-    """Ends a task and waits for it; whatever it has to say is not wanted any more."""
+    """Cancel a task and wait for it. Its result is dropped."""
     task.cancel()
     await asyncio.wait({task})
     if not task.cancelled():

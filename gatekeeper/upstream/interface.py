@@ -1,7 +1,7 @@
-"""The hop to the backend: what it is asked, what it answers, and how its failures are called.
+"""The interface of clients to the backend: requests, responses and failures.
 
-`Upstream` is the interface that the proxy knows. `native.NativeUpstream` is our own client, `over_httpx.HttpxUpstream`
-that of httpx.
+`forward` uses `Upstream` only. `http1_client.Http1Upstream` is our own client, `httpx_client.HttpxUpstream` is based on
+httpx.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from gatekeeper.http.headers import HeaderList
 from gatekeeper.upstream.connector import BackendStreams
 
 OnInformational: TypeAlias = Callable[[int, HeaderList], Awaitable[None]]
-"""Is told the status and the headers of an interim answer."""
+"""Awaited with the status and the headers of an interim response."""
 
 
 class RequestBody(Protocol):
-    """A request body as it comes in. Asking for the next part makes a client that waits for `100 Continue` send it."""
+    """A request body that is being received. Asking for the next part makes a client send it that waits for `100
+    Continue`."""
 
     @property
     def trailers(self) -> HeaderList:
-        """What the client sent after the body; known when it has ended."""
+        """The trailers of the request, known when the body has ended."""
         ...
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
@@ -29,7 +30,7 @@ class RequestBody(Protocol):
     async def __anext__(self) -> bytes: ...
 
     async def aclose(self) -> None:
-        """No more of it is wanted. Whoever stops before the end calls this."""
+        """Take no more of the body. A reader that stops early must call this."""
 
 
 class UpstreamRequest(NamedTuple):
@@ -48,10 +49,10 @@ class UpstreamRequest(NamedTuple):
 
 
 class UpstreamResponse(Protocol):
-    """The answer: its head, and its body as it comes, framing removed and content as it is.
+    """A response: its head, and its body as it arrives, without framing and otherwise unchanged.
 
-    `may_have_trailers` is known from the head; `trailers` are complete when `body` has ended. Iterating `body` raises
-    UpstreamUnavailable or UpstreamTimeout where it breaks off. `aclose` must be called, at whatever point.
+    `may_have_trailers` is known from the head; `trailers` are complete when `body` has ended. Iterating over `body`
+    raises UpstreamUnavailable or UpstreamTimeout if the backend breaks off. `aclose` must be called, at any point.
     """
 
     @property
@@ -76,22 +77,22 @@ class UpstreamResponse(Protocol):
 
 
 class Upstream(Protocol):
-    """The backend."""
+    """A client to the backend."""
 
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
-        """Sends a request and returns with the head of its answer, which may come before the body is up.
+        """Send a request and return the head of its response, which may arrive before the body is sent.
 
-        Raises UpstreamUnavailable, UpstreamTimeout, or RequestNotForwardable, and what reading the body raises.
+        Raises UpstreamUnavailable, UpstreamTimeout or RequestNotForwardable, and any exception of reading the body.
         Cancelling it closes the connection.
         """
         ...
 
     async def dial(self) -> BackendStreams:
-        """A connection of its own, TLS included, for what begins as a request and goes on as something else.
+        """Open a separate connection, TLS included, for a request that turns into another protocol.
 
-        Raises UpstreamUnavailable or UpstreamTimeout. It is the caller's, who closes it.
+        Raises UpstreamUnavailable or UpstreamTimeout. The caller closes it.
         """
         ...
 
     async def aclose(self) -> None:
-        """Closes what is open, but for lines."""
+        """Close all connections but those of `dial`."""

@@ -1,4 +1,4 @@
-"""The connections to one backend: kept, bounded, and shared in fair order."""
+"""The HTTP/1.1 connections to one backend: kept open, bounded, and given out in order of arrival."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.upstream.connector import Connector
 from gatekeeper.upstream.http1 import Http1Connection
 
-# Below the 2 s after which gunicorn closes idle connections, the shortest among common servers (node and uvicorn: 5 s):
-# a request must not meet the close on its way (RFC 9112 section 9.3.1).
+# gunicorn closes idle connections after 2 s, the shortest time among common servers (node and uvicorn: 5 s). A request
+# must not cross with the close (RFC 9112 section 9.3.1).
 IDLE_SECONDS: Final = 1.5
 MAX_IDLE: Final = 100
 _CLOSING_TURNS: Final = 4
@@ -20,10 +20,10 @@ _now = time.monotonic
 
 
 class Http1Pool:
-    """At most `max_connections`, of which at most `MAX_IDLE` are kept idle, for `IDLE_SECONDS` each.
+    """At most `max_connections` connections, of which at most `MAX_IDLE` are kept idle, for `IDLE_SECONDS` each.
 
-    The connection that was used last serves next, so that a pool shrinks to what is needed. Who finds none waits, for
-    `wait_seconds` at most, and gets one in the order of coming. Used from one event loop.
+    The connection that was used last serves next, so that a pool shrinks to what is needed. If none is free, a request
+    waits for `wait_seconds` at most, in order of arrival. Used from one event loop.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Http1Pool:
         self._max_connections = max_connections
         self._idle: deque[Http1Connection] = deque()
         self._all: set[Http1Connection] = set()
-        # A waiter is given a connection, or None: the room to open one.
+        # A waiter gets a connection, or None: the room to open one.
         self._waiting: deque[asyncio.Future[Http1Connection | None]] = deque()
         self._opened = 0
         self._sweeper: asyncio.TimerHandle | None = None
@@ -45,7 +45,7 @@ class Http1Pool:
         return f"<Pool [{self._opened} open, {len(self._idle)} idle, {len(self._waiting)} waiting]>"
 
     def take_idle(self) -> Http1Connection | None:
-        """An idle connection, if there is one, at once. Nobody can be waiting then."""
+        """Return an idle connection at once, or None. While one is idle, no request is waiting."""
         while self._idle:
             connection = self._idle.pop()
             if connection.is_usable() and connection.idle_since + IDLE_SECONDS > _now():
@@ -54,7 +54,7 @@ class Http1Pool:
         return None
 
     async def acquire(self, *, fresh: bool = False) -> Http1Connection:
-        """A connection, idle or new; with `fresh` a new one while there is room. Raises UpstreamUnavailable or
+        """Return a connection, idle or new; with `fresh` a new one while there is room. Raises UpstreamUnavailable or
         UpstreamTimeout."""
         while True:
             connection = None if fresh else self.take_idle()
@@ -63,7 +63,7 @@ class Http1Pool:
             if self._opened < self._max_connections:
                 self._opened += 1
             else:
-                connection = await self._turn()
+                connection = await self._wait_turn()
             if connection is None:
                 return await self._open()
             if connection.is_usable():
@@ -71,20 +71,20 @@ class Http1Pool:
             connection.abort()
 
     async def aclose(self) -> None:
-        """Closes everything, busy connections too."""
+        """Close everything, busy connections too."""
         self._is_closed = True
         for connection in list(self._all):
             connection.abort()
         if self._sweeper is not None:
             self._sweeper.cancel()
-        # A transport closes in the turns of the loop that follow, and this may be all that the loop still waits for.
+        # Transports close within the next turns of the loop, which may end after this coroutine.
         for _ in range(_CLOSING_TURNS):
             await asyncio.sleep(0)
 
     async def _open(self) -> Http1Connection:
-        """A new connection, in the room that was made for it."""
+        """Open a connection in the room that was reserved for it."""
         try:
-            connection = await self._connector.connect(self._made)
+            connection = await self._connector.connect(self._make)
         except BaseException:
             self._make_room()
             raise
@@ -95,11 +95,11 @@ class Http1Pool:
             raise UpstreamUnavailable("the backend closed the connection", kind="connect")
         return connection
 
-    def _made(self) -> Http1Connection:
+    def _make(self) -> Http1Connection:
         return Http1Connection(timeout_seconds=self._timeout_seconds, on_idle=self._keep, on_lost=self._forget)
 
-    async def _turn(self) -> Http1Connection | None:
-        """Waits for a connection, or for the room to open one."""
+    async def _wait_turn(self) -> Http1Connection | None:
+        """Wait for a connection, or for the room to open one."""
         waiter: asyncio.Future[Http1Connection | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         try:
@@ -107,7 +107,7 @@ class Http1Pool:
                 return await waiter
         except (TimeoutError, asyncio.CancelledError) as error:
             if not waiter.cancelled():
-                # It came in the same moment, and is the next one's.
+                # It arrived in the same moment: pass it on.
                 self._give_back(waiter.result())
             if isinstance(error, TimeoutError):
                 raise UpstreamTimeout("no connection to the backend came free for too long") from error
@@ -145,7 +145,7 @@ class Http1Pool:
             self._sweeper = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._sweep)
 
     def _sweep(self) -> None:
-        """Closes what was idle for too long."""
+        """Close connections that were idle for too long."""
         now = _now()
         while self._idle and self._idle[0].idle_since + IDLE_SECONDS <= now:
             self._idle.popleft().abort()
@@ -156,7 +156,7 @@ class Http1Pool:
 
     def _forget(self, connection: Http1Connection) -> None:
         if connection not in self._all:
-            # It was never given to anybody: who opened it knows.
+            # It was never given out; `_open` handles it.
             return
         self._all.remove(connection)
         if connection in self._idle:

@@ -1,4 +1,4 @@
-"""The backend's leg of a WebSocket: the handshake over HTTP, then messages, on one connection."""
+"""The backend's side of a WebSocket: the handshake over HTTP, then messages, on one connection."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from gatekeeper.upstream.connector import BackendStreams
 from gatekeeper.upstream.interface import Upstream, UpstreamRequest
 
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
-"""The largest message, in either direction; the server in front is to be given the same limit for the client's."""
+"""The largest message, in either direction. The server uses the same limit for the client's side."""
 
 READ_BYTES: Final = 64 * 1024
-"""What is read at once."""
+"""The most bytes of one read."""
 
 _MAX_HEAD_BYTES: Final = 100 * 1024
 _MAX_REFUSAL_BYTES: Final = 1024 * 1024
 # How long a backend may take for its half of the closing handshake.
 _CLOSE_SECONDS: Final = 5.0
-# Pongs wait for nobody: a backend that is writing may not be reading just then, and if it were not read from until it
-# has read a pong, neither side would move again. Beyond this it is a flood, and the backend is read from no more.
+# Pongs are sent without waiting: a backend that writes may not read at the same time, and if it were not read from
+# until it has read a pong, both sides would block. Beyond this limit it is a flood, and reading from it stops.
 _MAX_UNSENT_BYTES: Final = MAX_MESSAGE_BYTES + 1024 * 1024
 
-# Made anew for the backend's leg. The handshake has no body that a length, or an expectation, could be about.
-_OF_ONE_LEG: Final = frozenset(
+# Replaced for the backend's side. A handshake has no body, so it has no length and no expectation.
+_OF_ONE_SIDE: Final = frozenset(
     {
         b"content-length",
         b"expect",
@@ -57,14 +57,14 @@ _NOWHERE: Final = WebSocketURI(secure=False, host="localhost", port=80, path="",
 
 
 class WebSocketClose(NamedTuple):
-    """How one leg ended, for the other to be told. `code` is None for a close frame without one (1005)."""
+    """The close of one side, to be passed to the other. `code` is None for a close frame without one (1005)."""
 
     code: int | None
     reason: str = ""
 
 
 class HandshakeRefused(NamedTuple):
-    """The backend's HTTP answer to a handshake that it does not accept."""
+    """The backend's HTTP response to a handshake that it does not accept."""
 
     status: int
     headers: HeaderList
@@ -72,9 +72,9 @@ class HandshakeRefused(NamedTuple):
 
 
 class BackendWebSocket:
-    """The backend's leg: the library's protocol on a connection that has been upgraded.
+    """The backend's side: the protocol of the websockets library on an upgraded connection.
 
-    `failure` is the kind of a failure (`reset`, `protocol`), None while and if there is none.
+    `failure` is the kind of a failure (`reset`, `protocol`), None without one.
     """
 
     def __init__(self, line: BackendStreams, protocol: StrictClientProtocol, headers: HeaderList, begun: bytes) -> None:
@@ -87,17 +87,17 @@ class BackendWebSocket:
         self._protocol = protocol
         self._parts = bytearray()
         self._is_text = False
-        self._ended = False
+        self._is_over = False
         if begun:
             self._feed(begun)
 
     @property
     def ending(self) -> WebSocketClose:
-        """What the client is told when `read` has come to the end.
+        """The close for the client, once `read` has returned nothing.
 
-        A close frame passes as it is. Anything else is the backend's fault and not the client's, which is told 1011:
-        1006 must not be sent (RFC 6455 section 7.4.1), 1002, 1007 and 1009 would blame the client, and 1014 some
-        libraries refuse as unknown.
+        A close frame is passed on unchanged. Anything else is the backend's fault, and the client gets 1011: 1006 must
+        not be sent (RFC 6455 section 7.4.1), 1002, 1007 and 1009 would blame the client, and some libraries reject 1014
+        as unknown.
         """
         close = self._protocol.close_rcvd
         if self.failure is None and close is not None:
@@ -109,16 +109,16 @@ class BackendWebSocket:
         return WebSocketClose(CloseCode.INTERNAL_ERROR, "the connection to the backend was lost")
 
     async def read(self) -> list[str | bytes]:
-        """The next messages, as many as came together; none at the end."""
+        """Return the next messages, as many as arrived together; none at the end."""
         while True:
             events: list[Any] = self._protocol.events_received()
             messages = [message for frame in events if (message := self._message(frame)) is not None]
-            if messages or self._ended:
+            if messages or self._is_over:
                 return messages
             self._feed(await self._received())
 
     def write(self, message: Message) -> None:
-        """Passes on a `websocket.receive`. Raises InvalidState when the backend's leg is closing."""
+        """Send the message of a `websocket.receive` event. Raises InvalidState if the backend's side is closing."""
         text: str | None = message.get("text")
         if text is not None:
             self._protocol.send_text(text.encode())
@@ -128,28 +128,28 @@ class BackendWebSocket:
 
     @property
     def is_full(self) -> bool:
-        # Also true of a connection that is lost, of which `drained` then tells.
+        # Also true of a lost connection, for which `drained` then raises.
         return self._unsent_bytes > READ_BYTES or self._writer.transport.is_closing()
 
     async def drained(self) -> None:
-        """Returns when the backend takes more. Raises OSError when it never will."""
+        """Return when the backend takes more. Raises OSError if it never will."""
         await self._writer.drain()
 
     async def close(self, ending: WebSocketClose | None) -> None:
-        """Says `ending`, hears the backend out, and is gone `_CLOSE_SECONDS` after the backend has taken what was
-        written before. With None, only that still goes out."""
+        """Send `ending`, wait for the backend's close frame, and close, at most `_CLOSE_SECONDS` after the backend has
+        taken what was written before. With None, only that is still sent."""
         try:
-            # What a client said before it closed is not lost on a backend that reads slowly. A client that broke off
-            # may not hold on to memory for long.
+            # A backend that reads slowly gets all messages that the client sent before it closed. A client that broke
+            # off may not hold memory for long.
             async with asyncio.timeout(_CLOSE_SECONDS if ending is None else self._timeout_seconds):
                 await self.drained()
             async with asyncio.timeout(_CLOSE_SECONDS):
                 if ending is not None and self._protocol.state is OPEN:
                     self._protocol.send_close(ending.code, ending.reason)
                     self._flush()
-                if ending is not None or self._ended:
+                if ending is not None or self._is_over:
                     # The server closes the connection, so that the client need not wait in TIME_WAIT (section 7.1.1).
-                    await self._heard_out()
+                    await self._wait_for_close()
                 self._writer.close()
                 await self._writer.wait_closed()
         except OSError:  # a time-out is one
@@ -158,10 +158,10 @@ class BackendWebSocket:
             self.abort()
 
     def abort(self) -> None:
-        """Nothing more is said or heard."""
+        """Close at once."""
         self._writer.transport.abort()
 
-    async def _heard_out(self) -> None:
+    async def _wait_for_close(self) -> None:
         while data := await self._received():
             self._protocol.receive_data(data)
             self._protocol.events_received()
@@ -172,7 +172,7 @@ class BackendWebSocket:
         return self._writer.transport.get_write_buffer_size()
 
     async def _received(self) -> bytes:
-        """What comes next; empty is the end of the connection."""
+        """Return the next bytes; empty at the end of the connection."""
         try:
             if self._unsent_bytes > _MAX_UNSENT_BYTES:
                 await self.drained()
@@ -184,20 +184,20 @@ class BackendWebSocket:
         if data:
             self._protocol.receive_data(data)
         else:
-            # Without a close frame before it, a failure.
+            # A failure, unless there was a close frame.
             self._protocol.receive_eof()
         self._flush()
         if (error := self._protocol.parser_exc) is not None:
             self.failure = "reset" if isinstance(error, EOFError) else "protocol"
-        self._ended = error is not None or self._protocol.close_rcvd is not None
+        self._is_over = error is not None or self._protocol.close_rcvd is not None
 
     def _flush(self) -> None:
-        # An empty one stands for the end of the stream; closing is what `close` does.
+        # Empty data stands for the end of the stream; `close` closes it.
         if data := b"".join(self._protocol.data_to_send()):
             self._writer.write(data)
 
     def _message(self, frame: Frame) -> str | bytes | None:
-        """The message that this frame completes."""
+        """Return the message that this frame completes, if it does."""
         if frame.opcode is Opcode.TEXT or frame.opcode is Opcode.BINARY:
             self._is_text = frame.opcode is Opcode.TEXT
             if frame.fin:
@@ -216,18 +216,18 @@ def _decoded(data: bytes | bytearray | memoryview, *, is_text: bool) -> str | by
 
 
 async def open_websocket(upstream: Upstream, request: UpstreamRequest) -> BackendWebSocket | HandshakeRefused:
-    """Connects, asks, and judges the answer (RFC 6455 section 4.1)."""
+    """Connect, send the handshake, and check the response (RFC 6455 section 4.1)."""
     line = await upstream.dial()
-    answer: BackendWebSocket | HandshakeRefused | None = None
+    result: BackendWebSocket | HandshakeRefused | None = None
     try:
-        answer = await _shaken_hands(line, request)
+        result = await _shake_hands(line, request)
     finally:
-        if not isinstance(answer, BackendWebSocket):
+        if not isinstance(result, BackendWebSocket):
             line.writer.transport.abort()
-    return answer
+    return result
 
 
-async def _shaken_hands(line: BackendStreams, request: UpstreamRequest) -> BackendWebSocket | HandshakeRefused:
+async def _shake_hands(line: BackendStreams, request: UpstreamRequest) -> BackendWebSocket | HandshakeRefused:
     offered = b",".join(get_all(request.headers, _PROTOCOLS)).decode("latin-1")
     protocol = StrictClientProtocol(
         _NOWHERE,
@@ -236,26 +236,26 @@ async def _shaken_hands(line: BackendStreams, request: UpstreamRequest) -> Backe
         max_size=MAX_MESSAGE_BYTES,
         logger=_quiet,
     )
-    asking = _HandshakeRequest(line)
-    head = await asking.answer_to(_handshake(request, protocol.key, line.authority))
+    handshake = _HandshakeRequest(line)
+    head = await handshake.response_to(_handshake(request, protocol.key, line.authority))
     headers = [(bytes(name), bytes(value)) for name, value in head.headers]
     try:
-        # It also refuses what the server in front could not send on.
-        told = HandshakeHeaders([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers])
+        # It also rejects fields that the server could not send.
+        fields = HandshakeHeaders([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers])
         if isinstance(head, h11.InformationalResponse):
-            protocol.process_response(HandshakeResponse(head.status_code, "", told))
-            return BackendWebSocket(line, protocol, headers, asking.rest())
+            protocol.process_response(HandshakeResponse(head.status_code, "", fields))
+            return BackendWebSocket(line, protocol, headers, handshake.rest())
     except InvalidHandshake as error:
         raise UpstreamUnavailable(f"the backend broke the WebSocket handshake: {error}", kind="protocol") from error
     if not 300 <= head.status_code < 600:
-        # A success is that of a request without an upgrade: to the client no answer to what it asked. From 600 on there
-        # are no statuses (RFC 9110 section 15).
-        raise UpstreamUnavailable(f"the backend answered a handshake with {head.status_code}", kind="protocol")
-    return HandshakeRefused(head.status_code, headers, await asking.body())
+        # A success would be that of a plain request, which the client did not make. Statuses end at 599 (RFC 9110
+        # section 15).
+        raise UpstreamUnavailable(f"the backend responded to a handshake with {head.status_code}", kind="protocol")
+    return HandshakeRefused(head.status_code, headers, await handshake.body())
 
 
 def _handshake(request: UpstreamRequest, key: str, authority: bytes) -> h11.Request:
-    headers = [pair for pair in request.headers if pair[0] not in _OF_ONE_LEG]
+    headers = [pair for pair in request.headers if pair[0] not in _OF_ONE_SIDE]
     if get(headers, b"host") is None:
         headers.insert(0, (b"host", authority))
     headers += [
@@ -271,15 +271,15 @@ def _handshake(request: UpstreamRequest, key: str, authority: bytes) -> h11.Requ
 
 
 class _HandshakeRequest:
-    """The HTTP part of a connection to the backend: one request, and its answer. Raises UpstreamUnavailable and
-    UpstreamTimeout, the latter for any silence."""
+    """The HTTP part of a connection to the backend: one request and its response. Raises UpstreamUnavailable, and
+    UpstreamTimeout for any silence."""
 
     def __init__(self, line: BackendStreams) -> None:
         self._line = line
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
 
-    async def answer_to(self, request: h11.Request) -> h11.Response | h11.InformationalResponse:
-        """The final answer, or 101."""
+    async def response_to(self, request: h11.Request) -> h11.Response | h11.InformationalResponse:
+        """Send the request and return the final response, or 101."""
         head = self._http.send(request) + self._http.send(h11.EndOfMessage())
         self._line.writer.write(head)
         while True:
@@ -290,16 +290,16 @@ class _HandshakeRequest:
                 return event
 
     async def body(self) -> bytes:
-        """Of a final answer, whole."""
+        """Return the full body of a final response."""
         body = b""
         while isinstance(event := await self._next(), h11.Data):
             body += event.data
             if len(body) > _MAX_REFUSAL_BYTES:
-                raise UpstreamUnavailable("the backend refused a handshake at too great a length", kind="protocol")
+                raise UpstreamUnavailable("the backend refused a handshake with too long a body", kind="protocol")
         return body
 
     def rest(self) -> bytes:
-        """What came after 101, and is WebSocket."""
+        """Return the bytes after 101, which are WebSocket frames."""
         return self._http.trailing_data[0]
 
     async def _next(self) -> Any:

@@ -22,7 +22,7 @@ from gatekeeper.errors import Reason, UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.http.headers import HeaderList
 from gatekeeper.http.request_writer import RequestNotForwardable
 from gatekeeper.upstream.httpx_client import HttpxUpstream
-from gatekeeper.upstream.httpx_duplex import final_answer_begun
+from gatekeeper.upstream.httpx_duplex import final_response_begun
 from gatekeeper.upstream.interface import Upstream, UpstreamRequest
 from tests.forward.chain import Chosen, Transport
 from tests.servers import OK, RawConnection, RawRequest, RecordingBackend
@@ -344,5 +344,5 @@ def test_however_it_is_cut_only_a_final_answer_counts_as_one(interims: list[byte
     lead, final = b"".join(interims), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
     data = (lead + final)[: len(lead) + extra]
 
-    assert not any(final_answer_begun(data[:cut]) for cut in range(len(lead) + 1))
-    assert final_answer_begun(data) == (extra >= len(b"HTTP/1.1 200"))
+    assert not any(final_response_begun(data[:cut]) for cut in range(len(lead) + 1))
+    assert final_response_begun(data) == (extra >= len(b"HTTP/1.1 200"))
