@@ -14,7 +14,7 @@ from gatekeeper.http.grammar import TOKEN_BYTES, is_field_value, is_token
 from gatekeeper.http.headers import HeaderList
 from gatekeeper.http.request_head import RequestHead
 from gatekeeper.http.types import ASGIApp, Message, Scope
-from gatekeeper.server.responders import Responder, Responders
+from gatekeeper.server.responders import DirectResponder, DirectResponders
 from gatekeeper.server.scope import ScopeFactory
 
 # The logger that serve.py filters and operators know, whichever protocol class runs.
@@ -83,7 +83,7 @@ class ClientConnection(Protocol):
         """Let the application respond, or `app`."""
 
     @property
-    def responders(self) -> Responders:
+    def responders(self) -> DirectResponders:
         """The registry of the listener."""
 
 
@@ -158,7 +158,7 @@ class Exchange:
         self._framing = _NONE
         self._remaining_bytes = 0
         self._has_trailers = self._is_event_stream = False
-        self.responder: Responder | None = None
+        self.responder: DirectResponder | None = None
         self.task: asyncio.Task[None] | None = None
 
     @property
@@ -216,12 +216,12 @@ class Exchange:
 
     # Without an application
 
-    def attach(self, responder: Responder) -> None:
+    def attach(self, responder: DirectResponder) -> None:
         """Let `responder` respond from now on."""
         self.responder = responder
         self._connection.responders.add(responder)
 
-    def detach(self, responder: Responder) -> None:
+    def detach(self, responder: DirectResponder) -> None:
         """Remove `responder`, which has responded or never will."""
         self.responder = None
         self._connection.responders.discard(responder)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import uvicorn
 
-from gatekeeper.server.responders import Responders
+from gatekeeper.server.responders import DirectResponders
 
 
 class Listener(uvicorn.Server):
@@ -18,7 +18,7 @@ class Listener(uvicorn.Server):
     `responders` is the registry of the protocol class that `config` names.
     """
 
-    def __init__(self, config: uvicorn.Config, responders: Responders) -> None:
+    def __init__(self, config: uvicorn.Config, responders: DirectResponders) -> None:
         super().__init__(config)
         self._responders = responders
 

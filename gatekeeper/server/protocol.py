@@ -23,7 +23,7 @@ from gatekeeper.http.websocket_handshake import asks_for_websocket, check_handsh
 from gatekeeper.server.deadline import Deadline, StallTimer
 from gatekeeper.server.exchange import Exchange
 from gatekeeper.server.rejection import RejectedRequest, RenderError, error_response
-from gatekeeper.server.responders import Responders
+from gatekeeper.server.responders import DirectResponders
 from gatekeeper.server.scope import ScopeFactory
 
 _HIGH_WATER_BYTES: Final = 64 * 1024
@@ -76,7 +76,7 @@ class HttpServerProtocol(asyncio.Protocol):
         "writable",
     )
 
-    responders: Responders
+    responders: DirectResponders
     _limits: Limits
     _render_error: RenderError
     _on_overload: Callable[[], None]
@@ -436,7 +436,7 @@ def http_protocol(
 
     class ConfiguredHttpProtocol(HttpServerProtocol):
         __slots__ = ()
-        responders = Responders()
+        responders = DirectResponders()
         _limits = limits
         _render_error = staticmethod(render_error)
         _on_overload = staticmethod(on_overload)

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 _LOOK_SECONDS: Final = 0.1
 
 
-class Responder(Protocol):
+class DirectResponder(Protocol):
     """An object that responds to one request from callbacks, by `Exchange.send_head` and `Exchange.send_body`.
 
     `Exchange.attach` registers it, `Exchange.detach` removes it. Every method returns at once.
@@ -25,7 +25,7 @@ class Responder(Protocol):
         """The drain deadline has passed: respond now, or break the response off."""
 
 
-class Responders(set[Responder]):
+class DirectResponders(set[DirectResponder]):
     """The responders of one listener that are at work, for the drain to wait for."""
 
     async def drain(self) -> None:

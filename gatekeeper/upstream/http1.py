@@ -165,8 +165,8 @@ class Http1Connection(asyncio.Protocol):
     # Called by the pool
 
     def is_usable(self) -> bool:
-        """Tell whether nothing has arrived since the connection became idle, in the kernel neither: no end of the
-        connection, and no bytes, which would be read as the response to the next request."""
+        """Tell whether the connection is still open and holds no bytes, in the kernel neither: they would be read as
+        the response to the next request."""
         return not self.is_lost and not self._poll.poll(0)
 
     # Called by the transport

@@ -1,4 +1,4 @@
-"""Whose address it is, whatever the client says."""
+"""The client's address, whatever the client claims."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which headers cross the proxy."""
+"""The headers that pass through the proxy, and those that do not."""
 
 from __future__ import annotations
 

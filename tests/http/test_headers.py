@@ -1,4 +1,4 @@
-"""Identity headers: what a client cannot forge, and what a token cannot break out of."""
+"""Identity headers: a client cannot forge one, and a token's content cannot end one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ IDENTITY = IdentityHeaders(
 
 
 def cgi_name(name: bytes) -> bytes:
-    """How CGI, WSGI and PHP read a header's name."""
+    """Return a header's name as CGI, WSGI and PHP read it."""
     return b"HTTP_" + bytes(byte if chr(byte).isalnum() else ord("_") for byte in name.upper())
 
 

@@ -1,4 +1,5 @@
-"""Whether a browser's request with a cookie may change something, and who may read an answer (S21, U08, U12, W01)."""
+"""Cross-origin rules: requests with a cookie that may change something, and pages that may read a response (S21, U08,
+U12, W01)."""
 
 from __future__ import annotations
 

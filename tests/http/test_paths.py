@@ -1,4 +1,4 @@
-"""What a path is: rule 3.2 as a table, and that no spelling of a path gets around it."""
+"""Kinds of paths: the rule as a table, and spellings that try to get around it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ TABLE = table("/public/*", "/health", "GET /docs/*", "*.css", "/caf%C3%A9")
 
 
 def kind(method: str, path: bytes, paths: PathTable = TABLE) -> str:
-    """`own <method> <template>`, the kind's name, or `bad`."""
+    """Return `own <method> <template>`, the name of the kind, or `bad`."""
     try:
         found = paths.classify(method, path)
     except BadPath:
@@ -391,7 +391,7 @@ def test_a_default_method_is_for_patterns_without_one() -> None:
     st.lists(st.text(alphabet="ab/", max_size=10).map(lambda text: "/" + text), min_size=1, max_size=5),
 )
 def test_patterns_match_as_their_plain_reading_says(glob: str, texts: list[str]) -> None:
-    """The compiled one never goes back; the plain translation, which does, must agree with it."""
+    """The compiled pattern never backtracks; a naive translation, which does, must agree with it."""
     trimmed = glob.rstrip("/")
     plain = ".*".join(map(re.escape, trimmed.split("*")))
     if glob.endswith("/*"):
@@ -461,7 +461,7 @@ SPELLINGS = st.lists(
 
 
 def served(path: bytes, *steps: str) -> bytes:
-    """What a backend makes of a path that takes these steps in this order."""
+    """Return the path as a backend reads it that takes these steps in this order."""
     for step in steps:
         if step == "decode":
             path = unquote_to_bytes(path)

@@ -1,4 +1,4 @@
-"""Requests into bytes: one framing, nothing that ends a line, nothing that is no HTTP."""
+"""Serialized requests: one framing, no injected line end, valid HTTP only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers out of bytes: what is read, what is refused, and that no cut between the bytes matters."""
+"""Parsed responses: the valid, the rejected, and that splitting the bytes changes nothing."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from gatekeeper.http.response_parser import (
 )
 
 
-class Told:
-    """What a parser told, body data joined."""
+class Recorder:
+    """Records the calls of a parser, body data joined."""
 
     def __init__(self, *, to_head_request: bool = False) -> None:
         self.events: list[Any] = []
@@ -62,7 +62,7 @@ class Told:
 
 
 def read(data: bytes, *, eof: bool = False, to_head_request: bool = False) -> list[Any]:
-    return Told(to_head_request=to_head_request).feed(data, eof=eof)
+    return Recorder(to_head_request=to_head_request).feed(data, eof=eof)
 
 
 def body_of(events: list[Any]) -> bytes:
@@ -143,7 +143,7 @@ def test_205_is_read_by_its_length() -> None:
 
 
 # X03
-def test_interim_answers_come_before_the_answer_and_have_no_body() -> None:
+def test_interim_responses_come_before_the_answer_and_have_no_body() -> None:
     events = read(
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\nContent-Length: 7\r\n\r\n"
         b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
@@ -154,7 +154,7 @@ def test_interim_answers_come_before_the_answer_and_have_no_body() -> None:
 
 
 # B6
-def test_interim_answers_have_an_end() -> None:
+def test_interim_responses_have_an_end() -> None:
     interim = b"HTTP/1.1 102 Processing\r\n\r\n"
 
     assert read(interim * MAX_INFORMATIONAL + b"HTTP/1.1 204 X\r\n\r\n")[-1] == ("end", [], True)
@@ -304,29 +304,29 @@ def test_what_is_no_http_is_refused_with_its_first_bytes() -> None:
     assert read(b"HTTP/1") == []
 
 
-def test_a_reader_that_stops_is_told_no_more() -> None:
+def test_a_reader_that_stops_is_recorder_no_more() -> None:
     for stops_at in ("on_informational", "on_head", "on_data"):
-        told = Told()
+        recorder = Recorder()
 
-        def stop(*_: object, told: Told = told) -> None:
-            told.parser.stop()
+        def stop(*_: object, recorder: Recorder = recorder) -> None:
+            recorder.parser.stop()
 
-        setattr(told, stops_at, stop)
-        told.feed(b"HTTP/1.1 102 P\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        setattr(recorder, stops_at, stop)
+        recorder.feed(b"HTTP/1.1 102 P\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
-        assert ("end", [], True) not in told.events
-        assert len(told.events) == ("on_informational", "on_head", "on_data").index(stops_at)
+        assert ("end", [], True) not in recorder.events
+        assert len(recorder.events) == ("on_informational", "on_head", "on_data").index(stops_at)
 
 
 def test_one_answer_after_another_is_read() -> None:
-    told = Told()
+    recorder = Recorder()
     for _ in range(3):
-        told.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", b"ok")
-        told.parser.begin(to_head_request=True)
-        told.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
-        told.parser.begin(to_head_request=False)
+        recorder.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", b"ok")
+        recorder.parser.begin(to_head_request=True)
+        recorder.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+        recorder.parser.begin(to_head_request=False)
 
-    assert told.events.count(("end", [], True)) == 6
+    assert recorder.events.count(("end", [], True)) == 6
 
 
 _TEXT = st.binary(max_size=12).map(
@@ -342,8 +342,8 @@ _BREAKAGE = st.one_of(
 
 
 @st.composite
-def _answers(draw: st.DrawFn) -> bytes:
-    """Answers of every framing, about half of them broken somewhere."""
+def _responses(draw: st.DrawFn) -> bytes:
+    """Responses of every framing, about half of them with a fault."""
     data = b"".join(
         draw(st.lists(st.sampled_from([b"HTTP/1.1 100 C\r\n\r\n", b"HTTP/1.1 103 E\r\nA: b\r\n\r\n"]), max_size=2))
     )
@@ -368,7 +368,7 @@ def _answers(draw: st.DrawFn) -> bytes:
     return changed + draw(st.sampled_from([b"", b"", b"surplus"]))
 
 
-@given(_answers(), st.lists(st.integers(1, 40), max_size=60), st.booleans())
+@given(_responses(), st.lists(st.integers(1, 40), max_size=60), st.booleans())
 def test_however_the_bytes_are_cut_the_result_is_the_same(data: bytes, cuts: list[int], to_head_request: bool) -> None:
     parts = []
     rest = data
@@ -376,7 +376,7 @@ def test_however_the_bytes_are_cut_the_result_is_the_same(data: bytes, cuts: lis
         parts.append(rest[:cut])
         rest = rest[cut:]
     parts = [part for part in [*parts, rest] if part]
-    cut_up = Told(to_head_request=to_head_request).feed(*parts, eof=True)
+    cut_up = Recorder(to_head_request=to_head_request).feed(*parts, eof=True)
 
     def comparable(events: list[Any]) -> list[Any]:
         # Whether a surplus is seen with the end or after it is a matter of cuts.

@@ -1,4 +1,4 @@
-"""A front door with an application behind it that keeps what it is asked, on a real socket."""
+"""A server with an application behind it that records its requests, on a real socket."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 class House:
-    """The application: it reads every body whole and answers with what it got. `requests` are the scopes, `bodies`
-    what was read, `left` how many clients left before they were answered, `refusals` what the front told.
+    """The application: it reads every body and responds with what it got. `requests` are the scopes, `bodies` the
+    bodies, `left` counts clients that left before the response, `refusals` are the requests that the server rejected.
 
-    `/early` answers before it reads, `/slow` waits a little first, `/begin` begins an answer and then reads,
-    `/stream` sends as much as anybody takes, `/fail` fails, `/half` fails in the middle.
+    `/early` responds before it reads, `/slow` waits a little first, `/begin` begins a response and then reads,
+    `/stream` sends as much as the client reads, `/fail` fails, `/half` fails in the middle.
     """
 
     url: str
@@ -140,7 +140,7 @@ def open_house(limits: Limits | None = None, **settings: Any) -> Iterator[House]
 
 
 async def answer(client: RawClient) -> tuple[int, dict[str, list[str]], bytes]:
-    """The next answer with `Content-Length`: status, headers by name, body."""
+    """Return the next response with `Content-Length`: status, headers by name, body."""
     head = (await client.until(b"\r\n\r\n")).decode("latin-1")
     lines = head.split("\r\n")[:-2]
     headers: dict[str, list[str]] = {}
@@ -153,7 +153,7 @@ async def answer(client: RawClient) -> tuple[int, dict[str, list[str]], bytes]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Returns when `condition` holds."""
+    """Return when `condition` holds."""
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 - what is waited for is in another thread
             await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Raw bytes over a real socket. Ids in comments are those of the attack catalogue."""
+"""Raw bytes over a real socket. Ids in comments are those of docs/attacks.md."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ CHUNKED = b"Transfer-Encoding: chunked"
 
 
 async def refused(client: RawClient, status: int) -> dict[str, list[str]]:
-    """Reads an answer of the front door and the end of the connection behind it."""
+    """Read an error response of the server and the end of the connection behind it."""
     got, headers, body = await answer(client)
     assert got == status, body
     assert headers["connection"] == ["close"]

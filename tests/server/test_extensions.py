@@ -1,4 +1,4 @@
-"""What the front door offers an application beyond ASGI, raw bytes over a real socket."""
+"""The server's extensions of ASGI, with raw bytes over a real socket."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EARLY = {"type": "gatekeeper.http.informational", "status": 103, "headers": [(b"
 
 @contextmanager
 def serving(answer: Application) -> Iterator[tuple[str, list[Any], list[Exception]]]:
-    """An application that answers as `answer` says; its URL, the scopes it got, what it was refused."""
+    """Run an application that responds as `answer` says. Yields its URL, its scopes, and the errors it got."""
     scopes: list[Any] = []
     faults: list[Exception] = []
 
@@ -60,8 +60,8 @@ def sends(*messages: dict[str, Any]) -> Application:
     return answer
 
 
-async def told(url: str, data: bytes) -> bytes:
-    """The answer to `data` and whatever follows it."""
+async def response_to(url: str, data: bytes) -> bytes:
+    """Return the response to `data` and all bytes after it."""
     async with raw_client(url) as client:
         await client.send(data)
         return await client.rest()
@@ -74,7 +74,7 @@ CLOSING = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 async def test_the_target_is_told_as_it_was_sent(target: bytes) -> None:
     # X23
     with serving(sends(start(), part())) as (url, scopes, _):
-        await told(url, CLOSING.replace(b"GET / ", b"GET %b " % target))
+        await response_to(url, CLOSING.replace(b"GET / ", b"GET %b " % target))
     assert scopes[0]["extensions"][EXTENSION]["target"] == target
     assert scopes[0]["extensions"]["http.response.trailers"] == {}
 
@@ -87,14 +87,14 @@ async def test_a_reason_phrase_is_passed_and_one_is_made_where_there_is_none() -
         ({}, b"200 OK"),
     ):
         with serving(sends(start(**more), part())) as (url, _, _):
-            assert (await told(url, CLOSING)).startswith(b"HTTP/1.1 %b\r\n" % line)
+            assert (await response_to(url, CLOSING)).startswith(b"HTTP/1.1 %b\r\n" % line)
 
 
 @pytest.mark.parametrize("reason", [b"a\rb", b"a\r\nX: y", b"\x00", b"\x1b"])
 async def test_a_reason_phrase_cannot_end_its_line(reason: bytes) -> None:
     # H18
     with serving(sends(start(reason=reason), part())) as (url, _, faults):
-        answered = await told(url, CLOSING)
+        answered = await response_to(url, CLOSING)
     assert answered.startswith(b"HTTP/1.1 500 ")
     assert isinstance(faults[0], RuntimeError)
 
@@ -107,7 +107,7 @@ async def test_a_header_of_an_answer_cannot_end_its_line(headers: list[tuple[byt
     # H18
     for messages in ((start(headers=headers), part()), ({**EARLY, "headers": headers}, start(), part())):
         with serving(sends(*messages)) as (url, _, _):
-            answered = await told(url, CLOSING)
+            answered = await response_to(url, CLOSING)
         assert answered.startswith(b"HTTP/1.1 500 ")
         assert b"et-Cookie" not in answered
 
@@ -115,7 +115,7 @@ async def test_a_header_of_an_answer_cannot_end_its_line(headers: list[tuple[byt
 async def test_nothing_is_added_to_an_answer_but_its_framing() -> None:
     # X18
     with serving(sends(start(headers=[(b"ETag", b"a")]), part(b"x"))) as (url, _, _):
-        assert await told(url, CLOSING) == (
+        assert await response_to(url, CLOSING) == (
             b"HTTP/1.1 200 OK\r\nETag: a\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n1\r\nx\r\n0\r\n\r\n"
         )
 
@@ -129,44 +129,44 @@ async def test_trailers_are_sent_behind_a_chunked_body() -> None:
         trailers((b"X-More", b"2"), (b"Content-Length", b"3")),
     )
     with serving(sends(*messages)) as (url, _, _):
-        answered = await told(url, CLOSING)
+        answered = await response_to(url, CLOSING)
         assert answered.endswith(b"\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 1\r\nX-More: 2\r\n\r\n")
         for request in (CLOSING.replace(b"HTTP/1.1", b"HTTP/1.0"), CLOSING.replace(b"GET", b"HEAD")):
-            assert b"X-Sum" not in await told(url, request)
+            assert b"X-Sum" not in await response_to(url, request)
 
 
 async def test_trailers_need_to_be_said_and_cannot_end_their_line() -> None:
     for messages in ((start(), part(), trailers()), (start(trailers=True), part(), trailers((b"x", b"a\r\nb: c")))):
         with serving(sends(*messages)) as (url, _, faults):
-            assert b"b: c" not in await told(url, CLOSING)
+            assert b"b: c" not in await response_to(url, CLOSING)
         assert isinstance(faults[0], RuntimeError)
 
 
 async def test_after_trailers_the_connection_is_good_for_the_next_request() -> None:
     with serving(sends(start(trailers=True), part(b"a"), trailers((b"x", b"y")))) as (url, _, _):
-        answered = await told(url, GET + CLOSING)
+        answered = await response_to(url, GET + CLOSING)
     assert answered.count(b"0\r\nx: y\r\n\r\n") == answered.count(b"HTTP/1.1 200 OK\r\n") == 2
 
 
 async def test_interim_answers_go_to_http_1_1_alone() -> None:
     # X03
     with serving(sends(EARLY, {**EARLY, "status": 102, "headers": []}, start(), part())) as (url, _, _):
-        answered = await told(url, CLOSING)
+        answered = await response_to(url, CLOSING)
         assert answered.startswith(
             b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200"
         )
-        assert (await told(url, CLOSING.replace(b"HTTP/1.1", b"HTTP/1.0"))).startswith(b"HTTP/1.1 200 ")
+        assert (await response_to(url, CLOSING.replace(b"HTTP/1.1", b"HTTP/1.0"))).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize("status", [99, 101, 200])
 async def test_no_other_status_is_interim(status: int) -> None:
     with serving(sends({**EARLY, "status": status}, start(), part())) as (url, _, _):
-        assert (await told(url, CLOSING)).startswith(b"HTTP/1.1 500 ")
+        assert (await response_to(url, CLOSING)).startswith(b"HTTP/1.1 500 ")
 
 
 async def test_an_interim_answer_never_follows_the_final_one() -> None:
     with serving(sends(start(), EARLY, part())) as (url, _, faults):
-        assert b" 103 " not in await told(url, CLOSING)
+        assert b" 103 " not in await response_to(url, CLOSING)
     assert isinstance(faults[0], RuntimeError)
 
 
@@ -203,10 +203,10 @@ async def test_trailers_of_a_request_come_with_its_end_and_never_among_its_heade
         await send(part())
 
     with serving(answer) as (url, scopes, _):
-        await told(url, POST + b"Connection: close\r\n\r\n1\r\na\r\n0\r\nX-Sum: 1 \r\nX-User-Id: admin\r\n\r\n")
+        await response_to(url, POST + b"Connection: close\r\n\r\n1\r\na\r\n0\r\nX-Sum: 1 \r\nX-User-Id: admin\r\n\r\n")
         assert messages[-1]["trailers"] == [(b"x-sum", b"1"), (b"x-user-id", b"admin")]
         assert all("trailers" not in message for message in messages[:-1])
         assert [name for name, _ in scopes[0]["headers"]] == [b"host", b"transfer-encoding", b"connection"]
         messages.clear()
-        await told(url, POST + b"Connection: close\r\n\r\n0\r\n\r\n")
+        await response_to(url, POST + b"Connection: close\r\n\r\n0\r\n\r\n")
         assert messages == [{"type": "http.request", "body": b"", "more_body": False}]

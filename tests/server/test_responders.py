@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gatekeeper.server.responders import Responders
+from gatekeeper.server.responders import DirectResponders
 
 
 class Busy:
@@ -22,7 +22,7 @@ class Busy:
 
 
 async def test_the_drain_waits_for_the_last_one() -> None:
-    responders, first, last = Responders(), Busy(), Busy()
+    responders, first, last = DirectResponders(), Busy(), Busy()
     responders |= {first, last}
     drain = asyncio.create_task(responders.drain())
     responders.discard(first)
@@ -34,7 +34,7 @@ async def test_the_drain_waits_for_the_last_one() -> None:
 
 
 async def test_at_the_deadline_those_that_are_left_are_cancelled() -> None:
-    responders, done, late = Responders(), Busy(), Busy()
+    responders, done, late = DirectResponders(), Busy(), Busy()
     responders |= {done, late}
     drain = asyncio.create_task(responders.drain())
     await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Bytes of a request, judged without a socket. Ids in comments are those of the attack catalogue."""
+"""The rules for the bytes of a request, without a socket. Ids in comments are those of docs/attacks.md."""
 
 from __future__ import annotations
 

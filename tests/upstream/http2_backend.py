@@ -30,7 +30,7 @@ HeaderPairs = list[tuple[bytes, bytes]]
 
 @asynccontextmanager
 async def hypercorn(app: Any, certificate: Path, **settings: Any) -> AsyncIterator[str]:
-    """The URL of this ASGI application under hypercorn, over TLS, which offers HTTP/2."""
+    """Run this ASGI application under hypercorn, over TLS with HTTP/2; yields its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         config = Config()
@@ -50,7 +50,7 @@ async def hypercorn(app: Any, certificate: Path, **settings: Any) -> AsyncIterat
 
 
 class Asked:
-    """One request, and how it is answered."""
+    """One request, and the ways to respond to it."""
 
     def __init__(self, served: Served, number: int, headers: HeaderPairs) -> None:
         self.served = served
@@ -157,7 +157,7 @@ class Served(asyncio.Protocol):
 
 
 class ScriptedBackend:
-    """Runs `script` for each request. `max_streams` are allowed at once; what is not to be read is left unread."""
+    """Runs `script` for each request. `max_streams` are allowed at once; data that is not to be read stays unread."""
 
     def __init__(self, script: HttpTwoScript, *, max_streams: int = 100, reads: bool = True) -> None:
         self._script = script

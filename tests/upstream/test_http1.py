@@ -1,4 +1,5 @@
-"""Our own client, against backends that misbehave on raw sockets: what is cut, reused, bounded, waited for."""
+"""Our own HTTP/1.1 client, against backends that misbehave on raw sockets: responses cut, connections reused, waits
+bounded."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ HOST = (b"host", b"a")
 
 
 class Parts:
-    """A request body in parts, which knows how many were asked for."""
+    """A request body in parts, which counts how many were read."""
 
     def __init__(self, *parts: bytes, wait: asyncio.Event | None = None, endless: bool = False) -> None:
         self._parts = list(parts)
@@ -60,7 +61,7 @@ class Parts:
 
 @asynccontextmanager
 async def native(answer: bytes | Script = OK, *, read_bodies: bool = True, **settings: Any) -> AsyncIterator[Any]:
-    """A backend and the client before it; afterwards no socket and no task of it may be left."""
+    """A backend and its client. Afterwards no socket and no task of the client may be left."""
     before, tasks = sockets(), asyncio.all_tasks()
     async with RecordingBackend(answer, read_bodies=read_bodies) as backend:
         upstream = Http1Upstream(backend.url, **settings)
@@ -554,8 +555,8 @@ async def test_a_name_is_looked_up_for_every_connection(monkeypatch: pytest.Monk
         await upstream.aclose()
 
 
-class Kept:
-    """A sink that keeps what it is told."""
+class RecordingCallbacks:
+    """Records the calls of a connection."""
 
     def __init__(self) -> None:
         self.told: list[Any] = []
@@ -594,7 +595,7 @@ async def test_requests_need_neither_tasks_nor_futures() -> None:
         assert upstream.pool.take_idle() is None
         connection = await upstream.pool.acquire()
         for _ in range(3):
-            sink = Kept()
+            sink = RecordingCallbacks()
             connection.start(head, sink)
             await sink.over.wait()
             assert [told for told in sink.told if told != b""] == [103, 200, b"abc", [(b"t", b"1")]]
@@ -620,7 +621,7 @@ async def test_a_sink_is_told_that_a_connection_may_have_died_before_the_request
         connection = await upstream.pool.acquire()
         told = []
         for _ in range(2):
-            sink = Kept()
+            sink = RecordingCallbacks()
             connection.start(head, sink)
             await sink.over.wait()
             told.append(sink.told[-1])
@@ -635,7 +636,7 @@ async def test_an_aborted_request_tells_its_sink_nothing_more() -> None:
         await connection.gone()
 
     async with native(script) as (_, upstream):
-        sink = Kept()
+        sink = RecordingCallbacks()
         connection = await upstream.pool.acquire()
         connection.start(serialize_head("GET", b"/", [HOST], authority=b"a", has_body=False).head, sink)
         connection.abort()

@@ -1,4 +1,4 @@
-"""The hop to the backend over HTTP/2, which `UPSTREAM_TRANSPORT=httpx` speaks where the backend offers it."""
+"""The backend over HTTP/2, which `UPSTREAM_TRANSPORT=httpx` uses if the backend offers it."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def whole(response: UpstreamResponse) -> bytes:
 
 
 class Waiting(Parts):
-    """A body whose parts come when they are put in; None is its end."""
+    """A body whose parts arrive when they are put in; None is its end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ async def ok(asked: Asked) -> None:
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
-    """Tells what it received, or sends what its path names."""
+    """Respond with what was received, or send what the path names."""
     if scope["type"] != "http":
         return
     size, digest = 0, hashlib.sha256()

@@ -1,4 +1,4 @@
-"""The hop to the backend, over each transport: connections, retries, TLS."""
+"""Clients to the backend: connections, retries, TLS, for each transport."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def test_connections_are_kept_and_used_again() -> None:
 
 
 class ClosesWhenUsedAgain:
-    """Answers the first request of a connection and closes at the second: the race of X19, without luck."""
+    """Responds to the first request of a connection and closes at the second: the race of X19, every time."""
 
     def __init__(self) -> None:
         self.heads = 0
