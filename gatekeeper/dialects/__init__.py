@@ -1,4 +1,4 @@
-"""The session APIs that Gatekeeper speaks. `DIALECTS` is the only registry: a new dialect is one file and one line."""
+"""The session APIs that Gatekeeper speaks. A new one is a file, a line in `DIALECTS`, a name in `settings/proxy.py`."""
 
 from __future__ import annotations
 

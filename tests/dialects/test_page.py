@@ -20,7 +20,8 @@ _ROOT = Path(__file__).parent.parent.parent
 _PAGE = (_ROOT / "docs" / "dialects.md").read_text(encoding="utf-8")
 _SIXTH = _PAGE.partition("\n## Adding a sixth\n")[2]
 _CALL = re.compile(
-    r"^    curl -s (?:-X (\w+) )?'?http://127\.0\.0\.1:8000(/[^' ]*)'?.*\n\n((?:    .*\n)+)", re.MULTILINE
+    r"^curl -s (?:-X (\w+) )?'?http://127\.0\.0\.1:8000(/[^' ]*)'?[^\n]*\n```\n\n```json[^\n]*\n(.*?)^```",
+    re.MULTILINE | re.DOTALL,
 )
 
 # What the dialect of the page answers, asked by somebody who has two sessions.
@@ -70,7 +71,7 @@ def test_the_examples_are_what_the_document_describes(world: World) -> None:
 def test_the_dialect_that_the_page_adds_is_served_like_the_others(tmp_path: Path) -> None:
     for folder in ("gatekeeper", "middleware"):
         shutil.copytree(_ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (source,) = re.findall(r"```python\n(.*?)```", _SIXTH, re.DOTALL)
+    (source,) = re.findall(r"```python[^\n]*\n(.*?)```", _SIXTH, re.DOTALL)
     (tmp_path / "gatekeeper" / "dialects" / "harbour.py").write_text(source, encoding="utf-8")
     for path, diff in re.findall(r"\(?`(gatekeeper/[\w/]+\.py)`\)?:\n\n```diff\n(.*?)```", _SIXTH, re.DOTALL):
         lines = diff.splitlines()
