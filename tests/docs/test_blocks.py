@@ -17,13 +17,11 @@ from tests.docs.blocks import LANGUAGES, Block, Reader, blocks_of, difference, i
 from tests.system.sidecar import eventually, external_store
 
 _ROOT = Path(__file__).parent.parent.parent
-# Pages whose blocks have no fences yet.
-_LATER = ("docs/dialects.md",)
 PAGES = sorted(
     {
         path.relative_to(_ROOT).as_posix()
         for path in [*_ROOT.glob("*.md"), *_ROOT.glob("docs/*.md"), _ROOT / "bench" / "README.md"]
-    }.difference(_LATER)
+    }
 )
 # Pages whose examples are those of the demo, which their readers have started as the README says.
 _WITH_DEMO = ("docs/dialects.md",)
