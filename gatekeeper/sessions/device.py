@@ -1,9 +1,8 @@
-"""What a `User-Agent` and its client hints tell of a device, in the words of the session lists.
+"""Names the device behind a `User-Agent` and its client hints, for the lists of sessions.
 
-A record keeps what was sent, not what was read from it: a better reading of an old header is had by an update. The
-families are those of ua-parser (uap-core), folded into the names that people use; docs/devices.md shows the outcome.
-
-The agent leads. Hints sharpen only what an agent leaves general: `Chrome`, `Linux`, the version of Windows or macOS.
+A record keeps the header itself, so an update of Gatekeeper improves old sessions too. The families are those of
+ua-parser (uap-core), mapped to the names that people use; docs/devices.md shows the outcome. The agent decides; hints
+add only what an agent leaves open: the brand behind `Chrome`, the system behind `Linux`, versions of Windows and macOS.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from gatekeeper.models import Device
 UNKNOWN: Final = "Unknown"
 HINTS_CHARACTERS: Final = 200
 
-# No browser's agent is longer, and the store keeps no more; without a limit the cache would hold what strangers send.
+# Longer than the agent of any browser. Without a limit, clients could fill the cache with long ones.
 _AGENT_CHARACTERS: Final = 512
 _NAME_CHARACTERS: Final = 64
 
-# One machine is not two systems because Firefox names its distribution and Chrome does not.
+# Firefox names its distribution and Chrome does not: on one machine both are Linux.
 _LINUX: Final = (
     "Arch Linux", "BackTrack", "CentOS", "Debian", "Fedora", "Gentoo", "Kubuntu", "Linux Mint", "Lubuntu", "Mageia",
     "Mandriva", "PCLinuxOS", "Puppy", "Red Hat", "SUSE", "Slackware", "Ubuntu", "openSUSE",
@@ -45,7 +44,7 @@ _OS_NAMES: Final[Mapping[str, str]] = dict.fromkeys(_LINUX, "Linux") | {
 }
 _BROWSER_NAMES: Final[Mapping[str, str]] = {
     "Android": "Android Browser",
-    # So ua-parser calls every WebKit view on macOS whose application adds no name.
+    # The name that ua-parser gives every WebKit view on macOS whose application adds no name.
     "Apple Mail": "Safari",
     "BlackBerry WebKit": "BlackBerry Browser",
     "Chrome Mobile": "Chrome",
@@ -58,7 +57,7 @@ _BROWSER_NAMES: Final[Mapping[str, str]] = {
     "Firefox Beta": "Firefox",
     "Firefox Mobile": "Firefox",
     "Firefox iOS": "Firefox",
-    # Not folded into Chrome: in a list of one's sessions, a program that drives a browser should stand out.
+    # Not mapped to Chrome: in a list of sessions, a program that drives a browser should stand out.
     "HeadlessChrome": "Headless Chrome",
     "IE": "Internet Explorer",
     "IE Large Screen": "Internet Explorer",
@@ -81,7 +80,7 @@ _MOBILE_OS: Final = frozenset({
     "Sailfish", "Symbian", "Windows Mobile", "Windows Phone", "iOS",
 })  # fmt: skip
 _OTHER_OS: Final = frozenset({"tvOS", "watchOS", "webOS"})
-# A kernel's or a build's number is not what anybody calls the version of these.
+# The agent of these has the number of a kernel or a build, which is not known as their version.
 _UNVERSIONED_OS: Final = frozenset({UNKNOWN, "Linux", "ChromeOS"})
 
 _BROWSER: Final = re.compile(
@@ -91,8 +90,8 @@ _BROWSER: Final = re.compile(
 _SCRIPT: Final = re.compile(r"\bPowerShell/|WindowsPowerShell/")
 _MOBILE_APP: Final = re.compile(r"\bokhttp/|\bCFNetwork/|\bDart/", re.IGNORECASE)
 _ELECTRON: Final = re.compile(r"\b(?:Electron|AtomShell)/")
-# A name as applications write it: with spaces, or percent-encoded as CFNetwork does. Where there is no version, one
-# token alone is a product too (RFC 9110 section 10.1.5).
+# The name of an application: with spaces, or percent-encoded by CFNetwork. A token without a version is a product too
+# (RFC 9110 section 10.1.5).
 _PRODUCT: Final = re.compile(r"([\w%][\w %.+!&'-]{0,199}?)/\S")
 _DECODED: Final = re.compile(r"[\w .+!&'-]+")
 _BARE_PRODUCT: Final = re.compile(r"(?!Mozilla\b)([A-Za-z][\w.+-]{0,63})(?:\s|\Z)")
@@ -102,19 +101,19 @@ _OF_THE_ENGINE: Final = frozenset(
 _TELEVISION: Final = re.compile(
     r"TV\b|HbbTV|Web0S|BRAVIA|\bAFT[A-Z]\w*\b|\bCrKey\b|\bRoku|PlayStation|\bXbox\b|Nintendo|\bQuest\b"
 )
-# `Tablet PC` stands in Internet Explorer's agent on any Windows 7 that has pen services.
+# Internet Explorer says `Tablet PC` on any Windows 7 with pen services.
 _TABLET: Final = re.compile(r"\biPad|\bTablet\b(?! PC)|\bKindle\b|\bSilk/|\bPlayBook\b")
 _MOBILE: Final = re.compile(r"\bMobile\b|\biPhone\b|\biPod\b|\bPhone\b|Opera M(?:ini|obi)|\bMIDP")
-# Versions that browsers send whatever the truth is: macOS 10.15 (Chrome, Firefox and Safari since 2020), `Android 10;
-# K` (Chromium's reduced agent, `K` in place of every model), iOS 18.6 and 18.7 (Safari 26 and later). Windows 10 is
+# Versions that browsers send whatever the real one is: macOS 10.15 (Chrome, Firefox and Safari since 2020), `Android
+# 10; K` (Chromium's reduced agent, `K` in place of every model), iOS 18.6 and 18.7 (Safari 26 and later). Windows 10 is
 # frozen too, but the product whose dialect shows versions shows that one (D-02).
 _FROZEN: Final = re.compile(
     r"Mac OS X 10[._]1[56](?:[._]7)?[;)]|Android 10; K[;)]"
     r"|OS 18_[67](?:_\d)? like Mac OS X.*\bVersion/(?:2[6-9]|[3-9]\d)"
 )
 
-# The hints that are kept. Brands: of browsers whose agent is Chrome's to the letter; all others are told by the agent,
-# and a list of known ones needs no rule for the made-up brands that Chromium mixes in.
+# The hints that are kept. Brands: only of browsers whose agent equals Chrome's, because the agent names all others. A
+# list of known brands also excludes the made-up ones that Chromium adds.
 _BRANDS: Final[Mapping[str, str]] = {
     "AVG Secure Browser": "AVG Secure Browser",
     "Avast Secure Browser": "Avast Secure Browser",
@@ -146,7 +145,7 @@ _FORM_FACTORS: Final[Mapping[str, str]] = {
     "XR": "Other",
 }
 _VERSION: Final = re.compile(r"\d{1,6}(?:\.\d{1,6}){0,3}", re.ASCII)
-# RFC 8941: a string (section 3.3.3), and parameters after it (section 3.1.2), whose values nothing here asks for.
+# RFC 8941: a string (section 3.3.3), and parameters after it (section 3.1.2), which are not used.
 _STRING: Final = r'"((?:[ !#-\[\]-~]|\\["\\])*)"'
 _MEMBER: Final = re.compile(rf'{_STRING}(?:;[ ]*[a-z*][a-z0-9_.*-]*(?:={_STRING}|=[^",; ]+)?)*')
 _COMMA: Final = re.compile(r"[ \t]*,[ \t]*")
@@ -156,7 +155,7 @@ _KEPT: Final = re.compile(r"(brand|platform|version|form)=([A-Za-z0-9. ]+)(?:; |
 
 
 class _Hints(NamedTuple):
-    """What the hints add, in our names; empty where they say nothing."""
+    """The kept hints, in the names used here; empty where unknown."""
 
     brand: str
     platform: str
@@ -165,24 +164,25 @@ class _Hints(NamedTuple):
 
 
 def device_of(user_agent: str, hints: str = "") -> Device:
-    """The device behind a `User-Agent` header and what `hints_of` kept; `Unknown` where they do not tell.
+    """Names the device behind a `User-Agent` header and the hints that `hints_of` kept; `Unknown` where they do not
+    say.
 
-    Never raises. Whatever was sent, every field is printable and has at most 160 characters; markup stays data.
+    Never raises. Every field is printable and has at most 160 characters; markup is not interpreted.
     """
     return _device(_printable(user_agent, _AGENT_CHARACTERS), hints[:HINTS_CHARACTERS])
 
 
 def hints_of(headers: Sequence[tuple[bytes, bytes]]) -> str:
-    """What is worth keeping of the client hints (https://wicg.github.io/ua-client-hints/), for `device_of`.
+    """Extracts from the client hints (https://wicg.github.io/ua-client-hints/) those that `device_of` reads.
 
-    Printable ASCII of at most `HINTS_CHARACTERS`, such as `platform=Windows; version=15.0.0`; empty where there is
-    nothing. A field that is not well-formed counts as not sent (RFC 8941 section 4.2). The model is not kept: no list
-    shows it, and it would tell people apart.
+    Printable ASCII of at most `HINTS_CHARACTERS`, such as `platform=Windows; version=15.0.0`; empty where there are
+    none. A malformed field counts as not sent (RFC 8941 section 4.2). The model is not kept: no list shows it, and it
+    would make users recognizable.
     """
     fields: dict[bytes, bytes] = {}
     for key, value in headers:
         if key[:9].lower() == b"sec-ch-ua":
-            # Field lines of one name are one field; what must not be a list is malformed then.
+            # Field lines of one name are one field (RFC 8941 section 4.2): a repeated single value is malformed.
             name = key[9:].lower()
             fields[name] = fields[name] + b", " + value if name in fields else value
     if not fields:
@@ -191,7 +191,7 @@ def hints_of(headers: Sequence[tuple[bytes, bytes]]) -> str:
 
 
 def warm_up() -> None:
-    """Loads ua-parser's expressions (about 150 ms), which the first agent of a process would wait for otherwise."""
+    """Loads ua-parser's expressions (about 150 ms), so that the first request of a process need not wait for it."""
     parse("Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:140.0) Gecko/20100101 Firefox/140.0")
 
 
@@ -228,7 +228,7 @@ def _name(browser: str, os: str) -> str:
 
 def _os(parsed: Result, hints: _Hints) -> str:
     family = parsed.os.family if parsed.os else UNKNOWN
-    # Some expressions take the family from the agent, as long as it is there.
+    # Some expressions take the family from the agent itself, in any length.
     os = _printable(_OS_NAMES.get(family, family), _NAME_CHARACTERS) or UNKNOWN
     return hints.platform if hints.platform and os in {UNKNOWN, "Linux"} else os
 
@@ -239,7 +239,7 @@ def _os_version(user_agent: str, parsed: Result, os: str, hints: _Hints) -> str:
     hinted = _hinted_version(hints) if hints.platform == os else ""
     if hinted or parsed.os is None or not parsed.os.major or _FROZEN.search(user_agent):
         return hinted
-    # Of a distribution that is named Linux here, or of Android behind a hint: not the version of what is shown.
+    # The version of a distribution named Linux here, or of Android behind a hint, is not that of the named system.
     if _OS_NAMES.get(parsed.os.family, parsed.os.family) != os:
         return ""
     return _major_minor(parsed.os.major, parsed.os.minor or "")
@@ -250,8 +250,8 @@ def _hinted_version(hints: _Hints) -> str:
     if not major:
         return ""
     if hints.platform == "Windows":
-        # learn.microsoft.com/microsoft-edge/web-platform/how-to-detect-win11: 1 to 10 are Windows 10, from 13 on it is
-        # Windows 11; 0.1 to 0.3 are Windows 7, 8 and 8.1, which the agent tells.
+        # learn.microsoft.com/microsoft-edge/web-platform/how-to-detect-win11: 1 to 10 are Windows 10, 13 and later are
+        # Windows 11; 0.1 to 0.3 are Windows 7, 8 and 8.1, which the agent names.
         return "11" if int(major) >= 13 else "10" if int(major) else ""
     return _major_minor(major, rest.partition(".")[0]) if hints.platform in {"macOS", "Android"} else ""
 
@@ -261,8 +261,8 @@ def _major_minor(major: str, minor: str) -> str:
 
 
 def _browser(user_agent: str, parsed: Result, hints: _Hints, *, is_browser: bool) -> str:
-    # An application names itself in its first product token; what ua-parser makes of the rest is its HTTP library.
-    # Of crawlers ua-parser knows better: theirs is often the second.
+    # An application is named by its first product; ua-parser finds its HTTP library instead. For crawlers ua-parser is
+    # right: they are often named by their second product.
     family = "" if is_browser or _is_bot(parsed) else _product(user_agent)
     if _ELECTRON.search(user_agent):
         family = _electron_product(user_agent)
@@ -283,7 +283,7 @@ def _product(user_agent: str) -> str:
         return ""
     product = match[1].removesuffix(" Mozilla")
     decoded = unquote(product)
-    # What only decoding would make markup of stays encoded.
+    # A name that would become markup by decoding stays encoded.
     return _printable(decoded if _DECODED.fullmatch(decoded) else product, _NAME_CHARACTERS)
 
 
@@ -309,7 +309,7 @@ def _form(user_agent: str, parsed: Result, os: str, hints: _Hints, *, is_browser
     if model in {"iPhone", "iPod"} or os in _MOBILE_OS or _MOBILE.search(user_agent):
         return "Mobile"
     if os == "Android":
-        # Browsers say `Mobile` on a phone and nothing on a tablet; applications say nothing on either.
+        # Browsers send `Mobile` on a phone and not on a tablet; applications send it on neither.
         return "Tablet" if is_browser else "Mobile"
     if os == UNKNOWN and _MOBILE_APP.search(user_agent):
         return "Mobile"
@@ -338,7 +338,7 @@ def _kept(brands: str, platform: str, version: str, form_factors: str, mobile: s
         "version": _version(_string(version)),
         "form": next((form for factor, form in _FORM_FACTORS.items() if factor in forms), ""),
     }
-    # `?0` is what a tablet and a desktop computer both say.
+    # `?0` is sent by tablets and desktop computers alike.
     if not kept["form"] and mobile.partition(";")[0].strip(" ") == "?1":
         kept["form"] = "Mobile"
     return "; ".join(f"{name}={value}" for name, value in kept.items() if value)
@@ -363,7 +363,7 @@ def _version(text: str) -> str:
 
 
 def _strings(field: str) -> list[str]:
-    """The strings of a structured field that is a list of them; none of one that is not well-formed."""
+    """Parses a structured field that is a list of strings; empty for a malformed one."""
     field, position, members = field.strip(" "), 0, []
     while match := _MEMBER.match(field, position):
         members.append(match[1])

@@ -1,8 +1,8 @@
-"""Where a client is, as far as its address tells. Data on this machine only: nothing here ever asks the network.
+"""Locates clients by their address, from local data only: nothing here uses the network.
 
-`off` knows nothing. `country` is the data of the five regional registries, embedded in the package `iptocc`: the
-country that a network was registered in, which for about one address in twenty is not the country where it is used. A
-file in MaxMind's format (`.mmdb`) tells as much as whoever made it knows. The extra `geo` brings what both need.
+`off` locates none. `country` is the data of the five regional registries, embedded in the package `iptocc`: the country
+in which a network was registered, which for about one address in twenty is not the country where it is used. A file in
+MaxMind's format (`.mmdb`) has the places that its publisher knows. Both need the extra `geo`.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ _EXTRA: Final = "needs packages that are not installed: pip install 'gatekeeper-
 _NOWHERE: Final = Location()
 _CITY_CHARACTERS: Final = 64
 _PUNCTUATION: Final = frozenset(" '’‘ʻ`-–.,()/")
-# Codes that data sets use for what is no country: regions of registries, proxies, satellites, nothing.
+# Codes in data sets that are no countries: regions of registries, proxies, satellites, unknown.
 _NO_COUNTRIES: Final = frozenset({"A1", "A2", "AP", "EU", "O1", "T1", "XX", "ZZ"})
-# Enough to know what a file is about; the first records of every published city or country file have a country.
+# Enough to recognize a file: the first records of every published city or country file have a country.
 _LOOKED_AT: Final = 1000
 
 
 class Locator(Protocol):
-    """Where an address is. `locate` never raises, never blocks on the network, and is empty for every address that is
-    not of the public internet, for a peer without one, and for what is no address at all."""
+    """Locates addresses. `locate` never raises and never uses the network. It returns an empty location for any address
+    outside of the public internet, and for text that is no address."""
 
     def locate(self, ip_address: str) -> Location: ...
 
 
 def open_locator(setting: str) -> Locator:
-    """The source that the setting `GEO` names: `off`, `country`, or the path of an `.mmdb` file.
+    """Opens the source that the setting `GEO` names: `off`, `country`, or the path of an `.mmdb` file.
 
-    Raises `ValueError` with what is wrong and what is accepted: the extra is not installed, the file cannot be read, is
-    none of its kind, or has neither cities nor countries.
+    Raises `ValueError`, which says what is accepted: the extra is not installed, or the file cannot be read, is of
+    another format, or has neither cities nor countries.
     """
     if setting == "off":
         return NoLocator()
@@ -51,7 +51,7 @@ def open_locator(setting: str) -> Locator:
 
 
 class NoLocator:
-    """Knows of no place."""
+    """Locates no address."""
 
     def __repr__(self) -> str:
         return "<NoLocator>"
@@ -99,7 +99,7 @@ class MmdbLocator:
             return _NOWHERE
         try:
             return _location(self._reader.get(address))
-        except Exception:  # noqa: BLE001 - a damaged file, whatever the reader makes of it, must not stop a sign-in
+        except Exception:  # noqa: BLE001 - a damaged file must not stop a sign-in, whichever error it causes
             return _NOWHERE
 
 
@@ -117,7 +117,7 @@ def _open(path: str) -> Reader:
     except OSError as error:
         raise ValueError(f"{path!r} cannot be read: {error.strerror or error}; {_ACCEPTED}") from error
     except Exception as error:
-        # Of a file that is damaged just so, the reader says it with whatever its own code stumbles over.
+        # The reader raises errors of many types for a damaged file.
         raise ValueError(f"{path!r} is no .mmdb file, or a damaged one; {_ACCEPTED}") from error
     if not known:
         kind = _plain(reader.metadata().database_type) or "something else"
@@ -127,7 +127,7 @@ def _open(path: str) -> Reader:
 
 
 def _public(text: str) -> str | None:
-    """The address in its usual form, if it is one of the public internet."""
+    """Returns the address in its usual form, or None outside of the public internet."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
@@ -155,7 +155,8 @@ def _within(record: Mapping[str, Any], *keys: str) -> Any:
 
 
 def _plain(text: Any) -> str:
-    """Letters, marks, digits and what else names of places consist of: no markup, nothing unprintable, no end of it."""
+    """Keeps letters, marks, digits and the punctuation of place names: no markup, no unprintable text, 64
+    characters."""
     if not isinstance(text, str):
         return ""
     kept = (

@@ -62,7 +62,7 @@ class Indexes:
         await self._redis.call(command("SET", key, user, "PX", int(min(seconds, LATEST) * 1000) + 1, durable=True))
 
     async def add_due(self, user: bytes, due_at: int) -> None:
-        """Notes when to look at the sessions of a user, unless an earlier instant is noted."""
+        """Sets when to look at the sessions of a user, unless an earlier instant is set."""
         await self._redis.call(command("ZADD", self._keys.due, "LT", due_at, user))
 
     async def due_users(self, now: int, limit: int) -> list[bytes]:
@@ -90,7 +90,7 @@ class Indexes:
         return [user for user, took in zip(users, taken, strict=True) if took], len(users)
 
     async def set_cleanable(self, user: bytes, at: int) -> None:
-        """Notes when ended sessions of a user leave the lists; 0 removes the user."""
+        """Sets when ended sessions of a user leave the lists; 0 removes the user."""
         if at:
             await self._redis.call(command("ZADD", self._keys.cleanable, at, user))
         else:

@@ -1,9 +1,9 @@
-"""Open streams by user, and what ends them: what is announced (`ends.py`), and what is found out by asking.
+"""Open streams by user. A stream is cut when its session ends: by a revocation (revocations.py), or by asking.
 
-Every admitted request that is passed on is here while it lasts; most are over before the first tick. Of the others each
-user's sessions are asked about together, one script a user, a few users at a time: soon after the stream began, then
-every `INTERVAL_SECONDS`, and at the moment at which one would be over. So an announcement that was lost is made good,
-idle and expired sessions end in their time, and bytes that moved count as activity.
+Every forwarded request is a stream while it lasts; most are over before the first tick. For the others the store is
+asked about the sessions of a user together, one script for each user, a few users at a time: soon after the stream
+began, then every `INTERVAL_SECONDS`, and at the moment at which a session would be over. So a revocation whose message
+was lost takes effect, idle and expired sessions end in time, and bytes that moved count as activity.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from gatekeeper.sessions.store import SessionState, SessionStore
 _log = logging.getLogger("gatekeeper")
 
 INTERVAL_SECONDS: Final = 3.0
-# A young stream is mostly a short request.
+# Most streams are short requests, over before the first question.
 _FIRST_SECONDS: Final = 0.5
-# For so long after an end, a verdict that was found before it may still be on its way here.
+# For this long after a revocation, a request that was admitted before it may still arrive here.
 _RECENT_SECONDS: Final = 5.0
 _TICK_SECONDS: Final = 0.25
-# Requests wait behind these, so they are few at a time.
+# Checks of requests queue behind these questions, so there are few at a time.
 _USERS_AT_ONCE: Final = 64
 _SESSIONS_AT_ONCE: Final = 200
 _clock = time.monotonic
 
 
 class OpenStream(Protocol):
-    """A request under way, as whoever carries it shows it. `moved_at` is when bytes last moved, by `time.monotonic`;
-    `ends_own_session` that its own doing ends its session, so that its answer is to be whole."""
+    """A request in progress, implemented by the host that forwards it. `moved_at` is when bytes last moved, by
+    `time.monotonic`; `ends_own_session` says that the request itself ends its session, so its response is not cut."""
 
     session_id: int
     moved_at: float
     ends_own_session: bool
 
     def end(self, reason: EndReason) -> None:
-        """Its session is over. Called once or more often; must not raise and must not wait."""
+        """Cuts the stream, because its session has ended. May be called more than once; must not raise or block."""
 
 
 class _Held:
-    """The streams of one user. `reported_at` is up to when their bytes have been counted as activity."""
+    """The streams of one user. Bytes that moved until `reported_at` have been counted as activity."""
 
     __slots__ = ("due_at", "reported_at", "streams", "user")
 
@@ -60,17 +60,17 @@ class _Held:
 
 
 class OpenStreams:
-    """The streams of this process. `watch` must run for anything to be found out by asking."""
+    """The open streams of this process. `watch` must run, or streams are cut by revocations alone."""
 
     def __init__(self, store: SessionStore, *, idle_seconds: float | None) -> None:
         self._store = store
-        # Requests that began since the last tick, each with its user: most are over before the next.
+        # Requests since the last tick, each with its user; most are over before the next tick.
         self._new: dict[OpenStream, str] = {}
         self._users: dict[str, _Held] = {}
         self._held: dict[OpenStream, _Held] = {}
-        # When users were last told to have lost a session.
+        # When each user's last revocation arrived.
         self._recent: dict[str, float] = {}
-        # So often that no movement is told only after the silence that it interrupted.
+        # Often enough that activity is reported before the session would count as idle.
         self._interval = min(INTERVAL_SECONDS, (idle_seconds or INTERVAL_SECONDS * 3) / 3)
         self._tick = min(_TICK_SECONDS, self._interval)
 
@@ -81,18 +81,19 @@ class OpenStreams:
         return len(self._new) + len(self._held)
 
     def add(self, user: str, stream: OpenStream) -> None:
-        """A request begins: its session may be ended until `remove`."""
+        """Adds a request that begins. It may be cut until `remove`."""
         self._new[stream] = user
 
     def remove(self, stream: OpenStream) -> None:
-        """A request is over."""
+        """Removes a request that is over."""
         if self._new.pop(stream, None) is None and (held := self._held.pop(stream, None)) is not None:
             held.streams.discard(stream)
             if not held.streams:
                 del self._users[held.user]
 
     def revoke(self, revocation: Revocation) -> None:
-        """An end that was announced. Of requests that have only just begun, the next tick asks."""
+        """Cuts the streams that a revocation applies to. For requests since the last tick, the next tick asks the
+        store."""
         self._recent[revocation.user] = _clock()
         held = self._users.get(revocation.user)
         if held is not None:
@@ -100,17 +101,17 @@ class OpenStreams:
                 _end(stream, revocation.reason)
 
     def check_all(self) -> None:
-        """Announcements may have been missed: everything is asked about now."""
+        """Asks about all sessions at the next tick, because revocations may have been missed."""
         for held in self._users.values():
             held.due_at = 0.0
 
     async def watch(self) -> None:
-        """Asks about sessions when it is time to. Runs until it is cancelled."""
+        """Asks about sessions when they are due, until it is cancelled."""
         while True:
             try:
                 self._hold_new()
                 await self._ask_all()
-            except Exception:  # noqa: BLE001 - without it, a lost announcement is lost for good
+            except Exception:  # noqa: BLE001 - the task must outlive any fault
                 _log.exception("internal error")
             now = _clock()
             next_due = min((held.due_at for held in self._users.values()), default=now + self._tick)
@@ -149,7 +150,7 @@ class OpenStreams:
             try:
                 states = await self._store.session_states(held.user, part)
             except StoreUnavailable:
-                # Nothing was found out, so nothing changes; the movement is told the next time.
+                # The movement is reported with the next question.
                 held.reported_at = before
                 return
             self._settle(held, states)
@@ -158,7 +159,7 @@ class OpenStreams:
         now = _clock()
         for state in states:
             if state.end_reason is None:
-                # A moment later than the store would say so: its clock and ours do not tick together.
+                # A little later than the store says, because its clock and ours differ.
                 held.due_at = min(held.due_at, now + state.seconds_left + 0.002)
                 continue
             for stream in [stream for stream in held.streams if stream.session_id == state.session_id]:
@@ -170,24 +171,24 @@ def _end(stream: OpenStream, reason: EndReason) -> None:
         stream.end(reason)
 
 
-# The stream in whose task, or thread, an application is at work.
-_under_way: ContextVar[tuple[str, OpenStream] | None] = ContextVar("_under_way", default=None)
+# The stream of the request that the current task or thread serves, and its user.
+_current: ContextVar[tuple[str, OpenStream] | None] = ContextVar("_current", default=None)
 
 
 @contextmanager
 def serving(user: str, stream: OpenStream) -> Iterator[None]:
-    """What the block ends, the stream ends itself."""
-    token = _under_way.set((user, stream))
+    """Makes `stream` the request that the block serves: ending its session there does not cut its response."""
+    token = _current.set((user, stream))
     try:
         yield
     finally:
-        _under_way.reset(token)
+        _current.reset(token)
 
 
 def expect_own_end(user: str, session_id: int | None = None, *, spare: int | None = None) -> None:
-    """To be called before one session of `user`, or every one but `spare`, is ended: where it is that of the request
-    under way, the answer to that is to be whole."""
-    found = _under_way.get()
+    """Call it before one session of `user`, or every one but `spare`, is ended. Where that is the session of the
+    request being served, the response to it is not cut."""
+    found = _current.get()
     if found is None or found[0] != user:
         return
     own = found[1].session_id

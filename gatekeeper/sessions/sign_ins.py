@@ -31,7 +31,7 @@ class RefreshToken(msgspec.Struct, frozen=True):
 
 
 class SignInResult(msgspec.Struct, frozen=True):
-    """What became of new tokens.
+    """The result of a login or a refresh for the new tokens.
 
     `opened`: they have a session of their own; `touched`: they belong to one that was there; `ended`: to one that has
     ended; `full`: there is no room; `unknown`: they may not open a session. `expires_at` is the session's, in seconds.

@@ -1,8 +1,8 @@
-"""A user agent as a record keeps it: raw deflate (RFC 1951) with a dictionary of what browsers say.
+"""Packs user agents for the record of a session: raw deflate (RFC 1951) with a dictionary of common agents.
 
-It would be half of a record, and every byte of it is needed: device.py says why. An agent repeats little of itself, but
-much of other agents, so 120 bytes of Chrome, Safari or Firefox become 6 to 25. That takes about 13 µs when a session
-opens, and 2 µs when it is listed; a touch does without.
+An agent would be half of a record, and is kept whole, because device.py reads it anew at every listing. It repeats
+little of itself but much of other agents, so 120 bytes of Chrome, Safari or Firefox become 6 to 25. That takes about
+13 µs when a session opens, and 2 µs when it is listed; a touch does not need it.
 
 By hand: `agents.unpacked(kept)`, or `zlib.decompressobj(-15, zdict=DICTIONARY).decompress(kept[1:])` after a `MARK`.
 """
@@ -12,15 +12,15 @@ from __future__ import annotations
 import zlib
 from typing import Final
 
-# No browser's agent is longer, and the store keeps no more.
+# Longer than the agent of any browser; the rest is cut off.
 MOST_CHARACTERS: Final = 512
 _MOST_BYTES: Final = 4 * MOST_CHARACTERS
 
-# The first byte of what is packed. Printable text begins with no control character, so it needs no mark.
+# The first byte of a packed agent. Printable text begins with no control character, so it needs no mark.
 MARK: Final = b"\x01"
 
-# Part of the format: records are read by these bytes, and raw deflate does not notice other ones. A better dictionary
-# gets a mark of its own, beside this one. What is most common stands last, where it is named in the fewest bits.
+# Part of the format of records: raw deflate does not notice another dictionary. A better one gets a mark of its own,
+# beside this one. The most common texts stand last, where a reference to them takes the fewest bits.
 DICTIONARY: Final = "".join((
     "python-requests/2.PostmanRuntime/7.Go-http-client/2.0curl/8.okhttp/4.12.0 (dart:io)Dart/3.",
     "Dalvik/2.1.0 (Linux; U; Android CFNetwork/1498.0 Darwin/24.0.0 Alamofire/5.",
@@ -53,7 +53,7 @@ _WINDOW: Final = -13
 
 
 def packed(agent: str) -> bytes:
-    """An agent of at most `MOST_CHARACTERS`: packed where that is shorter."""
+    """Packs an agent of at most `MOST_CHARACTERS`, where that is shorter."""
     text = agent.encode()
     deflate = zlib.compressobj(9, wbits=_WINDOW, zdict=DICTIONARY)
     short = MARK + deflate.compress(text) + deflate.flush()
@@ -61,12 +61,12 @@ def packed(agent: str) -> bytes:
 
 
 def unpacked(kept: bytes) -> str:
-    """The agent that was sent. Raises `ValueError` for what `packed` does not answer."""
+    """Unpacks an agent. Raises `ValueError` for bytes that `packed` does not return."""
     if not kept.startswith(MARK):
         return kept.decode()
     inflate = zlib.decompressobj(-15, zdict=DICTIONARY)
     try:
-        # One more than there may be: whatever it holds, it is not unpacked any further, and has no end.
+        # One byte more than allowed: a longer text is not inflated any further, and is refused below.
         text = inflate.decompress(kept[1:], _MOST_BYTES + 1)
     except zlib.error:
         raise ValueError("a user agent is garbled") from None

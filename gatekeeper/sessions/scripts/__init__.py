@@ -1,4 +1,4 @@
-"""The Lua scripts that carry out the law of a session. Each begins with `audit` and `common`, where the law stands."""
+"""The Lua scripts that change sessions. Each but `attempts` begins with `audit` and `common`, which states the law."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ SCRIPTS: Final = Path(__file__).parent
 
 
 def load(*names: str, durable: bool = False) -> Script:
-    """Read `<name>.lua` of this folder, one after another, as one script."""
+    """Reads `<name>.lua` of this folder for each name, in order, and joins them to one script."""
     return load_script(SCRIPTS, *names, durable=durable)
