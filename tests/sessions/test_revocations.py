@@ -17,6 +17,7 @@ from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.store import SessionState, SessionStore
 from gatekeeper.store.address import open_client
 from gatekeeper.store.client import StoreClient
+from gatekeeper.store.command import command
 from tests.conftest import RULES, MakeStore
 from tests.sessions.by_hand import CLIENT, DAY, Door, Hand, token
 
@@ -196,8 +197,8 @@ async def test_a_connection_that_says_nothing_is_given_up(store_url: str, door: 
 
 
 async def test_an_end_is_one_where_the_store_forbids_to_publish(store_url: str, hand: Hand) -> None:
-    command: Any = hand.redis.execute_command
-    command("ACL", "SETUSER", "mute", "on", ">pw", "~gk:*", "+@all", "resetchannels")
+    execute: Any = hand.redis.execute_command
+    execute("ACL", "SETUSER", "mute", "on", ">pw", "~gk:*", "+@all", "resetchannels")
     store_client = StoreClient(store_url.replace("unix://", "unix://mute:pw@"), timeout_seconds=5)
     store = SessionStore(ScriptRunner(store_client, key_prefix="gk:", rules=RULES))
     opened = await store.check(token("a"), CLIENT)
@@ -206,7 +207,7 @@ async def test_an_end_is_one_where_the_store_forbids_to_publish(store_url: str, 
     assert await store.end("74", opened.session_id, EndReason.DEACTIVATED) is not None
     assert (await store.check(token("a"), CLIENT)).end_reason is EndReason.DEACTIVATED
     await store_client.aclose()
-    command("ACL", "DELUSER", "mute")
+    execute("ACL", "DELUSER", "mute")
 
 
 # Asked about

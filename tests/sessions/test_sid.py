@@ -254,7 +254,8 @@ async def test_tokens_that_come_while_a_sid_ends_open_nothing_that_lasts(make_do
     late = [asyncio.create_task(other.store.check(token(f"a-sid:{n}"), CLIENT)) for n in range(50, 100)]
     await ending
     for n in range(100):
-        assert await checked(door, token(f"a-sid:{n}")) == ("ended", LOGGED_OUT)
+        # Issued long ago: a slow machine may take more than a second for these.
+        assert await checked(door, token(f"a-sid:{n}", issued_ago=60)) == ("ended", LOGGED_OUT)
     assert {answer.outcome for answer in await asyncio.gather(*early, *late)} <= {"opened", "ended"}
     assert await door.store.sessions("74") == []
 
