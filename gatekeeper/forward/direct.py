@@ -90,8 +90,8 @@ class DirectServices(NamedTuple):
 
 
 class DirectForward:
-    """One request on its way: a `Carrier` to the front, a `Sink` to the backend's connection, a `Stream` to its
-    session."""
+    """One request on its way: a `DirectResponder` to the server, `ResponseCallbacks` to the backend's connection, and a
+    stream of its session."""
 
     __slots__ = (
         "_claims",

@@ -10,6 +10,9 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol
 from websockets.server import ServerProtocol
 
+MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
+"""The largest message, in either direction and on both sides of a tunnel."""
+
 _Utf8: Final = getincrementaldecoder("utf-8")
 
 

@@ -11,12 +11,12 @@ from typing import Any, Final
 
 import uvicorn
 
+from gatekeeper.http.websocket_frames import MAX_MESSAGE_BYTES
 from gatekeeper.server import ErrorResponse, Limits, RejectedRequest, http_protocol
 from gatekeeper.server.listener import Listener
 from gatekeeper.server.protocol import HttpServerProtocol
 from gatekeeper.server.websocket import WebSocketServerProtocol
 from gatekeeper.settings import ListenAddress, Settings
-from gatekeeper.upstream.websocket import MAX_MESSAGE_BYTES
 
 _BACKLOG: Final = 2048
 

@@ -11,9 +11,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
-from gatekeeper.http.websocket_frames import StrictServerProtocol
+from gatekeeper.http.websocket_frames import MAX_MESSAGE_BYTES, StrictServerProtocol
 from gatekeeper.net import CLIENT_LEFT, enable_keepalive, is_broken
-from gatekeeper.upstream.websocket import MAX_MESSAGE_BYTES
 
 _WATCH_SECONDS: Final = 1.0
 # One message of the largest size, and thousands of pongs.

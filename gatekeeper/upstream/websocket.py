@@ -19,12 +19,9 @@ from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.http.headers import HeaderList, get, get_all
 from gatekeeper.http.request_writer import RequestNotForwardable
 from gatekeeper.http.types import Message
-from gatekeeper.http.websocket_frames import StrictClientProtocol
+from gatekeeper.http.websocket_frames import MAX_MESSAGE_BYTES, StrictClientProtocol
 from gatekeeper.upstream.connector import BackendStreams
 from gatekeeper.upstream.interface import Upstream, UpstreamRequest
-
-MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
-"""The largest message, in either direction. The server uses the same limit for the client's side."""
 
 READ_BYTES: Final = 64 * 1024
 """The most bytes of one read."""

@@ -20,10 +20,10 @@ from websockets.frames import Frame, Opcode
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.forward.http import Proxy
 from gatekeeper.http.client_address import TrustedProxies
+from gatekeeper.http.websocket_frames import MAX_MESSAGE_BYTES
 from gatekeeper.server.websocket import WebSocketServerProtocol
 from gatekeeper.upstream import websocket as websocket_backend
 from gatekeeper.upstream.httpx_client import HttpxUpstream
-from gatekeeper.upstream.websocket import MAX_MESSAGE_BYTES
 from tests.forward.sockets import (
     BINARY,
     CLOSE,

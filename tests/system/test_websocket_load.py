@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from gatekeeper.upstream.websocket import MAX_MESSAGE_BYTES
+from gatekeeper.http.websocket_frames import MAX_MESSAGE_BYTES
 from tests.forward.sockets import BINARY, CLOSE, CONT, DROPPED, PING, TEXT, Peer, Upgraded, close_payload, frame, opened
 from tests.servers import fetch
 from tests.system.sidecar import Sidecar, Store, bearer, eventually, sidecar, someone, token
