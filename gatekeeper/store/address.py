@@ -159,8 +159,8 @@ class _TlsAnyNodeConnection(_AnyNodeConnection, SSLConnection):
 
 
 class _PrimaryConnection(Connection):
-    """A connection to the primary that the first sentinel to reply names. The `Sentinel` class of redis-py has to be
-    told whether the sentinels ask for a password; this one tries with and without."""
+    """A connection to the primary that the first sentinel to reply names. The `Sentinel` class of redis-py has to
+    know whether the sentinels ask for a password; this one tries with and without."""
 
     def __init__(self, *, servers: Sequence[Server], service: str, **options: Any) -> None:
         super().__init__(db=options.pop("db"), **options)

@@ -36,7 +36,7 @@ _CALM_SECONDS: Final = 10.0
 
 
 class Breaker:
-    """Asked before every call (`check`), and told its outcome (`succeeded`, `failed`). For one event loop.
+    """Asked before every call (`check`), and informed of its outcome (`succeeded`, `failed`). For one event loop.
 
     `probe` calls the store in a way that only succeeds if the store is in working order; it raises `StoreUnavailable`
     otherwise, and reports its outcome here. With `opens=False` failures are only counted: in a Cluster a fault of one

@@ -36,7 +36,7 @@ class StoreClient:
 
     Calls of one turn of the event loop leave together, and arrive in order where the store is `ordered`. Each call is
     limited to `timeout_seconds`. Replies to durable commands are held back until `replicas` replicas have acknowledged
-    the writes. The `breaker` is asked before every call, and told its outcome.
+    the writes. The `breaker` is asked before every call, and informed of its outcome.
     """
 
     # Replaced in tests, which record what is sent.
