@@ -1,4 +1,4 @@
-"""Results as a page: `docs/performance.md` is made by `make bench` and by nothing else."""
+"""Renders the results of the bench as `docs/performance.md`, which only `make bench` writes."""
 
 from __future__ import annotations
 
@@ -26,29 +26,31 @@ _GOALS: Final = (
 
 _INTRODUCTION: Final = """# Performance
 
-Made by `make bench`. Ratios are what counts: absolute figures are those of this machine, on this day.
+Written by `make bench`. Compare the ratios: the absolute figures depend on this machine.
 
-Every peer is one process (or one worker) on one core; the load, the backend, and the store of those that have one share
-the other. Each measurement has a fresh process that has answered every token once. Rounds go through the peers in turn,
-and the tables show medians. There are 1,000 sessions with a token each, which take turns.
+Every peer is one process (or one worker) on one core of its own. The load generator, the backend and the store share
+the other core. Each measurement starts a fresh process, which first responds to one request for each token. The peers
+are measured in turn, round by round, and the tables show medians. There are 1,000 sessions with one token each, used in
+turn.
 
-- **requests/s**: `wrk`, closed loop; small answers are 73 bytes of JSON. A run with a single refusal or broken
-  connection does not count.
-- **µs a request**: the time that the peer's processes had the processor, system calls included, by the number of
-  requests. It says what a request costs where others share the machine.
-- **busy**: the share of its core that the peer used. Well below 100 % the load, the backend or the store was the limit,
-  and the peer could have done more.
-- **latency**: at a constant rate, timed from when a request was due, so that a stall counts for all that it delayed.
-- **interpreter**: CPython as distributions and the official images build it, with profile-guided optimisation. One
-  without it, as pyenv builds by default, takes a sixth more time for a request of Gatekeeper's.
-- **heads**: a backend's heads are mostly alike within a second, and Gatekeeper reads one that it knows in no time. What
-  it costs where no head is like another stands in a table of its own.
-- **memory**: proportional set size of all processes of a peer, after each connection has had one answer.
+- **requests/s**: `wrk` in a closed loop; small responses are 73 bytes of JSON. A run with one refused request or one
+  broken connection does not count.
+- **µs a request**: processor time of the peer's processes, system calls included, divided by the number of requests. It
+  is what a request costs where several programs share a machine.
+- **busy**: the share of its core that the peer used. Well below 100 %, the load generator, the backend or the store was
+  the limit, and the peer could have done more.
+- **latency**: at a constant rate, measured from the time at which a request was due, so that a stall counts for all
+  requests that it delayed.
+- **interpreter**: CPython with profile-guided optimisation, as in distributions and in the official images. Without it,
+  as pyenv builds by default, a request costs Gatekeeper a sixth more.
+- **heads**: response heads of a backend are mostly the same within a second, and Gatekeeper caches those that it has
+  read. A table of its own shows the cost where every head is different.
+- **memory**: proportional set size of all processes of a peer, after each connection has received one response.
 """
 
 
 def render(results: Results) -> str:
-    """The whole page, in Markdown."""
+    """Return the complete page in Markdown."""
     parts = [_INTRODUCTION, *_machine(results), *_goals(results)]
     for work in WORKS:
         if work.name in results.works:
@@ -96,7 +98,7 @@ def _word(ratio: float | None, met: bool) -> str:
 
 
 def work_table(work: Work, result: WorkResult) -> Iterator[str]:
-    """One work: every peer, and Gatekeeper's ratio to it."""
+    """Yield the table of one work: every peer, and Gatekeeper's ratio to it."""
     if work.needs_rate:
         yield f"At {result.rate:,.0f} requests/s over 64 connections.\n"
     if work.name == "workers":
@@ -138,18 +140,18 @@ def _workers(result: WorkResult) -> Iterator[str]:
     ]
     yield from _table(["workers", "requests/s", "µs a request"], rows)
     yield (
-        "Here load, backend, store and workers share all cores, so with few cores the rate cannot double: it became "
-        f"{_number(measured.median('ratio'))} × that of one. What two workers would do on two cores of their own "
-        f"follows from what a request costs each: {_number(measured.median('ratio_by_cpu'))} × one worker.\n"
+        "Load generator, backend, store and workers share all cores here, so with few cores the rate cannot double: "
+        f"it is {_number(measured.median('ratio'))} × that of one worker. By the cost of a request, two workers with a "
+        f"core each would reach {_number(measured.median('ratio_by_cpu'))} × one worker.\n"
     )
 
 
 def store_table(store: dict[str, Any]) -> Iterator[str]:
-    """The check alone."""
+    """Yield the tables of the session check alone."""
     yield (
-        f"One Python process calls `SessionStore.check` from {CALLERS} tasks that wait for their answers. The ceiling "
-        f"is the same commands, recorded and sent again in pipelines of {PIPELINE}, {IN_FLIGHT} in flight, with nobody "
-        "to read what the answers say.\n"
+        f"One Python process calls `SessionStore.check` from {CALLERS} tasks, each of which waits for its result. The "
+        f"ceiling is the same commands, recorded and sent again in pipelines of {PIPELINE}, {IN_FLIGHT} in flight, by "
+        "a program that does not parse the replies.\n"
     )
     rows = [
         ["checks by Gatekeeper's client", _whole(store["checks"])],
@@ -168,7 +170,7 @@ def store_table(store: dict[str, Any]) -> Iterator[str]:
 
 
 def soak_table(soak: dict[str, Any]) -> Iterator[str]:
-    """Memory under mixed load."""
+    """Yield the table of memory under mixed load."""
     rows = [[f"{sample['minute']:.1f}", _number(sample["mib"])] for sample in soak["samples"]]
     yield f"Mixed load (small answers, downloads, uploads, WebSocket messages) for {soak['minutes']:g} minutes.\n"
     yield from _table(["minute", "MiB"], rows)

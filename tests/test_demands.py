@@ -40,8 +40,8 @@ _REASONS = {
     "comes with the mirrors for SQL and Elasticsearch": "A-26 C-33 E-09",
     "web pages: come with the session page": "E-10…E-11",
     "operation and its documentation: come with the tools for operators": "C-29 C-31 C-36 D-12",
-    "no software: how a project was planned, or a document that nobody has": "A-28 D-14…D-15 E-13",
-    "no request: the suite of the dialect is what it asks for": "E-12",
+    "no software: project planning, or a document that is not available": "A-28 D-14…D-15 E-13",
+    "not about requests: it asks for the test suite of the dialect": "E-12",
 }
 REST: Mapping[str, str] = {each: reason for reason, text in _REASONS.items() for each in ids(text)}
 
