@@ -266,11 +266,16 @@ def test_the_service_of_the_kubernetes_example_leads_to_the_sidecar() -> None:
 # Commands and documents
 
 
-def test_the_script_for_continuous_integration_can_run() -> None:
-    script = _ROOT / ".ci" / "run"
+@pytest.mark.parametrize("name", ["run", "pythons", "check-pythons"])
+def test_the_scripts_for_continuous_integration_can_run(name: str) -> None:
+    script = _ROOT / ".ci" / name
     assert os.access(script, os.X_OK)
     subprocess.run(["bash", "-n", str(script)], check=True)
-    assert _text(".ci/run").rstrip().endswith("exec make test")
+
+
+def test_continuous_integration_runs_everything_and_then_the_other_pythons() -> None:
+    everything, others = _text(".ci/run").index("\nmake test\n"), _text(".ci/run").index("\n.ci/check-pythons ")
+    assert everything < others
 
 
 def test_the_changelog_names_the_version_and_its_date_below_what_is_unreleased() -> None:
