@@ -83,7 +83,7 @@ def _in_brackets(text: str) -> str:
 
 
 def _prepare() -> str:
-    """What keeps everything from being measured; empty if nothing does."""
+    """Names what prevents a complete measurement; empty if nothing does."""
     tools.install()
     limit = machine.raise_file_limit()
     if limit < 8192:
@@ -103,7 +103,7 @@ def _versions() -> dict[str, str]:
 
 def _run(options: argparse.Namespace, results: Results) -> None:
     with tempfile.TemporaryDirectory(prefix="gatekeeper-bench-") as directory:
-        # nginx gives its worker's folders to an unprivileged user where it is told to.
+        # nginx gives the folders of its workers to the user that its configuration names.
         Path(directory).chmod(0o755)
         with Lab(Path(directory) / "lab") as lab:
             if options.mode == "peers":

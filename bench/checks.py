@@ -145,7 +145,7 @@ def _pipelines(written: list[bytearray]) -> list[bytes]:
 
 
 def ceiling(port: int, pipelines: list[bytes], seconds: float) -> float:
-    """Checks a second that the store does when nobody else works: the answers are counted, not read."""
+    """Checks a second that the store does while nothing else runs. The replies are counted, not parsed."""
     reader, answered, number = hiredis.Reader(), 0, 0
     with socket.create_connection(("127.0.0.1", port)) as connection:
         begun = time.perf_counter()

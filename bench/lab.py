@@ -102,7 +102,7 @@ class Lab:
         return Place(port, upstream_port, self.store_port, directory, self.secret, workers)
 
     def _must_refuse(self, peer: Peer, port: int) -> None:
-        """What a peer is said to check, it checks. Gatekeeper opens a session for a good token that has none."""
+        """Proves that a peer checks all that the lineup says. Gatekeeper adopts a good token that has no session."""
         claims = {"sub": "nobody", "jti": "none", "exp": int(time.time()) + 60}
         forged, unknown = (jwt.encode(claims, key, algorithm="HS256") for key in (self.secret[::-1], self.secret))
         if "token" in peer.checks and answers(port, "/small", forged) != 401:

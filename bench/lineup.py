@@ -18,7 +18,7 @@ KEEPALIVE_SECONDS: Final = 300
 
 @dataclass(frozen=True)
 class Place:
-    """Where one peer runs: its port, the ports of the backend and the store, its scratch folder, the HMAC secret."""
+    """The place of one running peer: its port, the ports of backend and store, its scratch folder, the HMAC secret."""
 
     port: int
     upstream_port: int

@@ -1,4 +1,4 @@
-"""What is done to a peer, from the cores that are not its own."""
+"""The load on a peer, made on the cores that are not its own."""
 
 from __future__ import annotations
 

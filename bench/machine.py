@@ -144,7 +144,7 @@ def running(
 
 
 def environment() -> dict[str, str]:
-    """What the results depend on and nobody sees in them."""
+    """The properties of the machine that the results depend on and do not show."""
     model = next(
         (
             line.partition(":")[2].strip()
@@ -175,5 +175,5 @@ def version(*command: str) -> str:
     said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     lines = (said.stdout + said.stderr).splitlines()
     line = next((line.strip() for line in lines if any(map(str.isdigit, line))), "")
-    # Where it lies is nobody's business.
+    # The path is left out: it says nothing about the result.
     return line.replace(command[0], Path(command[0]).name)

@@ -1,4 +1,4 @@
-"""What sessions cost in the store, and that they leave nothing behind.
+"""The memory of sessions in the store, and proof that they leave nothing behind.
 
     python -m bench.memory bytes [--sessions 100000] [--a-user 3] [--agent …] [--server redis-server]
     python -m bench.memory churn [--sessions 1000000] [--server redis-server]

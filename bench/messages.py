@@ -25,7 +25,7 @@ _UPGRADE: Final = (
 
 
 class Count:
-    """What all connections have seen: messages, upgrades that were refused, connections that broke."""
+    """The counts of all connections: messages, upgrades that were refused, connections that broke."""
 
     def __init__(self) -> None:
         self.messages = self.refused = self.broken = 0

@@ -1,4 +1,4 @@
-"""What was measured: by work and peer, round by round, kept in `bench/.work/results.json`."""
+"""The measurements: by work and peer, round by round, kept in `bench/.work/results.json`."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Results:
 
 
 def load(path: Path) -> Results:
-    """What was saved there; nothing where there is no such file."""
+    """Returns what was saved there; nothing if there is no such file."""
     if not path.is_file():
         return Results()
     found = json.loads(path.read_text())

@@ -16,7 +16,7 @@ _SAMPLES: Final = 40
 
 
 def run(lab: Lab, minutes: float) -> dict[str, Any]:
-    """What `report.py` shows. Each kind of load begins anew, with new connections, every ten seconds."""
+    """Runs the soak test and returns it for `report.py`. Each kind of load reconnects every ten seconds."""
     with lab.peer("gatekeeper") as running, ThreadPoolExecutor() as threads:
         assert running.process is not None
         port, turn = running.port, min(_TURN_SECONDS, minutes * 60 / 4)

@@ -1,8 +1,6 @@
-"""What the time of an answer tells about a secret (attack T27): wrong first and last byte of a signature and of a
-refresh token, and logins of a user that there is and of one that there is not. Each pair is asked for in random order,
-over the same connections; shown are the medians, their difference, and how many of its standard errors that is.
-
-`python -m bench.timing [--requests 2000]`; nothing but the project is needed.
+"""Measures what the time of a response reveals about a secret (attack T27): wrong first and last byte of a signature
+and of a refresh token, and logins of a known and of an unknown user. Each pair is sent in random order over the same
+connections. Shown are the medians, their difference, and that difference in standard errors.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ from bench.machine import free_port, other_cores, proxy_cores, running
 _RESAMPLES: Final = 300
 _WARM_UP: Final = 200
 _TOGETHER: Final = 64
-# How much longer the backend takes for a user whom it knows, where Gatekeeper shall hide that.
+# How much longer the backend takes for a user that it knows, if Gatekeeper has to hide that.
 _LONGER_MS: Final = 20
 _SECRET: Final = uuid.uuid4().hex * 2
 _ISSUING: Final = {"TOKENS": "issue", "JWT_SECRET": _SECRET, "LOGIN_CHECK_URL": "/check"}
@@ -59,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class Place:
-    """Where Gatekeepers run, one after the other."""
+    """The place where Gatekeepers run, one after the other."""
 
     def __init__(self, directory: Path, store_port: int) -> None:
         self.directory = directory
@@ -176,7 +174,7 @@ def _standard_error(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 async def _answers(port: int, requests: Sequence[bytes], together: int) -> list[tuple[float, bytes]]:
-    """How long each took, in microseconds, and the body of its answer; so many at a time."""
+    """Returns the microseconds of each request and the body of its response; so many at a time."""
     found: list[tuple[float, bytes]] = [(0.0, b"")] * len(requests)
     waiting = iter(enumerate(requests))
 

@@ -1,4 +1,4 @@
-"""What the bench needs beyond the project: installed into `bench/.work`, and said where it is missing."""
+"""The programs that the bench needs beyond the project: installed into `bench/.work`, reported if missing."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _remember(directory: Path, wanted: Path) -> None:
 
 
 def nginx_is_missing() -> str:
-    """Why there is no nginx with Lua; empty if there is."""
+    """Returns the reason if there is no nginx with Lua; empty if there is."""
     if shutil.which("nginx") is None or not (_MODULES / "ngx_http_lua_module.so").is_file():
         return f"no nginx with Lua: install {_PACKAGES['nginx']}"
     return ""
