@@ -1,4 +1,4 @@
-"""Tokens to ask with, and a hand inside the store: time passes there by rewriting what was stored, without sleeping."""
+"""Tokens for tests, and a client that edits the store: it makes time pass by rewriting what is stored."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHROME = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36"
 )
 CLIENT = Client(ip_address="203.0.113.9", user_agent=CHROME)
-# From where refreshes come: where the sign-in came from is what is shown.
+# The client of refreshes: a session shows the client of its sign-in.
 ELSEWHERE = Client(ip_address="198.51.100.7", user_agent="okhttp/4.12.0")
 DUE = "gk:due"
 HOUR = 3600.0
@@ -100,8 +100,8 @@ def token(
     jti: str | None = None,
     claims: Mapping[str, Any] | None = None,
 ) -> Claims:
-    """A verified token. `issued_ago` None: it has no `iat`; below zero: its issuer's clock runs ahead. `claims` are
-    further ones in its payload."""
+    """Makes a verified token. `issued_ago` None: it has no `iat`; below zero: its issuer's clock runs ahead. `claims`
+    are further ones in its payload."""
     now = time.time()
     return Claims(
         user=user,
@@ -116,7 +116,7 @@ def token(
 
 
 class Door:
-    """A store, and the logins and refreshes at it."""
+    """A session store, with the logins and refreshes of one user."""
 
     def __init__(self, store: SessionStore, *, window: float = 10.0) -> None:
         self.store = store
@@ -125,7 +125,7 @@ class Door:
     async def log_in(
         self, claims: str | Claims, refresh: str | None = None, *, lives: float | None = None, **options: Any
     ) -> SignInResult:
-        """`lives`: the seconds that the refresh token's own `exp` gives it."""
+        """Logs in. `lives`: the seconds until the `exp` of the refresh token."""
         return await self.sign_ins.log_in(
             claims if isinstance(claims, Claims) else token(claims),
             CLIENT,
@@ -143,7 +143,7 @@ class Door:
         )
 
     async def rotate(self, presented: str, successor: str, *, lives: float = HOUR, sealed: bytes = b"") -> Rotation:
-        """Replaces one digest by another; what it gets are bytes that tell which it was."""
+        """Replaces one digest by another. The sealed pair names both."""
         sealed = sealed or f"sealed for {presented}: {successor}".encode()
         made = Successor(successor, f"jti of {successor}", time.time() + lives, sealed)
         return await self.sign_ins.rotate("74", presented, made)
@@ -156,7 +156,7 @@ class Door:
         return (await self.store.check(token(reference), CLIENT)).end_reason
 
     async def word(self, digest: str) -> str:
-        """What a refresh token names."""
+        """Returns the outcome of a lookup by refresh token."""
         return (await self.sign_ins.lookup("74", digest=digest)).outcome
 
     async def live(self) -> set[str]:
@@ -177,14 +177,15 @@ class RecordingQueue(CommandQueue):
         self._batches = batches
 
     def _write(self, connection: StoreConnection, batch: list[PendingCall]) -> None:
-        # A script that the store has not got yet goes twice: that is not what is looked at.
+        # A script unknown to the store is sent a second time, as EVAL, which is not recorded.
         if found := [_words(call.command.words) for call in batch if call.command.words[0] != "EVAL"]:
             self._batches.append(found)
         super()._write(connection, batch)
 
 
 class Noting(StoreClient):
-    """Notes what leaves, batch by batch: each call as its words. A script's are its keys and arguments."""
+    """Records the calls that are sent, batch by batch: each as its words. Those of a script are its keys and
+    arguments."""
 
     def __init__(self, url: str) -> None:
         self.batches: list[list[list[str]]] = []
@@ -193,7 +194,7 @@ class Noting(StoreClient):
 
     @property
     def firsts(self) -> list[list[str]]:
-        """Of every call its first word: the command, or the script's first key."""
+        """The first word of every call: the command, or the script's first key."""
         return [[words[0] for words in batch] for batch in self.batches]
 
 
@@ -204,7 +205,7 @@ def _words(command: tuple[Any, ...]) -> list[str]:
 
 
 class Hand:
-    """A plain client of the store that knows where the sessions of a user lie."""
+    """A plain client of the store that knows the keys of a user."""
 
     def __init__(self, url: str) -> None:
         self.redis = redis.Redis.from_url(url)
@@ -219,16 +220,16 @@ class Hand:
 
     @staticmethod
     def keys(user: str = "74") -> tuple[str, str, str]:
-        """Only for users whose id needs no encoding."""
+        """The `sessions` key of a user whose id needs no encoding."""
         return f"gk:{{{user}}}:sessions", f"gk:{{{user}}}:index", f"gk:{{{user}}}:not_before"
 
     @staticmethod
     def pairs(user: str = "74") -> str:
-        """The key of the pairs that rotated refresh tokens have got."""
+        """The key of the pairs that replaced refresh tokens."""
         return f"gk:{{{user}}}:pairs"
 
     def let_pass(self, seconds: float, user: str = "74", *, only: int | None = None) -> None:
-        """Everything of the user becomes older by that much, the hint for a clean-up too; or one session alone. The
+        """Makes everything of the user older by that much, the due index too; or one session alone. The
         keys' own times to live stay."""
         self._run(_LET_PASS, user, round(seconds * 1e6), "" if only is None else only)
         if only is None and self.redis.zscore(DUE, user) is not None:
@@ -255,19 +256,19 @@ class Hand:
         self.redis.zrem(index, str(session_id))
 
     def records(self, user: str = "74") -> int:
-        """How many records there are, ended ones too."""
+        """Counts the records, ended ones too."""
         return sum(field.isdigit() for field in self.fields(user))
 
     def references(self, user: str = "74") -> int:
         return sum(field.startswith("r:") for field in self.fields(user))
 
     def fields(self, user: str = "74") -> set[str]:
-        """What there is of a user: records by their ids, names with `r:` and `f:`, and more (common.lua)."""
+        """The fields of the `sessions` key: records by their ids, names with `r:` and `f:`, and more (common.lua)."""
         found: Any = self.redis.hkeys(self.keys(user)[0])
         return {field.decode() for field in found}
 
     def owner(self, field: str, user: str = "74") -> int:
-        """Which session a name (`r:…`, `f:…`) names, 0 for none."""
+        """The id of the session with a name (`r:…`, `f:…`), 0 for none."""
         found: Any = self.redis.hget(self.keys(user)[0], field)
         return int(found or 0)
 
@@ -276,27 +277,27 @@ class Hand:
         return [name for name, _ in msgspec.msgpack.decode(packed)] if packed else []
 
     def name(self, session_id: int, names: Sequence[str], *, expire_in: float, user: str = "74") -> None:
-        """Gives a session older names, the oldest first, in place of those that it had."""
+        """Replaces the older names of a session; the oldest come first."""
         at = round((time.time() + expire_in) * 1e6)
         self._run(_NAME, user, session_id, *(part for name in names for part in (name, at)))
 
     def indexed_live(self, user: str = "74") -> int:
-        """How many sessions the index calls live."""
+        """Counts the sessions that the index calls live."""
         count: Any = self.redis.zcount(self.keys(user)[1], "(0", "+inf")
         return int(count)
 
     def hint(self, user: str = "74") -> float:
-        """When the user is to be looked at by a clean-up, in seconds since 1970."""
+        """The instant at which the user is due for a clean-up, in seconds since 1970."""
         due: Any = self.redis.zscore(DUE, user)
         return float(due) / 1e6
 
     def leaves_at(self, key: str) -> float:
-        """When a key leaves by itself, in seconds since 1970."""
+        """The instant at which a key expires, in seconds since 1970."""
         instant: Any = self.redis.pexpiretime(key)
         return float(instant) / 1_000
 
     def names(self) -> set[bytes]:
-        """Every key there is, but for what the audit trail leaves."""
+        """Every key in the store except those of the audit log."""
         found: Any = self.redis.keys("*")
         audit_log = (b":outbox", b"gk:outboxes", b"gk:audit")
         return {name for name in found if not name.endswith(audit_log)}

@@ -1,4 +1,4 @@
-"""Here every test of the store runs on Valkey and on Redis."""
+"""Runs every test of this folder on Valkey and on Redis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a session takes in the store, on Valkey and on Redis: docs/operations.md."""
+"""The memory that a session takes in the store, on Valkey and on Redis: docs/operations.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is over leaves the lists when somebody cleans up (C-08, rule 4.7). Hints say where to look, and no more."""
+"""A clean-up hides ended sessions from the lists (C-08, rule 4.7). Indexes only name the users to look at."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def test_the_idle_and_the_expired_of_all_users_are_counted_and_no_live_one
         if number % 3 < 2:
             hand.let_pass((IDLE, DAY)[number % 3], user)
     assert await store.clean_up() == 400
-    # Not twice, and whoever lived lives.
+    # Each is hidden once, and live sessions stay live.
     assert await store.clean_up() == 0
     for number, user in enumerate(users):
         assert len(await shown(store, user)) == (2 if number % 3 == 2 else 0)
@@ -228,7 +228,7 @@ async def test_two_that_clean_up_at_once_count_every_session_once(make_store: Ma
 async def test_it_comes_to_an_end_where_the_stores_clock_is_behind(
     make_store: MakeStore, hand: Hand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By this host's clock everybody is due, by the store's nobody, and there are more than one step looks at."""
+    """Makes every user due by this host's clock and none by the store's, and more of them than one step looks at."""
     store = make_store(idle_seconds=IDLE)
     await asyncio.gather(*(opened(store, "a", user=f"user {number}") for number in range(150)))
     real = time.time

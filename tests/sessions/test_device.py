@@ -1,4 +1,4 @@
-"""Names of devices: agents of today by hand, ua-parser's published fixtures, hints, and what is sent to do harm.
+"""Names of devices: current agents, ua-parser's published fixtures, hints, and hostile input.
 
 Run as a module, `python -m tests.sessions.test_device`, it writes the table of docs/devices.md anew.
 """
@@ -148,7 +148,7 @@ def cases(name: str) -> list[dict[str, Any]]:
 
 
 def folded(family: str) -> str:
-    """The plain name of a browser's family, by rules, where device.py has a table: two ways to one answer."""
+    """The plain name of a browser family, by rules in place of the table of device.py, which they check."""
     plain = {
         "Android": "Android Browser",
         "Apple Mail": "Safari",
@@ -184,7 +184,7 @@ def folded_os(family: str) -> str:
 
 
 def table(out: TextIO) -> None:
-    """The devices of `AGENTS` and their names, as they stand in docs/devices.md."""
+    """Formats the table of docs/devices.md from `AGENTS`."""
     print("| agent (shortened), hints | name | with version (D) | form | type |", file=out)
     print("| --- | --- | --- | --- | --- |", file=out)
     for agent, hints, *_ in AGENTS:

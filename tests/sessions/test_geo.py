@@ -1,4 +1,4 @@
-"""Location from an address: the embedded data set, and files in MaxMind's format that are made here.
+"""Locations by address: from the embedded data set, and from files in MaxMind's format that the tests make.
 
 Rows A-13 and E-04 (what is shown), E-08 (where it comes from); `attacks.md` U01 (markup in the data).
 """
@@ -31,7 +31,7 @@ NO_PLACE = (
 
 
 def write_mmdb(path: Path, records: dict[str, Any], kind: str = "GeoLite2-City") -> Path:
-    """A file of that kind: network → record, as the published ones are built."""
+    """Writes a file of that type from network → record, built like the published ones."""
     writer = MMDBWriter(ip_version=6, ipv4_compatible=True, database_type=kind, languages=["en"])
     for network, record in records.items():
         writer.insert_network(IPSet([network]), record)
@@ -40,7 +40,7 @@ def write_mmdb(path: Path, records: dict[str, Any], kind: str = "GeoLite2-City")
 
 
 def place(city: Any, country: Any) -> dict[str, Any]:
-    """A record of GeoIP2 City; its other languages and members are there to be passed over."""
+    """A record of GeoIP2 City, with other languages and members that a reader must ignore."""
     return {
         "city": {"geoname_id": 2643743, "names": {"de": "anders", "en": city, "fr": "autrement"}},
         "continent": {"code": "EU", "names": {"en": "Europe"}},

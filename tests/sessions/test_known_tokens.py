@@ -1,4 +1,4 @@
-"""A process sends for a token that it has seen pass only what a verdict needs, and is never wrong because of it."""
+"""For a token that passed before, a process sends only what a check needs, and the result stays right."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SESSIONS = "gk:{74}:sessions"
 
 
 class Atlas:
-    """Knows one place, and how often it was asked."""
+    """A locator with one place, which records what it was asked."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -39,7 +39,7 @@ class Atlas:
 
 
 class Watched:
-    """A store, what leaves it, and where it asks for places."""
+    """A session store with a recording client and a recording locator."""
 
     def __init__(self, url: str, **rules: Any) -> None:
         self.store_client = Noting(url)
@@ -51,7 +51,7 @@ class Watched:
 
     @property
     def sent(self) -> str:
-        """Everything that left since the last look."""
+        """Everything that was sent since the last time."""
         found = "\n".join(word for batch in self.store_client.batches for call in batch for word in call)
         self.store_client.batches.clear()
         return found

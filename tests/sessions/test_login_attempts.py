@@ -1,4 +1,4 @@
-"""How often a login may fail (LOGIN_RATE_LIMIT): per user name and address, per name, per address (S22).
+"""Limits on failed logins (LOGIN_RATE_LIMIT): per user name and address, per name, per address (S22).
 
 Time passes by making what was counted older, its time to live included.
 """
@@ -61,7 +61,7 @@ async def waits(
 
 
 async def failed_tries(attempts: LoginAttempts, names: list[str], addresses: list[str]) -> list[int]:
-    """Tries one after another until one must wait, each of them refused by the backend; what each was told."""
+    """Tries logins in turn, which the backend refuses, until one must wait. Returns the wait of each."""
     told = []
     for name, address in zip(names, addresses, strict=True):
         told.append(await attempts.wait_seconds([name] if name else [], address))

@@ -1,4 +1,4 @@
-"""What a person may do to sessions, and how it is counted."""
+"""Operations of users and administrators on sessions, and how they are counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens to a session is told to the audit trail and the mirror, at least once, whoever dies when."""
+"""Events reach the audit log and the token blacklist at least once, whichever process dies when."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHIEF = Actor(kind="admin", user_id="1", client_ip="198.51.100.1", request_id="r
 
 
 def told(hand: Hand) -> list[tuple[str, str, int]]:
-    """What the stream holds: event, reason and session."""
+    """The events in the stream, as event, reason and session."""
     entries: Any = hand.redis.xrange(STREAM)
     rows = [{name.decode(): value.decode() for name, value in fields.items()} for _, fields in entries]
     return [(row["event"], row["reason"], int(row["session_id"] or 0)) for row in rows]
@@ -40,7 +40,7 @@ async def carry(store: SessionStore) -> None:
 
 
 async def sweep(store: SessionStore, hand: Hand) -> int:
-    """What another process does, a while later."""
+    """Sweeps as another process does, a while later."""
     notes: Any = hand.redis.zrange(NOTES, 0, -1)
     for note in notes:
         hand.redis.zincrby(NOTES, -60_000_000, note)

@@ -1,4 +1,4 @@
-"""What the scripts announce, and what becomes of sessions with open streams that are asked about."""
+"""Revocations that the scripts publish, and questions about sessions with open streams."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.sessions.by_hand import CLIENT, DAY, Door, Hand, token
 
 
 class Heard:
-    """A listener, and what it was told."""
+    """A listener that records its revocations and gaps."""
 
     def __init__(self, url: str, store: SessionStore) -> None:
         self.ends: list[Revocation] = []
@@ -43,7 +43,7 @@ class Heard:
         await until(lambda: self.doubts >= times)
 
     async def of(self, act: Awaitable[Any]) -> set[tuple[int | None, int, str]]:
-        """What is announced while `act` is done: id, the spared one, and the reason."""
+        """Returns the revocations published during `act`: id, spared id, and reason."""
         self.ends.clear()
         await act
         await until(lambda: self.ends)
@@ -174,7 +174,7 @@ async def test_a_lost_connection_is_made_again_and_said(door: Door, heard: Heard
 
 @pytest.mark.slow
 async def test_a_connection_that_says_nothing_is_given_up(store_url: str, door: Door) -> None:
-    """Not even an answer to a ping, as after a network that drops everything."""
+    """Drops even the reply to a ping, as a network that loses everything does."""
     heard, asked = Heard("redis://127.0.0.1:1", door.store), asyncio.Event()
 
     async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -291,7 +291,7 @@ class Fake:
 
 
 async def test_a_stream_that_begins_just_after_its_end_was_announced_is_found_out(door: Door, heard: Heard) -> None:
-    """The verdict was found before the end, and arrives after it was announced: so nobody would tell again."""
+    """The request was admitted before the session ended, and is added after the revocation was published."""
     streams = OpenStreams(door.store, idle_seconds=None)
     session = (await door.log_in("a")).session_id
     await heard.of(door.store.end("74", session, EndReason.DEACTIVATED))

@@ -1,4 +1,4 @@
-"""What a process remembers of ended sessions while the store cannot be asked."""
+"""Ended sessions in the memory of a process, for an outage of the store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refresh tokens of Gatekeeper's own: each is good once, and used again it ends its session (RFC 9700, 4.14.2)."""
+"""Refresh tokens that Gatekeeper issues: each is valid once; reused, it ends its session (RFC 9700, 4.14.2)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def ask(door: Door, known: str) -> Rotation:
 
 
 async def words(door: Door, *known: str) -> list[str]:
-    """What refresh tokens are, each asked in its turn. Mind that asking can end a session."""
+    """Returns the outcomes for refresh tokens, asked in turn. A question about a reused one ends its session."""
     return [(await ask(door, each)).outcome for each in known]
 
 

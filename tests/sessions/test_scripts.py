@@ -1,4 +1,4 @@
-"""The scripts as the store gets them."""
+"""The texts of the scripts that are sent to the store."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gatekeeper.store.command import Script
 
 
 def test_every_script_of_sessions_begins_with_the_law() -> None:
-    """And every file of Lua is part of a script: what is loaded nowhere would be a law that nobody keeps."""
+    """Every Lua file is part of a script: one that is never loaded would state a law that does not hold."""
     law = "".join((SCRIPTS / f"{name}.lua").read_text() for name in ("audit", "common"))
     of_sessions = [
         loaded for module in (store, sign_ins) for loaded in vars(module).values() if isinstance(loaded, Script)

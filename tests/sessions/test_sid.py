@@ -1,4 +1,4 @@
-"""The word of an identity provider that one of its sign-ins is over (OpenID Connect Back-Channel Logout 1.0).
+"""Logouts that an identity provider reports (OpenID Connect Back-Channel Logout 1.0).
 
 A token names its session by `sid`, or by `<sid>:<auth_time>`. The provider tells the `sid` alone.
 """

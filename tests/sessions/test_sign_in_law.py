@@ -1,4 +1,4 @@
-"""The law of sign-ins once more, in Python and without a store, against the real one (S01, S06, S07, S16, S24, S30).
+"""A model of the law of sign-ins in Python, checked against the store (S01, S06, S07, S16, S24, S30).
 
 As in test_store_law.py, time is the sum of the jumps that the rules make. Here a session has many names, which come and
 go: references of access tokens (`r:…`) and digests of refresh tokens (`f:…`).
@@ -60,25 +60,25 @@ class Record:
     created: Instant
     activity: Instant
     token: Token
-    """The newest."""
+    """The newest refresh token."""
     reference: str
     refresh: str | None
     method: str
     token_expires: Instant
     refresh_expires: int = 0
     older: dict[str, int] = field(default_factory=dict)
-    """Names of before, and until when."""
+    """Older names, and until when they are known."""
     ended: EndReason | None = None
     hidden: bool = False
     forget: int = 0
 
 
 class SignInLaw(RuleBasedStateMachine):
-    """The rules are what can be asked; each answer must be the model's, and after each so must what is stored."""
+    """Each rule is one call; its result, and the data stored after it, must be those of the model."""
 
     url = ""
     whole = True
-    """Else without what docs/security.md says is not so: a provider's words, and an older name that lives longer."""
+    """False excludes the exceptions in docs/security.md: logouts by a provider, and an older name that lives longer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ class SignInLaw(RuleBasedStateMachine):
                 self.finish(record, reason)
 
     def over_by(self, record: Record) -> EndReason | None:
-        """Why it is over, if it is: nobody can look at it and not find out."""
+        """Returns the end reason of a session that has ended, and settles one that is due."""
         if record.ended is None and (reason := self.due(record)):
             self.finish(record, reason)
         return record.ended
@@ -173,7 +173,7 @@ class SignInLaw(RuleBasedStateMachine):
         return next((record for record in self.records if record.session_id == session_id), None)
 
     def digest(self, nth: int) -> str:
-        """A refresh token: mostly of a live session, the newest or one of before, else any that is known, or none."""
+        """Draws a refresh token: mostly the newest or an older one of a live session, else any known one, or none."""
         alive = [record for record in self.records if record.ended is None]
         newest = [record.refresh for record in alive if record.refresh]
         before = [name[2:] for record in alive for name in record.older if name.startswith("f:")]
@@ -189,14 +189,14 @@ class SignInLaw(RuleBasedStateMachine):
         return self.adopt and after
 
     def signed_out(self, asked: Token) -> bool:
-        """Whether the provider's word covers a token that was never seen."""
+        """Tells whether a logout by the provider covers a token that was never seen."""
         sid, colon, _ = asked.reference.partition(":")
         if sid not in self.marks or sid == "h":
             return False
         return not colon or asked.issued is None or asked.issued <= self.marks[sid][0]
 
     def victims(self, leaving: Record | None) -> list[Record] | None:
-        """Who must go for one more to come; None where the policy lets nobody come."""
+        """The sessions to evict for one more; None where the policy rejects it."""
         others = [record for record in self.live() if record is not leaving]
         surplus = len(others) + 1 - self.limit if self.limit is not None else 0
         if surplus <= 0:
@@ -247,11 +247,11 @@ class SignInLaw(RuleBasedStateMachine):
     # What can be asked
 
     def told_apart(self, reference: str) -> str:
-        """Without a provider's words, a bare `sid` is not one that others have with an `auth_time`."""
+        """Excludes, without logouts by a provider, a bare `sid` that other tokens have with an `auth_time`."""
         return "j2" if reference == "s1" and not self.whole else reference
 
     def outlives(self, asked: Token, record: Record) -> bool:
-        """Whether an older name turns up in a token that lives longer than any of its session."""
+        """Tells whether an older name comes in a token that expires after all others of its session."""
         return asked.reference != record.reference and asked.expires > record.token_expires
 
     def claims(self, asked: Token) -> Claims:
@@ -377,7 +377,7 @@ class SignInLaw(RuleBasedStateMachine):
         self, reference: str, jump: int, lives: int, fresh: bool, refresh: str | None, refresh_lives: int | None,
         nth: int, iat: bool,
     ) -> None:  # fmt: skip
-        """`linked`: any session there ever was, or none."""
+        """Refreshes; `linked` is any session there ever was, or none."""
         self.pass_time(jump)
         reference = self.told_apart(reference)
         asked = self.token(reference, lives, fresh=fresh, iat=iat)
@@ -537,7 +537,7 @@ class SignInLaw(RuleBasedStateMachine):
     @precondition(lambda self: len(self.records) >= 5)
     @rule()
     def everything_expires(self) -> None:
-        """Then nothing is left, of records, names, claims and marks."""
+        """Checks that no record, name, claim or marker is left."""
         self.pass_time(10 * LONGEST)
         for _ in range(3):
             self.runner.run(self.store.sessions("74"))

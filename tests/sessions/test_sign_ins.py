@@ -1,4 +1,4 @@
-"""Sessions where tokens are handed out: logins, refreshes, and the names that a session has through them."""
+"""Sessions where tokens are handed out: logins, refreshes, and the names that they give to a session."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.sessions.by_hand import CHROME, CLIENT, DAY, HOUR, Door, Hand, Noting
 
 POLICIES: tuple[Policy, ...] = ("evict_idle", "evict_oldest", "reject")
 BY_USER = EndReason.REVOKED_BY_USER
-# Ends that nobody says.
+# Sessions that end by themselves.
 DUE = (EndReason.IDLE, EndReason.EXPIRED)
 
 
@@ -487,7 +487,7 @@ async def test_50_refreshes_at_once_are_one_session(make_door: Callable[..., Doo
     assert {await door.word(f"d{n}") for n in range(50)} == {"ended"}
 
 
-# How many names there may be
+# The limit on names
 
 
 async def test_a_thousand_refreshes_cost_no_more_than_what_is_alive(door: Door, hand: Hand) -> None:
@@ -574,7 +574,7 @@ async def test_who_has_a_thousand_access_tokens_alive_is_crowded(door: Door, han
     assert await door.word("d") == "live"
 
 
-# How long names and records stay
+# The lifetime of names and records
 
 
 async def test_when_everything_has_expired_nothing_is_left(make_door: Callable[..., Door], hand: Hand) -> None:
@@ -669,7 +669,7 @@ async def test_keys_never_leave_earlier_because_of_shorter_tokens(make_door: Cal
         assert hand.leaves_at(key) - time.time() > 30 * DAY - 60
 
 
-# Which session tokens name
+# Lookups
 
 
 async def test_a_link_moves_nothing(door: Door, hand: Hand) -> None:
@@ -828,11 +828,11 @@ async def test_who_reads_the_store_can_use_nothing_that_is_there(door: Door, han
     assert await door.sign_ins.user_of(secret) is None
 
 
-# Stores that answer what is not ours
+# Unexpected replies
 
 
 async def every_answer(sign_ins: SignIns, store: SessionStore, linked: int = 0) -> list[Any]:
-    """What each question gets; anything but an answer or `StoreUnavailable` is raised."""
+    """Returns the result of each call, or its `StoreUnavailable`; raises any other error."""
     refresh, successor = RefreshToken("d"), Successor("s", "jti", time.time() + HOUR, b"sealed")
     questions = (
         lambda: sign_ins.log_in(token("a"), CLIENT, exempt=False, refresh=refresh, presented="a"),

@@ -1,4 +1,4 @@
-"""One session: how it opens, moves and ends, on a real store."""
+"""The life of one session: it opens, is touched and ends, on a real store."""
 
 from __future__ import annotations
 

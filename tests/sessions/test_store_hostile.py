@@ -1,4 +1,4 @@
-"""User ids made to break keys, and bytes in the store that are not ours."""
+"""User ids made to break keys, and garbled data in the store."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ USERS = [
 
 
 def hash_slot(key: bytes) -> int:
-    """As the cluster specification says: CRC16 (XMODEM) of the hash tag."""
+    """The hash slot of a key: CRC16 (XMODEM) of its hash tag (Redis Cluster specification)."""
     start = key.find(b"{")
     end = key.find(b"}", start + 1)
     tag = key[start + 1 : end] if start >= 0 and end > start + 1 else key
@@ -113,7 +113,7 @@ GARBAGE = [
 
 
 async def every_answer(store: SessionStore, session_id: int) -> list[Any]:
-    """What each question gets; anything but an answer or `StoreUnavailable` is raised."""
+    """Returns the result of each call, or its `StoreUnavailable`; raises any other error."""
     questions = (
         store.check(token("a"), CLIENT),
         store.check(token("unseen"), CLIENT),

@@ -1,4 +1,4 @@
-"""The law of a session once more, in Python and without a store, against the real one (S01, S04, S16, S30).
+"""A model of the law of a session in Python, checked against the store (S01, S04, S16, S30).
 
 Time is the sum of the jumps that the rules make; between them real microseconds go by, which only order events.
 """
@@ -60,7 +60,7 @@ class Record:
 
 
 class Law(RuleBasedStateMachine):
-    """The rules are what can be asked; each answer must be the model's, and after each so must the lists."""
+    """Each rule is one call; its result, and the lists after it, must be those of the model."""
 
     url = ""
 
@@ -140,7 +140,7 @@ class Law(RuleBasedStateMachine):
         return self.not_before is None or (asked.issued is not None and asked.issued > self.not_before[0])
 
     def victims(self) -> list[Record] | None:
-        """Who must go for one more to come; None where the policy lets nobody come."""
+        """The sessions to evict for one more; None where the policy rejects it."""
         others = self.live()
         surplus = len(others) + 1 - self.limit if self.limit is not None else 0
         if surplus <= 0:
@@ -279,7 +279,7 @@ class Law(RuleBasedStateMachine):
 
     @rule(jump=JUMPS)
     def clean_up(self, jump: int) -> None:
-        """C-08: what it counts is what leaves the lists, all of it idle or expired."""
+        """Cleans up: the count is that of the sessions that leave the lists, all idle or expired (C-08)."""
         self.pass_time(jump)
         self.forget()
         reasons = {EndReason.IDLE, EndReason.EXPIRED}

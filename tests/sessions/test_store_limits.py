@@ -1,4 +1,4 @@
-"""The device limit: who stays, who goes, and that it holds whoever comes at once."""
+"""The device limit: the sessions that it evicts, and that it holds under concurrent openings."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ async def test_200_parallel_first_requests_never_make_more_than_three_live(
 
 @contextmanager
 def highest_count(hand: Hand) -> Iterator[Callable[[], int]]:
-    """Asks, from a thread, how many sessions are live, as often as the store answers."""
+    """Counts the live sessions in a thread, as often as the store replies."""
     seen = [0]
     done = threading.Event()
 

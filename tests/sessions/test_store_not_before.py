@@ -1,4 +1,4 @@
-"""Ending all, or all others: one write, and no token of before finds a way around it."""
+"""End of all sessions, or all others: one write, and no older token gets around it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long records stay, and that they leave by themselves."""
+"""The lifetime of records, which expire by themselves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""User agents as records keep them: every one comes back, and what is not ours costs nothing."""
+"""Packed user agents: every one is restored, and garbled ones are refused cheaply."""
 
 from __future__ import annotations
 
