@@ -10,8 +10,8 @@ import msgspec
 
 from gatekeeper.models import Claims, Client, EndReason, Session
 from gatekeeper.sessions.audit import Action, AuditLog
+from gatekeeper.sessions.current_stream import expect_own_end
 from gatekeeper.sessions.events import SYSTEM, Actor, ActorKind, Event, EventCounter
-from gatekeeper.sessions.open_streams import expect_own_end
 from gatekeeper.sessions.store import SessionStore
 
 

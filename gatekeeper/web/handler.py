@@ -14,7 +14,8 @@ from gatekeeper.http.headers import REQUEST_ID
 from gatekeeper.http.types import ASGIApp, Message, Receive, Scope, Send
 from gatekeeper.models import Problem
 from gatekeeper.runtime import Runtime
-from gatekeeper.sessions.open_streams import OpenStreams, serving
+from gatekeeper.sessions.current_stream import serving
+from gatekeeper.sessions.open_streams import OpenStreams
 from gatekeeper.store.embedded import EmbeddedStoreFailed
 from gatekeeper.telemetry.request_record import RequestRecord
 from gatekeeper.telemetry.telemetry import Telemetry

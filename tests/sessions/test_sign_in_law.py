@@ -97,7 +97,7 @@ class SignInLaw(RuleBasedStateMachine):
         self.idle: int | None = None
 
     def teardown(self) -> None:
-        if hasattr(self, "scripts"):
+        if hasattr(self, "store_client"):
             self.runner.run(self.store_client.aclose())
         self.runner.close()
         self.hand.redis.close()

@@ -78,7 +78,7 @@ class Law(RuleBasedStateMachine):
         self.exempted = False
 
     def teardown(self) -> None:
-        if hasattr(self, "scripts"):
+        if hasattr(self, "store_client"):
             self.runner.run(self.store_client.aclose())
         self.runner.close()
         self.hand.redis.close()
