@@ -1,4 +1,4 @@
-"""The access log: one line a request, on stdout."""
+"""The access log: one line per request, on stdout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PATH_CHARACTERS: Final = 2048
 
 
 class _Line(msgspec.Struct):
-    """The access line (rule 8.2), fields in their order."""
+    """One line of the access log, with the fields in the order of rule 8.2."""
 
     ts: str
     level: str
@@ -36,37 +36,37 @@ class _Line(msgspec.Struct):
 
 
 class AccessLog:
-    """One line a request: JSON, or text for a terminal."""
+    """Writes one line per request: JSON, or text for a terminal."""
 
     def __init__(self, stream: IO[bytes] | None = None, *, text: bool = False) -> None:
         self._stream = stream if stream is not None else sys.stdout.buffer
         self._text = text
         self._encode_lines = msgspec.json.Encoder().encode_lines
-        self._over: list[RequestRecord] = []
+        self._pending: list[RequestRecord] = []
         self._millisecond = 0
         self._second = 0
         self._second_text = self._now_text = ""
 
     def add(self, record: RequestRecord) -> None:
-        """Of a request that is over; its line waits for `flush`."""
-        self._over.append(record)
+        """Add a finished request. Its line is written by the next `flush`."""
+        self._pending.append(record)
 
     def flush(self) -> None:
-        """Writes what was added."""
-        over, self._over = self._over, []
-        if not over:
+        """Write the lines of all requests added since the last call."""
+        pending, self._pending = self._pending, []
+        if not pending:
             return
         if self._text:
-            lines = b"".join(map(_text_line, over))
+            lines = b"".join(map(_text_line, pending))
         else:
-            # One instant for all that is written together.
+            # Lines that are written together have the same timestamp.
             self._stamp()
-            lines = self._encode_lines([self._line(record) for record in over])
+            lines = self._encode_lines([self._line(record) for record in pending])
         try:
             self._stream.write(lines)
             self._stream.flush()
         except (OSError, ValueError):
-            # A log that cannot be written is no reason to fail a request that was answered.
+            # A failure to log must not fail requests that have been served.
             return
 
     def _line(self, record: RequestRecord) -> _Line:
@@ -91,7 +91,7 @@ class AccessLog:
         )
 
     def _stamp(self) -> None:
-        """UTC with milliseconds."""
+        """Set the current time: UTC, ISO 8601, with milliseconds."""
         millisecond = int(time.time() * 1000)
         if millisecond != self._millisecond:
             self._millisecond = millisecond
@@ -103,8 +103,8 @@ class AccessLog:
 
 
 def _text_line(record: RequestRecord) -> bytes:
-    who = "-" if record.user_id is None else record.user_id
-    why = record.decision if record.reason == "none" else f"{record.decision} {record.reason}"
+    user = "-" if record.user_id is None else record.user_id
+    outcome = record.decision if record.reason == "none" else f"{record.decision} {record.reason}"
     path = record.path[:_PATH_CHARACTERS]
-    text = f"{record.status} {record.method:6} {path}  {why}  user={who}  {record.seconds * 1000:.1f} ms"
+    text = f"{record.status} {record.method:6} {path}  {outcome}  user={user}  {record.seconds * 1000:.1f} ms"
     return "".join(c if c.isprintable() else "?" for c in text).encode("utf-8", "replace") + b"\n"

@@ -1,4 +1,4 @@
-"""Health and metrics: what the ops port answers with."""
+"""Readiness and the metrics, as the ops port serves them."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ Scrape = Callable[[], tuple[bytes, str]]
 
 
 class Health:
-    """Readiness. Not ready from the first moment of a drain on, whatever else is well."""
+    """The readiness of a process: not ready as soon as a drain begins, else as `faults` reports."""
 
     def __init__(self, faults: Callable[[], Awaitable[list[str]]]) -> None:
         self._faults = faults
         self.draining = False
 
     async def faults(self) -> list[str]:
-        """Why no traffic should come here; empty when it should."""
+        """Return the reasons not to send traffic to this process; empty when it is ready."""
         if self.draining:
             return ["shutting down"]
         return await self._faults()
 
 
 def of_registry(registry: CollectorRegistry) -> Scrape:
-    """The metrics of this process."""
+    """Return a scrape of the metrics of this process."""
     return lambda: (generate_latest(registry), CONTENT_TYPE_LATEST)
 
 
 def of_workers(folder: Path) -> Scrape:
-    """The metrics of all workers, from the files that they keep in `folder`."""
+    """Return a scrape of the metrics of all workers, which they keep in files in `folder`."""
 
     def scrape() -> tuple[bytes, str]:
         registry = CollectorRegistry()

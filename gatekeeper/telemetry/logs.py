@@ -1,4 +1,4 @@
-"""The log of the process itself, on stderr: JSON lines, or text for a terminal. Requests have `telemetry.AccessLog`."""
+"""The log of the process, on stderr: JSON lines, or text for a terminal. Requests are logged by `access_log`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SHARED: list[Any] = [
 
 
 def configure(*, as_json: bool, level: str) -> None:
-    """Routes every logger of the process through one handler. `level` is a name of `logging`, in any case."""
+    """Send the records of every logger to one handler. `level` is a level name of `logging`, in any case."""
     renderer: Any = (
         structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
@@ -34,8 +34,8 @@ def configure(*, as_json: bool, level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    # The audit trail is no matter of levels.
+    # The audit log is written at every log level.
     logging.getLogger("gatekeeper.audit").setLevel(logging.INFO)
-    # At debug level these two would print request lines and headers, tokens included.
+    # At debug level these two log request lines and headers, which contain tokens.
     for name in ("httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)

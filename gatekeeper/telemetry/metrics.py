@@ -1,4 +1,4 @@
-"""The Prometheus metrics. No user, session, address or raw path is ever a label."""
+"""The Prometheus metrics. A user, session, address or raw path is never a label."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ Mode = Literal["sidecar", "middleware"]
 METHODS: Final = frozenset(SUPPORTED_METHODS)
 _BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _UPSTREAM_ERRORS: Final = ("connect", "timeout", "reset", "protocol")
-# So many are counted together, which takes a fraction of the time.
-_MOST_UNCOUNTED: Final = 64
+# Requests are counted in batches of this size, which takes a fraction of the time of counting each by itself.
+_BATCH_SIZE: Final = 64
 
-
-# What a request is counted by.
+# The fields of a `RequestRecord` that requests are counted by, and those that are observed.
 _LABELS: Final = attrgetter("decision", "reason", "route", "method", "status")
 _IS_WEBSOCKET: Final = attrgetter("websocket")
 _DECIDED: Final = attrgetter("decided_seconds")
@@ -39,10 +38,10 @@ _WAITED: Final = attrgetter("upstream_seconds")
 
 
 class Durations(Histogram):
-    """A histogram of seconds that takes many at once."""
+    """A histogram of seconds that takes many observations in one call."""
 
     def observe_all(self, amounts: Iterable[float | None]) -> None:
-        """Those that are known."""
+        """Observe every amount that is not None."""
         known = sorted(amount for amount in amounts if amount is not None)
         below = 0
         for bucket, bound in zip(self._buckets, self._upper_bounds, strict=True):
@@ -52,8 +51,8 @@ class Durations(Histogram):
         self._sum.inc(sum(known))
 
 
-class _Settling(Collector):
-    """Collects nothing itself: the first of a registry, it sees to it that the others are up to date."""
+class _SettleOnCollect(Collector):
+    """Has no metrics. As the first collector of a registry it brings the others up to date before each scrape."""
 
     def __init__(self, settle: Callable[[], None]) -> None:
         self._settle = settle
@@ -67,14 +66,14 @@ class _Settling(Collector):
 
 
 class Metrics:
-    """The collectors, in a registry of their own. Implements `sessions.events.Events`."""
+    """The collectors, in a registry that only they use. Implements `sessions.events.Events`."""
 
     def __init__(self, mode: Mode) -> None:
         self.mode: Mode = mode
         self.registry = CollectorRegistry()
-        self.registry.register(_Settling(self.settle))
+        self.registry.register(_SettleOnCollect(self.settle))
         self._open = {True: 0, False: 0}
-        self._over: list[RequestRecord] = []
+        self._finished: list[RequestRecord] = []
         self._tally: Tally[tuple[str, str, str, str, int]] = Tally()
         self._decided: list[float | None] = []
         self._lasted: list[float | None] = []
@@ -86,26 +85,26 @@ class Metrics:
         of: Any = {"namespace": "gatekeeper", "registry": self.registry}
         self.decisions = Counter("decisions", "Verdicts on requests.", ("result", "reason", "mode"), **of)
         self.decision_seconds = Durations("decision_duration_seconds", "Time to a verdict.", buckets=_BUCKETS, **of)
-        self.requests = Counter("http_requests", "Requests answered.", ("route", "method", "code"), **of)
+        self.requests = Counter("http_requests", "Finished requests.", ("route", "method", "code"), **of)
         self.request_seconds = Durations(
-            "http_request_duration_seconds", "Time until a request was over.", buckets=_BUCKETS, **of
+            "http_request_duration_seconds", "Time until a request was finished.", buckets=_BUCKETS, **of
         )
-        self.in_flight = Gauge("http_requests_in_flight", "Requests under way.", multiprocess_mode="livesum", **of)
+        self.in_flight = Gauge("http_requests_in_flight", "Requests in flight.", multiprocess_mode="livesum", **of)
         self.websockets = Gauge("websockets_open", "Open WebSockets.", multiprocess_mode="livesum", **of)
         self.upstream_seconds = Durations(
-            "upstream_request_duration_seconds", "Time until the backend's answer began.", buckets=_BUCKETS, **of
+            "upstream_request_duration_seconds", "Time until the backend's response began.", buckets=_BUCKETS, **of
         )
         self.upstream_errors = Counter("upstream_errors", "Faults of the backend.", ("kind",), **of)
         self.connections_refused = Counter("connections_refused", "Client connections over the limit.", **of)
         self.session_events = Counter("session_events", "What happened to sessions.", ("event", "actor"), **of)
-        self.store_up = Gauge("store_up", "Whether the session store answers.", multiprocess_mode="livemin", **of)
+        self.store_up = Gauge("store_up", "1 if the session store answers, else 0.", multiprocess_mode="livemin", **of)
         self.store_errors = Counter("store_errors", "Faults of the session store.", ("kind",), **of)
         self.degraded = Counter("degraded_requests", "Requests passed while the store was away.", **of)
         self.jwks_keys = Gauge("jwks_keys", "Keys in the current key set.", multiprocess_mode="livemax", **of)
         self.build_info = Gauge("build_info", "The running version.", ("version",), multiprocess_mode="max", **of)
 
     def _fill(self) -> None:
-        """Every label is there from the start: a rate over a counter that appears late misses its first step."""
+        """Create every label set at the start: `rate()` misses the first step of a counter that appears later."""
         for result, reason in _DECISIONS:
             self.decisions.labels(result, reason, self.mode)
         for event in Event:
@@ -139,22 +138,22 @@ class Metrics:
         self._open[record.websocket] -= 1
 
     def finished(self, record: RequestRecord) -> None:
-        self._over.append(record)
-        if len(self._over) >= _MOST_UNCOUNTED:
+        self._finished.append(record)
+        if len(self._finished) >= _BATCH_SIZE:
             self._count()
 
     def _count(self) -> None:
-        over, self._over = self._over, []
-        self._tally.update(map(_LABELS, over))
-        self._decided.extend(map(_DECIDED, over))
-        self._lasted.extend(map(_LASTED, over))
-        self._waited.extend(map(_WAITED, over))
-        websockets = sum(map(_IS_WEBSOCKET, over))
+        finished, self._finished = self._finished, []
+        self._tally.update(map(_LABELS, finished))
+        self._decided.extend(map(_DECIDED, finished))
+        self._lasted.extend(map(_LASTED, finished))
+        self._waited.extend(map(_WAITED, finished))
+        websockets = sum(map(_IS_WEBSOCKET, finished))
         self._open[True] -= websockets
-        self._open[False] -= len(over) - websockets
+        self._open[False] -= len(finished) - websockets
 
     def settle(self) -> None:
-        """Brings the collectors up to date with the requests that have begun and ended."""
+        """Bring the collectors up to date with the requests that have begun and finished."""
         self._count()
         for (decision, reason, route, method, status), number in self._tally.items():
             self.decisions.labels(decision, reason, self.mode).inc(number)

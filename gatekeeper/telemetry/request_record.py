@@ -10,8 +10,12 @@ Decision = Literal["allow", "deny", "bypass", "error"]
 
 
 class RequestRecord(msgspec.Struct, kw_only=True):
-    """One request, as it will be counted and logged. `route` is a template, or `upstream` for what is forwarded;
-    `seconds` is for how long it lasted, once it is over."""
+    """One request, as it will be counted and logged.
+
+    `route` is a path template, or `upstream` for a forwarded request. `started_at` is a time of `time.perf_counter`.
+    Seconds after that: `decided_seconds` until the verdict, `upstream_seconds` from sending the request to the backend
+    until the head of its response, `seconds` until the request was finished.
+    """
 
     method: str
     path: str

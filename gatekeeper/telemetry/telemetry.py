@@ -1,7 +1,7 @@
-"""The beginning and the end of each request, counted in the metrics and written to the access log.
+"""Counts each request in the metrics and writes it to the access log, without delaying its response.
 
-Neither delays a response: lines are written together at the end of a turn of the event loop, requests are counted
-together, and the collectors get their numbers when they are read, or a moment later.
+Lines are written together at the end of an iteration of the event loop. Requests are counted in batches, and the
+collectors are updated at a scrape, or 0.1 seconds later.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from gatekeeper.telemetry.request_record import RequestRecord
 
 _log = logging.getLogger("gatekeeper")
 
-# Several workers are read through files, which then lag by this much.
+# The metrics of several workers are read from files, which lag behind by this much.
 _SETTLE_SECONDS: Final = 0.1
 _SECONDS_BETWEEN_WARNINGS: Final = 10.0
 
 
 class Telemetry:
-    """Where a request is seen to begin and to end."""
+    """Records requests from their beginning to their end, and failures of the services that they need."""
 
     def __init__(self, metrics: Metrics, access_log: AccessLog | None) -> None:
         self.metrics = metrics
         self._access_log = access_log
-        # The loop that will do it; mounted under a test client, one that has ended may have left it undone.
-        self._flushes: asyncio.AbstractEventLoop | None = None
-        self._settles: asyncio.AbstractEventLoop | None = None
+        # The loop on which a call is scheduled. It may be closed without having made the call: a test client runs each
+        # request on a loop of its own.
+        self._flush_loop: asyncio.AbstractEventLoop | None = None
+        self._settle_loop: asyncio.AbstractEventLoop | None = None
         self._refused_connections = 0
         self._next_warning_at = 0.0
 
@@ -39,7 +40,8 @@ class Telemetry:
         self.metrics.began(record)
 
     def connection_refused(self) -> None:
-        """One over the limit. Whoever opens thousands does not fill the log."""
+        """Count a client connection over the limit. There is one warning every ten seconds, however many connections a
+        client opens."""
         self.metrics.connections_refused.inc()
         self._refused_connections += 1
         if (now := time.monotonic()) >= self._next_warning_at:
@@ -48,40 +50,40 @@ class Telemetry:
             self._next_warning_at = now + _SECONDS_BETWEEN_WARNINGS
 
     def left(self, record: RequestRecord) -> None:
-        """It was begun, and goes on as another."""
+        """Take back `began`: the application serves the request, with a record of its own."""
         self.metrics.left(record)
 
     def failed(self, error: GatekeeperError) -> None:
-        """What could not be found out: a verdict, or whose password it is."""
+        """Count a failure of the session store, or of the backend while it checked a password."""
         if isinstance(error, StoreUnavailable):
             self.metrics.store_failed(error.kind)
         elif isinstance(error, UpstreamUnavailable | UpstreamTimeout):
             self.metrics.upstream_failed(error.kind)
-            _log.warning("who checks passwords has failed: %s", error)
+            _log.warning("login check failed: %s", error)
 
     def finished(self, record: RequestRecord) -> None:
         record.seconds = time.perf_counter() - record.started_at
         self.metrics.finished(record)
         if self._access_log is not None:
             self._access_log.add(record)
-        if self._flushes is None or self._flushes.is_closed():
-            self._flushes = asyncio.get_running_loop()
-            self._flushes.call_soon(self._flush)
+        if self._flush_loop is None or self._flush_loop.is_closed():
+            self._flush_loop = asyncio.get_running_loop()
+            self._flush_loop.call_soon(self._flush)
 
     def close(self) -> None:
-        """Writes and counts what is left."""
+        """Write and count the requests that are still pending."""
         if self._access_log is not None:
             self._access_log.flush()
         self._settle()
 
     def _flush(self) -> None:
-        self._flushes = None
+        self._flush_loop = None
         if self._access_log is not None:
             self._access_log.flush()
-        if self._settles is None or self._settles.is_closed():
-            self._settles = asyncio.get_running_loop()
-            self._settles.call_later(_SETTLE_SECONDS, self._settle)
+        if self._settle_loop is None or self._settle_loop.is_closed():
+            self._settle_loop = asyncio.get_running_loop()
+            self._settle_loop.call_later(_SETTLE_SECONDS, self._settle)
 
     def _settle(self) -> None:
-        self._settles = None
+        self._settle_loop = None
         self.metrics.settle()

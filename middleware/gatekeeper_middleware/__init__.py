@@ -12,10 +12,10 @@ __all__ = ["CurrentSession", "GatekeeperMiddleware", "current_session"]
 
 
 def current_session(request: Any) -> CurrentSession | None:
-    """The session of a request that the gate admitted; None on a public path without a good token.
+    """Return the session of an admitted request; None on a public path without a valid token.
 
-    Takes a Starlette or FastAPI `Request` or `WebSocket`, or an ASGI scope. Raises RuntimeError where
-    `GatekeeperMiddleware` does not stand in front: no session and no gate must not look alike.
+    Takes a Starlette or FastAPI `Request` or `WebSocket`, or an ASGI scope. Raises RuntimeError if the application is
+    not behind `GatekeeperMiddleware`: a missing gate must not look like a missing session.
     """
     scope: Mapping[str, Any] = request if isinstance(request, Mapping) and "type" in request else request.scope
     if "gatekeeper" not in scope:

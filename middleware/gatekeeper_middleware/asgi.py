@@ -1,4 +1,4 @@
-"""Gatekeeper inside an application: the host for any ASGI 3 application under any ASGI server."""
+"""Gatekeeper as middleware: the host for any ASGI 3 application under any ASGI server."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from gatekeeper.web.request import ENGINE
 
 
 class GatekeeperMiddleware:
-    """Sessions in front of any ASGI 3 application.
+    """Checks the session of every request before it reaches an ASGI 3 application.
 
-    `settings` default to the environment; `ConfigError` lists every problem with them. A test may bring an `engine`
-    that it has started itself.
+    `settings` are read from the environment by default. Raises `ConfigError`, which lists every problem with them. A
+    test may pass an `engine` that it has started itself.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings | None = None, *, engine: Engine | None = None) -> None:

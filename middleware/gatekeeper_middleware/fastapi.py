@@ -1,9 +1,9 @@
 """FastAPI dependencies, for applications behind `app.add_middleware(GatekeeperMiddleware)`.
 
-The gate has judged a request before any of these run: they ask the store for nothing.
+The middleware has checked the session before any of these run, so none of them sends a command to the store.
 """
 
-# No `from __future__ import annotations`: FastAPI reads these annotations, those of `__call__` included, as they stand.
+# No `from __future__ import annotations`: FastAPI evaluates these annotations, including those of `__call__`.
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
@@ -17,7 +17,7 @@ from gatekeeper import messages
 from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.models import Problem
 from gatekeeper_middleware import current_session
-from gatekeeper_middleware.caller import Caller, engine_of
+from gatekeeper_middleware.context import ServiceContext, engine_of
 from gatekeeper_middleware.faults import AuthenticationError, answer_fault, refused, unauthorized
 from gatekeeper_middleware.schemas import (
     LoginRequest,
@@ -62,13 +62,17 @@ _LOADER = "gatekeeper_load_user"
 
 
 def use_users(app: FastAPI, load: LoadUser) -> None:
-    """Has users of the application's own loaded: `load` is given the user id of the token and gives the user, or None
-    where there is none. An `is_active` and an `is_admin` that they have count."""
+    """Make the dependencies below load the application's own users.
+
+    `load(user_id)` returns the user of a token, or None if there is none. If the user has `is_active` or `is_admin`,
+    the dependencies respect it.
+    """
     setattr(app.state, _LOADER, load)
 
 
 class AccessToken(SecurityBase):
-    """The access token of a request, from wherever `GATEKEEPER_TOKEN_SOURCES` finds it; 401 without one."""
+    """Dependency that returns the access token of a request, from the sources in `GATEKEEPER_TOKEN_SOURCES`. Raises
+    `AuthenticationError` (401) if there is none."""
 
     def __init__(self) -> None:
         self.model = HTTPBearerModel(bearerFormat="JWT", description="An access token")
@@ -79,7 +83,7 @@ class AccessToken(SecurityBase):
         try:
             found = sources.find(scope["headers"], websocket=scope["type"] == "websocket")
         except TokenRejected:
-            # Passed as anonymous, on a public path.
+            # A public path: the request was admitted as anonymous.
             found = None
         if found is None:
             raise refused(Problem(reason=Reason.TOKEN_MISSING), _language(connection))
@@ -87,7 +91,7 @@ class AccessToken(SecurityBase):
 
 
 class _Documented(AccessToken):
-    """Says in the OpenAPI document that a token is needed, and leaves it to the gate to have looked."""
+    """Declares in the OpenAPI document that a token is needed. The middleware has checked it."""
 
     async def __call__(self, _: HTTPConnection) -> None:  # type: ignore[override]
         return None
@@ -98,22 +102,22 @@ _documented = _Documented()
 
 
 def _language(connection: HTTPConnection) -> str:
-    return Caller(engine_of(connection), connection).language()
+    return ServiceContext(engine_of(connection), connection).language()
 
 
 async def token_service(connection: HTTPConnection) -> TokenService:
-    """One for the request."""
+    """Return the token service of the request."""
     return TokenService(engine_of(connection), connection)
 
 
 async def session_service(tokens: Annotated[TokenService, Depends(token_service)]) -> SessionService:
-    """That of the request's token service."""
+    """Return the session service of the request, which shares its state with the token service."""
     return tokens.session_service
 
 
 async def get_redis_client(connection: HTTPConnection) -> Any:
-    """A `redis.asyncio` client of Gatekeeper's store, with connections of its own. For looking: who writes there can
-    open and end sessions."""
+    """Return a `redis.asyncio` client of Gatekeeper's store, with connections of its own. Use it only to read: a write
+    could open or revoke sessions."""
     return engine_of(connection).services.client.get()
 
 
@@ -121,8 +125,10 @@ async def current_user(
     connection: HTTPConnection,
     _: Annotated[None, Security(_documented)],
 ) -> Any:
-    """The user of the request: what `use_users` loads, else a `User` out of the token. 401 where the request has no
-    session, and where the user is unknown or inactive."""
+    """Return the user of the request: from the function given to `use_users`, else a `User` made from the token.
+
+    Raises a 401 if the request has no session, or the user is unknown or inactive.
+    """
     session = current_session(connection)
     if session is None:
         raise refused(Problem(reason=Reason.TOKEN_MISSING), _language(connection))
@@ -139,15 +145,15 @@ async def current_user(
 
 
 async def current_active_user(connection: HTTPConnection, user: Annotated[Any, Depends(current_user)]) -> Any:
-    """The user of the request; 400 where they are inactive."""
+    """Return the user of the request. Raises a 400 if the user is inactive."""
     if not getattr(user, "is_active", True):
         raise HTTPException(400, messages.translate("Inactive user", _language(connection)))
     return user
 
 
 async def current_admin(connection: HTTPConnection, user: Annotated[Any, Depends(current_active_user)]) -> Any:
-    """The user of the request; 403 where they are no administrator. A user who has `is_admin` says so themselves; for
-    any other, the roles of the token do."""
+    """Return the user of the request. Raises a 403 if the user is no administrator, by the user's `is_admin`, or by
+    the roles of the token if the user has no such attribute."""
     session = current_session(connection)
     if not getattr(user, "is_admin", session is not None and session.is_admin):
         raise refused(Problem(reason=Reason.FORBIDDEN), _language(connection))

@@ -1,4 +1,4 @@
-"""What the services raise: HTTP errors, which FastAPI and Starlette answer rightly where nobody catches them."""
+"""Errors that the services raise: HTTP exceptions, so FastAPI and Starlette respond correctly if none catches them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ _BAD_TOKEN: Final = Reason.TOKEN_INVALID
 
 
 class Fault(HTTPException):
-    """`str()` is the text to show, in the language of whoever asked; `code` names what happened and is never
-    translated; `reason` says how a session ended, None where none did."""
+    """An error of a service.
+
+    `detail`, which is also `str(error)`, is the text for the user, in the language of the request. `code` identifies
+    the error and is never translated. `reason` says why a session ended, None if none has.
+    """
 
     def __init__(
         self,
@@ -39,8 +42,8 @@ class Fault(HTTPException):
 
 
 class AuthenticationError(Fault):
-    """Somebody is not signed in, or not any more: 401. Who has no room for one more session: 403; who asks too often:
-    429."""
+    """A user who is not, or no longer, signed in (401), has reached the device limit (403), or made too many attempts
+    (429)."""
 
     def __init__(
         self,
@@ -57,11 +60,11 @@ class AuthenticationError(Fault):
 
 
 class ServiceUnavailable(Fault):
-    """The store or the keys did not answer: 503. It may have happened or not; to ask again is safe."""
+    """The store or the keys did not answer (503). The operation may have taken effect or not; a retry is safe."""
 
 
 def refused(problem: Problem, language: str) -> AuthenticationError:
-    """`problem` as the services raise it."""
+    """Return `problem` as the error that a service raises."""
     return AuthenticationError(
         messages.translate(problem.text, language),
         code=problem.reason.code,
@@ -72,7 +75,7 @@ def refused(problem: Problem, language: str) -> AuthenticationError:
 
 
 def unavailable(error: GatekeeperError, language: str) -> ServiceUnavailable:
-    """What the services raise where nothing could be found out."""
+    """Return a failure of the store or of the keys as the error that a service raises."""
     problem = Problem(reason=error.reason)
     detail = messages.translate(problem.text, language)
     return ServiceUnavailable(
@@ -81,9 +84,9 @@ def unavailable(error: GatekeeperError, language: str) -> ServiceUnavailable:
 
 
 def unauthorized(text: str, language: str) -> HTTPException:
-    """A token is good, and what it stands for is not."""
-    told = challenge(Problem(reason=_BAD_TOKEN, detail=text), token_sent=True).decode()
-    return HTTPException(401, messages.translate(text, language), {"www-authenticate": told})
+    """Return a 401 for a valid token whose user is not accepted."""
+    header = challenge(Problem(reason=_BAD_TOKEN, detail=text), token_sent=True).decode()
+    return HTTPException(401, messages.translate(text, language), {"www-authenticate": header})
 
 
 def _headers(problem: Problem) -> dict[str, str]:
@@ -92,7 +95,7 @@ def _headers(problem: Problem) -> dict[str, str]:
 
 
 async def answer_fault(request: Request, error: Exception) -> Response:
-    """The answer with `code` and `reason` beside `detail`, as Gatekeeper's own are:
+    """Exception handler that adds `code` and `reason` to the body, as in Gatekeeper's own responses:
     `app.add_exception_handler(Fault, answer_fault)`."""
     if not isinstance(error, Fault):
         raise error

@@ -1,4 +1,4 @@
-"""What the services give and what requests for them look like."""
+"""The values that the services return, and models of request and response bodies."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from gatekeeper.dialects.base import user_number
 from gatekeeper.models import EndReason, Session
 from gatekeeper.web.request import CurrentSession
 
-# Dataclasses, not structs: FastAPI encodes and documents them.
+# Dataclasses instead of msgspec structs: FastAPI can encode and document them.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class User:
-    """The user of a request, as the token tells; `claims` is its payload."""
+    """The user of a request, made from the token; `claims` is its whole payload."""
 
     id: str
     roles: tuple[str, ...] = ()
@@ -32,7 +32,7 @@ class User:
 
     @property
     def username(self) -> str:
-        """The claim `preferred_username` or `username`; the id where the token has neither."""
+        """The claim `preferred_username` or `username`; the user id if the token has neither."""
         for name in ("preferred_username", "username"):
             if isinstance(value := self.claims.get(name), str):
                 return value
@@ -41,9 +41,12 @@ class User:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionInfo:
-    """A session. `jti` names it: the reference of its tokens, which is their `sid`, or their `jti` where they have no
-    `sid`. Times are aware, in UTC, to the microsecond. `revoked_at` is when it ended and `end_reason` how, None while
-    it lives; an idle or expired one has ended too."""
+    """A session.
+
+    `jti` identifies it: the `sid` of its tokens, or their `jti` if they have no `sid`. Times are aware, in UTC, with
+    microseconds. `revoked_at` and `end_reason` say when and why it ended, also by idling or expiry; they are None while
+    it is active.
+    """
 
     jti: str
     id: int
@@ -87,7 +90,7 @@ class SessionInfo:
 
 
 def _instant(microseconds: int) -> datetime:
-    # By whole seconds: a float has not enough digits for microseconds.
+    # Seconds and the rest separately: a float of seconds has too few digits for microseconds.
     seconds, rest = divmod(microseconds, 1_000_000)
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
 
@@ -109,14 +112,15 @@ class LogoutRequest(BaseModel):
 
 
 class SessionCreate(BaseModel):
-    """What `create_session` needs to know."""
+    """The user of a session that the application creates."""
 
     user_id: int | str
     roles: list[str] = []
 
 
 class SessionResponse(BaseModel):
-    """A session as the dialect `mockstream` shows it: whole seconds, and the version of the operating system."""
+    """A session in the form of the dialect `mockstream`: times in whole seconds, `device_name` with the version of the
+    operating system."""
 
     model_config = ConfigDict(frozen=True)
 

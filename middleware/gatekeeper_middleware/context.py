@@ -1,4 +1,4 @@
-"""Who asks the services for something: the request behind, where there is one, in the engine's terms."""
+"""The request on whose behalf the application calls a service, and its arguments, in terms of the engine."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from gatekeeper.web.engine import Engine
 from gatekeeper.web.request import ENGINE, IncomingRequest, read
 from gatekeeper_middleware.faults import unavailable
 
-_NOBODY = Client(ip_address="", user_agent="")
+_NO_CLIENT = Client(ip_address="", user_agent="")
 
 
 def scope_of(request: Any) -> Scope:
-    """The ASGI scope of a Starlette or FastAPI `Request` or `WebSocket`, or of a scope."""
+    """Return the ASGI scope of a Starlette or FastAPI `Request` or `WebSocket`; a scope is returned as it is."""
     return request if isinstance(request, MutableMapping) and "type" in request else request.scope
 
 
 def engine_of(request: Any) -> Engine:
-    """The engine of the gate in front. Raises RuntimeError where there is none."""
+    """Return the engine of the middleware in front. Raises RuntimeError if there is none."""
     engine = scope_of(request).get(ENGINE)
     if engine is None:
         raise RuntimeError("GatekeeperMiddleware does not stand in front of this application")
-    assert isinstance(engine, Engine)  # noqa: S101 - nobody else writes there
+    assert isinstance(engine, Engine)  # noqa: S101 - only the middleware sets it
     return engine
 
 
 def user_id(user: Any) -> str:
-    """The id of a user: of an object with `id`, of a mapping with `"id"`, or itself. Raises ValueError for what is
-    none."""
+    """Return the id of `user`: an object with `id`, a mapping with `"id"`, or the id itself. Raises ValueError for an
+    id that no user can have."""
     value = user.get("id") if isinstance(user, Mapping) else getattr(user, "id", user)
     try:
         return parse_user_id(str(value) if isinstance(value, uuid.UUID) else value)
@@ -49,8 +49,8 @@ def user_id(user: Any) -> str:
         raise ValueError(f"no user id: {rejected.why}") from None
 
 
-def known_id(user: Any) -> str | None:
-    """The same; None for what is none, and so has no session."""
+def user_id_or_none(user: Any) -> str | None:
+    """Return the same, or None for an id that no user can have, and which therefore has no sessions."""
     try:
         return user_id(user)
     except ValueError:
@@ -58,22 +58,23 @@ def known_id(user: Any) -> str | None:
 
 
 def roles_of(user: Any) -> list[str]:
-    """The roles that a user object or mapping has, if it has any."""
+    """Return the roles of a user object or mapping. They may be a sequence, or one string separated by spaces."""
     roles = user.get("roles") if isinstance(user, Mapping) else getattr(user, "roles", None)
     if isinstance(roles, str):
         return roles.split()
     return [str(role.value if isinstance(role, Enum) else role) for role in roles or ()]
 
 
-class Caller:
-    """One request that uses the services; without a request, the application itself."""
+class ServiceContext:
+    """The request on whose behalf a service works, or None if the application calls it outside of a request."""
 
     def __init__(self, engine: Engine, request: Any = None) -> None:
         self.services = engine.services
         self._scope = None if request is None else scope_of(request)
 
     def __repr__(self) -> str:
-        return f"<Caller [{'a request' if self._scope is not None else 'the application'}] {self.services.issued!r}>"
+        caller = "the application" if self._scope is None else "a request"
+        return f"<ServiceContext [{caller}] {self.services.issued!r}>"
 
     @cached_property
     def _incoming(self) -> IncomingRequest | None:
@@ -81,8 +82,8 @@ class Caller:
 
     @property
     def client(self) -> Client:
-        """Who is at the other end; without address and agent where nobody is."""
-        return _NOBODY if self._incoming is None else self._incoming.client
+        """The client of the request; without a request, one with no address and no user agent."""
+        return _NO_CLIENT if self._incoming is None else self._incoming.client
 
     @cached_property
     def request_id(self) -> str:
@@ -90,19 +91,19 @@ class Caller:
 
     @cached_property
     def manager(self) -> Manager:
-        """The sessions, for what this request does."""
+        """The session manager, with the client of the request as the actor of its audit events."""
         return self.services.manager.by(Actor.of(self.client, None))
 
     def language(self, asked: str | None = None) -> str:
-        """The language that was asked for, as far as it is known, else that of the request, else the configured one."""
-        known = messages.supported_language(asked) if asked is not None else None
+        """Return the language `asked` if it is supported, else that of the request, else the configured one."""
+        supported = messages.supported_language(asked) if asked is not None else None
         header = "" if self._incoming is None else self._incoming.language_header
-        return known or messages.preferred_language(header, self.services.language)
+        return supported or messages.preferred_language(header, self.services.language)
 
     def sign_in_request(self, *, refresh_token: str | None = None) -> SignInRequest:
-        """The request, as logins and refreshes are asked for."""
+        """Return the request in the form that logins and refreshes take."""
         incoming, address = self._incoming, None
-        facts = RequestFacts(headers=(), query=b"", websocket=False, client=_NOBODY)
+        facts = RequestFacts(headers=(), query=b"", websocket=False, client=_NO_CLIENT)
         if incoming is not None:
             facts = self.services.rules.facts(incoming, own=True)
             address = self.services.rules.address_of(incoming)
@@ -111,7 +112,7 @@ class Caller:
 
     @contextmanager
     def errors_in(self, language: str) -> Iterator[None]:
-        """Around what asks the store or the keys: raises `ServiceUnavailable` where they do not answer."""
+        """Turn a failure of the store or of the keys in the block into `ServiceUnavailable`, worded in `language`."""
         try:
             yield
         except GatekeeperError as error:
