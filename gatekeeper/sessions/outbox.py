@@ -135,7 +135,7 @@ class Outbox:
             return
         if time.monotonic() >= self._quiet_until:
             self._quiet_until = time.monotonic() + _QUIET_SECONDS
-            _log.error("audit outbox delivery failed: %s", fault)
+            _log.error("audit log delivery failed: %s", fault)
 
     async def deliver(self, user: str) -> None:
         """Delivers all entries in the outbox of a user, and removes them."""
@@ -172,7 +172,7 @@ def _parse(user: str, packed: bytes) -> _Entry | None:
     try:
         return _read(user, packed)
     except (ValueError, TypeError, OverflowError, msgspec.MsgspecError):
-        _log.error("audit outbox skipped an entry: it is not in the format of audit.lua")
+        _log.error("audit log skipped an entry of an outbox: it is not in the format of audit.lua")
         return None
 
 
