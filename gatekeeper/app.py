@@ -3,7 +3,7 @@
     uvicorn → server → Handler → Pipeline (a verdict) → Proxy → backend
                      ↘ DirectRoute, for plain requests ──────↗
 
-The same handler stands around an application that mounts Gatekeeper (`gatekeeper_middleware`).
+`gatekeeper_middleware` puts the same handler around an application.
 """
 
 from __future__ import annotations
@@ -31,16 +31,22 @@ from gatekeeper.web.lifespan import with_lifespan
 
 
 class App(NamedTuple):
-    """The public application, and the fast path of plain requests around it, which only the HTTP/1 client has."""
+    """The application of the public port, and the direct route past it for plain requests.
+
+    Only the HTTP/1 transport has a direct route; with the other, `fast_path` takes no request.
+    """
 
     handler: ASGIApp
     fast_path: Callable[[Exchange], bool]
 
 
 def create_app(settings: Settings, engine: Engine) -> App:
-    """The sidecar: every request is judged, then served here or passed to the backend."""
+    """Return the sidecar: it checks every request, then serves it itself or forwards it to the backend.
+
+    Raises ValueError for settings without `upstream_url`.
+    """
     if settings.upstream_url is None:
-        raise ValueError("settings without upstream_url cannot be served")
+        raise ValueError("settings have no upstream_url: the sidecar needs a backend")
     transport = Http1Upstream if settings.upstream_transport == "native" else HttpxUpstream
     upstream = transport(
         settings.upstream_url,
@@ -64,7 +70,7 @@ def create_app(settings: Settings, engine: Engine) -> App:
 
 
 def create_ops(health: Health, scrape: Scrape) -> Starlette:
-    """The application of the ops port: no user, token or secret in any of its answers."""
+    """Return the application of the ops port. Its responses contain no user, token or secret."""
 
     async def live(_: Request) -> Response:
         return PlainTextResponse("ok\n")

@@ -1,4 +1,4 @@
-"""Clients that leave while something is done for them."""
+"""Cancellation of work whose client has disconnected."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from typing import Protocol
 
 
 class ClientDisconnected(Exception):
-    """The client left in the middle of its request body."""
+    """The client disconnected in the middle of its request body."""
 
 
-class Client(Protocol):
+class WatchedClient(Protocol):
+    """A client whose disconnection can be awaited."""
+
     async def left(self) -> None:
-        """Returns when the client has left."""
+        """Return when the client has disconnected."""
 
 
 class CancelWhenClientLeaves:
-    """Cancels its block when the client leaves, and then goes on behind it as if nothing had happened.
+    """Cancels its block when the client disconnects; execution then continues behind the block without an error.
 
-    `asyncio.timeout` with a departure for a deadline; cancellation from outside passes through.
+    Works as `asyncio.timeout`, with the disconnection as the deadline. A cancellation from outside propagates.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: WatchedClient) -> None:
         self._client = client
         self._left = False
 

@@ -1,11 +1,11 @@
-"""One plain request on its way from the client's connection to the backend's and back (`plan.py`)."""
+"""Forwarding of one plain request by callbacks alone, without a task or ASGI messages (see `plan.py`)."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from msgspec import structs
 
@@ -24,12 +24,14 @@ from gatekeeper.http.response_parser import ResponseHead
 from gatekeeper.http.types import ASGIApp, Receive, Scope, Send
 from gatekeeper.models import CheckResult, Claims, EndReason
 from gatekeeper.server import Exchange, response_head_lines
+from gatekeeper.server.responders import DirectResponder
+from gatekeeper.sessions.current_stream import OpenStream
 from gatekeeper.sessions.open_streams import OpenStreams
-from gatekeeper.store.command import Command
+from gatekeeper.store.command import Command, ReplyReceiver
 from gatekeeper.store.errors import unavailable_from
 from gatekeeper.telemetry.request_record import RequestRecord
 from gatekeeper.telemetry.telemetry import Telemetry
-from gatekeeper.upstream.http1 import Failure, Http1Connection
+from gatekeeper.upstream.http1 import Failure, Http1Connection, ResponseCallbacks
 from gatekeeper.upstream.http1_client import Http1Upstream
 from gatekeeper.web.outcome import conclude, unforwarded
 from gatekeeper.web.request import CHECKED, IncomingRequest, read
@@ -41,21 +43,23 @@ _log = logging.getLogger("gatekeeper")
 
 _REQUEST_ID: Final = REQUEST_ID + b": "
 
-# Backends send the same heads again and again within a second. As many as the parser of responses remembers.
+# Backends repeat response heads many times within a second. As many as the response parser caches.
 _MAX_HEAD_LINES: Final = 512
 _head_lines: Final[dict[ResponseHead, bytes]] = {}
 
 
 class InternalError(GatekeeperError):
-    """Our bug. It is in the log; nothing is told."""
+    """A bug of Gatekeeper. The log has its traceback; the client gets no details."""
 
     reason = Reason.INTERNAL_ERROR
 
 
 class Plan:
-    """What is the same for every request with the same headers from the same address. `before` and `after` are the
-    lines for the backend around those that tell who is there; `identity` are these, for the claims and the session that
-    they were made of."""
+    """The data that all requests with the same headers from the same address have in common.
+
+    `before` and `after` are the header lines for the backend in front of and behind the identity lines. `identity`
+    caches the identity lines for `claims` and `session_id`. `request_id` is None if every request gets a new one.
+    """
 
     __slots__ = ("after", "before", "claims", "client_ip", "identity", "request_id", "session_id", "token")
 
@@ -70,7 +74,7 @@ class Plan:
         self.identity = b""
 
     def identity_of(self, headers: IdentityHeaders, claims: Claims, session_id: int) -> bytes:
-        """The lines that tell the backend who is there, and the beginning of the one with the request id."""
+        """Return the identity lines for the backend, and the beginning of the line with the request id."""
         if self.claims is not claims or self.session_id != session_id:
             values = headers.values(claims.user, session_id, claims.roles, claims.claims)
             self.identity = b"".join([b"%b: %b\r\n" % pair for pair in values]) + _REQUEST_ID
@@ -79,7 +83,7 @@ class Plan:
 
 
 class DirectServices(NamedTuple):
-    """The services that every direct request uses. `responder` words what is answered in place of the backend."""
+    """The services that every direct request uses. `responder` writes responses that do not come from the backend."""
 
     gate: Gate
     rules: RequestRules
@@ -90,8 +94,15 @@ class DirectServices(NamedTuple):
 
 
 class DirectForward:
-    """One request on its way: a `DirectResponder` to the server, `ResponseCallbacks` to the backend's connection, and a
-    stream of its session."""
+    """Forwards one request: session check, request to the backend, response to the client.
+
+    One object per request, which implements an interface for each party that calls it; each has a section below.
+
+    - `ReplyReceiver`, called by the store's connection: the result of the session check.
+    - `ResponseCallbacks`, called by the backend's connection: the response.
+    - `DirectResponder`, called by the server: the client's connection, and the drain.
+    - `OpenStream`, called by the open streams: the end of the session.
+    """
 
     __slots__ = (
         "_claims",
@@ -140,36 +151,38 @@ class DirectForward:
         self.ends_own_session = False
 
     def begin(self) -> None:
+        """Send the session check. Called once, by `DirectRoute`."""
         services = self._services
         services.telemetry.began(self._record)
         self._exchange.attach(self)
         try:
             services.gate.send_for(self, self._touch)
         except StoreUnavailable as error:
-            self._hand_over(error)
+            self._run_application(error)
 
-    # The verdict: a `ReplyReceiver` for the store
+    # ReplyReceiver: the result of the session check, from the connection to the store
 
     def done(self) -> bool:
         return self._ended
 
     def set_exception(self, exception: BaseException, /) -> None:
-        self._hand_over(unavailable_from(exception))
+        self._run_application(unavailable_from(exception))
 
     def set_result(self, result: Any, /) -> None:
         try:
-            self._judge(result)
-        except Exception:  # noqa: BLE001 - whoever reads from the store must not stumble over it
+            self._take_check(result)
+        except Exception:  # noqa: BLE001 - the store's connection must read on for other requests
             self._internal_error()
 
-    def _judge(self, reply: Any) -> None:
+    def _take_check(self, reply: Any) -> None:
+        """Forward the request if its session is active and was touched, else let the application respond."""
         try:
             checked = self._services.gate.checked(self._claims, self._touch, reply)
         except StoreUnavailable as error:
-            self._hand_over(error)
+            self._run_application(error)
             return
         if checked.outcome != "touched":
-            self._hand_over(checked)
+            self._run_application(checked)
             return
         record = self._record
         record.decided_seconds = time.perf_counter() - record.started_at
@@ -182,15 +195,15 @@ class DirectForward:
         self._services.streams.add(self._claims.user, self)
         self._send()
 
-    def _hand_over(self, checked: CheckResult | StoreUnavailable) -> None:
-        """Not for this way. The application counts it as its own."""
+    def _run_application(self, checked: CheckResult | StoreUnavailable) -> None:
+        """Let the application serve the request. It gets the result of the check, and records the request itself."""
         self._ended = True
         self._exchange.detach(self)
         self._services.telemetry.left(self._record)
         self._exchange.scope[CHECKED] = checked
         self._exchange.run_application()
 
-    # The request
+    # The request to the backend
 
     def _send(self) -> None:
         services, plan, head = self._services, self._plan, self._exchange.head
@@ -220,7 +233,7 @@ class DirectForward:
         except (UpstreamUnavailable, UpstreamTimeout) as error:
             self._connecting = None
             self._upstream_failed(error)
-        except Exception:  # noqa: BLE001 - nobody else would answer
+        except Exception:  # noqa: BLE001 - the client would get no response
             self._connecting = None
             self._internal_error()
         else:
@@ -231,12 +244,14 @@ class DirectForward:
         self._connection = connection
         connection.start(self._outgoing, self, to_head_request=self._exchange.head.method == "HEAD")
 
-    # The answer
+    # ResponseCallbacks: the response, from the connection to the backend
+
+    takes_full_response = True
 
     def on_informational(self, head: ResponseHead) -> None:
         if head.status != 100:
             self._exchange.send_informational(head.status, response_headers(head.headers, head.status))
-            self._heed_the_client()
+            self._pause_if_client_is_full()
 
     def on_head(self, head: ResponseHead) -> None:
         record = self._record
@@ -247,19 +262,17 @@ class DirectForward:
         self._is_of_events = head.length is None and is_of_events(headers)
         self._exchange.send_head(head.status, headers, head.reason, hold=True)
         if self._reason is not None:
-            self._cut_answer(self._reason)
+            self._cut_response(self._reason)
 
     def on_data(self, data: bytes) -> None:
         self._record.bytes_out += len(data)
         self._exchange.send_body(data, last=False)
         self.moved_at = time.monotonic()
-        self._heed_the_client()
+        self._pause_if_client_is_full()
 
-    def _heed_the_client(self) -> None:
+    def _pause_if_client_is_full(self) -> None:
         if self._exchange.is_full and self._connection is not None:
             self._connection.pause_reading()
-
-    takes_full_response = True
 
     def on_full_response(self, head: ResponseHead, body: bytes) -> None:
         self._connection = None
@@ -289,16 +302,17 @@ class DirectForward:
             self._upstream_failed(error)
 
     def on_writable(self) -> None:
-        """There is no body to write."""
+        """Do nothing: the request body was sent together with the head."""
 
-    # Ends
+    # Failures, and the end of the request
 
     def _upstream_failed(self, error: Failure) -> None:
         self._services.telemetry.metrics.upstream_failed(error.kind)
         self._fail(error)
 
     def _fail(self, error: GatekeeperError) -> None:
-        """Without an answer, one in the words of the gate; in the middle of one, its end, so that a client can tell."""
+        """Send an error response, or break off a response that has begun, so that the client notices (RFC 9112 section
+        8)."""
         exchange, record = self._exchange, self._record
         if exchange.started:
             self._finish()
@@ -319,7 +333,7 @@ class DirectForward:
             self._fail(InternalError())
 
     def _error_response(self, incoming: IncomingRequest, error: GatekeeperError) -> ASGIApp:
-        """The application that answers in place of the backend."""
+        """Return an application that sends the error response."""
 
         async def app(scope: Scope, _: Receive, send: Send) -> None:
             try:
@@ -331,7 +345,7 @@ class DirectForward:
         return app
 
     def _finish(self) -> None:
-        """It is over, whichever way."""
+        """Record the request as finished, and detach from client, session and backend. Further calls do nothing."""
         if self._ended:
             return
         self._ended = True
@@ -341,6 +355,7 @@ class DirectForward:
         self._services.telemetry.finished(self._record)
 
     def _leave_backend(self) -> None:
+        """Abort the request to the backend, if there is one."""
         if self._connecting is not None:
             self._connecting.cancel()
             self._connecting = None
@@ -348,10 +363,10 @@ class DirectForward:
             self._connection.abort()
             self._connection = None
 
-    # What the front tells
+    # DirectResponder: the client and the drain, from the server
 
     def client_left(self) -> None:
-        # Before the verdict, that is waited for: a request is counted as what it was found to be.
+        # Before the session check has a result, wait for it: the request is recorded with its verdict.
         if self.session_id:
             self._finish()
 
@@ -360,7 +375,7 @@ class DirectForward:
             self._connection.resume_reading()
 
     def cancel(self) -> None:
-        """The drain deadline has passed."""
+        """Respond with an error, or break the response off: the drain deadline has passed."""
         if self._ended:
             return
         if self._exchange.started:
@@ -369,26 +384,27 @@ class DirectForward:
             if not exchange.end_event_stream():
                 exchange.abort_response()
             return
-        self._fail(UpstreamTimeout("the server ends"))
+        self._fail(UpstreamTimeout("the server is shutting down"))
 
-    # What the session's end does
+    # OpenStream: the end of the session, from the open streams
 
     def end(self, reason: EndReason) -> None:
+        """Cut the response, once it has begun."""
         if self._ended or self._reason is not None:
             return
         self._reason = reason
-        # An answer that has not begun is waited for: it may be that of the request whose own doing this is.
+        # Wait for a response that has not begun: this may be the request that ends the session, such as a logout.
         if self._exchange.started:
-            self._cut_answer(reason)
+            self._cut_response(reason)
 
-    def _cut_answer(self, reason: EndReason) -> None:
+    def _cut_response(self, reason: EndReason) -> None:
         if self._is_of_events:
             exchange, event = self._exchange, last_event(reason)
             self._record.bytes_out += len(event)
             self._finish()
             exchange.send_body(event, last=True)
         else:
-            # One that is short is whole.
+            # Give a short response time to finish.
             asyncio.get_running_loop().call_later(GRACE_SECONDS, self._cut)
 
     def _cut(self) -> None:
@@ -396,6 +412,13 @@ class DirectForward:
             exchange = self._exchange
             self._finish()
             exchange.abort_response()
+
+
+if TYPE_CHECKING:
+
+    def _interfaces(forward: DirectForward) -> tuple[ReplyReceiver, ResponseCallbacks, DirectResponder, OpenStream]:
+        """Let the type checker compare the class with its interfaces. As base classes they would cost a `__dict__`."""
+        return forward, forward, forward, forward
 
 
 def _make_head_lines(head: ResponseHead) -> bytes:

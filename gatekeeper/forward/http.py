@@ -1,4 +1,4 @@
-"""Requests pass to the backend and answers come back, both as streams: the innermost application of the sidecar."""
+"""The proxy: streams requests to the backend and its responses back. The innermost ASGI application of the sidecar."""
 
 from __future__ import annotations
 
@@ -22,19 +22,18 @@ from gatekeeper.http.headers import HeaderList, get
 from gatekeeper.http.types import Message, Receive, Scope, Send
 from gatekeeper.upstream.interface import Upstream, UpstreamRequest, UpstreamResponse
 
-# As what browsers know them, and proxies name them in `X-Forwarded-Proto`.
+# The schemes of WebSocket handshakes, as browsers see the origin and proxies write `X-Forwarded-Proto`.
 _HTTP_SCHEMES = {"ws": "http", "wss": "https"}
 
-
-# A hop's own (RFC 9110 section 10.1.4).
+# `TE` is a hop-by-hop field (RFC 9110 section 10.1.4).
 _TAKES_TRAILERS: HeaderList = [(b"te", b"trailers"), (b"connection", b"te")]
 
 
 class ResponseTruncated(Exception):
-    """The backend broke off in the middle of an answer that has begun.
+    """The backend broke off a response that had begun.
 
-    It leaves the application on purpose: the server then closes the client's connection without the end of the
-    message, and only so can the client tell a part from the whole (RFC 9112 section 8). `kind` is `reset`, `protocol`
+    The application raises it on purpose: the server then closes the client's connection without completing the message,
+    by which the client recognises that the response is incomplete (RFC 9112 section 8). `kind` is `reset`, `protocol`
     or `timeout`.
     """
 
@@ -44,16 +43,16 @@ class ResponseTruncated(Exception):
 
 
 class Proxy:
-    """ASGI application that passes every request on to one backend.
+    """ASGI application that forwards every request to one backend.
 
-    It expects a scope whose `headers` are already clean: spoofed identity headers removed, ours set, the request id
-    set. `own_headers` are their names, lower-case. `on_upstream` is told the seconds until the head of each answer,
-    `on_error` the kind of each failure (`connect`, `timeout`, `reset`, `protocol`); the seconds also go to
-    `scope["state"]["upstream_seconds"]`.
+    The `headers` of a scope must be clean already: identity headers of the client removed, those of Gatekeeper and the
+    request id set. `own_headers` are the names of the latter, lower-case. `on_upstream` gets the seconds until the head
+    of each response, which are also stored in `scope["state"]["upstream_seconds"]`; `on_error` gets the kind of each
+    failure (`connect`, `timeout`, `reset`, `protocol`).
 
-    Before an answer has begun it raises what `Upstream.send` raises, after that `ResponseTruncated`. When the client
-    leaves, the request to the backend is cancelled and the application returns. A WebSocket that has been accepted ends
-    with a close frame and never raises.
+    Until a response has begun it raises the errors of `Upstream.send`, after that `ResponseTruncated`. When the client
+    disconnects, the request to the backend is cancelled and the application returns. A WebSocket that has been accepted
+    ends with a close frame and never raises.
     """
 
     def __init__(
@@ -79,11 +78,11 @@ class Proxy:
         if scope["type"] == "http":
             await self._forward(scope, receive, send)
         elif scope["type"] == "websocket":
-            await self._tunnel.carry(self._handshake(scope), scope, receive, send)
+            await self._tunnel.run(self._handshake(scope), scope, receive, send)
         else:
-            await self._live(receive, send)
+            await self._run_lifespan(receive, send)
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    async def _run_lifespan(self, receive: Receive, send: Send) -> None:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
@@ -94,38 +93,38 @@ class Proxy:
                 return
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
-        client = _Client(receive, has_body=_has_body(scope), own_headers=self._own_headers)
-        offered = _ClientCapabilities(scope, send)
+        client = _RequestBody(receive, has_body=_has_body(scope), own_headers=self._own_headers)
+        capabilities = _ClientCapabilities(scope, send)
         headers = request_headers(scope["headers"], arrival(scope, self._trusted_proxies), self._own_headers)
         request = UpstreamRequest(
             method=scope["method"],
             target=target(scope),
-            headers=headers + _TAKES_TRAILERS if offered.trailers else headers,
+            headers=headers + _TAKES_TRAILERS if capabilities.trailers else headers,
             body=client if client.has_body else None,
-            on_informational=offered.inform if offered.informational else None,
+            on_informational=capabilities.inform if capabilities.informational else None,
         )
         response: UpstreamResponse | None = None
         complete = False
         async with CancelWhenClientLeaves(client):
-            response = await self._answer_of(request, scope)
+            response = await self._ask_backend(request, scope)
             try:
-                await self._pass_back(response, offered)
+                await self._send_response(response, capabilities)
             finally:
                 await response.aclose()
             complete = True
-        # Outside, for with the end of the answer servers report the client as gone.
+        # Outside of the block: once a response is complete, servers report a disconnection.
         if complete and response is not None:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-            await offered.end(response)
+            await capabilities.end(response)
 
     def _handshake(self, scope: Scope) -> UpstreamRequest:
-        # uvicorn gives the names of a WebSocket's headers as the client spelt them.
+        # uvicorn does not lower-case the header names of a WebSocket handshake.
         received = [(name.lower(), value) for name, value in scope["headers"]]
-        came = arrival({**scope, "headers": received}, self._trusted_proxies)
-        headers = request_headers(received, came, self._own_headers)
+        connection = arrival({**scope, "headers": received}, self._trusted_proxies)
+        headers = request_headers(received, connection, self._own_headers)
         return UpstreamRequest(method="GET", target=target(scope), headers=headers, body=None)
 
-    async def _answer_of(self, request: UpstreamRequest, scope: Scope) -> UpstreamResponse:
+    async def _ask_backend(self, request: UpstreamRequest, scope: Scope) -> UpstreamResponse:
         started = time.perf_counter()
         try:
             response = await self._upstream.send(request)
@@ -138,12 +137,12 @@ class Proxy:
             self._on_upstream(seconds)
         return response
 
-    async def _pass_back(self, response: UpstreamResponse, offered: _ClientCapabilities) -> None:
-        send = offered.send
-        await offered.start(response)
+    async def _send_response(self, response: UpstreamResponse, capabilities: _ClientCapabilities) -> None:
+        send = capabilities.send
+        await capabilities.start(response)
         try:
-            async for part in response.body:
-                await send({"type": "http.response.body", "body": part, "more_body": True})
+            async for chunk in response.body:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
         except (UpstreamUnavailable, UpstreamTimeout) as error:
             self._failed(error)
             raise ResponseTruncated(str(error), kind=error.kind) from error
@@ -154,10 +153,10 @@ class Proxy:
 
 
 class _ClientCapabilities:
-    """What the server in front can pass on beyond the least that ASGI has: by the extensions `gatekeeper.http` and
+    """The optional features of responses that the server and the client support: ASGI extensions `gatekeeper.http` and
     `http.response.trailers`.
 
-    `trailers`: the client wants them and can be given them; `informational`: interim answers reach it.
+    `trailers`: the client accepts trailers. `informational`: interim responses (1xx) reach the client.
     """
 
     def __init__(self, scope: Scope, send: Send) -> None:
@@ -185,17 +184,17 @@ class _ClientCapabilities:
         await self.send(message)
 
     async def end(self, response: UpstreamResponse) -> None:
-        """After the body."""
+        """Send the trailers, after the body."""
         if self.trailers and response.may_have_trailers:
             passed = response_trailers(response.trailers)
             await self.send({"type": "http.response.trailers", "headers": passed, "more_trailers": False})
 
 
-class _Client:
-    """The client's side of one request: its body, and the news that it has left.
+class _RequestBody:
+    """The request body of one client, and its disconnection.
 
-    There is one stream of messages for both, so nothing else may call `receive`. The body is asked for only when the
-    backend's side wants it, which is what makes `Expect: 100-continue` mean something.
+    Both arrive in the same stream of messages, so nothing else may call `receive`. The body is received only when the
+    backend's side reads it, so that `Expect: 100-continue` works (RFC 9110 section 10.1.1).
     """
 
     def __init__(self, receive: Receive, *, has_body: bool, own_headers: frozenset[bytes]) -> None:
@@ -232,7 +231,7 @@ class _Client:
         self._body_over.set()
 
     async def left(self) -> None:
-        """Returns when the client has left. What remains of a body that nobody wants is read and forgotten."""
+        """Return when the client has disconnected. The rest of a body that the backend does not read is dropped."""
         await self._body_over.wait()
         while not self._gone:
             self._gone = (await self._receive())["type"] == "http.disconnect"
@@ -244,7 +243,7 @@ def _has_body(scope: Scope) -> bool:
 
 
 def arrival(scope: Scope, trusted_proxies: TrustedProxies) -> Arrival:
-    """How the request of a scope came in."""
+    """Return the connection that the request of a scope came from."""
     peer: str | None = scope["client"][0] if scope.get("client") else None
     scheme: str = scope.get("scheme", "http")
     return Arrival(
@@ -256,13 +255,13 @@ def arrival(scope: Scope, trusted_proxies: TrustedProxies) -> Arrival:
 
 
 def target(scope: Scope) -> bytes:
-    """Path and query for the backend, byte for byte."""
+    """Return path and query for the backend, byte for byte as the client sent them."""
     query: bytes = scope["query_string"]
-    offered = (scope.get("extensions") or {}).get("gatekeeper.http")
-    if offered is not None:
-        # The only one that knows of a bare `?`. A token that was in the query has been taken out of the other only.
-        whole: bytes = offered["target"]
-        if whole.partition(b"?")[2] == query:
-            return whole
+    extension = (scope.get("extensions") or {}).get("gatekeeper.http")
+    if extension is not None:
+        # Only the extension keeps a `?` without a query. If the queries differ, a token was removed from the scope's.
+        received: bytes = extension["target"]
+        if received.partition(b"?")[2] == query:
+            return received
     path: bytes = scope["raw_path"]
     return path + b"?" + query if query else path

@@ -1,15 +1,15 @@
-"""Plain requests, straight through: from the client's connection to the backend's and back, by callbacks alone.
+"""The direct route: plain requests go from the client's connection to the backend's and back by callbacks alone.
 
-Most requests of most APIs have no body or one that comes along with the head, a token that was found good before, and a
-session that lives. Such a one needs its verdict and the hop, and for neither a task or an ASGI message:
+Most requests to an API have no body, or one that arrives with the head, a token that was verified before, and an active
+session. They need a session check and a forwarding, and neither needs a task or an ASGI message:
 
-    front → DirectRoute → Gate.recognised → SessionStore.send_for ─ touched → Connection → DirectForward → front
+    server → DirectRoute → Gate.recognised → Gate.send_for ─ touched → Http1Connection → DirectForward → server
 
-Clients send the same headers again and again, so what they come to is found out once for each section of headers that
-the front remembers (`Plan`); the token is judged anew by its times, its keys and its session on every request.
+Clients repeat the same headers, so the header lines for the backend are prepared once for each header section that the
+request parser caches (`Plan`). The token's times, its key and its session are still checked for every request.
 
-Everything else is the application's, which is given what the store has said already (`scope["gatekeeper.checked"]`), so
-that there is one verdict, and one round trip to it, whichever way a request takes.
+The application serves all other requests. If the session was checked already, it gets the result in
+`scope["gatekeeper.checked"]`, so there is one check and one round trip to the store, whichever way a request takes.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ from gatekeeper.runtime import Runtime
 from gatekeeper.server import Exchange
 
 _REQUEST_ID_LINE: Final = b"\r\n%b: \r\n" % REQUEST_ID
-# As many as there are header sections that the parser of requests remembers.
+# As many as the request parser caches header sections.
 _MAX_PLANS: Final = 2048
-_UNPLAIN_METHODS: Final = frozenset({"OPTIONS", "TRACE", "CONNECT"})
-_UNPLAIN_HEADERS: Final = frozenset({b"te", b"upgrade", b"expect", b"x-http-method-override"})
+_INDIRECT_METHODS: Final = frozenset({"OPTIONS", "TRACE", "CONNECT"})
+_INDIRECT_HEADERS: Final = frozenset({b"te", b"upgrade", b"expect", b"x-http-method-override"})
 
 
 class DirectRoute:
-    """Called with every request that came whole: True where it is carried from here."""
+    """Takes a request that has arrived with its whole body. Returns True if it will be forwarded directly, False if the
+    application has to serve it."""
 
     def __init__(self, services: DirectServices, runtime: Runtime, *, own_headers: frozenset[bytes]) -> None:
         self._services = services
@@ -47,10 +48,10 @@ class DirectRoute:
 
     def __call__(self, exchange: Exchange) -> bool:
         head, rules = exchange.head, self._services.rules
-        if head.method in _UNPLAIN_METHODS or not self._runtime.started or rules.cookie_transport:
+        if head.method in _INDIRECT_METHODS or not self._runtime.started or rules.cookie_transport:
             return False
         if exchange.is_full:
-            # Who sends request after request and reads no answer waits in the application's `send`.
+            # A client that pipelines requests and reads no response has to wait: the application's `send` does that.
             return False
         try:
             if rules.paths.classify(head.method, head.target.partition(b"?")[0]) is not PathKind.PROTECTED:
@@ -78,7 +79,7 @@ class DirectRoute:
         plan = self._make_plan(exchange)
         if section.is_shared:
             if len(self._plans) >= _MAX_PLANS:
-                # The oldest. One that is still in use is made again for its next request.
+                # Drop the oldest. If it is still in use, the next request makes it anew.
                 del self._plans[next(iter(self._plans))]
             self._plans[section] = (address, plan)
         return plan
@@ -86,7 +87,7 @@ class DirectRoute:
     def _make_plan(self, exchange: Exchange) -> Plan | None:
         services, rules, scope = self._services, self._services.rules, exchange.scope
         headers, length = exchange.head.headers, exchange.head.length
-        if length is None or not _UNPLAIN_HEADERS.isdisjoint([name for name, _ in headers]):
+        if length is None or not _INDIRECT_HEADERS.isdisjoint([name for name, _ in headers]):
             return None
         token = services.gate.token_of(headers)
         if token is None:

@@ -97,10 +97,10 @@ def sidecar_app(store: Store, backend: Backend, **settings: str) -> Iterator[Wor
 def serve_sidecar(settings: Settings) -> Iterator[str]:
     """The application of the sidecar behind its front door, without its process; yields its base URL."""
     engine = build(settings, mode="sidecar")
-    app, shortcut = create_app(settings, engine)
+    app, fast_path = create_app(settings, engine)
     server_errors = ServerErrors(engine.rules, engine.responder, engine.telemetry)
     with serve_asgi(
         app,
-        http=http_protocol(limits(settings), server_errors, fast_path=shortcut),
+        http=http_protocol(limits(settings), server_errors, fast_path=fast_path),
     ) as url:
         yield url

@@ -30,8 +30,8 @@ def answered_and_killed(store: Store, backend: Backend, user: str, bearing: str,
     assert asked_at <= store.last_activity(user) <= now(store)
 
 
-# The first request of a token goes through the application, the second takes the shortcut, and the last is Gatekeeper's
-# own.
+# The first request with a token goes through the application, the second takes the direct route, and the last is one
+# that Gatekeeper serves itself.
 @pytest.mark.parametrize("targets", [["/a"], ["/a", "/b"], ["/a", "/b", "/c", "/sessions/me"]], ids=len)
 def test_a_sidecar_that_is_killed_has_lost_no_activity_and_another_judges_by_it(
     store: Store, backend: Backend, targets: list[str]

@@ -159,12 +159,12 @@ def crowded(store: Store, backend: Backend, verify_queue: VerifyQueue, **setting
     chosen = load(environment(redis_url=store.url, upstream_url=backend.url, **settings), require_upstream=True)
     out = io.BytesIO()
     engine = build(chosen, mode="sidecar", access_log=AccessLog(out), verify_queue=verify_queue)
-    app, shortcut = create_app(chosen, engine)
+    app, fast_path = create_app(chosen, engine)
     server_errors = ServerErrors(engine.rules, engine.responder, engine.telemetry)
     door = http_protocol(
         limits(chosen),
         server_errors,
-        fast_path=shortcut,
+        fast_path=fast_path,
         on_client_left=verify_queue.cancel,
     )
     with serve_asgi(app, http=door, ws=websocket_protocol(verify_queue.cancel)) as url:

@@ -1,6 +1,5 @@
-"""The same request three times: the first of its token goes through the application, the second takes the shortcut, the
-third goes through the application over the other transport. Nobody can tell them apart: not the client, not the
-backend, not who reads the access log."""
+"""The same request three times: the first with a token goes through the application, the second takes the direct route,
+the third goes through the application over the other transport. Client, backend and access log see no difference."""
 
 from __future__ import annotations
 
@@ -103,7 +102,7 @@ async def answering(connection: RawConnection, request: RawRequest) -> None:
 
 
 class Gate:
-    """The application of the sidecar behind its front door, and which requests took the shortcut."""
+    """The application of the sidecar behind its server, and which requests took the direct route."""
 
     def __init__(self, url: str, engine: Engine, taken: list[bool], out: io.BytesIO) -> None:
         self.url = url
@@ -113,7 +112,7 @@ class Gate:
         self._read = 0
 
     def access_of(self, request_id: str) -> dict[str, Any]:
-        """The one access line of a request that nobody asked about before."""
+        """Return the one access log line of a request, among the lines since the last call."""
 
         def found() -> list[dict[str, Any]]:
             wanted = json.dumps(request_id).encode()
@@ -134,11 +133,11 @@ def gate_before(url: str, store: Store, **settings: str) -> Iterator[Gate]:
     chosen = load(environment(**({"redis_url": store.url, "upstream_url": url} | settings)), require_upstream=True)
     out = io.BytesIO()
     engine = build(chosen, mode="sidecar", access_log=AccessLog(out))
-    app, shortcut = create_app(chosen, engine)
+    app, fast_path = create_app(chosen, engine)
     taken: list[bool] = []
 
     def counted(exchange: Exchange) -> bool:
-        taken.append(shortcut(exchange))
+        taken.append(fast_path(exchange))
         return taken[-1]
 
     server_errors = ServerErrors(engine.rules, engine.responder, engine.telemetry)
@@ -147,7 +146,7 @@ def gate_before(url: str, store: Store, **settings: str) -> Iterator[Gate]:
         http=http_protocol(limits(chosen), server_errors, fast_path=counted),
     ) as listening:
         yield Gate(listening, engine, taken, out)
-    # Whoever is counted in is counted out.
+    # Every request that was counted as begun was counted as finished.
     assert engine.telemetry.metrics._open == {True: 0, False: 0}
     assert len(engine.streams) == 0
 
@@ -582,12 +581,12 @@ async def test_a_backend_that_is_silent_or_gone_is_the_same(store: Store, path: 
 
 
 @pytest.mark.parametrize("path", ["/silent", "/large"])
-@pytest.mark.parametrize("way", ["application", "shortcut"])
+@pytest.mark.parametrize("way", ["application", "direct"])
 async def test_a_client_that_leaves_takes_its_request_along(
     gates: Gates, answers: Backend, path: str, way: str
 ) -> None:
     mine = token(someone())
-    if way == "shortcut":
+    if way == "direct":
         await afetch(gates.native.url, "GET", "/", [bearer(mine)])
     number = f"left-{time.monotonic_ns()}"
     before = len(answers.raw)
@@ -597,7 +596,7 @@ async def test_a_client_that_leaves_takes_its_request_along(
         await asyncio.to_thread(eventually, lambda: len(answers.raw) > before)
         if path == "/large":
             await client.until(b"\r\n\r\n")
-    assert gates.native.taken[-1] == (way == "shortcut")
+    assert gates.native.taken[-1] == (way == "direct")
     line = await asyncio.to_thread(gates.native.access_of, number)
     assert (line["status"], line["decision"]) == (0 if path == "/silent" else 200, "allow")
     assert line["bytes_out"] < len(LARGE)
@@ -651,16 +650,16 @@ async def test_who_pipelines_and_reads_nothing_has_few_answers_made(gates: Gates
 # Streams
 
 
-@pytest.mark.parametrize("way", ["application", "shortcut"])
+@pytest.mark.parametrize("way", ["application", "direct"])
 @pytest.mark.parametrize("path", ["/events", "/quiet", "/download", "/chunked"])
 async def test_a_session_that_ends_ends_its_stream_on_either_way(store: Store, path: str, way: str) -> None:
     streams = Streams()
     with Backend(streams) as backend, gate_before(backend.url, store) as gate:
         mine = token(someone())
-        if way == "shortcut":
+        if way == "direct":
             await afetch(gate.url, "GET", "/", [bearer(mine)])
         async with requested(gate.url, path, mine, headers=[("X-Request-Id", "stream")]) as client:
-            assert gate.taken[-1] == (way == "shortcut")
+            assert gate.taken[-1] == (way == "direct")
             await asyncio.sleep(0.8)
             assert client.is_open
             await afetch(gate.url, "DELETE", "/sessions/logout", [bearer(mine)])
