@@ -67,9 +67,10 @@ class TrustedProxies:
         address = None if peer is None else _parsed(peer)
         return address is not None and not address.is_private
 
-    def address_of(self, client: str, peer: str | None) -> str | None:
-        """Return the client's address, None if it is not that of one client."""
-        return client if self.can_tell_clients_apart(peer) else None
+    def counted_as(self, client: str, peer: str | None) -> str | None:
+        """Return the text by which limits count the client (`counted_as`), None if its address is not that of one
+        client."""
+        return counted_as(client) if self.can_tell_clients_apart(peer) else None
 
     def client(self, peer: str | None, headers: Headers) -> str:
         """Return the client's address: the peer's, or behind trusted peers the right-most untrusted one of
@@ -93,6 +94,28 @@ class TrustedProxies:
 
     def _contains(self, address: Address) -> bool:
         return any(address in network for network in self._networks)
+
+
+# The prefix under which a translator (NAT64, RFC 6052 section 2.1) writes IPv4 addresses.
+_TRANSLATED: Final = ipaddress.IPv6Network("64:ff9b::/96")
+_SUBNET_BITS: Final = 64
+
+
+def counted_as(client: str) -> str:
+    """Return the text by which limits count an address: an IPv6 address as its /64, because one client has all of
+    that (RFC 4291 section 2.5.4); an IPv4 address that IPv6 carries, mapped or translated, as IPv4. Text that is not an
+    address counts as it is."""
+    return _counted_cached(client) if len(client) <= _MAX_CHARS else client
+
+
+@lru_cache(maxsize=4096)
+def _counted_cached(client: str) -> str:
+    address = _parsed_cached(client)
+    if not isinstance(address, ipaddress.IPv6Address):
+        return client if address is None else str(address)
+    if address in _TRANSLATED:
+        return str(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    return str(ipaddress.IPv6Network((address, _SUBNET_BITS), strict=False))
 
 
 def _hops_from_the_right(headers: Headers) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -24,7 +25,10 @@ from gatekeeper.web.request import IncomingRequest
 encode: Final = msgspec.json.Encoder().encode
 OWN_HEADERS: Final = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 JSON: Final = (b"content-type", b"application/json; charset=utf-8")
-_RETRY_AFTER_SECONDS: Final = b"1"
+# Where nothing tells when a request will pass: drawn for each response, so that clients that were refused at the same
+# moment do not return at the same moment.
+_RETRY_AFTER_SECONDS: Final = (1, 5)
+_chance: Final = random.Random()  # noqa: S311 - no secret
 _STARTS: Final = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
 
 
@@ -69,7 +73,7 @@ def problem_headers(problem: Problem, *, token_sent: bool) -> HeaderList:
     if problem.retry_after_seconds is not None:
         return [(b"retry-after", b"%d" % problem.retry_after_seconds)]
     if problem.reason.status in {429, 503}:
-        return [(b"retry-after", _RETRY_AFTER_SECONDS)]
+        return [(b"retry-after", b"%d" % _chance.randint(*_RETRY_AFTER_SECONDS))]
     return []
 
 

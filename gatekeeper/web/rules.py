@@ -33,6 +33,6 @@ class RequestRules(msgspec.Struct, frozen=True, kw_only=True):
         return request.facts(self.origins, own=own)
 
     def address_of(self, request: IncomingRequest) -> str | None:
-        """The address by which limits count this client; None where it may be that of a proxy in front, shared by
-        all clients."""
-        return self.trusted.address_of(request.client.ip_address, request.peer)
+        """The address by which limits count this client, an IPv6 address as its /64; None where it may be that of a
+        proxy in front, shared by all clients."""
+        return self.trusted.counted_as(request.client.ip_address, request.peer)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatekeeper.http.client_address import UNIX_PEER, TrustedProxies
+from gatekeeper.http.client_address import UNIX_PEER, TrustedProxies, counted_as
 
 TRUSTED = TrustedProxies(["10.0.0.0/8", "fd00::/8", "::1"])
 
@@ -157,3 +157,28 @@ def test_whatever_comes_the_answer_is_an_address(lines: list[bytes], peer: str) 
 @given(st.binary(max_size=60))
 def test_what_stands_left_of_an_untrusted_hop_changes_nothing(invention: bytes) -> None:
     assert TRUSTED.client("10.0.0.1", forwarded(invention, b"203.0.113.5, 10.0.0.2")) == "203.0.113.5"
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("203.0.113.9", "203.0.113.9"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:ffff:ffff:ffff:ffff", "2001:db8:1:2::/64"),
+        ("2001:DB8:1:2::9%eth0", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("::ffff:203.0.113.9", "203.0.113.9"),
+        ("::ffff:cb00:7109%1", "203.0.113.9"),
+        ("64:ff9b::203.0.113.9", "203.0.113.9"),
+        ("64:ff9b::cb00:7109", "203.0.113.9"),
+        ("::1", "::/64"),
+        ("unix:", "unix:"),
+        ("testclient", "testclient"),
+        ("x" * 200, "x" * 200),
+    ],
+)
+def test_limits_count_the_64_of_an_ipv6_address_and_carried_ipv4_as_ipv4(address: str, expected: str) -> None:
+    # Rule 5.11
+    assert counted_as(address) == expected
+    assert TrustedProxies(["10.0.0.0/8"]).counted_as(address, "10.0.0.1") == expected
+    assert TrustedProxies([]).counted_as(address, "10.0.0.1") is None

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.contracts.gate import SETTINGS
-from tests.contracts.responses import assert_own_response, error_body
+from tests.contracts.responses import RETRY_SOON, assert_own_response, error_body
 from tests.servers import ClientResponse, fetch
 from tests.system.sidecar import (
     Backend,
@@ -95,6 +95,20 @@ def test_a_store_that_is_killed_and_comes_back(world: World, gate: Sidecar, frag
     assert_unavailable(world, gate)
     assert gate.metric("gatekeeper_store_errors_total", kind="connection") > 0
     assert gate.metric("gatekeeper_decisions_total", result="error", reason="store_unavailable", mode="sidecar") >= 7
+    fragile.start()
+    assert_back(world, gate)
+
+
+def test_clients_of_one_outage_are_not_all_told_the_same_second(
+    world: World, gate: Sidecar, fragile: Store
+) -> None:  # R1, rule 6.4
+    bearing = token(someone())
+    world.passed("/", bearing)
+    fragile.kill()
+    told = {world.refused("/", bearing).get_all("retry-after")[0] for _ in range(60)}
+    assert told <= RETRY_SOON
+    # All sixty alike would be one chance in 5^59.
+    assert len(told) > 1
     fragile.start()
     assert_back(world, gate)
 

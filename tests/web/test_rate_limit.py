@@ -35,9 +35,9 @@ def from_address(address: str) -> list[tuple[str, str]]:
 
 
 def new_address() -> str:
-    """One of 2001:db8::/32 that nobody used before."""
+    """An address in a /64 of 2001:db8::/32 that nobody used before."""
     number = int(someone())
-    return "2001:db8::" + ":".join(f"{number >> shift & 0xFFFF:x}" for shift in (48, 32, 16, 0))
+    return f"2001:db8:{number >> 16 & 0xFFFF:x}:{number & 0xFFFF:x}::1"
 
 
 def assert_limited(dialect: str, answer: ClientResponse) -> None:
@@ -152,6 +152,25 @@ def test_an_address_has_four_times_the_limit_of_a_user(proxied: World) -> None:
     (seconds,) = answer.get_all("retry-after")
     assert 21_500 < int(seconds) <= 21_600
     assert proxied.fetch("/sessions/me", token(someone()), headers=from_address(new_address())).status == 200
+
+
+def test_every_address_of_a_64_is_one_client(proxied: World) -> None:
+    # Rule 5.11: a client has all of them, and may use another one for each call
+    network = new_address().removesuffix("::1")
+    hosts = ["::1", "::2", ":ffff:ffff:ffff:ffff", ":a:b:c:d", "::dead:beef", "::1"]
+    statuses = [
+        proxied.fetch("/sessions/me", token(someone()), headers=from_address(network + host)).status for host in hosts
+    ]
+    assert statuses == [200] * 4 + [429] * 2
+
+
+def test_an_ipv4_address_is_one_client_however_ipv6_carries_it(proxied: World) -> None:
+    # Rule 5.11
+    number = int(someone())
+    address = f"192.0.{number >> 8 & 0xFF}.{number & 0xFF}"
+    forms = [address, f"::ffff:{address}", f"[::ffff:{address}]:443", f"64:ff9b::{address}", address]
+    statuses = [proxied.fetch("/sessions/me", token(someone()), headers=from_address(form)).status for form in forms]
+    assert statuses == [200] * 4 + [429]
 
 
 def test_the_client_cannot_choose_its_address(proxied: World) -> None:
