@@ -1,4 +1,4 @@
-"""What passes through the proxy, on real sockets, in front of a backend that keeps the bytes it is sent."""
+"""Forwarding by the proxy on real sockets, in front of a backend that records the bytes it receives."""
 
 from __future__ import annotations
 

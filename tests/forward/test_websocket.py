@@ -298,7 +298,7 @@ async def test_it_runs_over_unix_sockets_and_tls(tmp_path: Path) -> None:
             await client.peer.put(TEXT, b"a" * 300_000)
             assert await client.peer.get() == "a" * 300_000
             assert await client.peer.close(4000, "x") == (4000, "x")
-    # An authority that nobody knows.
+    # An authority that the client does not trust.
     async with tunnel(upgraded(echo), listening={"tls": context}) as made, opened(made.url) as client:
         assert (client.status, made.error_kinds) == (502, ["connect"])
 

@@ -83,7 +83,8 @@ _numbers = itertools.count()
 
 
 async def seen(twice: Twice, url: str, sent: bytes, *, messages: int = 0) -> tuple[list[Any], Any]:
-    """What the client sees of it, and how it ended for the application. After so many messages the client closes."""
+    """Return the messages that the client gets, and the close that the application gets. The client closes after so
+    many messages."""
     query = b"%d" % next(_numbers)
     found: list[Any] = []
     async with opened(url, f"/?{query.decode()}") as client:

@@ -47,7 +47,7 @@ def detail(answer: httpx.Response) -> Any:
 
 
 async def refused(call: Any) -> AuthenticationError:
-    """What a call of a service is refused with."""
+    """Return the error that a call of a service raises."""
     with pytest.raises(AuthenticationError) as caught:
         await call
     return caught.value

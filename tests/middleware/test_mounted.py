@@ -1,4 +1,4 @@
-"""What only holds where the gate is mounted: the session in the application, the lifespan, what is not imported."""
+"""Rules that hold only for the middleware: the session in the application, the lifespan, and modules not imported."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def test_the_application_sees_the_session(store: Store) -> None:
         found = (await client.get("/who", headers=headers)).json()
         assert found.pop("session_id") > 0
         assert found == {"user": user, "roles": ["a", "admin"], "is_admin": True, "tenant": 5}
-        # On a public path: nobody without a token, and somebody with one.
+        # On a public path: no session without a token, and one with a token.
         assert (await client.get("/public/who")).json() is None
         assert (await client.get("/public/who", headers=[bearer("x")])).json() is None
         assert (await client.get("/public/who", headers=headers)).json()["user"] == user

@@ -1,4 +1,4 @@
-"""The pytest plugin and the page about the Python API, in projects of their own, as somebody else would have them."""
+"""The pytest plugin and the page about the Python API, in separate projects, as users have them."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ async def test_nobody_signs_out_another_user(client: httpx.AsyncClient, alice: s
     assert (answer.status_code, detail(answer)) == (401, "Invalid authentication token")
 
 
-# Who is there
+# The user of a request
 
 
 @pytest.mark.parametrize("path", ["/api/v1/protected", "/own", "/active"])

@@ -100,7 +100,7 @@ async def test_a_token_that_was_never_seen_is_over_once_its_name_was_revoked(obs
     tokens = TokenService(observing)
     assert not await tokens.session_service.revoke_session(extract_jti_from_token(access), someone_id)
     assert (await refused(tokens.validate_token(access))).code == "access_token_blacklisted"
-    # What is no name is kept by nobody.
+    # No session is stored under an invalid name.
     for name in ("", "x" * 400, "a b", "é", "\ud800"):
         assert not await tokens.session_service.revoke_session(name, user)
         assert await tokens.session_service.get_session(name, user) is None

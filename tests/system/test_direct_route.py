@@ -186,22 +186,22 @@ class Seen(NamedTuple):
 
 
 async def to_the_end(client: RawClient) -> bytes:
-    """What comes until the connection ends, and how it ends."""
-    told = b""
+    """Return the bytes until the connection ends, and `<reset>` if it ends with a reset."""
+    received = b""
     try:
         async with asyncio.timeout(10):
             while part := await client.reader.read(65536):
-                told += part
+                received += part
     except ConnectionResetError:
-        return told + b"<reset>"
-    return told
+        return received + b"<reset>"
+    return received
 
 
-def unchunked(told: bytes) -> bytes:
+def unchunked(response: bytes) -> bytes:
     """An answer with its chunks joined: where they are cut says nothing. `<end>` where the last has come."""
-    head, _, body = told.rpartition(b"HTTP/1.1 ")[2].partition(b"\r\n\r\n")
+    head, _, body = response.rpartition(b"HTTP/1.1 ")[2].partition(b"\r\n\r\n")
     if b"\r\ntransfer-encoding: chunked" not in head:
-        return told
+        return response
     joined, rest = b"", body
     while match := re.match(rb"([0-9a-f]+)\r\n", rest):
         size = int(match[1], 16)
@@ -209,7 +209,7 @@ def unchunked(told: bytes) -> bytes:
         if not size:
             joined += b"<end>"
             break
-    return told.removesuffix(body) + joined + rest
+    return response.removesuffix(body) + joined + rest
 
 
 _numbers = iter(range(1, 10**9))

@@ -1,4 +1,4 @@
-"""What is counted of requests, against the collectors of prometheus_client fed one by one."""
+"""The counts of requests, compared with collectors of prometheus_client that observe each request by itself."""
 
 from __future__ import annotations
 
