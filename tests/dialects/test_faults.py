@@ -10,17 +10,10 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from gatekeeper.build import build, open_store
-from gatekeeper.build.sign_in import sign_in_services
-from gatekeeper.build.tokens import token_verifier, verification_keys
+from gatekeeper.build import build
 from gatekeeper.build.web import web_parts
 from gatekeeper.sessions.manager import Manager
 from gatekeeper.settings import load
-from gatekeeper.telemetry.metrics import Metrics
-from gatekeeper.telemetry.telemetry import Telemetry
-from gatekeeper.tokens.keys import http_fetcher
-from gatekeeper.tokens.sources import TokenSources
-from gatekeeper.tokens.verify_queue import VerifyQueue
 from gatekeeper_middleware import GatekeeperMiddleware
 from tests.contracts.dialect import PATHS, admin
 from tests.middleware.host import environ_for, starlette_app
@@ -40,12 +33,10 @@ class BrokenManager:
 @pytest.fixture(scope="module")
 def broken(store: Store) -> Iterator[World]:
     settings = load(environ_for(store))
-    metrics, sources = Metrics("middleware"), TokenSources(settings.effective_token_sources)
-    verifier = token_verifier(settings, verification_keys(settings, None, http_fetcher()), VerifyQueue())
-    sign_in = sign_in_services(settings, open_store(settings), verifier, sources, metrics)
-    broken = msgspec.structs.replace(sign_in, manager=cast(Manager, BrokenManager()))
-    web = web_parts(settings, broken, sources, Telemetry(metrics, None), signing=None, issued=None, backchannel=None)
     engine = build(settings, mode="middleware")
+    broken = msgspec.structs.replace(engine.pipeline._sign_in, manager=cast(Manager, BrokenManager()))
+    sources = engine.rules.sources
+    web = web_parts(settings, broken, sources, engine.telemetry, signing=None, issued=None, backchannel=None)
     engine = engine._replace(pipeline=web.pipeline, rules=web.rules, responder=web.responder)
     with serve_asgi(GatekeeperMiddleware(starlette_app([]), engine=engine)) as url:
         yield World(url, list, store)
