@@ -27,6 +27,7 @@ from gatekeeper.telemetry.health import Health, Scrape
 from gatekeeper.upstream.http1_client import Http1Upstream
 from gatekeeper.upstream.httpx_client import HttpxUpstream
 from gatekeeper.web.engine import Engine
+from gatekeeper.web.handler import Handler
 from gatekeeper.web.lifespan import with_lifespan
 
 
@@ -62,7 +63,17 @@ def create_app(settings: Settings, engine: Engine) -> App:
         own_headers=own_headers,
         on_error=engine.telemetry.metrics.upstream_failed,
     )
-    app = with_lifespan(engine.handler(proxy, mounted=False), engine.runtime, around=proxy)
+    handler = Handler(
+        proxy,
+        runtime=engine.runtime,
+        pipeline=engine.pipeline,
+        responder=engine.responder,
+        rules=rules,
+        streams=engine.streams,
+        telemetry=engine.telemetry,
+        mounted=False,
+    )
+    app = with_lifespan(handler, engine.runtime, around=proxy)
     if not isinstance(upstream, Http1Upstream):
         return App(app, no_fast_path)
     services = DirectServices(engine.gate, rules, engine.streams, engine.telemetry, engine.responder, upstream)

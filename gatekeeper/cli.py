@@ -19,7 +19,8 @@ from gatekeeper import __version__
 from gatekeeper.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gatekeeper.sessions.audit import AuditEvent, AuditLog
+    from gatekeeper.sessions.audit import AuditLog
+    from gatekeeper.sessions.audit_event import AuditEvent
 
 app = typer.Typer(
     name="gatekeeper",

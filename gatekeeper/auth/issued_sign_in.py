@@ -18,7 +18,7 @@ from gatekeeper.auth.services import SignInServices, counted, record, record_fai
 from gatekeeper.auth.sign_out import SignOut
 from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.models import Client, Problem, Session
-from gatekeeper.sessions.audit import Action
+from gatekeeper.sessions.audit_event import Action
 from gatekeeper.sessions.events import Actor, Event
 from gatekeeper.sessions.sign_ins import RefreshToken, Rotation, Successor
 from gatekeeper.tokens.issuer import AccessTokenIssuer, IssuedToken, digest, new_refresh_token, new_sid, seal, unseal

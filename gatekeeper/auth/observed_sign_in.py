@@ -18,7 +18,7 @@ from gatekeeper.auth.sign_out import SignOut
 from gatekeeper.errors import Reason, StoreUnavailable, TokenRejected
 from gatekeeper.http.paths import PathKind
 from gatekeeper.models import Claims, Problem
-from gatekeeper.sessions.audit import Action
+from gatekeeper.sessions.audit_event import Action
 from gatekeeper.sessions.sign_ins import RefreshToken
 from gatekeeper.tokens.credentials import unverified_expiry
 from gatekeeper.tokens.issuer import digest

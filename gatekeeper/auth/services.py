@@ -10,7 +10,8 @@ from gatekeeper.auth.gate import Exemptions, Gate
 from gatekeeper.auth.requests import SessionOwner, SignInRequest
 from gatekeeper.errors import Reason, StoreUnavailable
 from gatekeeper.models import EndReason, Problem
-from gatekeeper.sessions.audit import Action, AuditLog
+from gatekeeper.sessions.audit import AuditLog
+from gatekeeper.sessions.audit_event import Action
 from gatekeeper.sessions.events import Actor, Event, EventCounter
 from gatekeeper.sessions.login_attempts import LoginAttempts
 from gatekeeper.sessions.manager import Manager

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextlib import suppress
 from typing import Any, Final
 
@@ -36,7 +37,7 @@ from gatekeeper.tokens.verify_queue import VerifyQueue
 from gatekeeper.web.engine import Engine
 from gatekeeper.web.services import ApplicationClient, Services
 
-__all__ = ["build", "open_store"]
+__all__ = ["build", "build_sidecar", "open_store"]
 
 _FIRST_BEAT_SECONDS: Final = 1.0
 
@@ -107,6 +108,12 @@ def build(
         services=services,
         claimed=web.claimed,
     )
+
+
+def build_sidecar(settings: Settings) -> Engine:
+    """Build the engine of a sidecar, with its access log on stdout."""
+    text = settings.log_format == "text" or (settings.log_format is None and sys.stdout.isatty())
+    return build(settings, mode="sidecar", access_log=AccessLog(text=text))
 
 
 def _services_in_order(

@@ -68,6 +68,7 @@ def web_parts(
     )
     endpoints = Endpoints(
         rules,
+        responder,
         issued=issued,
         key_set=signing.jwks if signing is not None else None,
         token_endpoints=TokenEndpoints(sign_in, adopts_unknown=settings.adopts_unknown, issues=signing is not None),

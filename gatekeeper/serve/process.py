@@ -9,10 +9,11 @@ import socket
 import sys
 
 from gatekeeper.app import create_app, create_ops
+from gatekeeper.build import build_sidecar
 from gatekeeper.forward.http import ResponseTruncated
 from gatekeeper.serve.drain import Drain
 from gatekeeper.serve.listeners import limits, make_server, serving
-from gatekeeper.serve.start import announce, build_engine
+from gatekeeper.serve.start import announce
 from gatekeeper.server import http_protocol
 from gatekeeper.server.websocket import websocket_protocol
 from gatekeeper.settings import Settings
@@ -29,7 +30,7 @@ async def serve(
 
     `parent` is the process id of a worker's parent, which has the ops port. Raises `EmbeddedStoreFailed`.
     """
-    engine = build_engine(settings)
+    engine = build_sidecar(settings)
     health = Health(engine.readiness.faults)
     app, fast_path = create_app(settings, engine)
     on_client_left = engine.verify_queue.cancel
@@ -48,7 +49,7 @@ async def serve(
             _tune_garbage_collection()
             if not health.draining:
                 if parent is None:
-                    announce(settings, engine, public, ops)
+                    announce(settings, engine.claimed, public, ops)
                 async with serving(create_ops(health, of_registry(engine.telemetry.metrics.registry)), settings, ops):
                     await server.serve(sockets=[public])
         finally:

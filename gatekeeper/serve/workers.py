@@ -16,8 +16,9 @@ from typing import Final
 from prometheus_client.multiprocess import mark_process_dead
 
 from gatekeeper.app import create_ops
+from gatekeeper.build import build_sidecar
 from gatekeeper.serve.listeners import serving
-from gatekeeper.serve.start import announce, build_engine
+from gatekeeper.serve.start import announce
 from gatekeeper.settings import Settings
 from gatekeeper.telemetry.health import Health, of_workers
 
@@ -48,14 +49,14 @@ class Workers:
         """Run the workers until the drain is over, and return the exit code. The workers write their metrics into
         `metrics_folder`. Raises `EmbeddedStoreFailed`."""
         # This engine handles no requests: it keeps the embedded store running and reports readiness for all workers.
-        engine = build_engine(self._settings)
+        engine = build_sidecar(self._settings)
         health = Health(engine.readiness.faults)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._drain, health)
         try:
             await engine.runtime.start()
-            announce(self._settings, engine, self._public, ops)
+            announce(self._settings, engine.claimed, self._public, ops)
             async with serving(create_ops(health, of_workers(metrics_folder)), self._settings, ops):
                 codes = await self._supervise(health)
         finally:

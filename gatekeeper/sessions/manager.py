@@ -9,7 +9,8 @@ from __future__ import annotations
 import msgspec
 
 from gatekeeper.models import Claims, Client, EndReason, Session
-from gatekeeper.sessions.audit import Action, AuditLog
+from gatekeeper.sessions.audit import AuditLog
+from gatekeeper.sessions.audit_event import Action
 from gatekeeper.sessions.current_stream import expect_own_end
 from gatekeeper.sessions.events import SYSTEM, Actor, ActorKind, Event, EventCounter
 from gatekeeper.sessions.store import SessionStore

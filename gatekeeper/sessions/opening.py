@@ -8,7 +8,7 @@ import msgspec
 
 from gatekeeper.models import Claims, Client
 from gatekeeper.sessions import user_agents as agents
-from gatekeeper.sessions.audit import printable
+from gatekeeper.sessions.audit_event import printable
 from gatekeeper.sessions.device import hints_of
 from gatekeeper.sessions.geo import Locator
 from gatekeeper.sessions.keys import microseconds, new_id

@@ -21,7 +21,8 @@ from typing import Any, Final
 import msgspec
 
 from gatekeeper.errors import StoreUnavailable
-from gatekeeper.sessions.audit import AuditEvent, AuditLog, audit_event
+from gatekeeper.sessions.audit import AuditLog
+from gatekeeper.sessions.audit_event import AuditEvent, audit_event
 from gatekeeper.sessions.events import SYSTEM, Actor, ActorKind, Event, EventCounter
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.command import command

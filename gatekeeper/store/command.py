@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 from hiredis import pack_command
 
-from gatekeeper.store.errors import unavailable_from
+from gatekeeper.errors import StoreUnavailable
 
 
 class Script(msgspec.Struct, frozen=True):
@@ -68,7 +68,7 @@ def _packed(words: tuple[Any, ...]) -> bytes:
     try:
         packed: bytes = pack_command(words)
     except (TypeError, ValueError, OverflowError) as error:
-        raise unavailable_from(error) from None
+        raise StoreUnavailable(f"session store cannot take an argument: {error}", kind="refused") from None
     return packed
 
 

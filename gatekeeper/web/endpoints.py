@@ -16,6 +16,7 @@ from gatekeeper.dialects.base import Answer, Wording
 from gatekeeper.dialects.endpoints import UNKNOWN_CLIENT, Endpoint, LoggedOut, Nothing, Serves, TokenPair
 from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.http.headers import HeaderList, Headers, get_all
+from gatekeeper.http.paths import RouteMatch
 from gatekeeper.http.types import Receive
 from gatekeeper.models import Problem
 from gatekeeper.telemetry.request_record import RequestRecord
@@ -24,6 +25,7 @@ from gatekeeper.web import cookies
 from gatekeeper.web.body import read_form, read_object
 from gatekeeper.web.outcome import Refused, Served, conclude
 from gatekeeper.web.request import IncomingRequest
+from gatekeeper.web.respond import Responder
 from gatekeeper.web.rules import RequestRules
 
 _BASIC: Final[HeaderList] = [(b"www-authenticate", b'Basic realm="gatekeeper", charset="UTF-8"')]
@@ -36,6 +38,7 @@ class Endpoints:
     def __init__(
         self,
         rules: RequestRules,
+        responder: Responder,
         *,
         issued: IssuedSignIn | None,
         key_set: Any,
@@ -44,6 +47,7 @@ class Endpoints:
         backchannel: BackChannelLogout | None,
     ) -> None:
         self._rules = rules
+        self._responder = responder
         self._issued = issued
         self._key_set = key_set
         self._token_endpoints = token_endpoints
@@ -51,9 +55,13 @@ class Endpoints:
         self._backchannel = backchannel
 
     async def serve(
-        self, endpoint: Endpoint, incoming: IncomingRequest, record: RequestRecord, receive: Receive, language: str
+        self, match: RouteMatch, incoming: IncomingRequest, record: RequestRecord, receive: Receive
     ) -> Refused | Served:
-        """Serve one request. `language` is that of its headers."""
+        """Serve one request to an endpoint that the path table found."""
+        endpoint = match.route.target
+        assert isinstance(endpoint, Endpoint)  # noqa: S101 - the pipeline brings no other target here
+        record.route = endpoint.path
+        language = self._responder.language_of(incoming)
         members: Mapping[str, Any] | Problem = {}
         if endpoint.serves is not Serves.KEYS:
             members = await (read_form if endpoint.form else read_object)(receive, incoming.headers)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gatekeeper.auth.gate import Gate
-from gatekeeper.http.types import ASGIApp
 from gatekeeper.runtime import Readiness, Runtime
 from gatekeeper.sessions.open_streams import OpenStreams
 from gatekeeper.telemetry.telemetry import Telemetry
 from gatekeeper.tokens.verify_queue import VerifyQueue
-from gatekeeper.web.handler import Handler
 from gatekeeper.web.pipeline import Pipeline
 from gatekeeper.web.respond import Responder
 from gatekeeper.web.rules import RequestRules
@@ -35,17 +32,3 @@ class Engine(NamedTuple):
 
     def __repr__(self) -> str:
         return f"<Engine {self.runtime!r} {self.readiness!r}>"
-
-    def handler(self, app: ASGIApp, *, mounted: bool, extras: Mapping[str, Any] | None = None) -> Handler:
-        """The ASGI application around `app`, the application behind."""
-        return Handler(
-            app,
-            runtime=self.runtime,
-            pipeline=self.pipeline,
-            responder=self.responder,
-            rules=self.rules,
-            streams=self.streams,
-            telemetry=self.telemetry,
-            mounted=mounted,
-            extras=extras or {},
-        )

@@ -51,7 +51,7 @@ class Handler:
         streams: OpenStreams,
         telemetry: Telemetry,
         mounted: bool,
-        extras: Mapping[str, Any],
+        extras: Mapping[str, Any] | None = None,
     ) -> None:
         self._app = app
         self._runtime = runtime
@@ -61,7 +61,7 @@ class Handler:
         self._streams = streams
         self._telemetry = telemetry
         self._mounted = mounted
-        self._extras = extras
+        self._extras = extras or {}
         # A backend behind the proxy has another connection than the client's: that one goes away.
         self._close_code = SESSION_ENDED if mounted else _GOING_AWAY
 

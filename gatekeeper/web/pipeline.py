@@ -6,7 +6,7 @@ application behind with clean headers: the client's identity headers gone, Gatek
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -29,9 +29,7 @@ from gatekeeper.models import Problem, Verdict
 from gatekeeper.telemetry.request_record import RequestRecord
 from gatekeeper.telemetry.telemetry import Telemetry
 from gatekeeper.web import cookies
-from gatekeeper.web.endpoints import Endpoints
 from gatekeeper.web.observe import read_sign_in
-from gatekeeper.web.operations import Operations
 from gatekeeper.web.outcome import (
     Passed,
     Refused,
@@ -61,6 +59,24 @@ _LOOKALIKES: Final = {PathKind.LIKE_LOGIN: PathKind.LOGIN, PathKind.LIKE_REFRESH
 _UNTUNNELLED: Final = frozenset({"TRACE", "CONNECT"})
 
 
+class OwnPathServer(Protocol):
+    """Serves some of Gatekeeper's own paths: `Operations` those of the dialects, `Endpoints` sign-ins and OAuth."""
+
+    async def serve(
+        self, match: RouteMatch, incoming: IncomingRequest, record: RequestRecord, receive: Receive
+    ) -> Refused | Served:
+        """Serve one request."""
+        ...
+
+
+class PreflightServer(OwnPathServer, Protocol):
+    """Serves the preflights for own paths too."""
+
+    def preflight(self, incoming: IncomingRequest, record: RequestRecord) -> Refused | Served | None:
+        """Answer a preflight; None for a path of the application."""
+        ...
+
+
 class Pipeline:
     """Decides requests. Holds no state of its own."""
 
@@ -71,8 +87,8 @@ class Pipeline:
         *,
         gate: Gate,
         sign_in: SignInServices,
-        operations: Operations,
-        endpoints: Endpoints,
+        operations: PreflightServer,
+        endpoints: OwnPathServer,
         telemetry: Telemetry,
     ) -> None:
         self._rules = rules
@@ -117,16 +133,10 @@ class Pipeline:
         self, kind: PathKind | RouteMatch, incoming: IncomingRequest, record: RequestRecord, receive: Receive
     ) -> Refused | Served | Passed:
         if isinstance(kind, RouteMatch):
-            endpoint = kind.route.target
-            if isinstance(endpoint, Endpoint):
-                record.route = endpoint.path
-                language = self._responder.language_of(incoming)
-                return await self._endpoints.serve(endpoint, incoming, record, receive, language)
-            return await self._operations.serve(kind, incoming, record, receive)
-        if incoming.is_preflight:
-            answered = self._operations.preflight(incoming, record)
-            if answered is not None:
-                return answered
+            server = self._endpoints if isinstance(kind.route.target, Endpoint) else self._operations
+            return await server.serve(kind, incoming, record, receive)
+        if incoming.is_preflight and (served := self._operations.preflight(incoming, record)) is not None:
+            return served
         if kind is PathKind.RESERVED:
             record.route = "/_gatekeeper/{path}"
             return refuse(record, Problem(reason=Reason.NOT_FOUND), fastapi)

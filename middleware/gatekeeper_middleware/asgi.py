@@ -6,6 +6,7 @@ from gatekeeper.build import build
 from gatekeeper.http.types import ASGIApp, Receive, Scope, Send
 from gatekeeper.settings import Settings, load
 from gatekeeper.web.engine import Engine
+from gatekeeper.web.handler import Handler
 from gatekeeper.web.lifespan import with_lifespan
 from gatekeeper.web.request import ENGINE
 
@@ -19,7 +20,18 @@ class GatekeeperMiddleware:
 
     def __init__(self, app: ASGIApp, settings: Settings | None = None, *, engine: Engine | None = None) -> None:
         self._engine = engine or build(settings or load(), mode="middleware", application=app)
-        handler = self._engine.handler(app, mounted=True, extras={ENGINE: self._engine})
+        engine = self._engine
+        handler = Handler(
+            app,
+            runtime=engine.runtime,
+            pipeline=engine.pipeline,
+            responder=engine.responder,
+            rules=engine.rules,
+            streams=engine.streams,
+            telemetry=engine.telemetry,
+            mounted=True,
+            extras={ENGINE: self._engine},
+        )
         self._app = with_lifespan(handler, self._engine.runtime, around=app)
 
     def __repr__(self) -> str:

@@ -11,7 +11,7 @@ import pytest
 from msgspec import structs
 
 from gatekeeper.models import EndReason
-from gatekeeper.sessions.audit import AuditEvent
+from gatekeeper.sessions.audit_event import AuditEvent
 from gatekeeper.sessions.outbox import MIRROR
 from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.store import SessionStore

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import Client, EndReason
-from gatekeeper.sessions.audit import printable
+from gatekeeper.sessions.audit_event import printable
 from gatekeeper.sessions.user_agents import DICTIONARY, MARK, MOST_CHARACTERS, packed, unpacked
 from tests.conftest import MakeStore
 from tests.sessions.by_hand import CHROME, CLIENT, Hand, token
