@@ -248,6 +248,8 @@ async def seen(
         request._replace(head=request.head.replace(number.encode(), b"<id>")) for request in backend.raw[before:]
     ]
     told = re.sub(rb"(?im)^date: (?!Tue, 01 Jan 2030).*$", b"date: <now>", told.replace(number.encode(), b"<id>"))
+    # Gatekeeper spreads the retries of clients at random.
+    told = re.sub(rb"(?im)^retry-after: [1-5]\r$", b"retry-after: <seconds>\r", told)
     return Seen(unchunked(told), reached, line)
 
 
