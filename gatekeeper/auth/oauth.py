@@ -19,7 +19,7 @@ from gatekeeper.tokens.issuer import digest
 from gatekeeper.tokens.logout_token import LogoutToken, LogoutTokenVerifier
 
 # RFC 7662 section 2.2, as far as a token may carry it.
-_TOLD: Final = ("scope", "client_id", "username", "exp", "iat", "nbf", "sub", "aud", "iss", "jti")
+_DESCRIBED: Final = ("scope", "client_id", "username", "exp", "iat", "nbf", "sub", "aud", "iss", "jti")
 INACTIVE: Final[Mapping[str, Any]] = {"active": False}
 
 
@@ -97,7 +97,7 @@ class TokenEndpoints:
 
 
 def _described(claims: Claims) -> Mapping[str, Any]:
-    said = {name: claims.claims[name] for name in _TOLD if name in claims.claims}
+    said = {name: claims.claims[name] for name in _DESCRIBED if name in claims.claims}
     return {"active": True, "token_type": "Bearer", **said, "sub": claims.user}
 
 
@@ -129,7 +129,7 @@ class BackChannelLogout:
         if await self._used.is_used(logout.jti):
             return Problem(reason=Reason.BAD_REQUEST, detail="The logout token has been used")
         # Remembered after the end, so that a provider may repeat a token when the store failed. The same token twice at
-        # once does no harm: an end is idempotent.
+        # once does no harm: ending twice changes nothing.
         await self._end(logout, client, owner)
         await self._used.record_use(logout.jti, expires_at=logout.expires_at)
         return None

@@ -2,7 +2,7 @@
 
 One object follows one request. `before` runs before the backend sees the request, `after` before the client sees the
 response; a `Problem` is sent in place of it, None lets it pass. Both raise `StoreUnavailable` and `KeysUnavailable`:
-without an answer of theirs nothing is forwarded and no token handed out.
+if they fail, nothing is forwarded and no token is handed out.
 """
 
 from __future__ import annotations
@@ -84,9 +84,9 @@ class Login(_Observed):
         await self._record(Action.LOGIN_THROTTLED)
         return Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=wait)
 
-    async def after(self, answered: SignInResponse) -> Problem | None:
+    async def after(self, response: SignInResponse) -> Problem | None:
         try:
-            return await self._signed_in(answered)
+            return await self._signed_in(response)
         except StoreUnavailable as error:
             self._or_raise(error)
             return None
@@ -96,14 +96,14 @@ class Login(_Observed):
         if not self._services.gate.allows_verified(error):
             raise error
 
-    async def _signed_in(self, answered: SignInResponse) -> Problem | None:
+    async def _signed_in(self, response: SignInResponse) -> Problem | None:
         address, attempts = self._request.address, self._services.attempts
-        if answered.status in _REFUSED_LOGIN:
+        if response.status in _REFUSED_LOGIN:
             if attempts is not None:
                 await attempts.failed(self._request.user_names, address)
             await record_failed_login(self._services, self._request, self.owner)
             return None
-        claims = await self._claims(answered.given.access_token)
+        claims = await self._claims(response.given.access_token)
         if claims is None:
             return None
         bearer = await self._bearer()
@@ -111,7 +111,7 @@ class Login(_Observed):
             claims,
             self._request.client,
             exempt=self._services.exempt.covers(claims),
-            refresh=refresh_token(answered.given.refresh_token),
+            refresh=refresh_token(response.given.refresh_token),
             presented=bearer.reference if bearer is not None and bearer.user == claims.user else None,
             user_name=self._request.sent.user_name or "",
         )
@@ -188,11 +188,11 @@ class Refresh(_Observed):
             return Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=_CROWDED_SECONDS)
         return None
 
-    async def after(self, answered: SignInResponse) -> Problem | None:
-        claims = await self._claims(answered.given.access_token)
+    async def after(self, response: SignInResponse) -> Problem | None:
+        claims = await self._claims(response.given.access_token)
         if claims is None:
             return None
-        given = refresh_token(answered.given.refresh_token)
+        given = refresh_token(response.given.refresh_token)
         # The backend accepted a refresh token that was not known, and may accept it again.
         unknown = self._sent if not self._is_known and self._sent is not None and self._sent != given else None
         linked = self.owner.session_id if claims.user == self.owner.user else None
@@ -225,7 +225,7 @@ class Logout(_Observed):
         self.owner.user, self.owner.session_id = named.user, await sign_out.end(named, facts)
         return None
 
-    async def after(self, answered: SignInResponse) -> Problem | None:
+    async def after(self, response: SignInResponse) -> Problem | None:
         return None
 
 

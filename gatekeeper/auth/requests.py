@@ -29,7 +29,7 @@ class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
 class SignInRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One request for a login, refresh or logout path. `sent` are the credentials in its body and cookies,
     `user_names` all names by which its login may count, `token_like` every text in it that may be a token;
-    `address` is the client's where clients can be told apart, `language` that of the body."""
+    `address` is the client's, None where several clients may share it, `language` that of the body."""
 
     facts: RequestFacts
     sent: Credentials
@@ -65,7 +65,7 @@ class ObservedSignIn(Protocol):
 
     async def before(self) -> Problem | None: ...
 
-    async def after(self, answered: SignInResponse) -> Problem | None: ...
+    async def after(self, response: SignInResponse) -> Problem | None: ...
 
     def under_way(self) -> AbstractContextManager[None]:
         """A context around the time that the request spends at the backend."""

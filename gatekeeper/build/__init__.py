@@ -159,7 +159,7 @@ def _services_in_order(
 
 
 async def _first_beat(epoch: Epoch) -> None:
-    """Meet the store before any call is made. A store that does not answer is waited for a moment, and no longer."""
+    """Meet the store before any call is made. A silent store is waited for a moment, and no longer."""
     with suppress(StoreUnavailable, TimeoutError):
         async with asyncio.timeout(_FIRST_BEAT_SECONDS):
             await epoch.beat()

@@ -66,7 +66,7 @@ def _revoked(settings: Settings) -> RevokedCache | None:
 
 
 def degraded(settings: Settings, store: StoreParts) -> DegradedMode | None:
-    """What may pass while the store is away; None where nothing may."""
+    """The rules for requests while the store is away; None where none passes."""
     if settings.on_store_failure == "deny":
         return None
     return DegradedMode(store.breaker, store.runner.revoked, most_seconds=settings.degraded_max)

@@ -133,7 +133,7 @@ class Breaker:
         self._fault = error
         if self._is_calm_since(self._closed_at):
             self._pause = _FIRST_PROBE_SECONDS
-        _log.warning("%s; no more calls until a probe succeeds", error)
+        _log.warning("session store is not called until a probe succeeds: %s", error)
         self._notify(False)
         self._prober = asyncio.get_running_loop().create_task(self._probe_until_closed())
 

@@ -57,8 +57,8 @@ async def _read(receive: Receive, headers: Headers, *, kind: bytes) -> bytes | P
             return Problem(reason=Reason.BODY_TOO_LARGE)
     if not content:
         return b""
-    told = (get(headers, b"content-type") or b"").partition(b";")[0].strip().lower()
-    if told != kind or get(headers, b"content-encoding") not in {None, b"identity"}:
+    declared = (get(headers, b"content-type") or b"").partition(b";")[0].strip().lower()
+    if declared != kind or get(headers, b"content-encoding") not in {None, b"identity"}:
         return Problem(reason=Reason.UNSUPPORTED_MEDIA_TYPE)
     return bytes(content)
 

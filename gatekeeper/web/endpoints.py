@@ -78,7 +78,7 @@ class Endpoints:
         if isinstance(outcome, Problem):
             # A user name and a password are no token (RFC 6750 section 3).
             return self._refused(endpoint, record, outcome, language, token_sent=endpoint.serves is not Serves.LOGIN)
-        if outcome.answer is not None and outcome.answer.status >= 400:
+        if outcome.response is not None and outcome.response.status >= 400:
             conclude(record, "deny", Reason.INVALID_CREDENTIALS)
         else:
             conclude(record, "allow")

@@ -114,7 +114,7 @@ class Handler:
         try:
             await self._runtime.start()
         except EmbeddedStoreFailed as error:
-            _log.error("%s", error)
+            _log.error("embedded store did not start: %s", error)
 
     async def _pass(
         self,

@@ -122,7 +122,7 @@ class Operations:
     ) -> Refused | Served:
         """Run the operation. "No such session" is a result too, and no verdict on the caller."""
         wording = self._responder.wording(incoming, bound.operation, members=members)
-        answer = await self._router.serve(
+        response = await self._router.serve(
             bound,
             claims=claims,
             session_id=session_id,
@@ -131,11 +131,11 @@ class Operations:
             query=incoming.query,
             wording=wording,
         )
-        if isinstance(answer, Answer):
-            return Served(answer)
-        if answer.reason is Reason.FORBIDDEN:
-            conclude(record, "deny", answer.reason)
-        return Refused(answer, bound.dialect, bound.operation, language=wording.language)
+        if isinstance(response, Answer):
+            return Served(response)
+        if response.reason is Reason.FORBIDDEN:
+            conclude(record, "deny", response.reason)
+        return Refused(response, bound.dialect, bound.operation, language=wording.language)
 
     def preflight(self, incoming: IncomingRequest, record: RequestRecord) -> Refused | Served | None:
         """The response to a preflight for one of Gatekeeper's own operations; None for a path of the application."""

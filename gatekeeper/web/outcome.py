@@ -34,13 +34,13 @@ class Refused(msgspec.Struct, frozen=True):
 class Served(msgspec.Struct, frozen=True):
     """A response of Gatekeeper's own with `headers`; without a body where `answer` is None."""
 
-    answer: Answer | None
+    response: Answer | None
     headers: Sequence[tuple[bytes, bytes]] = ()
 
 
 class Passed(msgspec.Struct, frozen=True):
     """A request that goes on to the application behind: its headers, and its session if there is one. `receive`
-    gives a body that was read already, `observation` is told of the response."""
+    gives a body that was read already, `observation` gets the response."""
 
     headers: HeaderList
     session: CurrentSession | None = None
@@ -105,7 +105,7 @@ def refuse(
 
 
 def unforwarded(error: GatekeeperError) -> Refused:
-    """The outcome of a request that was admitted and could not be forwarded: a request that is at fault is told what is
-    wrong with it, of a backend's fault nothing is told."""
+    """The outcome of a request that was admitted and could not be forwarded: the client of a bad request learns what is
+    wrong with it, but nothing of a fault of the backend."""
     detail = str(error) if error.reason is Reason.BAD_REQUEST else ""
     return Refused(Problem(reason=error.reason, detail=detail))

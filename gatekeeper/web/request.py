@@ -112,8 +112,8 @@ def read(scope: Scope, trusted: TrustedProxies) -> IncomingRequest:
 
 def _scheme(scope: Scope, headers: Headers, *, trusted: bool) -> str:
     """The scheme that the client used: behind a trusted proxy that terminates TLS, the one it names."""
-    told = get(headers, b"x-forwarded-proto") if trusted else None
-    return told.decode() if told in _SCHEMES else scope.get("scheme", "http")
+    forwarded = get(headers, b"x-forwarded-proto") if trusted else None
+    return forwarded.decode() if forwarded in _SCHEMES else scope.get("scheme", "http")
 
 
 def without_credentials(headers: Headers) -> HeaderList:

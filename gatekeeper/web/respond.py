@@ -118,7 +118,7 @@ class Responder:
         return self._router.word(refused.problem, refused.dialect, wording)
 
     def cors_headers(self, headers: Headers) -> HeaderList:
-        """What lets the pages of a listed origin read a response of Gatekeeper's own."""
+        """The headers that let pages of a listed origin read a response of Gatekeeper's own."""
         return self._origins.cors_headers(headers)
 
     async def send(
@@ -129,11 +129,11 @@ class Responder:
         if isinstance(outcome, Refused):
             status, body = outcome.problem.reason.status, self.error_body(outcome, incoming)
             headers = problem_headers(outcome.problem, token_sent=outcome.token_sent)
-        elif outcome.answer is None:
+        elif outcome.response is None:
             status, headers = 204, list(outcome.headers)
         else:
-            status, body, headers = outcome.answer.status, outcome.answer.body, list(outcome.headers)
-        if not isinstance(outcome, Served) or outcome.answer is not None:
+            status, body, headers = outcome.response.status, outcome.response.body, list(outcome.headers)
+        if not isinstance(outcome, Served) or outcome.response is not None:
             headers += self.cors_headers(incoming.headers)
         await _send(
             sender,

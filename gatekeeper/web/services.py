@@ -1,4 +1,4 @@
-"""What an application behind the middleware works with: tokens and sessions, by the Python API."""
+"""The services behind the Python API: tokens and sessions, for the application behind the middleware."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ApplicationClient:
 
 
 class Services(NamedTuple):
-    """What the Python API works with. `issued` is None where the application issues its own tokens."""
+    """The services behind the Python API. `issued` is None where the application issues its own tokens."""
 
     rules: RequestRules
     language: str

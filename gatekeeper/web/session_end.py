@@ -25,7 +25,7 @@ SESSION_ENDED: Final = 4401
 """The close code of a WebSocket whose session has ended; the reason is the end reason."""
 
 GRACE_SECONDS: Final = 0.3
-"""The time that a response has to end by itself. An end is enforced everywhere within a second (rule 3.19)."""
+"""The time that a response has to end by itself. A revocation is enforced everywhere within a second (rule 3.19)."""
 # The time that the last message may take to reach a client that reads slowly.
 _LAST_MESSAGE_SECONDS: Final = 1.0
 # The time that an application has to leave a WebSocket: longer than its own closing handshake may take.
@@ -109,7 +109,7 @@ class SessionBoundRequest:
             if self._head is None:
                 self._cut_websocket(reason)
         elif self._head is not None:
-            self._cut_answer()
+            self._cut_response()
 
     async def send(self, message: Message) -> None:
         """The `send` of the application."""
@@ -123,7 +123,7 @@ class SessionBoundRequest:
         elif kind == "http.response.start":
             self._head = message
             if self.reason is not None:
-                self._cut_answer()
+                self._cut_response()
         elif kind == "websocket.http.response.start":
             # A response in place of the WebSocket.
             self._head = message
@@ -158,7 +158,7 @@ class SessionBoundRequest:
             self._receiver.cancel()
         self._timer = asyncio.get_running_loop().call_later(_LEAVING_SECONDS, self._cancel)
 
-    def _cut_answer(self) -> None:
+    def _cut_response(self) -> None:
         if self._complete:
             return
         assert self._head is not None  # noqa: S101 - nothing is cut before it has begun
