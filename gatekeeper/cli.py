@@ -19,8 +19,7 @@ from gatekeeper import __version__
 from gatekeeper.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gatekeeper.sessions.audit import AuditLog
-    from gatekeeper.sessions.audit_event import AuditEvent
+    from gatekeeper.sessions.audit_reader import AuditReader, RecordedEvent
 
 app = typer.Typer(
     name="gatekeeper",
@@ -192,12 +191,12 @@ def tail_audit(
 ) -> None:
     """Print the newest events, oldest first."""
 
-    async def work(audit_log: AuditLog) -> None:
-        newest = await audit_log.last(max(number, 1))
-        for _, event in newest[-number:] if number else ():
+    async def work(audit_log: AuditReader) -> None:
+        newest, position = await audit_log.last(number)
+        for event in newest:
             _print_event(event)
         if follow:
-            async for event in audit_log.follow(newest[-1][0] if newest else None):
+            async for event in audit_log.follow(position):
                 _print_event(event)
 
     with suppress(KeyboardInterrupt):
@@ -214,53 +213,55 @@ def export_audit(
         str | None, typer.Option(help="Only events of this user id, as the user concerned or as the one who acted.")
     ] = None,
 ) -> None:
-    """Print all events that the session store still has, oldest first."""
-    start = "-" if since is None else str(_milliseconds("--since", since))
-    end = "+" if until is None else f"({_milliseconds('--until', until)}"
+    """Print all events that the session store still has, by their time, oldest first."""
+    start = 0 if since is None else _microseconds("--since", since)
+    end = None if until is None else _microseconds("--until", until)
 
-    async def work(audit_log: AuditLog) -> None:
-        async for _, event in audit_log.read(start, end):
+    async def work(audit_log: AuditReader) -> None:
+        async for event in audit_log.read(start, end):
             if user is None or user in (event.user_id, event.actor_id):
                 _print_event(event)
 
     _with_audit_log(work)
 
 
-def _print_event(event: AuditEvent) -> None:
+def _print_event(event: RecordedEvent) -> None:
     import msgspec
 
     print(msgspec.json.encode(event).decode(), flush=True)
 
 
-def _milliseconds(option: str, text: str) -> int:
-    """Reads an ISO 8601 time (UTC without a zone) or a duration before now. Returns milliseconds since 1970."""
+def _microseconds(option: str, text: str) -> int:
+    """Reads an ISO 8601 time (UTC without a zone) or a duration before now. Returns microseconds since 1970."""
     from gatekeeper.settings.types import parse_duration
 
     try:
         instant = datetime.fromisoformat(text)
-        return int((instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp() * 1000)
+        return round((instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp() * 1_000_000)
     except ValueError:
         pass
     try:
-        return max(0, int((time.time() - parse_duration(text)) * 1000))
+        return max(0, int((time.time() - parse_duration(text)) * 1_000_000))
     except ValueError:
         raise typer.BadParameter(
             f"{text!r} is neither a time such as 2026-11-25T08:00Z nor a duration such as 24h", param_hint=option
         ) from None
 
 
-def _with_audit_log(work: Callable[[AuditLog], Awaitable[None]]) -> None:
+def _with_audit_log(work: Callable[[AuditReader], Awaitable[None]]) -> None:
     """Calls `work` with the audit log of the configured store."""
     from gatekeeper.build import open_store
+    from gatekeeper.sessions.audit_reader import AuditReader
     from gatekeeper.settings import load
 
     async def run() -> None:
-        store = open_store(load())
+        settings = load()
+        store = open_store(settings)
         if store.embedded is not None:
             await asyncio.to_thread(store.embedded.start)
         try:
             await store.epoch.beat()
-            await work(store.sessions.audit_log)
+            await work(AuditReader(store.client, key_prefix=settings.key_prefix))
         finally:
             await store.epoch.aclose()
             await store.breaker.aclose()

@@ -28,7 +28,7 @@ from tests.system.sidecar import sidecar as started
 
 FIELDS = [
     *("ts", "event", "actor", "actor_id", "user_id", "session_id", "reason", "client_ip", "request_id"),
-    *("user_name", "id"),
+    *("user_name", "id", "late"),
 ]
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from gatekeeper.errors import ConfigError
+from gatekeeper.sessions.audit import Retention
 from gatekeeper.sessions.degraded import DegradedMode
 from gatekeeper.sessions.geo import Locator, open_locator
 from gatekeeper.sessions.keys import Rules, microseconds
@@ -54,6 +55,7 @@ def open_store(settings: Settings) -> StoreParts:
         locator=_locator(settings.geo),
         epoch=epoch,
         revoked=_revoked(settings),
+        retention=Retention(*settings.audit_retention),
     )
     return StoreParts(client, runner, epoch, breaker, SessionStore(runner), embedded, connect)
 

@@ -1,4 +1,7 @@
-"""The audit log: events of sessions with their actors, in a bounded stream of the store and in the process's log.
+"""The audit log: events of sessions with their actors, in bounded streams of the store and in the process's log.
+
+Sessions that became idle or expired have a stream of their own: they are most of what happens, and they must not push
+out of the log what persons and attackers did. `audit_reader.py` reads both as one.
 
 It never holds a token or a password. A typed user name is kept in the stream where the login succeeded; of a failed
 login it is in the process's log alone, because it shows the target of an attack but may be a password. An event may be
@@ -8,10 +11,8 @@ another process writes it again (outbox.py).
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import msgspec
@@ -19,29 +20,44 @@ import msgspec
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.sessions.audit_event import Action, AuditEvent, audit_event
 from gatekeeper.sessions.events import Actor
+from gatekeeper.sessions.scripts import load
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.command import command
 
 _log = logging.getLogger("gatekeeper.audit")
 
-# About 25 MB.
+TRIM: Final = load("trim_audit")
+# About 20 MB.
 STREAM_LENGTH: Final = 100_000
-_AT_ONCE: Final = 1000
-_FOLLOW_SECONDS: Final = 0.5
+_TRIM_SECONDS: Final = 60.0
+# The reasons for which sessions end by themselves.
+_ROUTINE: Final = frozenset({"idle", "expired"})
 
 
-_FIELDS: Final = AuditEvent.__struct_fields__
+class Retention(msgspec.Struct, frozen=True):
+    """The bound of the audit log: `events` of each stream, or `seconds`; the other one is None."""
+
+    events: int | None = STREAM_LENGTH
+    seconds: float | None = None
+
+
+def stream_keys(key_prefix: str) -> tuple[bytes, bytes]:
+    """Returns the keys of the streams: of everything else, and of sessions that ended by themselves."""
+    return f"{key_prefix}audit".encode(), f"{key_prefix}audit:routine".encode()
 
 
 class AuditLog:
-    """Writes and reads events. Every method raises `StoreUnavailable`."""
+    """Writes events. Every method raises `StoreUnavailable`."""
 
-    def __init__(self, redis: StoreClient, *, key_prefix: str) -> None:
+    def __init__(self, redis: StoreClient, *, key_prefix: str, retention: Retention) -> None:
         self._redis = redis
-        self._key: Final = f"{key_prefix}audit".encode()
+        self._keys: Final = stream_keys(key_prefix)
+        self._retention = retention
+        self._bound: Final = () if retention.events is None else ("MAXLEN", "~", retention.events)
+        self._trim_at = 0.0
 
     def __repr__(self) -> str:
-        return f"<AuditLog {self._key.decode()}>"
+        return f"<AuditLog {self._keys[0].decode()}>"
 
     async def record(
         self,
@@ -64,36 +80,23 @@ class AuditLog:
         await self._append(event)
         _write_log(event)
 
+    async def trim(self) -> None:
+        """Removes events that are older than the retention, at most once a minute. A number of events needs no
+        trimming: each new event removes the oldest."""
+        seconds = self._retention.seconds
+        if seconds is None or time.monotonic() < self._trim_at:
+            return
+        self._trim_at = time.monotonic() + _TRIM_SECONDS
+        for key in self._keys:
+            reply: Any = await self._redis.call(TRIM.command((key,), (round(seconds * 1000),)))
+            if not isinstance(reply, list) or reply[0] != key:
+                raise StoreUnavailable("reply for another key from the session store", kind="protocol")
+
     async def _append(self, event: AuditEvent) -> None:
+        routine = event.event == Action.SESSION_ENDED and event.reason in _ROUTINE
         values = msgspec.structs.asdict(event)
         fields = [part for name, value in values.items() for part in (name, "" if value is None else value)]
-        await self._redis.call(command("XADD", self._key, "MAXLEN", "~", STREAM_LENGTH, "*", *fields))
-
-    async def last(self, number: int) -> list[tuple[str, AuditEvent]]:
-        """Returns the newest events, oldest first, each with its stream id."""
-        found = await self._redis.call(command("XREVRANGE", self._key, "+", "-", "COUNT", number))
-        return [_read(entry) for entry in reversed(_entries(found))]
-
-    async def read(self, start: str = "-", end: str = "+") -> AsyncIterator[tuple[str, AuditEvent]]:
-        """Yields events in order, each with its stream id. `start` and `end` are such ids, or milliseconds since 1970;
-        `(` before one excludes it (Redis, XRANGE)."""
-        while True:
-            found = await self._redis.call(command("XRANGE", self._key, start, end, "COUNT", _AT_ONCE))
-            entries = _entries(found)
-            for entry in entries:
-                yield _read(entry)
-            if len(entries) < _AT_ONCE:
-                return
-            start = f"({entries[-1][0].decode()}"
-
-    async def follow(self, stream_id: str | None) -> AsyncIterator[AuditEvent]:
-        """Yields the events after `stream_id` (None: all), and then every new one, forever."""
-        while True:
-            start = "-" if stream_id is None else f"({stream_id}"
-            async for next_id, event in self.read(start):
-                stream_id = next_id
-                yield event
-            await asyncio.sleep(_FOLLOW_SECONDS)
+        await self._redis.call(command("XADD", self._keys[routine], *self._bound, "*", *fields))
 
 
 def _write_log(event: AuditEvent) -> None:
@@ -102,27 +105,3 @@ def _write_log(event: AuditEvent) -> None:
     line = {"action": values.pop("event"), **values}
     del line["ts"]
     _log.info("audit", extra=line)
-
-
-def _entries(found: Any) -> list[Any]:
-    if not isinstance(found, list):
-        raise _unexpected()
-    return found
-
-
-def _read(entry: Any) -> tuple[str, AuditEvent]:
-    try:
-        stream_id, content = entry
-        # With RESP3 the client returns a mapping in place of the flat list.
-        pairs = content.items() if isinstance(content, dict) else zip(content[::2], content[1::2], strict=True)
-        fields = {name.decode(): value.decode(errors="replace") for name, value in pairs}
-        values: dict[str, Any] = {name: fields.get(name) or None for name in _FIELDS}
-        if values["session_id"] is not None:
-            values["session_id"] = int(values["session_id"])
-        return stream_id.decode(), msgspec.convert(values, AuditEvent)
-    except (ValueError, TypeError, AttributeError, msgspec.MsgspecError):
-        raise _unexpected() from None
-
-
-def _unexpected() -> StoreUnavailable:
-    return StoreUnavailable("unexpected entry in the audit stream", kind="protocol")

@@ -1,4 +1,5 @@
-"""The background task of each process: ends due sessions, and delivers outbox entries that others left behind.
+"""The background task of each process: ends due sessions, delivers outbox entries that others left behind, and removes
+what is too old from the audit log.
 
 Records expire by themselves, but entries of the indexes would stay: they are removed here. Sessions that became idle or
 expired are recorded in the audit log even if no request ever names them again.
@@ -58,6 +59,7 @@ class Housekeeping:
     async def step(self) -> bool:
         """Does one bounded piece of work. Returns True while there is more to do. Raises `StoreUnavailable`."""
         swept = await self._outbox.sweep()
+        await self._outbox.audit_log.trim()
         return await self._store.settle_due(_USERS_A_STEP) >= _USERS_A_STEP or swept >= _USERS_A_STEP
 
     async def aclose(self) -> None:

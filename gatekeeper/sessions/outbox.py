@@ -21,7 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from gatekeeper.errors import StoreUnavailable
-from gatekeeper.sessions.audit import AuditLog
+from gatekeeper.sessions.audit import AuditLog, Retention
 from gatekeeper.sessions.audit_event import AuditEvent, audit_event
 from gatekeeper.sessions.events import SYSTEM, Actor, ActorKind, Event, EventCounter
 from gatekeeper.store.client import StoreClient
@@ -57,8 +57,10 @@ class Outbox:
     """The outboxes of all users; `outbox_key` names the key of one. Methods that are awaited raise
     `StoreUnavailable`."""
 
-    def __init__(self, redis: StoreClient, *, key_prefix: str, outbox_key: Callable[[str], bytes]) -> None:
-        self.audit_log: Final = AuditLog(redis, key_prefix=key_prefix)
+    def __init__(
+        self, redis: StoreClient, *, key_prefix: str, outbox_key: Callable[[str], bytes], retention: Retention
+    ) -> None:
+        self.audit_log: Final = AuditLog(redis, key_prefix=key_prefix, retention=retention)
         self.events: EventCounter | None = None
         self._redis = redis
         self._outbox_key = outbox_key

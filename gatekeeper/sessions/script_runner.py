@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from gatekeeper.errors import StoreUnavailable
+from gatekeeper.sessions.audit import Retention
 from gatekeeper.sessions.events import Actor
 from gatekeeper.sessions.geo import Locator, NoLocator
 from gatekeeper.sessions.indexes import Indexes
@@ -36,6 +37,7 @@ class ScriptRunner:
         locator: Locator | None = None,
         epoch: Epoch | None = None,
         revoked: RevokedCache | None = None,
+        retention: Retention | None = None,
     ) -> None:
         self._redis = redis
         self.keys: Final = Keys(key_prefix)
@@ -45,7 +47,9 @@ class ScriptRunner:
         self.revoked: Final = revoked or RevokedCache(most_users=0)
         self.indexes: Final = Indexes(redis, self.keys, rules)
         self.openings: Final = Openings(locator or NoLocator(), leeway_seconds=rules.leeway_seconds)
-        self.outbox: Final = Outbox(redis, key_prefix=key_prefix, outbox_key=self.keys.outbox)
+        self.outbox: Final = Outbox(
+            redis, key_prefix=key_prefix, outbox_key=self.keys.outbox, retention=retention or Retention()
+        )
         # ARGV[1] of every script.
         self.packed_rules: Final = rules.packed()
 

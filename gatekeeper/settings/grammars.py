@@ -14,6 +14,7 @@ from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from gatekeeper.http.grammar import TOKEN_CHAR
+from gatekeeper.settings.types import parse_duration
 
 # Names of header fields, and of cookies (RFC 6265 section 4.1.1).
 _TOKEN = re.compile(f"{TOKEN_CHAR.decode()}{{1,128}}")
@@ -331,6 +332,18 @@ def parse_rate(text: str) -> tuple[int, float]:
     if not 0 < seconds <= 86400:
         raise ValueError("has a period that is not from 1s to 24h")
     return int(number), float(seconds)
+
+
+def parse_retention(text: str) -> tuple[int | None, float | None]:
+    """Parse a number of events, or a duration with its unit: (events, None) or (None, seconds)."""
+    if re.fullmatch(r"[0-9]{1,10}", text):
+        if not 1 <= int(text) <= 1_000_000_000:
+            raise ValueError("is not a number of events from 1 to 1000000000")
+        return int(text), None
+    seconds = parse_duration(text)
+    if not 1 <= seconds <= 3650 * 86_400:
+        raise ValueError("is not a duration from 1s to 3650d")
+    return None, seconds
 
 
 def parse_geo(text: str) -> str:

@@ -175,3 +175,13 @@ class ProxySettings(SettingsGroup):
     log_level: Annotated[str, choice("debug", "info", "warning", "error", "critical")] = _setting(
         "info", "The lowest severity of log lines that are written."
     )
+    audit_retention: Annotated[
+        tuple[int | None, float | None],
+        SettingReader(
+            parse=grammar.parse_retention, accepted="a number of events, or a duration with its unit, such as 90d"
+        ),
+    ] = _setting(
+        "100000",
+        "How many events the audit log keeps in the store, or for how long. Sessions that became idle or expired by "
+        "themselves have a stream of their own, with the same bound.",
+    )

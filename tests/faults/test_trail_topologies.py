@@ -11,7 +11,7 @@ import pytest
 from msgspec import structs
 
 from gatekeeper.models import EndReason
-from gatekeeper.sessions.audit_event import AuditEvent
+from gatekeeper.sessions.audit_reader import AuditReader, RecordedEvent
 from gatekeeper.sessions.outbox import MIRROR
 from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.store import SessionStore
@@ -37,8 +37,8 @@ def store(request: pytest.FixtureRequest) -> Iterator[Sharded | Watched]:
         yield made
 
 
-async def _events(store: SessionStore) -> list[AuditEvent]:
-    return [event async for _, event in store.audit_log.read()]
+async def _events(store_client: StoreClient) -> list[RecordedEvent]:
+    return [event async for event in AuditReader(store_client, key_prefix="gk:").read()]
 
 
 @pytest.mark.parametrize("replicas", [0, 1])
@@ -59,7 +59,7 @@ async def test_openings_and_ends_are_on_record_wherever_their_users_lie(
             assert (await sessions.check(token(f"{user}-b", user, jti=f"{user}-b"), CLIENT)).outcome == "ended"
             assert await sessions.end_all(user, EndReason.REVOKED_BY_USER) == 1
         await outbox.flush()
-        events = await _events(sessions)
+        events = await _events(store_client)
         for user in USERS:
             own = [(each.event, each.reason) for each in events if each.user_id == user]
             assert own == [
@@ -71,7 +71,7 @@ async def test_openings_and_ends_are_on_record_wherever_their_users_lie(
             assert await store_client.call(command("GET", f"{MIRROR}{user}-jti")) == b"revoked_by_user"
             assert await store_client.call(command("GET", f"{MIRROR}{user}-b")) == b"deactivated"
             assert await store_client.call(command("EXISTS", outbox._outbox_key(user))) == 0
-        assert [each for _, each in await sessions.audit_log.last(5)] == events[-5:]
+        assert (await AuditReader(store_client, key_prefix="gk:").last(5))[0] == events[-5:]
         assert await store_client.call(command("EXISTS", "gk:outboxes")) == 0
     finally:
         await store_client.aclose()
@@ -89,7 +89,7 @@ async def test_what_a_process_left_behind_is_found_wherever_it_lies(store: Shard
         for note in notes:
             await other.call(command("ZINCRBY", "gk:outboxes", -60_000_000, note))
         assert await finder._runner.outbox.sweep() == len(USERS)
-        assert sorted(each.user_id or "" for each in await _events(finder)) == sorted(USERS)
+        assert sorted(each.user_id or "" for each in await _events(other)) == sorted(USERS)
         assert await other.call(command("EXISTS", "gk:outboxes")) == 0
     finally:
         await doomed.aclose()

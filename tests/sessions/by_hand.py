@@ -299,7 +299,7 @@ class Hand:
     def names(self) -> set[bytes]:
         """Every key in the store except those of the audit log."""
         found: Any = self.redis.keys("*")
-        audit_log = (b":outbox", b"gk:outboxes", b"gk:audit")
+        audit_log = (b":outbox", b"gk:outboxes", b"gk:audit", b"gk:audit:routine")
         return {name for name in found if not name.endswith(audit_log)}
 
     def _run(self, script: str, user: str, *arguments: Any) -> None:

@@ -53,6 +53,7 @@ DEFAULTS: dict[str, str | None] = {
     "DEBUG_ENDPOINTS": "false",
     "LOG_FORMAT": None,
     "LOG_LEVEL": "info",
+    "AUDIT_RETENTION": "100000",
     "REDIS_URL": None,
     "STORE_CA_FILE": None,
     "DATA_DIR": ".gatekeeper",

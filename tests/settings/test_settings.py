@@ -48,6 +48,7 @@ DEFAULT_VALUES: dict[str, Any] = {
     "language": "en",
     "rate_limit": (50, 1.0),
     "login_rate_limit": (10, 900.0),
+    "audit_retention": (100_000, None),
     "debug_endpoints": False,
     "log_format": None,
     "log_level": "info",
