@@ -20,8 +20,9 @@ _PARENT_CHECK_SECONDS: Final = 0.5
 class Drain:
     """Shuts `server` down at SIGTERM or SIGINT; a worker also when its parent process is gone.
 
-    `/readyz` turns 503 at once. Requests are accepted for another `SHUTDOWN_DELAY`; requests in flight then have
-    `SHUTDOWN_GRACE` to finish. A second signal ends the process without waiting. The ops port is served to the last.
+    `/readyz` turns 503 at once, and every response says `Connection: close`. Requests are accepted for another
+    `SHUTDOWN_DELAY`; requests in flight then have `SHUTDOWN_GRACE` to finish. A second signal ends the process without
+    waiting. The ops port is served to the last.
     """
 
     def __init__(self, settings: Settings, health: Health, server: Listener, parent: int | None) -> None:
@@ -55,6 +56,7 @@ class Drain:
             return
         _log.info("server shutting down")
         self._health.draining = True
+        self._server.announce_close()
         self._tasks.append(asyncio.create_task(self._stop_accepting()))
 
     async def _stop_accepting(self) -> None:

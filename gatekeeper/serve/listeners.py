@@ -113,7 +113,7 @@ def make_server(
             # uvicorn declares an int, but passes the value to asyncio.wait_for, which takes fractions of a second.
             timeout_graceful_shutdown=grace_seconds,  # type: ignore[arg-type]
         ),
-        http.responders,
+        http,
     )
 
 

@@ -7,12 +7,13 @@ and a bare LF as line end. Neither has a timeout for the head.
     uvicorn.Config(app, http=http_protocol(Limits(max_headers=50), render_error))
 
 The rules of HTTP/1 are in `gatekeeper.http` (`request_head`, `request_body`, `websocket_handshake`). `exchange` speaks
-ASGI. `protocol` keeps the connection: order of requests, timeouts, and responses without the application.
+ASGI. `protocol` keeps the connection: order of requests, timeouts, and responses without the application. `factory`
+makes its class for one listener, and `listener` runs that under uvicorn.
 """
 
 from gatekeeper.http.request_head import Limits
 from gatekeeper.server.exchange import Exchange, response_head_lines
-from gatekeeper.server.protocol import http_protocol, no_fast_path
+from gatekeeper.server.factory import http_protocol, no_fast_path
 from gatekeeper.server.rejection import ErrorResponse, RejectedRequest, RenderError
 from gatekeeper.server.scope import EXTENSION
 

@@ -29,8 +29,6 @@ from gatekeeper.server.scope import ScopeFactory
 _HIGH_WATER_BYTES: Final = 64 * 1024
 # As Go's net/http: so much of an unread body is read over to keep the connection; more ends it.
 _MAX_DRAINED_BYTES: Final = 256 * 1024
-# Long enough to read a response, too short to occupy connections (RFC 9112 section 9.6).
-_LINGER_SECONDS: Final = 2.0
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
 
 FastPath: TypeAlias = Callable[[Exchange], bool]
@@ -82,6 +80,11 @@ class HttpServerProtocol(asyncio.Protocol):
     _on_overload: Callable[[], None]
     _fast_path: FastPath
     _on_client_left: OnClientLeft
+    # Of all connections together: they change when the server is about to stop.
+    announces_close = False
+    idle_seconds: float
+    # Long enough to read a response, too short to occupy connections (RFC 9112 section 9.6).
+    linger_seconds = 2.0
 
     def __init__(
         self,
@@ -163,12 +166,24 @@ class HttpServerProtocol(asyncio.Protocol):
                 self._exchange.responder.client_writable()
         self._stall.cancel()
 
-    def shutdown(self) -> None:
-        """Called by uvicorn when the server shuts down: finish the request in flight, close an idle connection."""
-        if self._exchange is None or self._exchange.complete or self._phase is _LINGER:
-            self._finish()
-        else:
+    def announce_close(self) -> None:
+        """Let the response in flight be the last one, if it can still say so."""
+        if self._exchange is not None and not self._exchange.started:
             self._exchange.keep_alive = False
+
+    def shutdown(self) -> None:
+        """Called by uvicorn when the server shuts down: finish the request in flight. An idle connection is closed when
+        a request that is on its way has had the time to arrive."""
+        of_all = type(self)
+        of_all.announces_close = True
+        # A client has so long for a last request on an idle connection, and then to close it.
+        of_all.idle_seconds = of_all.linger_seconds = min(1.0, (self._config.timeout_graceful_shutdown or 4) / 4)
+        self.announce_close()
+        if self._phase is _HEAD:
+            self._idle = True
+            self._deadline.set(self.idle_seconds)
+        elif self._exchange is not None and self._exchange.complete:
+            self._close()
 
     # Reading
 
@@ -200,6 +215,8 @@ class HttpServerProtocol(asyncio.Protocol):
         if limit is not None and length is not None and length > limit:
             raise RequestRejected(413, BODY_TOO_LARGE)
         exchange = Exchange(self, head, self._scopes, self._state.default_headers)
+        if self.announces_close:
+            exchange.keep_alive = False
         if length == 0:
             self._phase = _RESPONSE
             self._exchange = exchange
@@ -295,7 +312,7 @@ class HttpServerProtocol(asyncio.Protocol):
         if self._transport.is_closing() or self._phase is _LINGER or exchange is None:
             return
         if not exchange.keep_alive:
-            self._close()
+            self._close(linger=self.announces_close)
         elif self._phase is _RESPONSE:
             self._next()
         elif self._body is not None:
@@ -321,7 +338,7 @@ class HttpServerProtocol(asyncio.Protocol):
             self.data_received(held)
         else:
             self._idle = True
-            self._deadline.set(self._limits.keepalive_timeout)
+            self._deadline.set(self.idle_seconds)
 
     # Closing
 
@@ -378,7 +395,7 @@ class HttpServerProtocol(asyncio.Protocol):
         if unread and self._transport.can_write_eof():
             self._transport.write_eof()
             self._resume_reading()
-            self._deadline.set(_LINGER_SECONDS)
+            self._deadline.set(self.linger_seconds)
         else:
             self._finish()
 
@@ -403,44 +420,10 @@ class HttpServerProtocol(asyncio.Protocol):
     # Time
 
     def _expired(self) -> None:
-        if self._phase is _LINGER or self._idle:
+        if self._phase is _LINGER:
             self._finish()
+        elif self._idle:
+            # A request may have been sent meanwhile: its client sees a regular end, not a reset.
+            self._close(linger=True)
         else:
             self._reject(RequestRejected(408, TIMED_OUT))
-
-
-def _nothing(*_: object) -> None:
-    """Do nothing: the default callback."""
-
-
-def no_fast_path(_: Exchange) -> bool:
-    """Leave every request to the application."""
-    return False
-
-
-def http_protocol(
-    limits: Limits,
-    render_error: RenderError,
-    *,
-    on_overload: Callable[[], None] = _nothing,
-    fast_path: FastPath = no_fast_path,
-    on_client_left: OnClientLeft = _nothing,
-) -> type[HttpServerProtocol]:
-    """Return the protocol class for `uvicorn.Config(http=…)`.
-
-    `render_error` writes the responses to rejected requests. `on_overload` is called for each connection over the
-    limit, which is reset at once. `fast_path` is called first with every request that has arrived completely: it
-    returns True if it responds itself (`Exchange.attach`), False to leave the request to the application.
-    `on_client_left` is called with the task of an application whose client has disconnected.
-    """
-
-    class ConfiguredHttpProtocol(HttpServerProtocol):
-        __slots__ = ()
-        responders = DirectResponders()
-        _limits = limits
-        _render_error = staticmethod(render_error)
-        _on_overload = staticmethod(on_overload)
-        _fast_path = staticmethod(fast_path)
-        _on_client_left = staticmethod(on_client_left)
-
-    return ConfiguredHttpProtocol
