@@ -124,13 +124,15 @@ class UpstreamTimeout(GatekeeperError):
 class TokenRejected(Exception):
     """A token is invalid. `reason` is `TOKEN_INVALID`, or `TOKEN_EXPIRED` if `exp` is its only fault.
 
-    `why` is for the operator's log: it names the failed rule and never quotes the token.
+    `why` is for the operator's log: it names the failed rule and never quotes the token. `is_signed`: the signature is
+    good, and something else is wrong.
     """
 
     def __init__(self, why: str, *, reason: Reason = Reason.TOKEN_INVALID) -> None:
         super().__init__(why)
         self.why = why
         self.reason = reason
+        self.is_signed = False
 
 
 class ConfigError(Exception):

@@ -144,9 +144,9 @@ class Gate:
             waits.append(self._limiter.wait_seconds(f"address:{address}", factor=_ADDRESS_FACTOR))
         return max(await asyncio.gather(*waits))
 
-    async def identify(self, facts: RequestFacts, *, ignore_expiry: bool = False) -> Verdict:
+    async def identify(self, facts: RequestFacts, *, ignore_times: bool = False) -> Verdict:
         """Verify the token without asking for its session; never admits. `claims` is set if the token is good, with
-        `ignore_expiry` also if `exp` is its only fault. Raises `KeysUnavailable`."""
+        `ignore_times` also if `iat`, `nbf` or `exp` is its only fault. Raises `KeysUnavailable`."""
         try:
             found = self._sources.find(facts.headers, query=facts.query, websocket=facts.websocket)
         except TokenRejected as rejected:
@@ -157,7 +157,7 @@ class Gate:
             return Verdict(reason=Reason.ORIGIN_NOT_ALLOWED, token_source=found.source)
         try:
             claims = self._verifier.cached(found.token) or await self._verifier.verify(
-                found.token, ignore_expiry=ignore_expiry
+                found.token, ignore_start=ignore_times, ignore_expiry=ignore_times
             )
         except TokenRejected as rejected:
             return Verdict(reason=rejected.reason, token_source=found.source, why=rejected.why)
@@ -170,6 +170,20 @@ class Gate:
             token_source=found.source,
             more_tokens=bool(found.others),
         )
+
+    async def unusable(self, facts: RequestFacts) -> list[tuple[str, bool]]:
+        """Find the well-signed tokens of a request that `identify` gets no claims from: they contradict each other, or
+        break a rule other than their times. Each comes with True if it is good by itself. Raises `KeysUnavailable`."""
+        found: list[tuple[str, bool]] = []
+        for token in self._sources.candidates(facts.headers):
+            try:
+                await self._verifier.verify(token, ignore_start=True, ignore_expiry=True)
+            except TokenRejected as rejected:
+                if rejected.is_signed:
+                    found.append((token, False))
+            else:
+                found.append((token, True))
+        return found
 
     async def _disagree(self, found: PresentedToken, claims: Claims) -> bool:
         """True if a token in another source is good too and names another user."""

@@ -108,7 +108,7 @@ class IssuedSignIn:
         refresh = new_refresh_token()
         # Tokens have whole seconds, and a session may live for less than one.
         read = await self._services.verifier.verify(issued.token, ignore_expiry=True)
-        bearer = (await self._services.gate.identify(request.facts, ignore_expiry=True)).claims
+        bearer = (await self._services.gate.identify(request.facts, ignore_times=True)).claims
         signed_in = await self._services.sign_ins.log_in(
             read,
             request.client,
@@ -172,7 +172,7 @@ class IssuedSignIn:
         user = await self._services.sign_ins.user_of(digested)
         if user is None:
             return Problem(reason=Reason.REFRESH_TOKEN_INVALID)
-        bearer = (await self._services.gate.identify(request.facts, ignore_expiry=True)).claims
+        bearer = (await self._services.gate.identify(request.facts, ignore_times=True)).claims
         if bearer is not None and bearer.user != user:
             return Problem(reason=Reason.TOKEN_INVALID)
         owner.user = user

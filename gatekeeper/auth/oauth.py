@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from gatekeeper.auth.requests import SessionOwner
 from gatekeeper.auth.services import SignInServices
+from gatekeeper.auth.sign_out import CANNOT_END
 from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.models import Claims, Client, Problem
 from gatekeeper.sessions.events import Actor
@@ -74,15 +75,17 @@ class TokenEndpoints:
             return INACTIVE
         return {"active": True, "token_type": "refresh_token", "sub": user, "exp": int(linked.expires_at)}
 
-    async def revoke(self, token: str, client: Client, owner: SessionOwner) -> None:
+    async def revoke(self, token: str, client: Client, owner: SessionOwner) -> Problem | None:
         """End the session that an access or refresh token names. A token that names none is no error (RFC 7009
-        section 2.2)."""
+        section 2.2); one that is well signed and cannot be read is a problem (section 2.2.1: 503, the token is still
+        good)."""
         try:
-            claims = await self._services.verifier.verify(token, ignore_expiry=True)
-        except TokenRejected:
+            claims = await self._services.verifier.verify(token, ignore_start=True, ignore_expiry=True)
+        except TokenRejected as rejected:
             await self._revoke_refresh_token(token, client, owner)
-            return
+            return CANNOT_END if rejected.is_signed and owner.user is None else None
         owner.user, owner.session_id = claims.user, await self._services.manager.log_out(claims, client)
+        return None
 
     async def _revoke_refresh_token(self, token: str, client: Client, owner: SessionOwner) -> None:
         digested = digest(token)

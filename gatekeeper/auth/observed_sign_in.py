@@ -24,6 +24,8 @@ from gatekeeper.tokens.credentials import unverified_expiry
 from gatekeeper.tokens.issuer import digest
 
 _CROWDED_SECONDS: Final = 60
+# Anything else is no usable token: there is nothing to end, and the backend responds.
+_LOGOUT_PROBLEMS: Final = frozenset({Reason.TOKEN_INVALID, Reason.STORE_UNAVAILABLE})
 _REFUSED_LOGIN: Final = frozenset({401, 403})
 
 
@@ -45,17 +47,18 @@ class _Observed:
         return nullcontext()
 
     async def _claims(self, token: str | None, *, ignore_expiry: bool = False) -> Claims | None:
-        """Verify a token; None for one that is not good, from which nothing follows."""
+        """Verify a token; None for one that is not good, from which nothing follows. Where this host's clock is late,
+        a new token is from the future: what is learnt from it, or refused because of it, admits no request."""
         if token is None:
             return None
         try:
-            return await self._services.verifier.verify(token, ignore_expiry=ignore_expiry)
+            return await self._services.verifier.verify(token, ignore_start=True, ignore_expiry=ignore_expiry)
         except TokenRejected:
             return None
 
     async def _bearer(self) -> Claims | None:
         """The good token of the request itself, expired or not."""
-        return (await self._services.gate.identify(self._request.facts, ignore_expiry=True)).claims
+        return (await self._services.gate.identify(self._request.facts, ignore_times=True)).claims
 
     def _is(self, user: str, session_id: int) -> None:
         self.owner.user, self.owner.session_id = user, session_id
@@ -139,7 +142,7 @@ class Refresh(_Observed):
         self._is_known = False
 
     async def before(self) -> Problem | None:
-        verdict = await self._services.gate.identify(self._request.facts, ignore_expiry=True)
+        verdict = await self._services.gate.identify(self._request.facts, ignore_times=True)
         if verdict.token_source == "ambiguous":  # noqa: S105 - a source, no token
             return Problem(reason=Reason.TOKEN_INVALID)
         holders = await self._holders()
@@ -220,8 +223,7 @@ class Logout(_Observed):
         )
         named = await sign_out.named(facts, self._request.sent, strict=False)
         if isinstance(named, Problem):
-            # Without a usable token there is nothing to end, and the backend answers.
-            return named if named.reason is Reason.TOKEN_INVALID else None
+            return named if named.reason in _LOGOUT_PROBLEMS else None
         self.owner.user, self.owner.session_id = named.user, await sign_out.end(named, facts)
         return None
 

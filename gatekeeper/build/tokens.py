@@ -17,7 +17,7 @@ from gatekeeper.tokens.keys import FetchKeySet, JoinedKeys, JwksKeys, KeySource,
 from gatekeeper.tokens.login_check import LoginCheck, asgi_transport
 from gatekeeper.tokens.logout_token import LogoutTokenVerifier
 from gatekeeper.tokens.signing_keys import SigningKeys
-from gatekeeper.tokens.verifier import Verifier
+from gatekeeper.tokens.verifier import MAX_LEEWAY_SECONDS, Verifier
 from gatekeeper.tokens.verify_queue import VerifyQueue
 
 
@@ -118,6 +118,9 @@ def backchannel_logout(
         issuer=settings.backchannel_issuer,
         audience=settings.jwt_audience,
         leeway_seconds=settings.jwt_leeway,
+        # A provider does not repeat what was refused, so a late clock of this host must not lose a logout. Its `exp`
+        # counts: the `jti` is remembered no longer.
+        early_seconds=MAX_LEEWAY_SECONDS,
         verify_queue=verify_queue,
     )
     return BackChannelLogout(

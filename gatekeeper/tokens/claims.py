@@ -28,6 +28,8 @@ _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Zl", "Zp"})
 _DIRECTIONAL = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 # RFC 7493 section 2.2: larger integers are not exact everywhere, so two readers could see two sessions.
 _MAX_EXACT = 2**53
+# Rule 5.1: no token is about the year 5138. Such a number is one of milliseconds, or made to break arithmetic.
+_MAX_TIME = 10**11
 
 
 class Validity(msgspec.Struct, frozen=True):
@@ -37,13 +39,15 @@ class Validity(msgspec.Struct, frozen=True):
     starts_at: float
     expires_at: float
 
-    def check(self, now: float, leeway_seconds: float, *, ignore_expiry: bool = False) -> None:
+    def check(
+        self, now: float, leeway_seconds: float, *, ignore_start: bool = False, ignore_expiry: bool = False
+    ) -> None:
         """Raise `TokenRejected` outside the validity period, widened by the leeway.
 
         The reason is `TOKEN_INVALID` before it, and `TOKEN_EXPIRED` from `exp` on (RFC 7519 section 4.1.4: "on or
         after").
         """
-        if self.starts_at > now + leeway_seconds:
+        if not ignore_start and self.starts_at > now + leeway_seconds:
             raise TokenRejected("nbf or iat is in the future")
         if not ignore_expiry and now >= self.expires_at + leeway_seconds:
             raise TokenRejected("exp has passed", reason=Reason.TOKEN_EXPIRED)
@@ -144,7 +148,7 @@ def _at(members: Mapping[str, Any], path: str) -> Any:
 def read_validity(members: Mapping[str, Any]) -> tuple[Validity, float | None]:
     """Read the validity period of a token, and its `iat` if it has one.
 
-    Raises `TokenRejected` where `exp` is missing, or a time is not a number.
+    Raises `TokenRejected` where `exp` is missing, or a time is not a number or out of range.
     """
     expires_at = _numeric_date(members, "exp")
     if expires_at is None:
@@ -160,6 +164,8 @@ def _numeric_date(members: Mapping[str, Any], name: str) -> float | None:
     value = members[name]
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TokenRejected(f"{name} is not a number")
+    if not -_MAX_TIME <= value <= _MAX_TIME:
+        raise TokenRejected(f"{name} is beyond 10^11 seconds")
     return float(value)
 
 

@@ -36,8 +36,9 @@ class LogoutToken(msgspec.Struct, frozen=True, kw_only=True):
 class LogoutTokenVerifier:
     """Verifies logout tokens of one `issuer` for `audience` (`None`: not checked).
 
-    `leeway_seconds` widens `exp`, `nbf` and `iat`; `now` returns seconds since 1970. Raises `ValueError` for a
-    configuration under which every token would pass, or none.
+    `leeway_seconds` widens `exp`, `nbf` and `iat`, and `early_seconds` the last two further, for a host whose clock is
+    late; `now` returns seconds since 1970. Raises `ValueError` for a configuration under which every token would pass,
+    or none.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class LogoutTokenVerifier:
         issuer: str,
         audience: str | None,
         leeway_seconds: float,
+        early_seconds: float = 0.0,
         verify_queue: VerifyQueue | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -63,6 +65,7 @@ class LogoutTokenVerifier:
         self._issuer = issuer
         self._audience = audience
         self._leeway_seconds = leeway_seconds
+        self._early_seconds = max(early_seconds, leeway_seconds)
         self._verify_queue = verify_queue or VerifyQueue()
         self._now = now
 
@@ -85,7 +88,9 @@ class LogoutTokenVerifier:
         _check_event(members)
         validity, issued_at = read_validity(members)
         found = _read(members, issued_at, validity.expires_at)
-        validity.check(self._now(), self._leeway_seconds)
+        now = self._now()
+        validity.check(now, self._early_seconds, ignore_expiry=True)
+        validity.check(now, self._leeway_seconds, ignore_start=True)
         return found
 
 

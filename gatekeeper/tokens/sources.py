@@ -19,6 +19,8 @@ from gatekeeper.http.headers import Headers
 # RFC 9110 section 11.2 (token68).
 _TOKEN68 = (string.ascii_letters + string.digits + "-._~+/=").encode()
 
+# Each costs a signature.
+_MAX_CANDIDATES = 4
 _ONE_TCHAR = frozenset(bytes([char]) for char in TOKEN_BYTES)
 
 _AUTHORIZATION = b"authorization"
@@ -97,19 +99,36 @@ class TokenSources:
                 others.append(read)
         return None if token is None else PresentedToken(token, source, tuple(others))
 
+    def candidates(self, headers: Headers) -> list[str]:
+        """Return every text of an HTTP request that stands where a source looks, the first few of them: contradicting
+        ones too."""
+        texts: list[bytes] = []
+        for name, value in headers:
+            lowered = name.lower()
+            if lowered == _AUTHORIZATION and "header" in self.names:
+                texts.append((_credential(value) or b"").strip(b" \t"))
+            elif lowered == _COOKIE:
+                texts.extend(value for _, value in self._pairs(value))
+        return [text.decode("ascii") for text in dict.fromkeys(texts) if text and text.isascii()][:_MAX_CANDIDATES]
+
+    def _pairs(self, header: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Iterate over the configured cookies of one `Cookie` header."""
+        for piece in header.split(b";"):
+            name, separator, value = piece.partition(b"=")
+            name = name.strip(b" \t")
+            # A cookie without a name is ignored (`=__Host-x=evil`, CVE-2023-23934).
+            if not separator or name not in self._cookies:
+                continue
+            value = value.strip(b" \t")
+            if len(value) > 1 and value[:1] == value[-1:] == b'"':
+                # RFC 6265 section 4.1.1 lets a server quote a value, and backends unquote it.
+                value = value[1:-1]
+            yield name, value
+
     def _jar(self, cookies: list[bytes]) -> dict[bytes, bytes]:
         jar: dict[bytes, bytes] = {}
         for header in cookies:
-            for piece in header.split(b";"):
-                name, separator, value = piece.partition(b"=")
-                name = name.strip(b" \t")
-                # A cookie without a name is ignored (`=__Host-x=evil`, CVE-2023-23934).
-                if not separator or name not in self._cookies:
-                    continue
-                value = value.strip(b" \t")
-                if len(value) > 1 and value[:1] == value[-1:] == b'"':
-                    # RFC 6265 section 4.1.1 lets a server quote a value, and backends unquote it.
-                    value = value[1:-1]
+            for name, value in self._pairs(header):
                 if jar.setdefault(name, value) != value:
                     raise TokenRejected("two cookies of one name with different values")
         return jar

@@ -102,8 +102,9 @@ class Verifier:
         self._cache.move_to_end(token)
         return entry.claims
 
-    async def verify(self, token: str, *, ignore_expiry: bool = False) -> Claims:
-        """Verify `token` and return its claims. With `ignore_expiry` a token passes whose only fault is its `exp`.
+    async def verify(self, token: str, *, ignore_start: bool = False, ignore_expiry: bool = False) -> Claims:
+        """Verify `token` and return its claims. With `ignore_start` a token passes whose only fault is its `nbf` or
+        `iat`, with `ignore_expiry` one whose only fault is its `exp`.
 
         Raises `TokenRejected`, with `TOKEN_EXPIRED` where `exp` is the only fault, and `KeysUnavailable` where no
         key set was ever fetched.
@@ -113,9 +114,13 @@ class Verifier:
             return claims
         signed = await jws.verify(token, keys=self._keys, algorithms=self._algorithms, verify_queue=self._verify_queue)
         generation = self._keys.generation
-        claims, validity = self._rules.read(signed.payload)
-        validity.check(self._now(), self._leeway_seconds, ignore_expiry=ignore_expiry)
-        if not ignore_expiry:
+        try:
+            claims, validity = self._rules.read(signed.payload)
+            validity.check(self._now(), self._leeway_seconds, ignore_start=ignore_start, ignore_expiry=ignore_expiry)
+        except TokenRejected as rejected:
+            rejected.is_signed = True
+            raise
+        if not (ignore_start or ignore_expiry):
             self._remember(token, _CachedClaims(claims, validity), generation)
         return claims
 

@@ -191,8 +191,8 @@ class Endpoints:
             return problem_or_none or Served(Answer(body=Nothing()))
         if endpoint.serves is Serves.INTROSPECT:
             return Served(Answer(body=await self._token_endpoints.introspect(token)))
-        await self._token_endpoints.revoke(token, incoming.client, owner)
-        return Served(Answer(body=Nothing()))
+        unrevoked = await self._token_endpoints.revoke(token, incoming.client, owner)
+        return unrevoked or Served(Answer(body=Nothing()))
 
     def _is_client(self, headers: Headers, fields: Mapping[str, Any]) -> bool:
         """Authenticate the client by Basic or by the body, not both (RFC 6749 section 2.3.1)."""

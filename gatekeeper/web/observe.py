@@ -62,8 +62,8 @@ async def read_sign_in(
         if kind is PathKind.REFRESH or (kind is PathKind.LOGIN and counts_logins):
             return _UNREADABLE
     sent = _sent(content, encoding, incoming.headers)
-    facts = rules.facts(incoming, own=kind is PathKind.LOGOUT)
-    if sent.refresh_token is None and (kind is not PathKind.LOGOUT or facts.cookie_allowed):
+    facts = rules.facts(incoming, own=False)
+    if sent.refresh_token is None:
         sent = msgspec.structs.replace(sent, refresh_token=_cookie(incoming.headers))
     request = SignInRequest(
         facts=facts,

@@ -77,7 +77,7 @@ class Operations:
         """Carry out an operation that needs a token only: in the request, in its body, or both if they are one
         user's."""
         facts = self._rules.facts(incoming, own=True)
-        bearer = await self._gate.identify(facts, ignore_expiry=True)
+        bearer = await self._gate.identify(facts, ignore_times=True)
         if bearer.claims is None and bearer.reason is not Reason.TOKEN_MISSING:
             return refuse(record, problem_of(bearer), bound, bearer)
         members = await read_object(receive, incoming.headers)

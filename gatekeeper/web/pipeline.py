@@ -212,7 +212,10 @@ class Pipeline:
         problem = await observed.before()
         identify_as(record, observed.owner)
         if problem is not None:
-            return refuse(record, problem, token_sent=True, language=request.language)
+            refused = refuse(record, problem, token_sent=True, language=request.language)
+            if problem.reason.status >= 500:
+                conclude(record, "error", problem.reason)
+            return refused
         watched = observed if kind is not PathKind.LOGOUT else None
         return msgspec.structs.replace(passed, receive=replay, observation=watched, language=request.language)
 

@@ -57,12 +57,12 @@ async def test_an_exp_that_is_no_finite_number_is_refused(exp: str) -> None:  # 
     assert await judge(forge.payload_token('{"sub":"74","exp":' + exp + "}")) is INVALID
 
 
-@pytest.mark.parametrize("exp", [int(NOW), int(NOW) - 1, NOW - 0.5, 0, -1, -1e300])
+@pytest.mark.parametrize("exp", [int(NOW), int(NOW) - 1, NOW - 0.5, 0, -1, -(10**11)])
 async def test_a_token_is_over_from_its_exp_on(exp: float) -> None:  # T13
     assert await judge(forge.token(exp=exp)) is EXPIRED
 
 
-@pytest.mark.parametrize("exp", [int(NOW) + 1, NOW + 0.25, 253402300799, 2**63, 1e300])
+@pytest.mark.parametrize("exp", [int(NOW) + 1, NOW + 0.25, 32503680000, 10**11, 1e11])
 async def test_exp_may_be_any_later_number(exp: float) -> None:  # T14: how long the session lasts is not its matter
     assert (await claims_of(forge.token(exp=exp))).expires_at == float(exp)
 
@@ -84,6 +84,25 @@ async def test_a_time_in_the_future_is_refused_beyond_the_leeway(name: str) -> N
 def test_a_leeway_outside_its_bounds_is_refused(leeway: float) -> None:  # T15
     with pytest.raises(ValueError, match="leeway"):
         forge.verifier(leeway_seconds=leeway)
+
+
+@pytest.mark.parametrize("name", ["exp", "nbf", "iat"])
+@pytest.mark.parametrize(
+    "value",
+    ["-1e303", "1e303", "-1e308", "100000000001", "-100000000001", "1e11000", "100000000000.1", "9" * 20, "-1e-999e1"],
+)
+async def test_a_time_beyond_all_sense_is_a_bad_token(name: str, value: str) -> None:  # rule 5.1
+    claims = {"sub": '"74"', "exp": f"{int(NOW) + 600}"} | {name: value}
+    payload = "{" + ",".join(f'"{key}":{text}' for key, text in claims.items()) + "}"
+    assert await judge(forge.payload_token(payload)) is INVALID
+    with pytest.raises(TokenRejected):
+        await forge.verifier().verify(forge.payload_token(payload), ignore_start=True, ignore_expiry=True)
+
+
+@pytest.mark.parametrize("name", ["nbf", "iat"])
+@pytest.mark.parametrize("value", [0, -1, -0.5, -(10**11), "-1e-400"])
+async def test_a_token_may_be_from_long_ago(name: str, value: Any) -> None:
+    assert await claims_of(forge.payload_token(f'{{"sub":"74","exp":{int(NOW) + 600},"{name}":{value}}}'))
 
 
 @pytest.mark.parametrize("name", ["nbf", "iat"])
@@ -115,6 +134,18 @@ async def test_expired_is_said_only_where_exp_is_the_only_fault(fault: dict[str,
     assert await judge(forge.token(claims=good), **options) is EXPIRED
     assert await judge(forge.token(claims=good | fault), **options) is INVALID
     assert await judge(forge.token(forge.OTHER_SECRET, claims=good), **options) is INVALID
+
+
+@pytest.mark.parametrize("name", ["nbf", "iat"])
+async def test_a_token_from_the_future_counts_where_its_start_is_ignored(name: str) -> None:  # rule 5.6
+    by, token = forge.verifier(), forge.token(claims={name: int(NOW) + 3600})
+    assert (await by.verify(token, ignore_start=True)).user == "74"
+    # It is not remembered as a good one.
+    assert by.cached(token) is None
+    with pytest.raises(TokenRejected):
+        await by.verify(token, ignore_expiry=True)
+    with pytest.raises(TokenRejected):
+        await by.verify(forge.token(exp=int(NOW) - 1), ignore_start=True)
 
 
 async def test_an_expired_token_counts_where_expiry_is_ignored() -> None:
