@@ -94,6 +94,7 @@ _FRENCH: Final[Mapping[str, str]] = {
     "The body is more framing than content": "Le corps contient plus de découpage que de contenu",
     "A trailer is malformed": "Un champ de fin de corps est malformé",
     "The request did not arrive in time": "La requête n'est pas arrivée à temps",
+    "The request ended before it was complete": "La requête s'est terminée avant d'être complète",
     "The WebSocket handshake is malformed": "L'ouverture du WebSocket est malformée",
     "The WebSocket version must be 13": "La version de WebSocket doit être 13",
     "There is data before the WebSocket handshake was answered": (

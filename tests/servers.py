@@ -422,12 +422,26 @@ class RawClient:
         async with asyncio.timeout(_ANSWER_SECONDS):
             return await self.reader.read()
 
+    async def half_close(self, data: bytes) -> None:
+        """Send the last data and close the sending side, as `nc -N` does."""
+        await self.send(data)
+        self.writer.write_eof()
+
+    def reset(self) -> None:
+        """Leave at once and visibly, as a process that is killed with unread data."""
+        linger = struct.pack("ii", 1, 0)
+        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.writer.transport.abort()
+
 
 @asynccontextmanager
 async def raw_client(url: str) -> AsyncIterator[RawClient]:
-    """A connection to the server at `url`."""
+    """A connection to the server at `url`, which may be `unix:/path`."""
     parts = urlsplit(url)
-    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    if parts.scheme == "unix":
+        reader, writer = await asyncio.open_unix_connection(parts.path)
+    else:
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     try:
         yield RawClient(reader, writer)
     finally:

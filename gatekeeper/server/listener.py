@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, cast
 
 import uvicorn
 
@@ -32,7 +32,8 @@ class Listener(uvicorn.Server):
     def announce_close(self) -> None:
         """Say `Connection: close` in every response from now on. Connections are still accepted."""
         self._protocol.announces_close = True
-        for connection in self.server_state.connections:
+        # uvicorn types it as a set of its own classes.
+        for connection in cast("set[asyncio.Protocol]", self.server_state.connections):
             if isinstance(connection, HttpServerProtocol):
                 connection.announce_close()
 

@@ -17,14 +17,16 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gatekeeper.http.request_body import BODY_TOO_LARGE, Body, ChunkedBody, SizedBody
-from gatekeeper.http.request_head import HeadReader, Limits, RequestHead, RequestRejected, parse_head, salvage
-from gatekeeper.http.types import ASGIApp, Scope
-from gatekeeper.http.websocket_handshake import asks_for_websocket, check_handshake, serialize_handshake
+from gatekeeper.http.request_head import HeadReader, Limits, RequestHead, RequestRejected, parse_head
+from gatekeeper.http.types import ASGIApp
+from gatekeeper.http.websocket_handshake import asks_for_websocket, check_handshake
 from gatekeeper.server.deadline import Deadline, StallTimer
 from gatekeeper.server.exchange import Exchange
-from gatekeeper.server.rejection import RejectedRequest, RenderError, error_response
+from gatekeeper.server.half_close import HalfClose
+from gatekeeper.server.rejection import INCOMPLETE, INTERNAL_ERROR, TIMED_OUT, RenderError, reject
 from gatekeeper.server.responders import DirectResponders
 from gatekeeper.server.scope import ScopeFactory
+from gatekeeper.server.websocket import hand_over
 
 _HIGH_WATER_BYTES: Final = 64 * 1024
 # As Go's net/http: so much of an unread body is read over to keep the connection; more ends it.
@@ -33,9 +35,6 @@ _NO_LINGER: Final = struct.pack("ii", 1, 0)
 
 FastPath: TypeAlias = Callable[[Exchange], bool]
 OnClientLeft: TypeAlias = "Callable[[asyncio.Task[None]], None]"
-
-TIMED_OUT: Final = "The request did not arrive in time"
-INTERNAL_ERROR: Final = "Internal error; the request id finds it in the log"
 
 
 class _Phase(Enum):
@@ -50,7 +49,7 @@ _HEAD, _BODY, _RESPONSE, _LINGER = _Phase
 
 
 class HttpServerProtocol(asyncio.Protocol):
-    """HTTP/1 under uvicorn. Made by `http_protocol`, which sets the class attributes."""
+    """HTTP/1 under uvicorn. Made by `factory.http_protocol`, which sets the class attributes."""
 
     __slots__ = (
         "_app_state",
@@ -60,6 +59,7 @@ class HttpServerProtocol(asyncio.Protocol):
         "_deadline",
         "_drained_bytes",
         "_exchange",
+        "_half_close",
         "_head",
         "_held",
         "_idle",
@@ -108,6 +108,7 @@ class HttpServerProtocol(asyncio.Protocol):
         self._held = b""
         self._drained_bytes = 0
         self._read_paused = False
+        self._half_close: HalfClose | None = None
         self.writable: asyncio.Event | None = None
         self._deadline = Deadline(self._loop, self._expired)
         self._stall = StallTimer(self._loop, self._limits.write_timeout)
@@ -137,6 +138,8 @@ class HttpServerProtocol(asyncio.Protocol):
         self._connections.discard(self)
         self._phase = _LINGER
         self._deadline.cancel()
+        if self._half_close is not None:
+            self._half_close.cancel()
         if self._exchange is not None:
             self._exchange.disconnect()
             if self._exchange.task is not None:
@@ -153,6 +156,14 @@ class HttpServerProtocol(asyncio.Protocol):
                 self._hold(data)
         except RequestRejected as rejected:
             self._reject(rejected)
+
+    def eof_received(self) -> bool:
+        """Note that the client has closed its sending side (RFC 9293 section 3.6): it gets the responses to what it
+        sent whole. Return False where nothing more is due, and the transport closes."""
+        if self._phase is not _LINGER and self._half_close is None:
+            self._half_close = HalfClose(self._loop, self._transport)
+            self._end_input()
+        return self._phase is not _LINGER and self._transport.can_write_eof()
 
     def pause_writing(self) -> None:
         self.writable = asyncio.Event()
@@ -259,6 +270,17 @@ class HttpServerProtocol(asyncio.Protocol):
         else:
             self._deadline.set(self._limits.body_timeout)
 
+    def _end_input(self) -> None:
+        """Nothing follows what was read and what is held."""
+        exchange = self._exchange
+        if self._phase is _RESPONSE and exchange is not None:
+            # With a request that is held, that one's response is the last.
+            exchange.keep_alive = exchange.keep_alive and bool(self._held)
+        elif self._phase is _HEAD and not self._reader.buffer:
+            self._finish()
+        elif self._phase is not _LINGER:
+            self._reject(RequestRejected(400, INCOMPLETE))
+
     def _drain(self, body: Body) -> None:
         """Read over the rest of a body after the response, within limits, to get to the next request."""
         if self._drained_bytes + body.remaining_bytes > _MAX_DRAINED_BYTES:
@@ -336,6 +358,8 @@ class HttpServerProtocol(asyncio.Protocol):
             held, self._held = self._held, b""
             self._deadline.set(self._limits.header_timeout)
             self.data_received(held)
+            if self._half_close is not None:
+                self._end_input()
         else:
             self._idle = True
             self._deadline.set(self.idle_seconds)
@@ -354,16 +378,10 @@ class HttpServerProtocol(asyncio.Protocol):
             if exchange.started:
                 self._truncate(exchange)
                 return
-        request = self._rejected_request(rejected, exchange.scope if exchange is not None else None)
-        self.write(error_response(self._render_error, request, rejected.headers))
+        scope = exchange.scope if exchange is not None else None
+        read = self._head or bytes(self._reader.buffer)
+        self.write(reject(self._render_error, rejected, read, self._limits, self._scopes.client, scope))
         self._close(linger=True)
-
-    def _rejected_request(self, rejected: RequestRejected, scope: Scope | None) -> RejectedRequest:
-        if self._head is not None:
-            method, target, headers = self._head.method, self._head.target, self._head.headers
-        else:
-            method, target, headers = salvage(bytes(self._reader.buffer), self._limits)
-        return RejectedRequest(rejected.status, rejected.detail, method, target, headers, self._scopes.client, scope)
 
     def _truncate(self, exchange: Exchange) -> None:
         """End a response in the middle, so that the client can tell (RFC 9112 section 8)."""
@@ -388,7 +406,7 @@ class HttpServerProtocol(asyncio.Protocol):
         """End the connection. While data is still arriving, close only the sending side at first: a socket that is
         closed with unread bytes resets the connection, and the client may never see the response (RFC 9112 section
         9.6)."""
-        unread = linger or self._body is not None or bool(self._held)
+        unread = (linger or self._body is not None or bool(self._held)) and self._half_close is None
         self._phase = _LINGER
         self._held = b""
         self._reader.buffer.clear()
@@ -409,13 +427,11 @@ class HttpServerProtocol(asyncio.Protocol):
         self._deadline.cancel()
         self._stall.cancel()
         self._connections.discard(self)
-        assert self._config.ws_protocol_class is not None  # noqa: S101 - asked before
-        websocket: asyncio.Protocol = self._config.ws_protocol_class(  # type: ignore[call-arg]
-            config=self._config, server_state=self._state, app_state=self._app_state
-        )
-        websocket.connection_made(self._transport)
-        websocket.data_received(serialize_handshake(head))
-        self._transport.set_protocol(websocket)
+        websocket = hand_over(self._transport, head, self._config, self._state, self._app_state)
+        self._phase = _LINGER
+        if self._half_close is not None:
+            self._half_close.cancel()
+            websocket.eof_received()
 
     # Time
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from email.utils import formatdate
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
 from gatekeeper.http.headers import HeaderList, Headers
+from gatekeeper.http.request_head import Limits, RequestHead, RequestRejected, salvage
 from gatekeeper.http.types import Scope
 from gatekeeper.server.exchange import status_line
+
+TIMED_OUT: Final = "The request did not arrive in time"
+INCOMPLETE: Final = "The request ended before it was complete"
+INTERNAL_ERROR: Final = "Internal error; the request id finds it in the log"
 
 _log = logging.getLogger("uvicorn.error")
 
@@ -45,6 +50,23 @@ class ErrorResponse(msgspec.Struct, frozen=True):
 RenderError: TypeAlias = Callable[[RejectedRequest], ErrorResponse]
 """Writes the content of an error response. It is called once for each rejected request, so it may count and log; it
 must not block."""
+
+
+def reject(
+    render_error: RenderError,
+    rejected: RequestRejected,
+    read: RequestHead | bytes,
+    limits: Limits,
+    client: tuple[str, int] | None,
+    scope: Scope | None,
+) -> bytes:
+    """Return the full response to a rejected request, of which `read` is the head, or else the bytes so far."""
+    if isinstance(read, RequestHead):
+        method, target, headers = read.method, read.target, read.headers
+    else:
+        method, target, headers = salvage(read, limits)
+    request = RejectedRequest(rejected.status, rejected.detail, method, target, headers, client, scope)
+    return error_response(render_error, request, rejected.headers)
 
 
 def error_response(render_error: RenderError, request: RejectedRequest, required: Headers) -> bytes:

@@ -7,12 +7,17 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
+from uvicorn._types import ASGISendEvent
 from uvicorn.config import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
 from websockets.frames import Frame
 
+from gatekeeper.http.request_head import RequestHead
 from gatekeeper.http.websocket_frames import MAX_MESSAGE_BYTES, StrictServerProtocol
+from gatekeeper.http.websocket_handshake import serialize_handshake
 from gatekeeper.net import CLIENT_LEFT, enable_keepalive, is_broken
+from gatekeeper.server.half_close import HalfClose
 
 _WATCH_SECONDS: Final = 1.0
 # One message of the largest size, and thousands of pongs.
@@ -31,6 +36,7 @@ class WebSocketServerProtocol(WebSocketsSansIOProtocol):
         self.conn = StrictServerProtocol(max_size=config.ws_max_size, logger=logging.getLogger("uvicorn.error"))
         self._left = asyncio.Event()
         self._watch: asyncio.TimerHandle | None = None
+        self._half_close: HalfClose | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -40,9 +46,24 @@ class WebSocketServerProtocol(WebSocketsSansIOProtocol):
         self._left.set()
         if self._watch is not None:
             self._watch.cancel()
+        if self._half_close is not None:
+            self._half_close.cancel()
         if self._task is not None and self.on_client_left is not None:
             self.on_client_left(self._task)
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keep the connection for the response to a handshake: a refusal is delivered whole. A WebSocket without a
+        sending client is over."""
+        if self.handshake_complete or not self.transport.can_write_eof():
+            return False
+        self._half_close = HalfClose(self.loop, self.transport)
+        return True
+
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if self._half_close is not None and self.handshake_complete:
+            self.transport.close()
 
     async def run_asgi(self) -> None:
         extensions: Any = self.scope["extensions"]
@@ -98,3 +119,15 @@ def websocket_protocol(callback: Callable[[asyncio.Task[None]], None]) -> type[W
         on_client_left = staticmethod(callback)
 
     return ConfiguredWebSocketProtocol
+
+
+def hand_over(
+    transport: asyncio.Transport, head: RequestHead, config: Config, state: ServerState, app_state: dict[str, Any]
+) -> asyncio.Protocol:
+    """Give the connection with the checked handshake `head` to a WebSocket protocol, and return that."""
+    made: Any = config.ws_protocol_class
+    websocket: asyncio.Protocol = made(config=config, server_state=state, app_state=app_state)
+    websocket.connection_made(transport)
+    websocket.data_received(serialize_handshake(head))
+    transport.set_protocol(websocket)
+    return websocket

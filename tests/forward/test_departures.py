@@ -92,7 +92,7 @@ async def test_when_the_client_leaves_the_backend_is_left_within_a_second(head: 
         await asked.wait()
         await asyncio.sleep(0.05)
         left_at = time.monotonic()
-        client.writer.close()
+        client.reset()
         async with asyncio.timeout(2):
             await gone.wait()
 

@@ -32,7 +32,8 @@ class House:
     bodies, `left` counts clients that left before the response, `refusals` are the requests that the server rejected.
 
     `/early` responds before it reads, `/slow` waits a little first, `/begin` begins a response and then reads,
-    `/stream` sends as much as the client reads, `/fail` fails, `/half` fails in the middle.
+    `/stream` sends as much as the client reads, `/wait` waits until the client has left, `/drip` sends a byte now and
+    then until it has, `/fail` fails, `/half` fails in the middle.
     """
 
     url: str
@@ -99,6 +100,9 @@ class House:
         if path == "/stream":
             await self._stream(send)
             return
+        if path == "/wait" or path == "/drip":
+            await self._wait(receive, send if path == "/drip" else None)
+            return
         body = b""
         more = True
         while more:
@@ -116,6 +120,18 @@ class House:
             await send({"type": "http.response.body", "body": b"ok"})
         else:
             await _reply(send, b"%s:%s" % (path.encode(), body))
+
+    async def _wait(self, receive: Any, send: Any) -> None:
+        if send is not None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        await receive()
+        left = asyncio.create_task(receive())
+        while not left.done():
+            if send is not None:
+                await send({"type": "http.response.body", "body": b"x", "more_body": True})
+            await asyncio.wait({left}, timeout=0.02)
+        assert left.result()["type"] == "http.disconnect"
+        self.left += 1
 
     async def _stream(self, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
