@@ -20,8 +20,8 @@ from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.embedded import server_binary
+from tests.waiting import HANG_SECONDS, START_SECONDS
 
-_START_SECONDS = 15.0
 # Where most tests start sidecars, backends or the command, try thousands of steps, or wait for time to pass.
 _SLOW = frozenset(
     {
@@ -66,7 +66,7 @@ def store_process(binary: str, *options: str) -> Iterator[tuple[str, subprocess.
 
 def wait_for_store(url: str) -> None:
     """Until the server at `url` answers."""
-    deadline = time.monotonic() + _START_SECONDS
+    deadline = time.monotonic() + START_SECONDS
     while True:
         try:
             with redis.Redis.from_url(url) as client:
@@ -106,7 +106,7 @@ async def make_store(store_url: str) -> AsyncIterator[MakeStore]:
     made: list[StoreClient] = []
 
     def make(**rules: Any) -> SessionStore:
-        made.append(StoreClient(store_url, timeout_seconds=5.0))
+        made.append(StoreClient(store_url, timeout_seconds=HANG_SECONDS))
         settled = {name: rules.get(name, getattr(RULES, name)) for name in Rules.__struct_fields__}
         assert not rules.keys() - settled.keys(), "no such rule"
         return SessionStore(ScriptRunner(made[-1], key_prefix="gk:", rules=Rules(**settled)))

@@ -28,10 +28,9 @@ import uvicorn
 
 from gatekeeper.server import ErrorResponse, Limits, RejectedRequest, http_protocol
 from gatekeeper.server.websocket import WebSocketServerProtocol
+from tests.waiting import HANG_SECONDS, START_SECONDS
 
 _BACKENDS = Path(__file__).parent / "backends"
-_START_SECONDS = 30.0
-_ANSWER_SECONDS = 10.0
 _LIMIT_BYTES = 1 << 20
 
 
@@ -119,7 +118,7 @@ def process(command: Sequence[str], environment: Mapping[str, str] = {}, *, list
     reader = threading.Thread(target=drain, daemon=True)
     reader.start()
     try:
-        ready.wait(_START_SECONDS)
+        ready.wait(START_SECONDS)
         if not found:
             raise RuntimeError(f"{command} did not start:\n{''.join(told)}")
         _wait_for_answer(found[0])
@@ -128,16 +127,16 @@ def process(command: Sequence[str], environment: Mapping[str, str] = {}, *, list
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        reader.join(5)
+        reader.join(HANG_SECONDS)
         assert process.stdout is not None
         process.stdout.close()
 
 
 def _wait_for_answer(url: str) -> None:
-    deadline = time.monotonic() + _START_SECONDS
+    deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         with suppress(OSError):
-            fetch(url, "HEAD", "/", timeout=5)
+            fetch(url, "HEAD", "/", timeout=HANG_SECONDS)
             return
         time.sleep(0.05)
     raise RuntimeError(f"{url} does not answer")
@@ -171,7 +170,7 @@ def serve_asgi(app: Any, **settings: Any) -> Iterator[str]:
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
-    deadline = time.monotonic() + _START_SECONDS
+    deadline = time.monotonic() + START_SECONDS
     while not server.started and thread.is_alive() and time.monotonic() < deadline:
         time.sleep(0.005)
     try:
@@ -179,7 +178,7 @@ def serve_asgi(app: Any, **settings: Any) -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(HANG_SECONDS)
         listener.close()
         assert not thread.is_alive(), "the application did not stop"
 
@@ -414,12 +413,12 @@ class RawClient:
 
     async def until(self, end: bytes) -> bytes:
         """What comes, up to and with `end`."""
-        async with asyncio.timeout(_ANSWER_SECONDS):
+        async with asyncio.timeout(HANG_SECONDS):
             return await self.reader.readuntil(end)
 
     async def rest(self) -> bytes:
         """Everything up to the end of the connection."""
-        async with asyncio.timeout(_ANSWER_SECONDS):
+        async with asyncio.timeout(HANG_SECONDS):
             return await self.reader.read()
 
     async def half_close(self, data: bytes) -> None:

@@ -25,6 +25,7 @@ from tests.system.sidecar import (
     token,
 )
 from tests.system.sidecar import sidecar as started
+from tests.waiting import START_SECONDS
 
 FIELDS = [
     *("ts", "event", "actor", "actor_id", "user_id", "session_id", "reason", "client_ip", "request_id"),
@@ -136,7 +137,7 @@ def test_tail_shows_the_newest_and_follows(gate: Gate, store: Store) -> None:
         gate.fetch("/", token(users[2]))
         assert json.loads(following.stdout.readline())["user_id"] == users[2]
         following.send_signal(signal.SIGINT)
-        assert following.wait(20) == 0
+        assert following.wait(START_SECONDS) == 0
 
 
 def test_the_lines_in_the_log_are_no_matter_of_its_level() -> None:

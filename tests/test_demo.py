@@ -18,6 +18,7 @@ import pytest
 
 from tests.servers import fetch
 from tests.system.sidecar import embedded_pid, environment, eventually, kill_embedded
+from tests.waiting import HANG_SECONDS, START_SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +63,8 @@ def demo(directory: Path, **settings: str) -> Iterator[Demo]:
     running = Demo(directory, **settings)
     try:
         eventually(
-            lambda: "Ctrl-C stops everything." in running.guide or running.process.poll() is not None, seconds=30
+            lambda: "Ctrl-C stops everything." in running.guide or running.process.poll() is not None,
+            seconds=START_SECONDS,
         )
         yield running
     finally:
@@ -78,7 +80,7 @@ def demo(directory: Path, **settings: str) -> Iterator[Demo]:
 
 def paste(lines: list[str]) -> list[str]:
     done = subprocess.run(
-        ["bash", "-e"], input="\n".join(lines) + "\n", capture_output=True, text=True, timeout=60, check=True
+        ["bash", "-e"], input="\n".join(lines) + "\n", capture_output=True, text=True, timeout=START_SECONDS, check=True
     )
     return done.stdout.splitlines()
 
@@ -136,10 +138,10 @@ def test_ctrl_c_ends_all_of_it(tmp_path: Path) -> None:
         backend = running.url("backend")
         fetch(backend, "GET", "/health")
         running.process.send_signal(signal.SIGINT)
-        assert running.process.wait(20) == 0
+        assert running.process.wait(START_SECONDS) == 0
         assert embedded_pid(running.data_dir) is None
         with pytest.raises(OSError):
-            fetch(backend, "GET", "/health", timeout=5)
+            fetch(backend, "GET", "/health", timeout=HANG_SECONDS)
 
 
 def test_a_taken_port_is_told_and_the_next_one_is_taken(tmp_path: Path) -> None:

@@ -34,11 +34,11 @@ from typing import Any, Final
 
 import yaml
 
-from tests.system.sidecar import eventually, kill_embedded
+from tests.system.sidecar import kill_embedded
 from tests.tokens import forge
+from tests.waiting import HANG_SECONDS, START_SECONDS, eventually
 
 LANGUAGES: Final = frozenset({"bash", "python", "ini", "json", "yaml", "text", "http", "diff", "mermaid"})
-_START_SECONDS: Final = 90.0
 _BLOCK_SECONDS: Final = 120.0
 _FENCE: Final = re.compile(r"^( *)```([^\n`]*)\n(.*?)^\1```[ \t]*$", re.MULTILINE | re.DOTALL)
 _FILE: Final = re.compile(r"[\w-]+\.\w+")
@@ -154,7 +154,7 @@ class Reader:
 
         if "serves" in block.words:
             self._terminals.append(self._new_terminal())
-            eventually(lambda: terminal.poll() is not None or self._serving(), seconds=_START_SECONDS)
+            eventually(lambda: terminal.poll() is not None or self._serving(), seconds=START_SECONDS)
             assert terminal.poll() is None, told()
             return
         deadline = time.monotonic() + _BLOCK_SECONDS
@@ -202,7 +202,9 @@ class Reader:
         if not listens(self._ports[9090]):
             return True
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._ports[9090]}/readyz", timeout=5) as response:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self._ports[9090]}/readyz", timeout=HANG_SECONDS
+            ) as response:
                 return bool(response.status == 200)
         except OSError:
             return False

@@ -15,6 +15,7 @@ import pytest
 
 from tests.docs.blocks import LANGUAGES, Block, Reader, blocks_of, difference, indented_blocks, listens
 from tests.system.sidecar import eventually, external_store
+from tests.waiting import START_SECONDS
 
 _ROOT = Path(__file__).parent.parent.parent
 PAGES = sorted(
@@ -132,7 +133,7 @@ class _Backend:
     def close(self) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(20)
+            self._process.wait(START_SECONDS)
 
 
 def _free_ports(number: int) -> list[int]:

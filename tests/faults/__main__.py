@@ -6,6 +6,6 @@ from tests.faults.bed import bed
 from tests.faults.page import PAGE, table, written
 from tests.faults.scenarios import FAULTS
 
-with bed() as made:
+with bed(store_timeout="300ms") as made:
     rows = [(fault, fault.run(made)) for fault in FAULTS]
 PAGE.write_text(written(PAGE.read_text(), table(rows)))

@@ -14,6 +14,7 @@ import redis
 
 from tests.faults.bed import Bed, Outcome, Trial
 from tests.system.sidecar import eventually
+from tests.waiting import HANG_SECONDS
 
 
 class Fault(NamedTuple):
@@ -25,6 +26,8 @@ class Fault(NamedTuple):
 
 
 FAULTS: list[Fault] = []
+# Keys that take a millisecond each to load.
+_LOADED = 3000
 
 
 def fault(name: str, title: str) -> Callable[[Callable[[Bed], Outcome]], Callable[[Bed], Outcome]]:
@@ -51,7 +54,7 @@ def repeated(action: Callable[[], object], *, every: float) -> Iterator[None]:
         yield
     finally:
         over.set()
-        thread.join(10)
+        thread.join(HANG_SECONDS)
 
 
 def _simple(
@@ -91,7 +94,7 @@ def frozen(bed: Bed) -> Outcome:
 def paused(bed: Bed) -> Outcome:
     # It takes no UNPAUSE either: the answer to a PING is the end.
     client: Any = bed.store.client
-    begin = lambda: client.execute_command("CLIENT", "PAUSE", "1500", "ALL")  # noqa: E731
+    begin = lambda: client.execute_command("CLIENT", "PAUSE", "4000", "ALL")  # noqa: E731
     return _simple(bed, begin, client.ping, for_all_of_it=False)
 
 
@@ -162,10 +165,9 @@ def unauthenticated(bed: Bed) -> Outcome:
 
 @fault("R8", "loading its data after a restart (LOADING)")
 def loading(bed: Bed) -> Outcome:
-    # Each key takes a millisecond to load.
     client: Any = bed.store.client
     together = client.pipeline(transaction=False)
-    for number in range(1000):
+    for number in range(_LOADED):
         together.set(f"filler:{number}", "x")
     together.execute()
     client.execute_command("BGREWRITEAOF")
@@ -178,7 +180,7 @@ def loading(bed: Bed) -> Outcome:
         eventually(bed.store.answers)
         trial.heals()
         bed.store.client.config_set("key-load-delay", "0")
-    bed.store.client.delete(*(f"filler:{number}" for number in range(1000)))
+    bed.store.client.delete(*(f"filler:{number}" for number in range(_LOADED)))
     return trial.outcome
 
 
@@ -189,7 +191,9 @@ def scripts_flushed(bed: Bed) -> Outcome:
         with repeated(bed.store.client.script_flush, every=0.01):
             trial.lasts()
         trial.heals()
-    assert trial.outcome.during == {mode: {200: sum(counts.values())} for mode, counts in trial.outcome.during.items()}
+    # Nobody notices, if not that the machine is slow.
+    assert set(trial.outcome.kinds) <= {"timeout", "open"}
+    assert trial.outcome.kinds or {status for counts in trial.outcome.during.values() for status in counts} == {200}
     return trial.outcome
 
 
@@ -211,7 +215,7 @@ def busy(bed: Bed) -> Outcome:
 
     def heal() -> None:
         client.execute_command("SCRIPT", "KILL")
-        thread.join(10)
+        thread.join(HANG_SECONDS)
 
     try:
         return _simple(bed, begin, heal)

@@ -20,6 +20,7 @@ from gatekeeper.store.epoch import Epoch
 from tests.faults.test_cluster import move
 from tests.faults.topologies import SLOTS, Node, Sharded, sharded, until
 from tests.system.sidecar import Backend, Sidecar, World, eventually, sidecar, someone, token
+from tests.waiting import HANG_SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -112,7 +113,7 @@ async def test_slots_that_move_are_no_loss_and_leave_no_primary_unwatched(store:
         ):
             await asyncio.to_thread(move, store, key_slot(key.encode()), source, target)
             await beat(several, 2)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANG_SECONDS):
             while not all(watches(epoch, node) for epoch in several for node in store.primaries):
                 await beat(several)
                 await asyncio.sleep(0.1)
@@ -152,7 +153,7 @@ async def test_a_killed_primary_is_no_loss_and_its_successor_is_watched(store: S
         with pytest.raises(StoreUnavailable):
             await beat(several)
         await asyncio.to_thread(until, replica.is_master, "a successor")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANG_SECONDS):
             while True:
                 try:
                     await beat(several)
@@ -214,7 +215,7 @@ async def test_one_that_does_not_answer_hides_no_loss_of_another(store: Sharded)
         try:
             await asyncio.sleep(0.2)
             lossy.ask("FLUSHALL")
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(HANG_SECONDS):
                 while not (one.adopt_not_before and two.adopt_not_before):  # noqa: ASYNC110 - nothing tells
                     await asyncio.sleep(0.02)
             assert not any(task.done() for task in looking)
@@ -231,7 +232,7 @@ async def test_a_primary_that_comes_back_without_its_data_is_noticed(store: Shar
         store.primaries[0].kill()
         store.primaries[0].start()
         await asyncio.to_thread(until, lambda: all(map(store.is_whole, store.primaries)), "a whole cluster")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANG_SECONDS):
             while 0 in {epoch.adopt_not_before for epoch in several}:
                 with suppress(StoreUnavailable):
                     await beat(several)
@@ -255,7 +256,7 @@ async def test_one_that_starts_is_served_while_others_than_the_first_key_are_awa
         store_client.breaker = breaker = Breaker(epoch.beat, opens=False, probe_first=True)
         with pytest.raises(StoreUnavailable, match="not probed yet"):
             await store_client.call(command("GET", "gk:epoch:x"))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANG_SECONDS):
             while True:
                 with pytest.raises(StoreUnavailable):
                     await epoch.beat()

@@ -28,6 +28,7 @@ from tests.system.sidecar import (
     someone,
     token,
 )
+from tests.waiting import HANG_SECONDS
 
 _OPTIONS = ("--appendonly", "yes", "--appendfsync", "always")
 HANDED_OUT = token(someone())
@@ -51,7 +52,7 @@ def backend() -> Iterator[Backend]:
 @contextmanager
 def degradable(backend: Backend, **settings: str) -> Iterator[tuple[World, Store, Sidecar]]:
     with external_store(*_OPTIONS) as store:
-        options = {"on_store_failure": "allow_verified", "store_timeout": "0.3", "public_paths": "/public/*"} | settings
+        options = {"on_store_failure": "allow_verified", "store_timeout": "10s", "public_paths": "/public/*"} | settings
         with sidecar(backend.url, redis_url=store.url, **options) as gate:
             yield World(gate.url, lambda: backend.reached, store), store, gate
 
@@ -154,7 +155,7 @@ def test_a_websocket_is_judged_alike(down: tuple[World, Sidecar, dict[str, str],
             connect(
                 world.url.replace("http", "ws") + "/socket",
                 additional_headers={"Authorization": f"Bearer {tokens[name]}"},
-                open_timeout=10,
+                open_timeout=HANG_SECONDS,
             )
         asked = world.reached[before:]
         assert len(asked) == (1 if name == "live" else 0)
@@ -175,7 +176,7 @@ def test_an_ended_session_is_over_for_every_token_of_it(backend: Backend) -> Non
 def test_what_was_ended_elsewhere_is_over_here(backend: Backend) -> None:
     with (
         degradable(backend) as (world, store, _),
-        sidecar(backend.url, redis_url=store.url, store_timeout="0.3") as elsewhere,
+        sidecar(backend.url, redis_url=store.url, store_timeout="10s") as elsewhere,
     ):
         there = World(elsewhere.url, lambda: backend.reached, store)
         client: Any = store.client
@@ -195,7 +196,7 @@ def test_what_was_ended_elsewhere_is_over_here(backend: Backend) -> None:
 
 @pytest.mark.slow
 def test_it_lasts_no_longer_than_it_may(backend: Backend) -> None:
-    with degradable(backend, degraded_max="1s") as (world, store, gate):
+    with degradable(backend, degraded_max="3s") as (world, store, gate):
         bearing = token(someone())
         world.passed("/", bearing)
         store.kill()

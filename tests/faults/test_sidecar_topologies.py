@@ -51,7 +51,7 @@ def test_a_loss_of_all_data_is_noticed_and_an_outage_passed_over(store: Watched 
     # R15; rule 4.9. In a Cluster the epoch lies apart from the users, and each node fails by itself.
     with (
         Backend() as backend,
-        sidecar(backend.url, redis_url=store.url, store_timeout="0.3", on_store_failure="allow_verified") as gate,
+        sidecar(backend.url, redis_url=store.url, store_timeout="2s", on_store_failure="allow_verified") as gate,
     ):
         assert eventually(lambda: gate.ready().status == 200)
         world = World(gate.url, lambda: backend.reached)

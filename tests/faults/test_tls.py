@@ -23,6 +23,7 @@ from tests.faults.topologies import Over, Sharded, Watched, sharded, until, watc
 from tests.faults.traffic import traffic
 from tests.machine import need
 from tests.system.sidecar import Backend, World, command, eventually, sidecar, someone, token
+from tests.waiting import HANG_SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -118,7 +119,7 @@ async def test_clients_for_subscriptions_and_applications_use_tls(over: Over, ma
                     assert await client.get(f"key{number}") == b"x"
             pubsub = client.pubsub()
             await pubsub.subscribe("gk:ends")
-            assert (await pubsub.get_message(timeout=5))["type"] == "subscribe"
+            assert (await pubsub.get_message(timeout=HANG_SECONDS))["type"] == "subscribe"
             await pubsub.aclose()  # type: ignore[no-untyped-call]
         finally:
             await client.aclose()

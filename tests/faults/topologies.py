@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 import redis
 
 from tests.faults.certificates import Tls
+from tests.waiting import HANG_SECONDS
 
-_SECONDS = 30.0
 _DOWN_AFTER_MS = 500
 _NODE_TIMEOUT_MS = 1_000
 SLOTS = 16_384
 
 
-def until(true: Callable[[], Any], what: str, seconds: float = _SECONDS) -> Any:
+def until(true: Callable[[], Any], what: str, seconds: float = HANG_SECONDS) -> Any:
     """Waits for it; answers what it was."""
     deadline = time.monotonic() + seconds
     while True:
@@ -77,7 +77,9 @@ class Node:
         if tls is not None:
             # It is verified by whom the test is about.
             over = {"ssl": True, "ssl_ca_certs": str(tls.ca_file), "ssl_check_hostname": False}
-        self.client = redis.Redis(port=port, password=password, socket_timeout=5, decode_responses=True, **over)
+        self.client = redis.Redis(
+            port=port, password=password, socket_timeout=HANG_SECONDS, decode_responses=True, **over
+        )
         self.start()
 
     def start(self) -> None:

@@ -13,6 +13,7 @@ from gatekeeper.http.client_address import TrustedProxies
 from gatekeeper.upstream.http1_client import Http1Upstream
 from gatekeeper.upstream.httpx_client import HttpxUpstream
 from tests.servers import OK, RawClient, RecordingBackend, Script, raw_client, serve_asgi
+from tests.waiting import HANG_SECONDS
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 Transport: TypeAlias = type[Http1Upstream] | type[HttpxUpstream]
@@ -69,7 +70,7 @@ class Chain:
 
     async def ended(self, count: int) -> None:
         """Returns when the application has finished so many calls (the lifespan's not among them)."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             while self.guarded.ended < count:  # noqa: ASYNC110 - it ends in another thread
                 await asyncio.sleep(0.005)
 

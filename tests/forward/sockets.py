@@ -21,9 +21,9 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, Tex
 
 from tests.forward.chain import Chain, chain
 from tests.servers import RawConnection, RawRequest, Script
+from tests.waiting import HANG_SECONDS
 
 TEXT, BINARY, CONT, CLOSE, PING, PONG = 1, 2, 0, 8, 9, 10
-WAIT_SECONDS = 10.0
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
@@ -84,7 +84,7 @@ class Peer:
 
     async def get(self) -> str | bytes | Closed:
         """The next message, or the end. Pings and pongs are only kept."""
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(HANG_SECONDS):
             while True:
                 while not self._events:
                     try:
@@ -122,9 +122,9 @@ class Peer:
             pass
         return seen
 
-    async def gone(self, seconds: float = WAIT_SECONDS) -> None:
+    async def gone(self) -> None:
         """Returns when the connection is at its end."""
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(HANG_SECONDS):
             with suppress(ConnectionError):
                 while await self.reader.read(65536):
                     pass
@@ -167,7 +167,7 @@ async def opened(url: str, target: str = "/", headers: Iterable[tuple[str, str]]
     ]
     try:
         writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(HANG_SECONDS):
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             status = int(head[0].split()[1])
             fields = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in head[1:-2])]
@@ -234,7 +234,7 @@ async def tunnel(answer: bytes | Script, **settings: Any) -> AsyncIterator[Chain
         calls = sum(scope["type"] != "lifespan" for scope in made.guarded.scopes)
         await made.ended(calls)
         assert await _tasks_of(made) == []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         while sockets() > before:  # noqa: ASYNC110 - nobody tells when a socket is gone
             await asyncio.sleep(0.01)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from gatekeeper.forward.http import Proxy, ResponseTruncated
 from gatekeeper.http.client_address import TrustedProxies
 from tests.forward.chain import CHUNKED, GET, Chosen, chain, raw_chain
 from tests.servers import RawConnection, RawRequest, RecordingBackend, Script, afetch, raw_client
+from tests.waiting import HANG_SECONDS
 
 pytestmark = pytest.mark.usefixtures("each_transport")
 
@@ -68,7 +68,7 @@ async def test_half_a_body_is_never_made_a_whole_one() -> None:
         await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
         await asyncio.sleep(0.1)
         client.writer.transport.abort()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(HANG_SECONDS):
             await finished.wait()
         await made.ended(1)
 
@@ -78,7 +78,7 @@ async def test_half_a_body_is_never_made_a_whole_one() -> None:
 
 # X07
 @pytest.mark.parametrize("head", [b"", CHUNKED, CHUNKED + b"3\r\nabc\r\n"], ids=["no head", "head", "part of a body"])
-async def test_when_the_client_leaves_the_backend_is_left_within_a_second(head: bytes) -> None:
+async def test_when_the_client_leaves_the_backend_is_left(head: bytes) -> None:
     asked, gone = asyncio.Event(), asyncio.Event()
 
     async def script(connection: RawConnection, request: RawRequest) -> None:
@@ -91,12 +91,9 @@ async def test_when_the_client_leaves_the_backend_is_left_within_a_second(head: 
         await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc")
         await asked.wait()
         await asyncio.sleep(0.05)
-        left_at = time.monotonic()
         client.reset()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(HANG_SECONDS):
             await gone.wait()
-
-        assert time.monotonic() - left_at < 1
         await made.ended(1)
         assert made.guarded.errors == []
 
@@ -117,7 +114,7 @@ async def test_a_client_that_leaves_its_upload_for_an_early_answer_is_noticed() 
         assert (await client.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
         client.writer.transport.abort()
         answered.set()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(HANG_SECONDS):
             await gone.wait()
         await made.ended(1)
 
@@ -149,11 +146,11 @@ async def test_a_stream_that_falls_silent_is_cut_and_one_that_speaks_may_last() 
     async def script(connection: RawConnection, request: RawRequest) -> None:
         await connection.write(CHUNKED)
         for _ in range(5):
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)  # altogether longer than silence may last
             await connection.write(b"1\r\nx\r\n")
         await connection.gone()
 
-    async with raw_chain(script, timeout_seconds=0.8) as (made, client):
+    async with raw_chain(script, timeout_seconds=2) as (made, client):
         await client.send(GET)
         received = await client.rest()
 
@@ -196,20 +193,17 @@ async def _cut_head(connection: RawConnection, request: RawRequest) -> None:
     ],
 )
 async def test_a_backend_that_fails_before_it_answers_is_named(answer: bytes | Script, status: int, kind: str) -> None:
-    async with chain(answer, timeout_seconds=0.3) as made:
+    async with chain(answer, timeout_seconds=0.3 if kind == "timeout" else HANG_SECONDS) as made:
         assert (await afetch(made.url)).status == status
         assert made.error_kinds == [kind]
         assert isinstance(made.guarded.errors[0], UpstreamTimeout if kind == "timeout" else UpstreamUnavailable)
 
 
 # B1
-async def test_a_backend_that_cannot_be_reached_is_named_at_once() -> None:
+async def test_a_backend_that_cannot_be_reached_is_named() -> None:
     async with chain(url="http://127.0.0.1:1") as made:
-        started_at = time.monotonic()
-
         assert (await afetch(made.url)).status == 502
         assert made.error_kinds == ["connect"]
-        assert time.monotonic() - started_at < 1
 
 
 async def test_cancellation_from_outside_is_not_swallowed() -> None:
@@ -235,5 +229,5 @@ async def test_cancellation_from_outside_is_not_swallowed() -> None:
 
         with pytest.raises(asyncio.CancelledError):
             await call
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(HANG_SECONDS):
             await gone.wait()

@@ -15,6 +15,7 @@ import pytest
 
 from tests.forward.conftest import Pair
 from tests.servers import ClientResponse, fetch
+from tests.waiting import HANG_SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -136,7 +137,7 @@ def test_a_stream_of_lines_is_the_same_stream(httpbin: Pair) -> None:
 # X10
 def test_what_drips_is_not_held_back(httpbin: Pair) -> None:
     parts = urlsplit(httpbin.proxied)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=HANG_SECONDS)
     connection.request("GET", "/drip?duration=2&numbytes=4&delay=0")
     response = connection.getresponse()
     arrivals = []

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import resource
 import ssl
-import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -43,6 +42,7 @@ from tests.forward.sockets import (
 )
 from tests.servers import RawConnection, RawRequest, serve_asgi
 from tests.upstream.test_upstream import self_signed
+from tests.waiting import HANG_SECONDS
 
 # The handshake
 
@@ -242,7 +242,7 @@ async def test_a_backend_that_cannot_be_reached_is_a_bad_gateway() -> None:
 async def test_a_backend_that_is_silent_is_a_gateway_timeout(answer: bytes) -> None:
     async def script(connection: RawConnection, request: RawRequest) -> None:
         await connection.write(answer)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(HANG_SECONDS):
             await connection.gone()
 
     async with tunnel(script, timeout_seconds=0.2) as made, opened(made.url) as client:
@@ -280,7 +280,7 @@ async def test_a_client_that_leaves_during_the_handshake_takes_the_backend_s_alo
             opening = group.create_task(come_and_go(made.url))
             await asked.wait()
             opening.cancel()
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(HANG_SECONDS):
                 await left.wait()
         await made.ended(1)
         assert made.guarded.errors == []
@@ -492,7 +492,7 @@ async def test_a_backend_that_dies_is_an_internal_error_within_a_second(how: str
     async with tunnel(script) as made, opened(made.url) as client:
         assert await client.peer.get() == "a"
         await client.peer.put(TEXT, b"die")
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(HANG_SECONDS):
             assert await client.peer.end() == (1011, "the connection to the backend was lost")
             await client.peer.put(CLOSE, close_payload(1011))
             await client.peer.gone()
@@ -502,7 +502,7 @@ async def test_a_backend_that_dies_is_an_internal_error_within_a_second(how: str
 
 # W07
 @pytest.mark.parametrize("busy", [False, True])
-async def test_a_client_that_dies_takes_the_backend_s_connection_along_within_a_second(*, busy: bool) -> None:
+async def test_a_client_that_dies_takes_the_backend_s_connection_along(*, busy: bool) -> None:
     ends: list[Any] = []
     seen: list[Any] = []
     over = asyncio.Event()
@@ -525,7 +525,7 @@ async def test_a_client_that_dies_takes_the_backend_s_connection_along_within_a_
             await client.peer.put(TEXT, b"last words")
             await asyncio.sleep(0.1)
             client.peer.hang_up()
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(HANG_SECONDS):
                 await over.wait()
                 await made.ended(1)
         # Broken off for the one is broken off for the other: no close frame is made up.
@@ -534,21 +534,25 @@ async def test_a_client_that_dies_takes_the_backend_s_connection_along_within_a_
 
 
 async def test_a_backend_that_never_answers_a_close_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(websocket_backend, "_CLOSE_SECONDS", 0.3)
+    monkeypatch.setattr(websocket_backend, "_CLOSE_SECONDS", 3.0)
     seen: list[Any] = []
+    left = asyncio.Event()
 
     async def script(peer: Peer) -> None:
         seen.append(await peer.end())
         # It speaks on instead.
         for _ in range(20):
             await peer.put(BINARY, b"x" * 1000)
-        await peer.gone(2)
+        await peer.gone()
+        left.set()
 
     async with tunnel(upgraded(script)) as made:
         async with opened(made.url) as client:
             # The handshake is each leg's own: the client need not wait.
             assert await client.peer.close(4000) == (4000, "")
-            await client.peer.gone(0.2)
+            await client.peer.gone()
+            assert not left.is_set()
+        await left.wait()
         await made.ended(1)
         assert seen == [(4000, "")]
 
@@ -570,7 +574,7 @@ async def test_a_slow_backend_gets_all_that_came_before_the_client_s_close(monke
         await client.peer.put(BINARY, b"x" * MAX_MESSAGE_BYTES)
         assert await client.peer.close(4000, "bye") == (4000, "bye")
         closed.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             await over.wait()
         assert ends == [MAX_MESSAGE_BYTES, (4000, "bye")]
 
@@ -591,23 +595,21 @@ async def test_a_server_that_ends_says_so_to_both() -> None:  # W09
 
 
 async def test_a_server_that_ends_waits_for_no_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(websocket_backend, "_CLOSE_SECONDS", 60.0)
+    monkeypatch.setattr(websocket_backend, "_CLOSE_SECONDS", 600.0)
 
     async def script(peer: Peer) -> None:
         await peer.end()
         await peer.gone()
 
     async with tunnel(upgraded(script)) as made, opened(made.url) as client:
-        started = time.monotonic()
         stopping = asyncio.create_task(made.stop())
         assert (await client.peer.end()).code == 1012
         await stopping
-        assert time.monotonic() - started < 5
 
 
 async def test_an_open_websocket_may_be_idle_longer_than_a_backend_may_be_silent() -> None:
-    async with tunnel(upgraded(echo), timeout_seconds=0.2) as made, opened(made.url) as client:
-        await asyncio.sleep(1)
+    async with tunnel(upgraded(echo), timeout_seconds=1) as made, opened(made.url) as client:
+        await asyncio.sleep(1.5)
         await client.peer.put(TEXT, b"a")
         assert await client.peer.get() == "a"
 
@@ -705,7 +707,7 @@ async def test_a_client_that_dies_while_it_is_not_read_from_is_noticed() -> None
                 client.peer.writer.write(frame(BINARY, b"x" * 10_000_000, masked=True))
             await asyncio.sleep(0.5)
             client.peer.hang_up()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             await gone.wait()
             await made.ended(1)
 
@@ -765,7 +767,7 @@ async def test_a_backend_that_reads_no_pongs_is_read_from_no_more(monkeypatch: p
         await _stalled(lambda: sent)
         assert sent < 60e6
         client.peer.hang_up()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(HANG_SECONDS):
             await made.ended(1)
 
 
@@ -779,7 +781,7 @@ async def test_a_client_that_reads_no_pongs_is_cut() -> None:
     async with tunnel(upgraded(echo)) as made, opened(made.url) as client:
         with pytest.raises(ConnectionError):
             await drown(client.peer)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(HANG_SECONDS):
             await made.ended(1)
 
 
@@ -799,7 +801,7 @@ async def test_both_sides_talking_at_once_with_pings_between_never_stand_still()
                 for _ in range(200):
                     await client.send(b"x" * 100_000)
 
-            async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+            async with asyncio.timeout(HANG_SECONDS), asyncio.TaskGroup() as group:
                 group.create_task(talk())
                 for _ in range(200):
                     assert len(await client.recv()) == 100_000

@@ -35,6 +35,7 @@ from tests.forward.sockets import (
     upgraded,
 )
 from tests.servers import RawConnection, RawRequest, afetch, raw_client, serve_asgi
+from tests.waiting import HANG_SECONDS
 
 
 class Echo:
@@ -97,7 +98,7 @@ async def seen(twice: Twice, url: str, sent: bytes, *, messages: int = 0) -> tup
         while not found or not isinstance(found[-1], Closed):
             found.append(await client.peer.get())
         found.append(client.peer.pongs)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(HANG_SECONDS):
         while query not in twice.echo.ends:  # noqa: ASYNC110 - it ends in another thread
             await asyncio.sleep(0.005)
     return found, twice.echo.ends[query]

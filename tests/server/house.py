@@ -11,6 +11,7 @@ from typing import Any
 from gatekeeper.http.headers import request_id
 from gatekeeper.server import ErrorResponse, Limits, RejectedRequest, http_protocol
 from tests.servers import RawClient, serve_asgi
+from tests.waiting import HANG_SECONDS
 
 CODES = {
     400: "bad_request",
@@ -31,7 +32,7 @@ class House:
     """The application: it reads every body and responds with what it got. `requests` are the scopes, `bodies` the
     bodies, `left` counts clients that left before the response, `refusals` are the requests that the server rejected.
 
-    `/early` responds before it reads, `/slow` waits a little first, `/begin` begins a response and then reads,
+    `/early` responds before it reads, `/slow` waits `slow_seconds` first, `/begin` begins a response and then reads,
     `/stream` sends as much as the client reads, `/wait` waits until the client has left, `/drip` sends a byte now and
     then until it has, `/fail` fails, `/half` fails in the middle.
     """
@@ -44,6 +45,7 @@ class House:
         self.refusals: list[RejectedRequest] = []
         self.left = 0
         self.running = 0
+        self.slow_seconds = 0.3
 
     def refuse(self, refusal: RejectedRequest) -> ErrorResponse:
         self.refusals.append(refusal)
@@ -96,7 +98,7 @@ class House:
         if path == "/half":
             raise ZeroDivisionError
         if path == "/slow":
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(self.slow_seconds)
         if path == "/stream":
             await self._stream(send)
             return
@@ -164,12 +166,5 @@ async def answer(client: RawClient) -> tuple[int, dict[str, list[str]], bytes]:
         name, _, value = line.partition(": ")
         headers.setdefault(name.lower(), []).append(value)
     size = int(headers["content-length"][0])
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         return int(lines[0].split()[1]), headers, await client.reader.readexactly(size)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Return when `condition` holds."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what is waited for is in another thread
-            await asyncio.sleep(0.01)

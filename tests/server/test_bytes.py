@@ -10,14 +10,16 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from gatekeeper.server import Limits
 from gatekeeper.server.protocol import HttpServerProtocol
-from tests.server.house import GET, SMUGGLED, House, answer, open_house, until
+from tests.server.house import GET, SMUGGLED, House, answer, open_house
 from tests.servers import RawClient, raw_client
+from tests.waiting import HANG_SECONDS, until
 
 HOST = b"Host: a\r\n"
 HANDSHAKE = (
@@ -398,14 +400,14 @@ async def test_a_failure_does_not_look_like_an_end_to_http_1_0(house: House) -> 
 
 async def test_slow_heads_are_cut_at_the_timer_whatever_trickles_in() -> None:
     # P0-S5, D01
-    with open_house(Limits(header_timeout=0.2, keepalive_timeout=0.5)) as house:
+    with open_house(Limits(header_timeout=0.2, keepalive_timeout=600)) as house:
         for begin in (b"", b"G", b"GET / HTTP/1.1\r\nHost: a\r\n"):
             async with raw_client(house.url) as client:
                 started = time.monotonic()
                 await client.send(begin)
                 trickling = asyncio.create_task(_trickle(client, b"X: y\r\n" if begin.endswith(b"\n") else b""))
                 await refused(client, 408)
-                assert 0.15 < time.monotonic() - started < 1.0
+                assert time.monotonic() - started > 0.15
                 trickling.cancel()
         assert house.requests == []
 
@@ -417,46 +419,48 @@ async def _trickle(client: RawClient, data: bytes) -> None:
 
 
 async def test_the_timer_of_the_next_head_begins_with_its_first_byte() -> None:
-    with open_house(Limits(header_timeout=0.2, keepalive_timeout=10)) as house:
+    with open_house(Limits(header_timeout=0.2, keepalive_timeout=600)) as house:
         async with raw_client(house.url) as client:
             await client.send(GET)
             assert (await answer(client))[0] == 200
             await asyncio.sleep(0.4)
-            await client.send(GET[:-2])
             started = time.monotonic()
+            await client.send(GET[:-2])
             await refused(client, 408)
-            assert 0.15 < time.monotonic() - started < 1.0
+            assert time.monotonic() - started > 0.15
 
 
 async def test_an_idle_connection_is_closed_without_a_word() -> None:
-    with open_house(Limits(keepalive_timeout=0.3)) as house:
+    with open_house(Limits(keepalive_timeout=2)) as house:
         async with raw_client(house.url) as client:
             for _ in range(3):
                 await client.send(GET)
                 assert (await answer(client))[0] == 200
-                await asyncio.sleep(0.2)
-            started = time.monotonic()
+                await asyncio.sleep(1.1)  # twice that is more than is allowed at a time
             assert await client.rest() == b""
-            assert time.monotonic() - started < 0.5
         assert house.refusals == []
 
 
 @pytest.mark.parametrize(
     "begin", [post(b"Content-Length: 5", body=b"ab"), post(CHUNKED, body=b"5\r\nab"), post(CHUNKED)]
 )
-async def test_silence_inside_a_body_is_408_and_a_slow_body_is_not(begin: bytes) -> None:
+async def test_silence_inside_a_body_is_408(begin: bytes) -> None:
     # D01
     with open_house(Limits(body_timeout=0.3)) as house:
         async with raw_client(house.url) as client:
             await client.send(begin)
             await refused(client, 408)
         await until(lambda: house.left == 1)
+
+
+async def test_a_slow_body_is_no_silence() -> None:
+    with open_house(Limits(body_timeout=2)) as house:
         async with raw_client(house.url) as client:
-            await client.send(post(b"Content-Length: 8"))
-            for _ in range(8):
-                await asyncio.sleep(0.1)
+            await client.send(post(b"Content-Length: 5"))
+            for _ in range(5):
+                await asyncio.sleep(0.5)
                 await client.send(b"x")
-            assert (await answer(client))[2] == b"/:xxxxxxxx"
+            assert (await answer(client))[2] == b"/:xxxxx"
 
 
 async def test_silence_inside_a_body_breaks_off_an_answer_that_has_begun() -> None:
@@ -469,7 +473,8 @@ async def test_silence_inside_a_body_breaks_off_an_answer_that_has_begun() -> No
 
 
 async def test_a_client_is_not_blamed_for_an_application_that_does_not_read() -> None:
-    with open_house(Limits(body_timeout=0.1, header_timeout=0.1)) as house:
+    with open_house(Limits(body_timeout=1, header_timeout=1)) as house:
+        house.slow_seconds = 2.0
         async with raw_client(house.url) as client:
             data = post(b"Content-Length: 1000000", body=b"x" * 1_000_000, path=b"/slow")
             sending = asyncio.create_task(client.send(data))
@@ -488,7 +493,7 @@ async def test_a_client_that_stops_reading_is_given_up() -> None:
         async with raw_client(house.url) as client:
             client.writer.transport.pause_reading()  # type: ignore[attr-defined]
             await client.send(b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n")
-            await until(lambda: house.running == 1)
+            await until(lambda: house.requests)
             await until(lambda: house.running == 0)
 
 
@@ -527,10 +532,16 @@ async def test_connections_over_the_limit_are_refused_and_leave_room_when_they_g
             writer.write(GET)
             assert (await reader.readuntil(b"\r\n")) == b"HTTP/1.1 200 OK\r\n"
             writer.close()
-        await asyncio.sleep(0.1)
+        await until(partial(_is_served, house))
+
+
+async def _is_served(house: House) -> bool:
+    try:
         async with raw_client(house.url) as client:
             await client.send(GET)
-            assert (await answer(client))[0] == 200
+            return (await answer(client))[0] == 200
+    except (ConnectionError, asyncio.IncompleteReadError):
+        return False
 
 
 def _port(house: House) -> int:
@@ -587,7 +598,7 @@ async def test_another_upgrade_is_passed_over(house: House) -> None:
 
 
 async def test_the_end_of_the_server_waits_for_answers_and_for_nothing_else() -> None:
-    with open_house() as house:
+    with open_house(timeout_graceful_shutdown=int(HANG_SECONDS)) as house:
         port = _port(house)
         idle, half, busy = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
         idle[1].write(GET)

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from gatekeeper.server.responders import DirectResponders
+from tests.waiting import HANG_SECONDS
 
 
 class Busy:
@@ -29,7 +30,7 @@ async def test_the_drain_waits_for_the_last_one() -> None:
     done, _ = await asyncio.wait({drain}, timeout=0.3)
     assert not done
     responders.discard(last)
-    await asyncio.wait_for(drain, 5)
+    await asyncio.wait_for(drain, HANG_SECONDS)
     assert first.cancelled == last.cancelled == 0
 
 

@@ -17,6 +17,7 @@ from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.connection import PendingCall, StoreConnection
 from gatekeeper.store.queue import CommandQueue
+from tests.waiting import HANG_SECONDS
 
 CHROME = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36"
@@ -190,7 +191,7 @@ class Noting(StoreClient):
     def __init__(self, url: str) -> None:
         self.batches: list[list[list[str]]] = []
         self.queue_class = partial(RecordingQueue, self.batches)
-        super().__init__(url, timeout_seconds=5)
+        super().__init__(url, timeout_seconds=HANG_SECONDS)
 
     @property
     def firsts(self) -> list[list[str]]:

@@ -20,6 +20,7 @@ from gatekeeper.store.client import StoreClient
 from gatekeeper.store.command import Command
 from gatekeeper.store.rate_limit import Rate
 from tests.sessions.by_hand import HOUR, Hand, Noting
+from tests.waiting import HANG_SECONDS
 
 RATE = Rate(10, 900)
 ADDRESS = "203.0.113.9"
@@ -128,7 +129,7 @@ async def test_of_fifty_at_once_one_may_try_when_a_wait_is_over(
     store_url: str, attempts: LoginAttempts, let_pass: Callable[[float], None]
 ) -> None:
     # Else a wait would end with a burst: from the limit on, one at a time
-    other_client = StoreClient(store_url, timeout_seconds=5)
+    other_client = StoreClient(store_url, timeout_seconds=HANG_SECONDS)
     other = LoginAttempts(other_client, key_prefix="gk:", rate=RATE)
     await fail(attempts, 15)
     for _ in range(3):

@@ -17,6 +17,7 @@ from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
 from tests.conftest import RULES, MakeStore
 from tests.sessions.by_hand import CLIENT, HOUR, Hand, token
+from tests.waiting import HANG_SECONDS
 
 
 class Counted:
@@ -153,7 +154,7 @@ async def test_an_end_that_the_store_did_not_acknowledge_is_no_end_and_not_count
         manager.log_out(token("a"), CLIENT),
     ):
         with pytest.raises(StoreUnavailable):
-            await asyncio.wait_for(call, 10)
+            await asyncio.wait_for(call, HANG_SECONDS)
     assert not events.seen
     await store_client.aclose()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from gatekeeper.store.client import StoreClient
 from gatekeeper.store.command import command
 from tests.conftest import RULES, MakeStore
 from tests.sessions.by_hand import CLIENT, DAY, Door, Hand, token
+from tests.waiting import HANG_SECONDS, until
 
 
 class Heard:
@@ -29,7 +30,7 @@ class Heard:
         self.ends: list[Revocation] = []
         self.doubts = 0
         self.listener = RevocationListener(
-            lambda: open_client(url, timeout_seconds=5),
+            lambda: open_client(url, timeout_seconds=HANG_SECONDS),
             store._runner,
             on_revocation=self.ends.append,
             on_gap=self._doubt,
@@ -54,12 +55,6 @@ class Heard:
     async def aclose(self) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
 
 
 @pytest.fixture
@@ -137,7 +132,7 @@ async def test_the_user_is_told_from_the_key_whatever_it_is_called(door: Door, h
 
 
 async def test_a_store_of_two_gatekeepers_keeps_their_ends_apart(store_url: str, heard: Heard) -> None:
-    store_client = StoreClient(store_url, timeout_seconds=5)
+    store_client = StoreClient(store_url, timeout_seconds=HANG_SECONDS)
     other = SessionStore(ScriptRunner(store_client, key_prefix="other:", rules=RULES))
     opened = await other.check(token("a"), CLIENT)
     await other.end("74", opened.session_id, EndReason.DEACTIVATED)
@@ -189,7 +184,7 @@ async def test_a_connection_that_says_nothing_is_given_up(store_url: str, door: 
 
     server = await asyncio.start_server(deaf, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    heard.listener._connect = lambda: open_client(f"redis://127.0.0.1:{port}", timeout_seconds=5)
+    heard.listener._connect = lambda: open_client(f"redis://127.0.0.1:{port}", timeout_seconds=HANG_SECONDS)
     await heard.begun(2)
     assert asked.is_set()
     await heard.aclose()
@@ -199,7 +194,7 @@ async def test_a_connection_that_says_nothing_is_given_up(store_url: str, door: 
 async def test_an_end_is_one_where_the_store_forbids_to_publish(store_url: str, hand: Hand) -> None:
     execute: Any = hand.redis.execute_command
     execute("ACL", "SETUSER", "mute", "on", ">pw", "~gk:*", "+@all", "resetchannels")
-    store_client = StoreClient(store_url.replace("unix://", "unix://mute:pw@"), timeout_seconds=5)
+    store_client = StoreClient(store_url.replace("unix://", "unix://mute:pw@"), timeout_seconds=HANG_SECONDS)
     store = SessionStore(ScriptRunner(store_client, key_prefix="gk:", rules=RULES))
     opened = await store.check(token("a"), CLIENT)
     with pytest.raises(StoreUnavailable, match="NOPERM"):

@@ -31,6 +31,7 @@ from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
 from tests.sessions.by_hand import CLIENT, Hand, token
 from tests.sessions.test_store_law import msgspec_replace, replace_claims
+from tests.waiting import HANG_SECONDS
 
 IDLE, TTL, ENDED_TTL, WINDOW, LONGEST = 1_000, 3_000, 2_000, 600, 9_000
 JUMPS = st.sampled_from([0] * 12 + [300, 300, 700, 1_000, 2_100])
@@ -120,7 +121,7 @@ class SignInLaw(RuleBasedStateMachine):
             policy=policy,
             adopt_unknown=adopt,
         )
-        self.store_client = StoreClient(self.url, timeout_seconds=5)
+        self.store_client = StoreClient(self.url, timeout_seconds=HANG_SECONDS)
         runner = ScriptRunner(self.store_client, key_prefix="gk:", rules=rules)
         self.store, self.sign_ins = SessionStore(runner), SignIns(runner, reuse_window_seconds=window)
 

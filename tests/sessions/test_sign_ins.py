@@ -21,6 +21,7 @@ from gatekeeper.store.command import Command
 from gatekeeper.tokens.issuer import digest
 from tests.conftest import RULES, MakeStore
 from tests.sessions.by_hand import CHROME, CLIENT, DAY, HOUR, Door, Hand, Noting, token
+from tests.waiting import HANG_SECONDS
 
 POLICIES: tuple[Policy, ...] = ("evict_idle", "evict_oldest", "reject")
 BY_USER = EndReason.REVOKED_BY_USER
@@ -951,7 +952,7 @@ async def test_an_answer_about_somebody_else_is_a_fault(store_url: str) -> None:
             reply = await super().call(command)
             return reply if command.script is None else [b"gk:{somebody else}:sessions", *reply[1:]]
 
-    store_client = Swapped(store_url, timeout_seconds=5)
+    store_client = Swapped(store_url, timeout_seconds=HANG_SECONDS)
     runner = ScriptRunner(store_client, key_prefix="gk:", rules=RULES)
     for answer in await every_answer(SignIns(runner), SessionStore(runner)):
         assert isinstance(answer, StoreUnavailable)

@@ -18,6 +18,7 @@ from gatekeeper.store.client import StoreClient
 from gatekeeper.store.command import Command
 from tests.conftest import RULES, MakeStore
 from tests.sessions.by_hand import CLIENT, HOUR, Hand, token
+from tests.waiting import HANG_SECONDS
 
 USERS = [
     "74", "a", ":", "a:b", "a:sessions", "a}:sessions", "{}", "{", "}", "{a}", "{a", "a}", "}a{", "}{", "%7B", "%7b",
@@ -312,7 +313,7 @@ async def test_an_answer_about_somebody_else_is_a_fault(store_url: str) -> None:
             reply = await super().call(command)
             return reply if command.script is None else [b"gk:{somebody else}:sessions", *reply[1:]]
 
-    store_client = Swapped(store_url, timeout_seconds=5)
+    store_client = Swapped(store_url, timeout_seconds=HANG_SECONDS)
     store = SessionStore(ScriptRunner(store_client, key_prefix="gk:", rules=RULES))
     for question in (store.check(token("a"), CLIENT), store.sessions("74"), store.log_out(token("a"), CLIENT)):
         with pytest.raises(StoreUnavailable) as caught:

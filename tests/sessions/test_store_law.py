@@ -30,6 +30,7 @@ from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
 from tests.conftest import RULES
 from tests.sessions.by_hand import CLIENT, Hand, token
+from tests.waiting import HANG_SECONDS
 
 IDLE, TTL, ENDED_TTL = 1_000, 3_000, 2_000
 JUMPS = st.sampled_from([0, 0, 0, 0, 300, 700, 1_000, 2_100])
@@ -93,7 +94,7 @@ class Law(RuleBasedStateMachine):
         rules: Rules = msgspec_replace(
             session_seconds=TTL, idle_seconds=idle, ended_seconds=ENDED_TTL, device_limit=limit, policy=policy
         )
-        self.store_client = StoreClient(self.url, timeout_seconds=5)
+        self.store_client = StoreClient(self.url, timeout_seconds=HANG_SECONDS)
         self.store = SessionStore(ScriptRunner(self.store_client, key_prefix="gk:", rules=rules))
 
     # What the model knows

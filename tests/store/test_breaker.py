@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 
 import pytest
 
 from gatekeeper.errors import STORE_FAULTS, StoreUnavailable
 from gatekeeper.store.breaker import COUNTED_FAULTS, STORE_WIDE_FAULTS, Breaker
 from gatekeeper.store.errors import kind_of_reply
+from tests.waiting import until
 
 
 class Clock:
@@ -61,12 +61,6 @@ def clock() -> Clock:
 def breaker(store: Store, clock: Clock) -> Breaker:
     store.breaker = Breaker(store.probe, clock=clock)
     return store.breaker
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.01)
 
 
 def fail(breaker: Breaker, kind: str, *, began_at: float | None = None) -> None:

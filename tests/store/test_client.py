@@ -32,6 +32,7 @@ from gatekeeper.store.errors import unavailable_from
 from gatekeeper.store.queue import MAX_IN_FLIGHT, MAX_WAITING, CommandQueue
 from tests.conftest import RULES, store_process, wait_for_store
 from tests.machine import need
+from tests.waiting import HANG_SECONDS, until
 
 KEY = [b"gk:{74}:sessions"]
 
@@ -64,7 +65,7 @@ class CountingQueue(CommandQueue):
 class Counting(StoreClient):
     """Records the size of every batch, and the largest number of calls in flight."""
 
-    def __init__(self, url: str, *, timeout_seconds: float = 5.0) -> None:
+    def __init__(self, url: str, *, timeout_seconds: float = HANG_SECONDS) -> None:
         self.batches: list[int] = []
         self.most_in_flight = 0
         self.full = asyncio.Event()
@@ -82,7 +83,7 @@ async def store_client(store_url: str) -> AsyncIterator[Counting]:
 
 
 @asynccontextmanager
-async def opened(url: str, *, timeout_seconds: float = 5.0) -> AsyncIterator[StoreClient]:
+async def opened(url: str, *, timeout_seconds: float = HANG_SECONDS) -> AsyncIterator[StoreClient]:
     store_client = StoreClient(url, timeout_seconds=timeout_seconds)
     try:
         yield store_client
@@ -231,17 +232,16 @@ async def test_the_call_of_a_caller_that_has_left_is_not_sent(store_client: Coun
 async def test_calls_that_wait_at_the_close_fail_and_are_not_sent(store_url: str) -> None:
     cut = Cut()
     async with relay(store_url, cut=cut) as url:
-        store_client = Counting(url, timeout_seconds=60)
+        store_client = Counting(url, timeout_seconds=600)
         await store_client.call(ECHO.command(KEY, ["warm"]))
-        cut.delay = 20
+        cut.delay = 600
         store_client.batches.clear()
         tasks = [
             asyncio.create_task(store_client.call(ECHO.command(KEY, [number]))) for number in range(MAX_IN_FLIGHT + 50)
         ]
-        await asyncio.wait_for(store_client.full.wait(), 5)
-        begun = time.monotonic()
-        await store_client.aclose()
-        assert time.monotonic() - begun < 5
+        await asyncio.wait_for(store_client.full.wait(), HANG_SECONDS)
+        async with asyncio.timeout(HANG_SECONDS):
+            await store_client.aclose()
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
         assert repr(store_client) == "<StoreClient [0 waiting, 0 in flight]>"
@@ -260,43 +260,40 @@ def store_of_its_own(*options: str) -> Iterator[tuple[str, subprocess.Popen[byte
 async def test_a_frozen_store_is_an_error_in_time_and_no_trouble_afterwards() -> None:
     # R2, P0-S12; rule 2.8: STORE_TIMEOUT bounds one call
     with store_of_its_own() as (url, process):
-        async with opened(url, timeout_seconds=0.4) as store_client:
+        async with opened(url, timeout_seconds=3) as store_client:
             await store_client.call(ECHO.command(KEY, ["warm"]))
             os.kill(process.pid, signal.SIGSTOP)
-            begun = time.monotonic()
-            calls = [store_client.call(ECHO.command(KEY, [number])) for number in range(1_000)]
-            outcomes = await asyncio.gather(*calls, return_exceptions=True)
-            assert time.monotonic() - begun < 0.4 + 2
+            # One time-out after the other for what is sent together would be a minute.
+            calls = [store_client.call(ECHO.command(KEY, [number])) for number in range(20 * MAX_IN_FLIGHT)]
+            async with asyncio.timeout(HANG_SECONDS):
+                outcomes = await asyncio.gather(*calls, return_exceptions=True)
             assert {getattr(outcome, "kind", outcome) for outcome in outcomes} == {"timeout"}
             assert (await failure(store_client.time())).kind == "timeout"
             os.kill(process.pid, signal.SIGCONT)
-            begun = time.monotonic()
-            assert await first_success(store_client) - begun < 1 + 2
+            await until_served(store_client)
             replies = await asyncio.gather(*(store_client.call(ECHO.command(KEY, [number])) for number in range(500)))
             assert [int(reply[1]) for reply in replies] == list(range(500)), "no reply of before is left"
 
 
-async def first_success(store_client: StoreClient) -> float:
-    deadline = time.monotonic() + 15
-    while True:
+async def until_served(store_client: StoreClient) -> None:
+    async def is_served() -> bool:
         try:
             await store_client.call(ECHO.command(KEY, ["there?"]))
         except StoreUnavailable:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.01)
-        else:
-            return time.monotonic()
+            return False
+        return True
+
+    await until(is_served)
 
 
 async def test_a_store_that_is_down_is_an_error_at_once() -> None:
     # R1: no retries, whatever the timeout
     with tempfile.TemporaryDirectory() as folder:
         for url in (f"unix://{folder}/nowhere", "redis://127.0.0.1:1"):
-            async with opened(url, timeout_seconds=60) as store_client:
-                begun = time.monotonic()
-                assert (await failure(store_client.call(ECHO.command(KEY, [])))).kind == "connection"
-                assert (await failure(store_client.time())).kind == "connection"
-                assert time.monotonic() - begun < 10
+            async with opened(url, timeout_seconds=600) as store_client:
+                async with asyncio.timeout(HANG_SECONDS):
+                    assert (await failure(store_client.call(ECHO.command(KEY, [])))).kind == "connection"
+                    assert (await failure(store_client.time())).kind == "connection"
 
 
 async def test_a_store_that_comes_back_is_used_at_once_by_the_same_client() -> None:
@@ -363,7 +360,7 @@ async def test_a_peer_that_is_no_store_is_an_error(garbage: bytes) -> None:
 async def test_the_error_of_a_refused_call_has_a_kind_and_no_secret() -> None:
     # R5, R7, R8; rule 8.3: gatekeeper_store_errors_total{kind}
     with store_of_its_own() as (url, _), redis.Redis.from_url(url) as client:
-        async with opened(url, timeout_seconds=1) as store_client:
+        async with opened(url, timeout_seconds=3) as store_client:
             call: Callable[[], Awaitable[Any]] = lambda: store_client.call(COUNT.command(KEY, ["secret"]))  # noqa: E731
             await call()
             client.config_set("maxmemory", "1")
@@ -388,7 +385,7 @@ async def test_the_error_of_a_refused_call_has_a_kind_and_no_secret() -> None:
 async def test_a_call_that_is_refused_temporarily_is_sent_again_and_runs_once() -> None:
     # R7, R8: READONLY, MASTERDOWN
     with store_of_its_own() as (url, _), redis.Redis.from_url(url) as client:
-        async with opened(url, timeout_seconds=10) as store_client:
+        async with opened(url) as store_client:
             for number, stale in enumerate(("yes", "no"), 1):
                 client.config_set("replica-serve-stale-data", stale)
                 client.replicaof("127.0.0.1", "1")
@@ -411,9 +408,9 @@ async def test_no_more_than_ten_connections_a_second_are_tried() -> None:
 
     async with listening(refuse) as url, opened(url) as store_client:
         begun = time.monotonic()
-        while time.monotonic() - begun < 1:
+        while time.monotonic() - begun < 1 or tried < 2:
             await asyncio.gather(*(failure(store_client.call(ECHO.command(KEY, []))) for _ in range(10)))
-        assert 2 <= tried <= (time.monotonic() - begun) * 10 + 2
+        assert tried <= (time.monotonic() - begun) * 10 + 2
 
 
 async def test_a_full_store_is_used_again_once_there_is_room() -> None:
@@ -534,7 +531,8 @@ def test_an_error_text_holds_the_kind_alone() -> None:
 
 
 async def test_the_clock_is_the_store_s(store_client: Counting) -> None:
-    assert abs(await store_client.time() - time.time()) < 5
+    began = time.time()
+    assert began - 1 < await store_client.time() < time.time() + 1
 
 
 async def test_a_parameter_of_the_server_or_none(store_client: Counting, store_url: str) -> None:
@@ -567,7 +565,7 @@ async def test_rediss_with_a_ca_file_uses_tls(tmp_path: Path) -> None:
         port = await stack.enter_async_context(tls_store(key, certificate))
         url = f"rediss://127.0.0.1:{port}"
         for ca_file, works in ((str(certificate), True), (None, False)):
-            store_client = StoreClient(url, ca_file=ca_file, timeout_seconds=5)
+            store_client = StoreClient(url, ca_file=ca_file, timeout_seconds=HANG_SECONDS)
             stack.push_async_callback(store_client.aclose)
             if works:
                 assert await store_client.call(ECHO.command(KEY, ["x"])) == [KEY[0], b"x"]

@@ -10,8 +10,9 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,7 @@ import pytest
 import redis
 
 from gatekeeper.store.embedded import EmbeddedStoreFailed, EmbeddedValkey, server_binary
-
-_PATIENCE_SECONDS = 20.0
+from tests.waiting import START_SECONDS, eventually, until
 
 # A process that prints a line once it uses the store, and uses it until its standard input ends.
 _USER = """
@@ -35,13 +35,6 @@ store.stop()
 """
 
 
-def eventually(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.01)
-
-
 def server_pid(data_dir: Path) -> int:
     return int((data_dir / "valkey.pid").read_text())
 
@@ -54,9 +47,13 @@ def is_process(pid: int) -> bool:
         return False
 
 
+def _is_replaced(store: EmbeddedValkey, pid: int) -> bool:
+    return not is_process(pid) and store.is_alive()
+
+
 def ask(store: EmbeddedValkey, *command: str) -> Any:
     """Send a command once the server has loaded its file, for which `start` does not wait."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+    deadline = time.monotonic() + START_SECONDS
     with redis.Redis.from_url(store.url, decode_responses=True) as client:
         while True:
             try:
@@ -76,7 +73,7 @@ def user_process(data_dir: Path) -> subprocess.Popen[bytes]:
 
 
 def leave(process: subprocess.Popen[bytes]) -> None:
-    process.communicate(timeout=_PATIENCE_SECONDS)
+    process.communicate(timeout=START_SECONDS)
     assert process.returncode == 0
 
 
@@ -226,7 +223,7 @@ def test_no_file_descriptor_is_left_after_a_stop(store: EmbeddedValkey) -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-async def test_a_killed_server_is_started_again_within_a_second(store: EmbeddedValkey, data_dir: Path) -> None:
+async def test_a_killed_server_is_started_again(store: EmbeddedValkey, data_dir: Path) -> None:
     # R1
     store.start()
     ask(store, "SET", "kept", "yes")
@@ -234,10 +231,7 @@ async def test_a_killed_server_is_started_again_within_a_second(store: EmbeddedV
     for _ in range(2):
         pid = server_pid(data_dir)
         os.kill(pid, signal.SIGKILL)
-        begun = time.monotonic()
-        while is_process(pid) or not store.is_alive():
-            await asyncio.sleep(0.01)
-            assert time.monotonic() - begun < 5, "generous: it takes a quarter of a second"
+        await until(partial(_is_replaced, store, pid))
     assert ask(store, "GET", "kept") == "yes"
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
@@ -249,10 +243,7 @@ async def test_a_server_that_another_process_started_is_restarted_too(store: Emb
     watching = asyncio.create_task(store.watch())
     pid = server_pid(data_dir)
     os.kill(pid, signal.SIGKILL)
-    begun = time.monotonic()
-    while is_process(pid) or not store.is_alive():
-        await asyncio.sleep(0.01)
-        assert time.monotonic() - begun < 5
+    await until(partial(_is_replaced, store, pid))
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
     leave(user)
@@ -270,10 +261,11 @@ async def test_a_frozen_server_is_not_joined_by_a_second_one_on_the_same_data(
     watching = asyncio.create_task(store.watch())
     longest = 0.0
     begun = last = time.monotonic()
-    while time.monotonic() - begun < 3:
+    while time.monotonic() - begun < 5:
         await asyncio.sleep(0.01)
         longest, last = max(longest, time.monotonic() - last), time.monotonic()
-    assert longest < 1
+    # A watch that waits for the server would wait for all of that time and longer.
+    assert longest < 2
     await asyncio.to_thread(store.start)
     assert server_pid(data_dir) == pid
     os.kill(pid, signal.SIGCONT)

@@ -19,6 +19,7 @@ from gatekeeper.store.breaker import Breaker
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.epoch import SCHEMA, Epoch
 from tests.conftest import RULES
+from tests.waiting import HANG_SECONDS
 
 CLIENT = Client(ip_address="192.0.2.1", user_agent="")
 
@@ -27,7 +28,7 @@ class Gatekeeper:
     """The store as one process sees it."""
 
     def __init__(self, url: str) -> None:
-        self.store_client = StoreClient(url, timeout_seconds=5)
+        self.store_client = StoreClient(url, timeout_seconds=HANG_SECONDS)
         self.epoch = Epoch(self.store_client, key_prefix="gk:")
         self.store = SessionStore(ScriptRunner(self.store_client, key_prefix="gk:", rules=RULES, epoch=self.epoch))
 
@@ -70,7 +71,8 @@ async def test_a_first_start_and_a_later_one_know_of_no_loss(store_url: str) -> 
 
 async def test_the_clock_is_the_stores(store_url: str) -> None:
     async with gatekeepers(store_url, 1) as (one,):
-        assert abs(await one.epoch.beat() - time.time()) < 5
+        began = time.time()
+        assert began - 1 < await one.epoch.beat() < time.time() + 1
 
 
 async def test_callers_at_the_same_time_share_one_heartbeat(store_url: str) -> None:
@@ -217,7 +219,7 @@ async def test_no_call_is_made_before_the_first_heartbeat(store_url: str) -> Non
             assert client.keys() == [b"gk:epoch"]
             client.hset("gk:epoch", "schema", SCHEMA)
             # The breaker sends its own probes.
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(HANG_SECONDS):
                 while breaker.fault is not None:  # noqa: ASYNC110 - what is waited for has no event
                     await asyncio.sleep(0.01)
         assert await one.word(token("a", issued_at=time.time())) == "opened"

@@ -15,11 +15,12 @@ from gatekeeper.store.client import StoreClient
 from gatekeeper.store.command import Command
 from gatekeeper.store.replay import ReplayGuard
 from tests.sessions.by_hand import HOUR, Hand
+from tests.waiting import HANG_SECONDS
 
 
 @pytest.fixture
 async def store_client(store_url: str) -> AsyncIterator[StoreClient]:
-    made = StoreClient(store_url, timeout_seconds=5)
+    made = StoreClient(store_url, timeout_seconds=HANG_SECONDS)
     yield made
     await made.aclose()
 
@@ -42,7 +43,7 @@ async def test_an_id_is_new_once(guard: ReplayGuard) -> None:
 async def test_of_fifty_uses_at_once_one_is_the_first(
     store_url: str, guard: ReplayGuard, store_client: StoreClient
 ) -> None:
-    other_client = StoreClient(store_url, timeout_seconds=5)
+    other_client = StoreClient(store_url, timeout_seconds=HANG_SECONDS)
     other = ReplayGuard(other_client, key_prefix="gk:", kind="logout", leeway_seconds=10)
     outcomes = await asyncio.gather(
         *((guard, other)[number % 2].record_use("a", expires_at=later()) for number in range(50))

@@ -26,19 +26,12 @@ import redis
 from gatekeeper.store.embedded import server_binary
 from tests.servers import ClientResponse, RawConnection, RawRequest, RecordingBackend, Script, fetch
 from tests.tokens import forge
+from tests.waiting import HANG_SECONDS
+from tests.waiting import START_SECONDS as START_SECONDS
+from tests.waiting import eventually as eventually
 
-START_SECONDS = 30.0
 _COMMAND = Path(sys.executable).parent / "gatekeeper"
 _numbers = itertools.count(random.randrange(10**6, 10**9) * 1000)
-
-
-def eventually(condition: Callable[[], Any], *, seconds: float = 10.0) -> Any:
-    """What `condition` gives as soon as it is true; it is asked again until then. The bound is generous on purpose."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds:g} s"
-        time.sleep(0.01)
-    return found
 
 
 # Tokens
@@ -96,7 +89,7 @@ class Backend:
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._over.set)
-        self._thread.join(10)
+        self._thread.join(HANG_SECONDS)
         assert not self._thread.is_alive()
 
     async def _live(self) -> None:
@@ -357,7 +350,7 @@ class Sidecar:
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 
-    def exit_code(self, *, seconds: float = 20.0) -> int:
+    def exit_code(self, *, seconds: float = START_SECONDS) -> int:
         return self.process.wait(seconds)
 
     def kill(self) -> None:
@@ -442,7 +435,7 @@ def command(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str
             cwd=directory,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=START_SECONDS,
             check=False,
         )
 

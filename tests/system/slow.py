@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from tests.servers import ClientResponse, RawConnection, RawRequest, fetch
 from tests.system.sidecar import Backend, Sidecar, bearer, eventually, hello, someone, token
+from tests.waiting import HANG_SECONDS
 
 
 class SlowBackend(Backend):
@@ -40,7 +41,7 @@ def slow_request(backend: SlowBackend, gate: Sidecar) -> Iterator[Future[ClientR
 
 def refuses_connections(gate: Sidecar) -> bool:
     try:
-        fetch(gate.url, "GET", "/", timeout=5)
-    except OSError:
+        fetch(gate.url, "GET", "/", timeout=HANG_SECONDS)
+    except ConnectionError:
         return True
     return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 from tests.forward import sockets
 from tests.servers import RawConnection, RawRequest
 from tests.system.sidecar import bearer, hello
+from tests.waiting import HANG_SECONDS
 
 EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
 DOWNLOAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/zip\r\nContent-Length: 1000000000\r\n\r\n"
@@ -19,11 +21,13 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/csv\r\nTransfer-Encoding: chun
 
 
 class Streams:
-    """What the backend did: how its WebSockets were closed, and how many of its answers were given up by the client."""
+    """What the backend did: how its WebSockets were closed, and how many of its answers were given up by the client.
+    `/later` is answered when `later` is set."""
 
     def __init__(self) -> None:
         self.closed: list[sockets.Closed] = []
         self.given_up = 0
+        self.asked_for_later, self.later = threading.Event(), threading.Event()
 
     async def __call__(self, connection: RawConnection, request: RawRequest) -> None:
         path = request.target.partition(b"?")[0]
@@ -38,7 +42,8 @@ class Streams:
         elif path == b"/chunked":
             await self._dribble(connection, CHUNKED, *[b"5\r\n1,2,3\r\n"] * 100_000)
         elif path == b"/later":
-            await asyncio.sleep(1.5)
+            self.asked_for_later.set()
+            await asyncio.to_thread(self.later.wait)
             await connection.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwhole")
         else:
             await hello(connection, request)
@@ -81,7 +86,7 @@ class Client:
         self.ended: asyncio.Task[Ended] | None = None
 
     async def begin(self) -> Client:
-        self.head = await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), 20)
+        self.head = await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), HANG_SECONDS)
         self.ended = asyncio.create_task(self._read())
         return self
 
@@ -89,7 +94,7 @@ class Client:
     def status(self) -> int:
         return int(self.head.split()[1])
 
-    async def end(self, seconds: float = 15.0) -> Ended:
+    async def end(self, seconds: float = HANG_SECONDS) -> Ended:
         assert self.ended is not None
         return await asyncio.wait_for(asyncio.shield(self.ended), seconds)
 
@@ -155,7 +160,7 @@ class Socket:
             with suppress(TimeoutError):
                 return await self.peer.get()
 
-    async def end(self, seconds: float = 15.0) -> tuple[sockets.Closed, float]:
+    async def end(self, seconds: float = HANG_SECONDS) -> tuple[sockets.Closed, float]:
         return await asyncio.wait_for(asyncio.shield(self.ended), seconds)
 
     @property

@@ -97,9 +97,9 @@ class Gate:
 
     def is_left_alone(self, descriptors: int) -> None:
         """Returns when nothing is under way, and nothing open that was not open before."""
-        eventually(lambda: self.sidecar.metric("gatekeeper_http_requests_in_flight") == 0, seconds=20)
-        eventually(lambda: self.backend.connections == 0, seconds=20)
-        eventually(lambda: self.descriptors <= descriptors, seconds=20)
+        eventually(lambda: self.sidecar.metric("gatekeeper_http_requests_in_flight") == 0)
+        eventually(lambda: self.backend.connections == 0)
+        eventually(lambda: self.descriptors <= descriptors)
 
     def curl(self, *arguments: str) -> bytes:
         command = ["curl", "-sSf", "-m", "100", "-H", f"Authorization: Bearer {self.token}", *arguments]

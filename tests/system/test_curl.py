@@ -14,6 +14,7 @@ import pytest
 
 from tests.servers import RawConnection, RawRequest
 from tests.system.sidecar import Backend, Sidecar, Store, sidecar, someone, token
+from tests.waiting import START_SECONDS
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
 
@@ -99,7 +100,7 @@ def curl(url: str, backend: Backend, bearer: str, arguments: list[str], director
     (directory / "small").write_bytes(b"content")
     command = ["curl", "-sS", "-m", "20", "-D", "head", "-w", "%{stderr}%{num_connects} ", "-H", "Host: api.example"]
     command += ["-H", f"Authorization: Bearer {bearer}", *(part.replace("{url}", url) for part in arguments)]
-    done = subprocess.run(command, cwd=directory, capture_output=True, timeout=30, check=False)
+    done = subprocess.run(command, cwd=directory, capture_output=True, timeout=START_SECONDS, check=False)
     lines = (directory / "head").read_bytes().split(b"\r\n")
     headers = [line.partition(b":")[0].lower() + b":" + line.partition(b":")[2] for line in lines if b": " in line]
     dropped = (*OF_A_HOP, b"date", b"x-request-id")

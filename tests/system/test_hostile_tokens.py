@@ -17,6 +17,7 @@ from tests.servers import fetch
 from tests.system.hostile import Case, hmac_cases, public_key_cases
 from tests.system.sidecar import Backend, Sidecar, Store, bearer, eventually, sidecar, someone, token
 from tests.tokens import forge
+from tests.waiting import HANG_SECONDS
 
 CODES = {"token_invalid", "token_expired"}
 _BREAKS_A_HEADER = re.compile(r"[\x00-\x1f\x7f]")
@@ -109,7 +110,7 @@ def test_a_token_that_breaks_a_header_line_is_no_header(gate: Sidecar, backend: 
     reached = len(backend.raw)
     parts = urlsplit(gate.url)
     for end in (b"\x00", b"\x0b", b"\r", b"\x7f"):
-        with socket.create_connection((str(parts.hostname), parts.port or 0), timeout=10) as connection:
+        with socket.create_connection((str(parts.hostname), parts.port or 0), timeout=HANG_SECONDS) as connection:
             head = (
                 f"GET /protected HTTP/1.1\r\nHost: a\r\nConnection: close\r\nAuthorization: Bearer {token(someone())}"
             )

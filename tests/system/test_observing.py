@@ -10,6 +10,7 @@ import asyncio
 import gzip
 import http.client
 import json
+import os
 import re
 import signal
 import threading
@@ -45,6 +46,7 @@ from tests.system.sidecar import (
     token,
 )
 from tests.tokens import forge
+from tests.waiting import HANG_SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -322,7 +324,7 @@ def login_method(world: World, access: str) -> str:
 
 def broken_off(url: str, plan: tuple[str, str]) -> tuple[int, bytes]:
     """What of an answer arrives that does not end."""
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=HANG_SECONDS)
     try:
         connection.request("POST", LOGIN, b"{}", dict([JSON, plan]))
         response = connection.getresponse()
@@ -455,7 +457,7 @@ async def test_what_holds_no_tokens_is_not_waited_for(world: World, issuer: Issu
         first = await client.until(b"\r\n\r\n")
         assert first.startswith(parts[0][:12])
         # A byte of the body, while the backend is not half through.
-        assert await asyncio.wait_for(client.reader.readexactly(1), 5)
+        assert await asyncio.wait_for(client.reader.readexactly(1), HANG_SECONDS)
         stage.next()
         assert (await client.rest()).endswith(parts[1][-1:])
 
@@ -482,6 +484,12 @@ def peak_kibibytes(gate: Sidecar) -> int:
     return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0])
 
 
+def processor_seconds(gate: Sidecar) -> float:
+    """What it has used: how busy the machine is does not count."""
+    fields = Path(f"/proc/{gate.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def bomb(encoding: str) -> bytes:
     """JSON of a hundred million bytes in under 64 KiB, or as near to it as the coding gets."""
     if encoding == "br":
@@ -496,14 +504,14 @@ def test_a_bomb_is_not_set_off(world: World, issuer: Issuer, gate: Sidecar, enco
     assert len(packed) <= MOST_BYTES
     plan = issuer.plan(coded(encoding, packed))
     post(world, LOGIN, issuer.plan(coded(encoding, b"x")))
-    before, began = peak_kibibytes(gate), time.monotonic()
+    before, began = peak_kibibytes(gate), processor_seconds(gate)
     for _ in range(5):
         answer = post(world, LOGIN, plan)
         assert (answer.status, answer.body) == (200, packed)
         # In a request as well: one of a refresh cannot be read, and goes no further.
         refused = post(world, REFRESH, plan, packed, [JSON, ("Content-Encoding", encoding)])
         assert (refused.status, json.loads(refused.body)["code"]) == (413, "body_too_large")
-    assert time.monotonic() - began < 5
+    assert processor_seconds(gate) - began < 2
     assert peak_kibibytes(gate) - before < 5_000
 
 
@@ -748,7 +756,7 @@ def test_connections_to_the_backend_do_not_leak(strict: World, issuer: Issuer) -
             answers = list(pool.map(lambda plan: post(strict, LOGIN, plan), plans))
         assert {answer.status for answer in answers} == {403}
     # Eight at most are kept for the next requests, and none that still speaks.
-    eventually(lambda: issuer.open_connections <= before + 8, seconds=5)
+    eventually(lambda: issuer.open_connections <= before + 8)
     assert live(strict.store, user) == 1
 
 
@@ -761,12 +769,12 @@ def test_a_client_that_leaves_while_it_signs_in_leaves_nothing(world: World, iss
         await connection.gone()
         gone.set()
 
-    connection = http.client.HTTPConnection(world.url.removeprefix("http://"), timeout=10)
+    connection = http.client.HTTPConnection(world.url.removeprefix("http://"), timeout=HANG_SECONDS)
     connection.request("POST", LOGIN, credentials(user), dict([JSON, issuer.plan(slow)]))
-    assert asked.wait(5)
+    assert asked.wait(HANG_SECONDS)
     connection.close()
     # The backend is told, and the tokens that nobody got are nobody's.
-    assert gone.wait(5)
+    assert gone.wait(HANG_SECONDS)
     assert live(world.store, user) == 0
 
 
@@ -841,7 +849,7 @@ async def burst(url: str, plan: tuple[str, str], name: str, number: int) -> list
 
 async def assert_bounded(barrier: Barrier, tasks: list[asyncio.Task[bytes]]) -> None:
     """At most 256 are at the backend at once, and all others have been told to come back."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(HANG_SECONDS):
         while barrier.arrived + sum(task.done() for task in tasks) < len(tasks):  # noqa: ASYNC110 - another thread's
             await asyncio.sleep(0.01)
     arrived = barrier.arrived
@@ -889,7 +897,7 @@ async def test_of_many_wrong_logins_few_reach_the_backend_although_the_store_is_
 
 def test_tokens_are_withheld_while_the_store_is_away(issuer: Issuer, fragile: Store) -> None:
     # R1, S15, rules 4.8 and 5.6
-    with sidecar_app(fragile, issuer, store_timeout="500ms") as world:
+    with sidecar_app(fragile, issuer, store_timeout="10s") as world:
         user, refresh = someone(), opaque()
         assert post(world, LOGIN, issuer.plan(handed(access_of(user), refresh)), credentials(user)).status == 200
         forms: list[Callable[[str], bytes]] = [handed, page, gzipped, handed]
@@ -903,7 +911,7 @@ def test_tokens_are_withheld_while_the_store_is_away(issuer: Issuer, fragile: St
             eventually(lambda: barrier.arrived == 4)
             fragile.kill()
             barrier.open.set()
-            answers = [each.result(20) for each in pending]
+            answers = [each.result(HANG_SECONDS) for each in pending]
         for answer, access in zip(answers, tokens, strict=True):
             assert_own_response(answer, 503, UNAVAILABLE)
             assert answer.get_all("set-cookie") == answer.get_all("content-encoding") == []
@@ -929,7 +937,7 @@ def test_tokens_are_withheld_while_the_store_is_away(issuer: Issuer, fragile: St
             assert post(world, path, other).status == 401
         fragile.start()
         user = someone()
-        eventually(lambda: post(world, LOGIN, issuer.plan(handed(access_of(user)))).status == 200, seconds=5)
+        eventually(lambda: post(world, LOGIN, issuer.plan(handed(access_of(user)))).status == 200)
 
 
 def test_without_keys_no_token_is_handed_out(issuer: Issuer, store: Store) -> None:  # J05

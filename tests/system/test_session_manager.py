@@ -19,6 +19,7 @@ from starlette.routing import Route
 from tests.machine import need
 from tests.servers import serve_asgi
 from tests.system.sidecar import Sidecar, Store, sidecar
+from tests.waiting import START_SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +60,7 @@ def steps(gate: Sidecar, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     node, esbuild = need("node"), need("esbuild")
     script = tmp_path_factory.mktemp("client") / "session-manager.js"
     with (CLIENTS / "session-manager.ts").open("rb") as types, script.open("wb") as stripped:
-        subprocess.run([esbuild, "--loader=ts"], stdin=types, stdout=stripped, check=True, timeout=30)
+        subprocess.run([esbuild, "--loader=ts"], stdin=types, stdout=stripped, check=True, timeout=START_SECONDS)
     # An answer of 401 at the last moment of a token is no proof: it is over when the second after it has begun.
     wait = str(ACCESS_SECONDS + 1)
     command = [node, str(CLIENTS / "drive.mjs"), str(script), gate.url, USER, PASSWORD, wait]

@@ -34,6 +34,7 @@ from tests.forward.sockets import (
 )
 from tests.servers import RawConnection, RawRequest
 from tests.system.sidecar import Backend, Store, bearer, sidecar, someone, token
+from tests.waiting import HANG_SECONDS
 
 _AT_ONCE = 16
 _BEFORE = "before"
@@ -216,7 +217,7 @@ class Ends:
         self.seen[request.target] = seen
 
     async def seen_at(self, target: bytes) -> Seen:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             while target not in self.seen:  # noqa: ASYNC110 - it ends in another thread
                 await asyncio.sleep(0.005)
         return self.seen[target]

@@ -20,6 +20,7 @@ from gatekeeper.http.websocket_frames import MAX_MESSAGE_BYTES
 from tests.forward.sockets import BINARY, CLOSE, CONT, DROPPED, PING, TEXT, Peer, Upgraded, close_payload, frame, opened
 from tests.servers import fetch
 from tests.system.sidecar import Sidecar, Store, bearer, eventually, sidecar, someone, token
+from tests.waiting import HANG_SECONDS
 
 _ECHO = Path(__file__).parent.parent / "backends" / "websocket_echo.py"
 _MANY = 1000
@@ -256,7 +257,7 @@ async def test_a_client_that_vanishes_while_the_backend_reads_nothing_leaves_not
 
 # W07
 @pytest.mark.parametrize("stage", ["before", "handshake", "open", "a message", "pushed to", "not read from"])
-async def test_a_backend_that_is_killed_is_told_within_a_second(store: Store, stage: str) -> None:
+async def test_a_backend_that_is_killed_is_told(store: Store, stage: str) -> None:
     with echoing() as echo, sidecar(echo.url, redis_url=store.url) as running:
         gate = Gate(running, echo, store)
         assert fetch(running.url, headers=gate.headers).status == 200
@@ -269,7 +270,7 @@ async def test_a_backend_that_is_killed_is_told_within_a_second(store: Store, st
                 opening = group.create_task(stack.enter_async_context(gate.open("/silent")))
                 await asyncio.sleep(0.3)
                 echo.kill()
-                async with asyncio.timeout(1):
+                async with asyncio.timeout(HANG_SECONDS):
                     assert (await opening).status == 502
         else:
             async with gate.peer({"pushed to": "/push", "not read from": "/deaf"}.get(stage, "/ws")) as peer:
@@ -280,7 +281,7 @@ async def test_a_backend_that_is_killed_is_told_within_a_second(store: Store, st
                 elif stage == "not read from":
                     await peer.put(BINARY, b"x" * 10_000_000)
                 echo.kill()
-                async with asyncio.timeout(1):
+                async with asyncio.timeout(HANG_SECONDS):
                     assert await peer.end() == (1011, "the connection to the backend was lost")
         await asyncio.to_thread(eventually, lambda: running.metric("gatekeeper_websockets_open") == 0)
 
@@ -292,10 +293,12 @@ async def test_a_backend_that_stands_still_stops_nobody_else(gate: Gate, idle: i
         try:
             await peer.put(PING, b"there?")
             await peer.put(TEXT, b"a")
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.5):
-                    await peer.get()
             # The gate answers for its own leg, and for itself.
+            async with asyncio.timeout(HANG_SECONDS):
+                while not peer.pongs:
+                    with pytest.raises(TimeoutError):
+                        async with asyncio.timeout(0.5):
+                            await peer.get()
             assert peer.pongs == [b"there?"]
             assert gate.sidecar.ready().status == 200
         finally:

@@ -13,6 +13,7 @@ import pytest
 from tests.contracts.responses import NO_TOKEN, error_body
 from tests.forward.sockets import TEXT, echo, frame, upgraded
 from tests.system.sidecar import Backend, Sidecar, Store, World, bearer, eventually, sidecar, someone, token
+from tests.waiting import START_SECONDS
 from tests.web.handshakes import handshake, message, opened
 
 
@@ -66,7 +67,7 @@ def test_the_end_of_the_sidecar_is_told(store: Store, talker: Backend) -> None: 
             assert answer.status == 101
             gate.process.send_signal(signal.SIGTERM)
             assert connection.recv(4) == b"\x88\x02" + (1012).to_bytes(2, "big")
-        assert gate.process.wait(10) == 0
+        assert gate.process.wait(START_SECONDS) == 0
 
 
 def test_tokens_of_websockets_stand_in_no_log(store: Store, talker: Backend) -> None:  # W02

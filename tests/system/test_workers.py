@@ -12,6 +12,7 @@ import pytest
 from tests.servers import fetch
 from tests.system.sidecar import Backend, Sidecar, World, embedded_pid, eventually, metrics, sidecar, someone, token
 from tests.system.slow import SlowBackend, refuses_connections, slow_request
+from tests.waiting import HANG_SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -121,15 +122,15 @@ def test_sigterm_drains_all_workers(backend: Backend, tmp_path: Path) -> None:
 
 def test_while_workers_drain_nobody_is_kept_waiting() -> None:
     with SlowBackend() as slow, sidecar(slow.url, workers="2") as gate:
-        eventually(lambda: fetch(gate.url, "GET", "/", timeout=30).status == 401, seconds=60)
+        eventually(lambda: fetch(gate.url, "GET", "/", timeout=HANG_SECONDS).status == 401)
         with slow_request(slow, gate) as under_way:
             gate.terminate()
-            eventually(lambda: gate.ready().status == 503, seconds=5)
+            eventually(lambda: gate.ready().status == 503)
             # Refused, not taken and forgotten.
             eventually(lambda: refuses_connections(gate))
             assert not under_way.done()
             slow.release.set()
-            assert under_way.result(10).body == b"ok"
+            assert under_way.result(HANG_SECONDS).body == b"ok"
         assert gate.exit_code() == 0
 
 
@@ -138,6 +139,6 @@ def test_workers_end_with_their_parent(backend: Backend, tmp_path: Path) -> None
         workers = eventually(lambda: len(found := workers_of(gate)) == 2 and found)
         World(gate.url, lambda: backend.reached).passed("/", token(someone()))
         gate.process.kill()
-        eventually(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), seconds=15)
+        eventually(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
         # And the last of them ends the store.
         eventually(lambda: embedded_pid(tmp_path / "data") is None)

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from gatekeeper.tokens.keys import JwksKeys, http_fetcher
 from tests.tokens.forge import Clock
 from tests.tokens.jwks_server import ALLOWED, Source
+from tests.waiting import HANG_SECONDS
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +62,6 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def keys(source: Source, clock: Clock) -> AsyncIterator[JwksKeys]:
-    made = JwksKeys(source.url, fetch=http_fetcher(timeout_seconds=5.0), algorithms=ALLOWED, clock=clock)
+    made = JwksKeys(source.url, fetch=http_fetcher(timeout_seconds=HANG_SECONDS), algorithms=ALLOWED, clock=clock)
     yield made
     await made.aclose()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable
 from typing import Any
 
 from gatekeeper.errors import TokenRejected
@@ -61,10 +60,3 @@ async def admits(keys: JwksKeys, token: str) -> bool:
     except TokenRejected:
         return False
     return True
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until another task makes a condition true."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - nothing tells of it
-            await asyncio.sleep(0.001)

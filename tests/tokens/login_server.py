@@ -14,6 +14,7 @@ import pytest
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.tokens.login_check import CheckedUser, LoginCheck
 from tests.servers import RecordingBackend, Script
+from tests.waiting import HANG_SECONDS
 
 PASSWORD = "correct-horse-Zoë"
 CREDENTIALS = {"username": "zoë", "password": PASSWORD}
@@ -28,8 +29,8 @@ def http(body: bytes | Any, status: str = "200 OK", *headers: str, length: int |
 
 def check_at(url: str, **options: Any) -> LoginCheck:
     chosen: dict[str, Any] = {
-        "timeout_seconds": 5.0,
-        "connect_timeout_seconds": 5.0,
+        "timeout_seconds": HANG_SECONDS,
+        "connect_timeout_seconds": HANG_SECONDS,
         "user_pointer": "/id",
         "claims": ["roles"],
     }

@@ -143,13 +143,13 @@ def test_a_bomb_does_not_go_off(encoding: bytes) -> None:
     # In 64 KiB go some 60 MB of deflate, and the whole GiB of brotli; cut, it is a bomb that is broken too.
     for content in (whole, whole[:MAX_BODY_BYTES]):
         tracemalloc.start()
-        began = time.perf_counter()
+        began = time.thread_time()
         try:
             assert inflate(content, encoding) is None
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-        assert time.perf_counter() - began < 0.5
+        assert time.thread_time() - began < 0.5
         # The output, and copies of the input.
         assert peak < 8 * MAX_BODY_BYTES
 

@@ -12,7 +12,8 @@ from gatekeeper.errors import TokenRejected
 from gatekeeper.tokens.keys import MAX_KEYS, JwksKeys, http_fetcher
 from tests.tokens import forge
 from tests.tokens.forge import Clock, jwk
-from tests.tokens.jwks_server import ALLOWED, Source, admits, judge, until
+from tests.tokens.jwks_server import ALLOWED, Source, admits, judge
+from tests.waiting import until
 
 
 async def test_a_token_of_a_published_key_is_accepted(

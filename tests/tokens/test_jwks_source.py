@@ -15,7 +15,8 @@ from gatekeeper.errors import KeysUnavailable
 from gatekeeper.tokens.keys import FetchError, JwksKeys, http_fetcher
 from tests.tokens import forge
 from tests.tokens.forge import Clock, jwk
-from tests.tokens.jwks_server import ALLOWED, Source, admits, hang_up, judge, until
+from tests.tokens.jwks_server import ALLOWED, Source, admits, hang_up, judge
+from tests.waiting import until
 
 BAD_BODIES: list[bytes] = [
     b"",
@@ -211,7 +212,7 @@ async def test_the_whole_fetch_is_bounded_and_not_only_its_silences() -> None:
 
     server = await asyncio.start_server(drip, "127.0.0.1", 0)
     with pytest.raises(FetchError, match="within"):
-        await http_fetcher(timeout_seconds=0.2)(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+        await http_fetcher(timeout_seconds=1)(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
     await closed.wait()
     server.close()
 

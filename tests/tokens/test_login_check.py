@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import json
 import ssl
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from gatekeeper.tokens.login_check import CheckedUser, asgi_transport
 from tests.servers import RawConnection, RawRequest, RecordingBackend, serve_asgi
 from tests.tokens.login_server import CREDENTIALS, PASSWORD, answer_to, asking, check_at, http
 from tests.tokens.test_signing_keys import private_pem
+from tests.waiting import until
 
 
 async def test_a_right_password_gives_the_user_and_the_chosen_claims() -> None:
@@ -207,26 +209,28 @@ async def test_a_real_application_is_asked() -> None:
         await send({"type": "http.response.body", "body": json.dumps({"id": 7, "roles": ["user"]}).encode()})
 
     with serve_asgi(app) as url:
-        check = check_at(url + "/check")
-        answers = await asyncio.gather(
-            *(check.check({"username": "z", "password": PASSWORD if n % 2 else "wrong"}) for n in range(150))
-        )
-        await check.aclose()
+        async with aclosing(check_at(url + "/check")) as check:
+            answers = await asyncio.gather(
+                *(check.check({"username": "z", "password": PASSWORD if n % 2 else "wrong"}) for n in range(150))
+            )
     assert answers == [CheckedUser("7", {"roles": ["user"]}) if n % 2 else None for n in range(150)]
 
 
 async def test_a_cancelled_check_gives_its_answer_to_nobody() -> None:
     async def by_name(connection: RawConnection, request: RawRequest) -> None:
         name = json.loads(request.body)["username"]
-        await asyncio.sleep(0.2 if name == "first" else 0)
+        if name == "first":
+            await left.wait()
         await connection.write(http({"id": name}))
 
-    async with asking(by_name) as (check, _backend):
+    left = asyncio.Event()
+    async with asking(by_name) as (check, backend):
         first = asyncio.create_task(check.check({"username": "first", "password": "x"}))
-        await asyncio.sleep(0.05)
+        await until(lambda: backend.requests)
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first
+        left.set()
         for name in ("second", "third"):
             assert await check.check({"username": name, "password": "x"}) == CheckedUser(name, {})
 

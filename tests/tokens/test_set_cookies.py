@@ -138,7 +138,7 @@ def test_a_token_over_eight_kilobytes_has_no_expiry_and_takes_no_time() -> None:
     near = forge.token(exp=1_900_000_000, pad="x" * 5500)
     assert 7000 < len(near) <= 8192
     assert unverified_expiry(near) == 1_900_000_000.0
-    began = time.perf_counter()
+    began = time.thread_time()
     assert unverified_expiry(forge.token(exp=1_900_000_000, pad="x" * 6500)) is None
     assert unverified_expiry("a." * 5_000_000) is None
-    assert time.perf_counter() - began < 1
+    assert time.thread_time() - began < 1

@@ -24,6 +24,7 @@ from gatekeeper.upstream.interface import UpstreamRequest, UpstreamResponse
 from tests.servers import raw_client, serve_asgi
 from tests.upstream.http2_backend import Asked, HttpTwoScript, ScriptedBackend, hypercorn
 from tests.upstream.test_upstream import Parts, ask, self_signed
+from tests.waiting import HANG_SECONDS
 
 _MEGABYTE = bytes(range(256)) * 4096
 HOST: HeaderList = [(b"host", b"a.example:81")]
@@ -218,7 +219,7 @@ async def test_a_whole_sidecar_passes_it_all_on_and_knows_when_the_client_leaves
             async with raw_client(front) as client:
                 await client.send(b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n")
                 await client.until(b"one")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(HANG_SECONDS):
                 await left.wait()
             async with raw_client(front) as client:
                 await client.send(
@@ -251,7 +252,7 @@ async def test_many_requests_share_a_connection_and_more_than_it_takes_open_anot
         async def one(number: int) -> bytes:
             return await whole(await send(upstream, target=b"/%d" % number))
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             assert await asyncio.gather(*[one(number) for number in range(25)]) == [b"/%d" % n for n in range(25)]
         assert [len(served.asked) for served in backend.connections] == [10, 10, 5]
 
@@ -286,7 +287,7 @@ async def test_who_leaves_resets_its_stream_and_nobody_elses(certificate: Path) 
         uploading.cancel()
         await asyncio.wait({silent, uploading})
         await slow.aclose()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             for asked in backend.requests:
                 await asked.was_reset.wait()
         assert not backend.requests[2].complete.is_set()
@@ -336,7 +337,7 @@ async def test_an_upload_goes_on_while_another_stream_is_silent(certificate: Pat
     async with scripted(script, certificate) as (backend, upstream):
         silent = await send(upstream, target=b"/silent")
         reading = asyncio.create_task(whole(silent))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             assert await ask(upstream, "POST", body=[_MEGABYTE] * 3, headers=HOST) == (200, b"ok")
         assert len(backend.requests[1].body) == 3 * len(_MEGABYTE)
         reading.cancel()
@@ -348,17 +349,17 @@ async def test_a_silent_stream_times_out_alone(certificate: Path) -> None:
         if asked.path() == b"/silent":
             return
         asked.head()
-        for _ in range(8):
+        for _ in range(5):
             asked.data(b".")
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)
         asked.end()
 
-    async with scripted(script, certificate, timeout_seconds=0.4) as (backend, upstream):
+    async with scripted(script, certificate, timeout_seconds=2) as (backend, upstream):
         lively = asyncio.create_task(whole(await send(upstream, target=b"/lively")))
         with pytest.raises(UpstreamTimeout):
             await send(upstream, target=b"/silent")
-        assert await lively == b"." * 8
-        async with asyncio.timeout(5):
+        assert await lively == b"." * 5
+        async with asyncio.timeout(HANG_SECONDS):
             await backend.requests[1].was_reset.wait()
         assert len(backend.connections) == 1
 
@@ -370,7 +371,7 @@ async def test_a_connection_that_fell_silent_altogether_takes_no_more(certificat
         else:
             await ok(asked)
 
-    async with scripted(script, certificate, timeout_seconds=0.4) as (backend, upstream):
+    async with scripted(script, certificate, timeout_seconds=2) as (backend, upstream):
         assert await ask(upstream) == (200, b"ok")
         with pytest.raises(UpstreamTimeout):
             await send(upstream, target=b"/stalls")
@@ -564,7 +565,7 @@ async def test_a_connection_that_breaks_fails_what_is_on_it_and_the_next_request
             asked.served.transport.close()
 
     async with scripted(script, certificate) as (backend, upstream):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             with pytest.raises(UpstreamUnavailable) as failed:
                 await send(upstream, target=b"/broken")
             assert failed.value.kind == ("protocol" if how == "garbage" else "reset")

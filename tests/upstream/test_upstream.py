@@ -26,6 +26,7 @@ from gatekeeper.upstream.httpx_duplex import final_response_begun
 from gatekeeper.upstream.interface import Upstream, UpstreamRequest
 from tests.forward.chain import Chosen, Transport
 from tests.servers import OK, RawConnection, RawRequest, RecordingBackend
+from tests.waiting import HANG_SECONDS, until
 
 pytestmark = pytest.mark.usefixtures("each_transport")
 
@@ -177,7 +178,7 @@ async def test_many_at_once_do_not_wait_for_each_other() -> None:
     async with RecordingBackend(script) as backend, upstream_to(backend.url) as upstream:
         headers = [(b"host", b"a"), (b"x-slow", b"1")]
         slow = [asyncio.create_task(ask(upstream, headers=headers)) for _ in range(150)]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             while len(backend.requests) < len(slow):  # noqa: ASYNC110 - a count has no event
                 await asyncio.sleep(0.01)
             assert await ask(upstream) == (200, b"ok")
@@ -191,10 +192,12 @@ async def test_a_full_pool_is_a_timeout() -> None:
 
     async with (
         RecordingBackend(script) as backend,
-        upstream_to(backend.url, max_connections=1, connect_timeout_seconds=0.1, timeout_seconds=5) as upstream,
+        upstream_to(
+            backend.url, max_connections=1, connect_timeout_seconds=1, timeout_seconds=HANG_SECONDS
+        ) as upstream,
     ):
         first = asyncio.create_task(ask(upstream))
-        await asyncio.sleep(0.05)
+        await until(lambda: backend.requests)
         with pytest.raises(UpstreamTimeout):
             await ask(upstream)
         first.cancel()

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from tests.waiting import HANG_SECONDS
+
 
 class Handshake(NamedTuple):
     """The answer to a handshake; `body` is empty where the connection was upgraded."""
@@ -36,7 +38,7 @@ def opened(
         f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}",
         *(f"{name}: {value}" for name, value in headers),
     ]
-    with socket.create_connection((str(parts.hostname), parts.port or 0), timeout=10) as connection:
+    with socket.create_connection((str(parts.hostname), parts.port or 0), timeout=HANG_SECONDS) as connection:
         connection.sendall("\r\n".join([*head, "", ""]).encode("latin-1"))
         yield _answer(connection), connection
 

@@ -19,6 +19,7 @@ from gatekeeper_middleware import GatekeeperMiddleware
 from tests.middleware.host import around, environ_for, mounted, starlette_app
 from tests.servers import ClientResponse, serve_asgi
 from tests.system.sidecar import Store, World, bearer, eventually, someone, token
+from tests.waiting import HANG_SECONDS
 from tests.web.shapes import ENDS, OPERATIONS, READS, UNSAFE, admin, assert_refused, named, target
 
 FRONT = "https://front.example"
@@ -386,7 +387,7 @@ def handshake(url: str, headers: list[tuple[str, str]], *, host: str | None = No
     lines = ["GET /ws HTTP/1.1", f"Host: {host or parts.netloc}", "Connection: Upgrade", "Upgrade: websocket"]
     lines += ["Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}"]
     lines += [f"{name}: {value}" for name, value in headers]
-    with socket.create_connection((str(parts.hostname), parts.port or 0), timeout=10) as connection:
+    with socket.create_connection((str(parts.hostname), parts.port or 0), timeout=HANG_SECONDS) as connection:
         connection.sendall("\r\n".join([*lines, "", ""]).encode())
         answer = b""
         while b"\r\n\r\n" not in answer or (b" 403 " in answer and not answer.endswith(b"}")):

@@ -33,6 +33,7 @@ from tests.middleware.host import environ_for, mounted
 from tests.servers import ClientResponse, serve_asgi
 from tests.system.sidecar import Reached, Store, World, bearer, someone, token
 from tests.tokens import forge
+from tests.waiting import HANG_SECONDS
 from tests.web.handshakes import handshake
 from tests.web.shapes import assert_refused
 
@@ -390,7 +391,7 @@ def test_an_answer_that_breaks_off_breaks_off_at_the_client_too(world: World, *,
 
 def broken_off(url: str, answer: ASGIApp) -> tuple[int, bytes]:
     """What of an answer arrives that does not end."""
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=HANG_SECONDS)
     try:
         connection.request("POST", LOGIN, b"{}", dict([JSON, planned(answer)]))
         response = connection.getresponse()
@@ -408,7 +409,7 @@ def test_work_after_the_answer_is_done_although_the_token_was_withheld(store: St
         sign_in(world, user)
         answer = JSONResponse({"token": token(user)}, background=BackgroundTask(done.set))
         assert post(world, LOGIN, answer).status == 403
-        assert done.wait(5)
+        assert done.wait(HANG_SECONDS)
 
 
 async def test_messages_of_extensions_pass_in_their_place(store: Store) -> None:
@@ -433,7 +434,9 @@ async def test_messages_of_extensions_pass_in_their_place(store: Store) -> None:
     gate = GatekeeperMiddleware(app, load(environ_for(store)))
     scope: dict[str, Any] = {"type": "http", "method": "POST", "path": LOGIN, "query_string": b"", "headers": []}
     try:
-        await asyncio.wait_for(gate({**scope, "raw_path": LOGIN.encode(), "scheme": "http"}, receive, send), 5)
+        await asyncio.wait_for(
+            gate({**scope, "raw_path": LOGIN.encode(), "scheme": "http"}, receive, send), HANG_SECONDS
+        )
     finally:
         await gate._engine.runtime.aclose()
     assert [message["type"] for message in sent] == ["http.response.start", "http.response.pathsend"]
@@ -795,10 +798,10 @@ def test_an_expired_bearer_links_too(world: World, kind: str) -> None:  # C-02
 def test_an_expired_bearer_that_only_its_content_names_links_too(store: Store) -> None:  # C-02
     with mounted(store, mount, jwt_leeway="0s") as world:
         user = someone()
-        pair = Pair(token(user, jti=..., n=opaque(), exp=time.time() + 0.9), opaque())
+        pair = Pair(token(user, jti=..., n=opaque(), exp=time.time() + 2.9), opaque())
         assert post(world, LOGIN, handed(pair)).status == 200
         number = current(world, pair.access)
-        time.sleep(0.95)
+        time.sleep(2.95)
         assert world.refused("/", pair.access).body == error_body("token_expired")
         new = Pair(by_payload(user, ""), opaque())
         assert renew(world, new, b"", [bearer(pair.access)]).status == 200
@@ -1198,10 +1201,10 @@ def test_a_session_that_ends_while_the_application_answers_gets_no_tokens(
 
     with ThreadPoolExecutor(1) as pool:
         under_way = pool.submit(post, world, REFRESH, slow, of(refresh=pair.refresh))
-        assert asked.wait(5)
+        assert asked.wait(HANG_SECONDS)
         end(world, pair, user)
         answer.set()
-        withheld = under_way.result(10)
+        withheld = under_way.result(HANG_SECONDS)
     assert_own_response(withheld, 401, error_body(code, reason))
     assert new.access not in str(withheld)
     assert new.refresh not in str(withheld)

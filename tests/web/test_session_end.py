@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -26,6 +27,7 @@ from tests.middleware.host import environ_for
 from tests.servers import afetch, serve_asgi
 from tests.system.sidecar import Store, World, bearer, eventually, someone, token
 from tests.system.streaming import requested, websocket
+from tests.waiting import until
 
 LAST_EVENT = b"\n\nevent: session-ended\ndata: %s\n\n"
 
@@ -35,6 +37,7 @@ class Host:
 
     def __init__(self, store: Store) -> None:
         self.seen: list[Any] = []
+        self.asked_for_late, self.ended = threading.Event(), threading.Event()
         routes = [
             Route("/events", self.events),
             Route("/download", self.download),
@@ -94,7 +97,8 @@ class Host:
 
     async def late(self, _: Request) -> Response:
         """Events that begin when the session has long ended, all of them at once."""
-        await asyncio.sleep(1)
+        self.asked_for_late.set()
+        await asyncio.to_thread(self.ended.wait)
 
         async def parts() -> AsyncIterator[bytes]:
             for _ in range(3):
@@ -224,11 +228,16 @@ async def test_what_an_application_does_after_its_answer_is_left_alone(world: Wo
         eventually(lambda: host.seen == ["done"])
 
 
-async def test_events_that_begin_after_the_end_are_only_the_last_one(world: World) -> None:
+async def test_events_that_begin_after_the_end_are_only_the_last_one(world: World, host: Host) -> None:
     bearing, session = await signed_in(world)
     late = asyncio.create_task(afetch(world.url, "GET", "/late", [bearer(bearing)]))
-    await asyncio.sleep(0.5)
-    await end(world, bearing, session)
+    try:
+        await until(host.asked_for_late.is_set)
+        await end(world, bearing, session)
+        # So long that the end is known here.
+        await asyncio.sleep(0.5)
+    finally:
+        host.ended.set()
     answer = await late
     assert (answer.status, answer.body) == (200, LAST_EVENT % b"revoked_by_user")
 
@@ -240,16 +249,16 @@ async def test_an_upload_is_activity(store: Store) -> None:  # E-06
         return PlainTextResponse(str(len(await request.body())))
 
     def slowly() -> Iterator[bytes]:
-        for _ in range(12):
-            time.sleep(0.25)
+        for _ in range(10):
+            time.sleep(0.3)
             yield b"x"
 
     app = Starlette(routes=[Route("/", size, methods=["GET", "POST"])])
-    app.add_middleware(GatekeeperMiddleware, settings=load(environ_for(store, idle_timeout="1s")))
+    app.add_middleware(GatekeeperMiddleware, settings=load(environ_for(store, idle_timeout="2s")))
     with serve_asgi(app) as url:
         bearing = token(someone())
         answer = await afetch(url, "POST", "/", [bearer(bearing)], slowly())
-        assert (answer.status, answer.body) == (200, b"12")
+        assert (answer.status, answer.body) == (200, b"10")
         assert (await afetch(url, "GET", "/", [bearer(bearing)])).status == 200
-        await asyncio.sleep(1.2)
+        await asyncio.sleep(2.2)
         assert (await afetch(url, "GET", "/", [bearer(bearing)])).status == 401
