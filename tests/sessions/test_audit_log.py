@@ -21,6 +21,7 @@ from gatekeeper.sessions.events import SYSTEM, Actor
 from gatekeeper.store.client import StoreClient
 from tests.conftest import MakeStore
 from tests.sessions.by_hand import CLIENT, Hand, token
+from tests.waiting import HANG_SECONDS
 
 STREAM, ROUTINE = "gk:audit", "gk:audit:routine"
 SECOND, MINUTE = 1_000_000, 60_000_000
@@ -207,7 +208,7 @@ async def test_following_goes_on_where_the_newest_ended_and_misses_nothing(
     try:
         for number in range(20):
             put(hand, BEGAN + number * SECOND, BEGAN + number * SECOND, f"{number}", routine=number % 2 == 0)
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(HANG_SECONDS):
                 assert await seen.get() == f"{number}"
     finally:
         following.cancel()

@@ -12,12 +12,13 @@ import pytest
 
 from tests.system.sidecar import Backend, Sidecar, Store, bearer, eventually, sidecar, someone, token
 from tests.system.slow import SlowBackend, slow_request
+from tests.waiting import HANG_SECONDS
 
 
 @contextmanager
 def connected(gate: Sidecar) -> Iterator[socket.socket]:
     parts = urlsplit(gate.url)
-    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=30) as connection:
+    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=HANG_SECONDS) as connection:
         yield connection
 
 
@@ -74,7 +75,7 @@ def test_from_the_signal_on_every_response_says_close(store: Store) -> None:
                 assert response(connection)[1]["connection"] == "close"
                 assert connection.recv(1) == b""
             backend.release.set()
-            assert under_way.result(30).get_all("connection") == ["close"]
+            assert under_way.result(HANG_SECONDS).get_all("connection") == ["close"]
         for name, (status, data) in asked.items():
             with connected(gate) as connection:
                 connection.sendall(data)

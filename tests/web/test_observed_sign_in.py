@@ -1390,8 +1390,9 @@ def from_address(address: str) -> tuple[str, str]:
 
 
 def new_address() -> str:
+    """Of a network of its own: a /64 counts as one address."""
     number = int(someone())
-    return "2001:db8::" + ":".join(f"{number >> shift & 0xFFFF:x}" for shift in (48, 32, 16, 0))
+    return "2001:" + ":".join(f"{number >> shift & 0xFFFF:x}" for shift in (32, 16, 0)) + "::1"
 
 
 @pytest.mark.slow
