@@ -26,6 +26,21 @@ def eventually(condition: Callable[[], Any], what: str = "", *, seconds: float =
     return found
 
 
+def unless_slow(trial: Callable[[], Any], *, seconds: float) -> None:
+    """For what holds for a moment only: `trial` again where it failed and took so many seconds or longer, for then the
+    moment may have been over."""
+    for _ in range(20):
+        began = time.monotonic()
+        try:
+            trial()
+        except AssertionError:
+            if time.monotonic() - began < seconds:
+                raise
+        else:
+            return
+    raise AssertionError("this machine is too slow to tell")
+
+
 async def until(condition: Callable[[], Any]) -> Any:
     """`eventually` beside a running loop; `condition` must not block, and may be asynchronous."""
     async with asyncio.timeout(HANG_SECONDS):
