@@ -26,15 +26,15 @@ def eventually(condition: Callable[[], Any], what: str = "", *, seconds: float =
     return found
 
 
-def unless_slow(trial: Callable[[], Any], *, seconds: float) -> None:
-    """For what holds for a moment only: `trial` again where it failed and took so many seconds or longer, for then the
-    moment may have been over."""
+def unless_slow(trial: Callable[[], Any], *, moment: float) -> None:
+    """For what holds for a moment only (in seconds): `trial` again where it failed and took longer, for then the moment
+    may have been over."""
     for _ in range(20):
         began = time.monotonic()
         try:
             trial()
         except AssertionError:
-            if time.monotonic() - began < seconds:
+            if time.monotonic() - began < moment:
                 raise
         else:
             return

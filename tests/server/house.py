@@ -12,6 +12,7 @@ from gatekeeper.http.headers import request_id
 from gatekeeper.server import ErrorResponse, Limits, RejectedRequest, http_protocol
 from tests.servers import RawClient, serve_asgi
 from tests.waiting import HANG_SECONDS
+from tests.waiting import until as until
 
 CODES = {
     400: "bad_request",

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.server.house import GET, House, answer, open_house, until
+from tests.server.house import GET, House, answer, open_house
 from tests.servers import raw_client
+from tests.waiting import until
 
 _HANDSHAKE = (
     b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

@@ -1412,11 +1412,11 @@ def test_after_ten_failures_of_a_name_the_next_waits_twice_as_long_each_time(lim
         # The right password waits too: whether it was right, nobody learns (S23).
         assert throttled(limited, body.replace(b'"x"', b'"right"')) in {3, 4}
 
-    unless_slow(trial, seconds=4)
+    unless_slow(trial, moment=4)
 
 
 def test_in_whatever_way_a_name_is_written_it_is_one_name(limited: World) -> None:  # S22
-    unless_slow(partial(assert_one_name, limited), seconds=1)
+    unless_slow(partial(assert_one_name, limited), moment=1)
 
 
 def assert_one_name(limited: World) -> None:
