@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 import msgspec
 
@@ -67,6 +67,7 @@ class Router:
             self._dialects, fallback=self._fallback, debug_for_everybody=debug_for_everybody, cookies=cookies
         )
         add_endpoints(described, endpoints)
+        self._described = described
         self._document = Answer(body=msgspec.Raw(msgspec.json.encode(described)))
 
     def routes(self) -> list[Route]:
@@ -82,6 +83,10 @@ class Router:
             ),
             Route("GET", OPENAPI_PATH, self._document),
         ]
+
+    def described_below(self, root: str) -> Answer:
+        """Returns the OpenAPI document of an application that is mounted below `root`."""
+        return Answer(body={**self._described, "servers": [{"url": quote(root.rstrip("/")) or "/"}]})
 
     async def serve(
         self,

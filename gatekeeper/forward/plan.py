@@ -20,6 +20,7 @@ from gatekeeper.forward.direct import DirectForward, DirectServices, Plan
 from gatekeeper.forward.http import arrival
 from gatekeeper.http.forwarding import request_headers
 from gatekeeper.http.headers import REQUEST_ID, get, request_id
+from gatekeeper.http.method_override import overrides_method, query_overrides_method
 from gatekeeper.http.paths import BadPath, PathKind
 from gatekeeper.http.request_head import HeaderSection
 from gatekeeper.http.request_writer import RequestNotForwardable, serialize_head
@@ -30,7 +31,7 @@ _REQUEST_ID_LINE: Final = b"\r\n%b: \r\n" % REQUEST_ID
 # As many as the request parser caches header sections.
 _MAX_PLANS: Final = 2048
 _INDIRECT_METHODS: Final = frozenset({"OPTIONS", "TRACE", "CONNECT"})
-_INDIRECT_HEADERS: Final = frozenset({b"te", b"upgrade", b"expect", b"x-http-method-override"})
+_INDIRECT_HEADERS: Final = frozenset({b"te", b"upgrade", b"expect"})
 
 
 class DirectRoute:
@@ -53,8 +54,11 @@ class DirectRoute:
         if exchange.is_full:
             # A client that pipelines requests and reads no response has to wait: the application's `send` does that.
             return False
+        path, _, query = head.target.partition(b"?")
+        if query and query_overrides_method(query):
+            return False
         try:
-            if rules.paths.classify(head.method, head.target.partition(b"?")[0]) is not PathKind.PROTECTED:
+            if rules.paths.classify(head.method, path) is not PathKind.PROTECTED:
                 return False
         except BadPath:
             return False
@@ -88,6 +92,8 @@ class DirectRoute:
         services, rules, scope = self._services, self._services.rules, exchange.scope
         headers, length = exchange.head.headers, exchange.head.length
         if length is None or not _INDIRECT_HEADERS.isdisjoint([name for name, _ in headers]):
+            return None
+        if overrides_method(headers):
             return None
         token = services.gate.token_of(headers)
         if token is None:

@@ -52,6 +52,9 @@ _RESERVED: Final = re.compile(rb"/_gatekeeper(?:/|\Z)")
 _OVERLONG: Final = re.compile(rb"%c[01]%[89ab]|%e0%[89]|%f0%8", re.IGNORECASE)
 _BAD_PERCENT: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _PERCENT: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
+# The end of a mount's prefix. Applications that decode first see one before an encoded slash too: what begins with
+# that is no path, and is refused.
+_BOUNDARY: Final = re.compile(rb"(?=/|%2[Ff])|\Z")
 
 
 def _decode(path: bytes) -> bytes:
@@ -117,6 +120,33 @@ def readings(path: bytes) -> frozenset[bytes]:
         if len(seen) > _MAX_READINGS:
             raise BadPath("The path can be read in too many ways")
     return frozenset(reading for reading, _ in seen)
+
+
+def below(root: str, path: bytes) -> bytes:
+    """Return `path` without the prefix that says where an application is mounted, cut at a segment boundary.
+
+    `root` is decoded and `path` is as the client wrote it. A path that is not below `root` stays as it is: servers that
+    take the prefix away name it all the same.
+    """
+    # Servers that put `/v1/` in front of `/health` make `/v1//health` of it.
+    for prefix in dict.fromkeys((root, root.rstrip("/"))):
+        end = _end_of(prefix.encode("utf-8", "surrogatepass"), path) if prefix else None
+        if end is not None and _BOUNDARY.match(path, end):
+            return path[end:] or b"/"
+    return path
+
+
+def _end_of(prefix: bytes, path: bytes) -> int | None:
+    """Return how many bytes of `path` spell `prefix`, None where it begins otherwise."""
+    if path.startswith(prefix):
+        return len(prefix)
+    end = 0
+    for byte in prefix:
+        encoded = _PERCENT.match(path, end)
+        if (bytes((int(encoded[1], 16),)) if encoded else path[end : end + 1]) != bytes((byte,)):
+            return None
+        end += 3 if encoded else 1
+    return end
 
 
 def check(path: bytes) -> None:

@@ -72,7 +72,7 @@ class Handler:
         incoming = read(scope, self._rules.trusted)
         record = RequestRecord(
             method=incoming.method,
-            path=incoming.path.decode("latin-1"),
+            path=incoming.full_path,
             request_id=incoming.request_id,
             client_ip=incoming.client.ip_address,
             started_at=time.perf_counter(),

@@ -54,7 +54,7 @@ class Operations:
         record.route = matched.route.template
         if isinstance(matched.route.target, Answer):
             conclude(record, "bypass")
-            return Served(matched.route.target)
+            return Served(self._router.described_below(incoming.root) if incoming.root else matched.route.target)
         bound = bound_of(matched)
         assert bound is not None  # noqa: S101 - a route has no other targets
         if bound.operation.needs is Needs.TOKEN:

@@ -11,7 +11,9 @@ from gatekeeper.auth.requests import RequestFacts
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.http.client_address import TrustedProxies
 from gatekeeper.http.headers import HeaderList, Headers, get, get_all, request_id
+from gatekeeper.http.method_override import overrides_method, query_overrides_method
 from gatekeeper.http.origins import Origins
+from gatekeeper.http.paths import below
 from gatekeeper.http.types import Scope
 from gatekeeper.models import CheckResult, Claims, Client
 
@@ -31,10 +33,13 @@ _CREDENTIALS: Final = frozenset({b"authorization", b"cookie"})
 
 class IncomingRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One request as it was received. `headers` is a copy: uvicorn's httptools protocol appends trailer fields to the
-    scope's own list while the application runs."""
+    scope's own list while the application runs. `path` is judged: what is left of the one that was received behind
+    `root`, where the application is mounted."""
 
     method: str
     path: bytes
+    full_path: str
+    root: str
     query: bytes
     headers: Headers
     websocket: bool
@@ -65,7 +70,8 @@ class IncomingRequest(msgspec.Struct, frozen=True, kw_only=True):
         if self.method != "OPTIONS":
             return False
         names = {name for name, _ in self.headers}
-        return b"origin" in names and b"access-control-request-method" in names
+        # No browser overrides the method of a preflight, and a backend would take it for something else.
+        return b"origin" in names and b"access-control-request-method" in names and not self.overrides_method
 
     @property
     def preflight_method(self) -> str:
@@ -78,7 +84,8 @@ class IncomingRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def overrides_method(self) -> bool:
-        return get(self.headers, b"x-http-method-override") is not None
+        """True if a backend may take the request for one of another method."""
+        return overrides_method(self.headers) or query_overrides_method(self.query)
 
 
 def read(scope: Scope, trusted: TrustedProxies) -> IncomingRequest:
@@ -91,9 +98,12 @@ def read(scope: Scope, trusted: TrustedProxies) -> IncomingRequest:
     if raw_path is None:
         # ASGI makes `raw_path` optional.
         raw_path = quote(scope["path"], safe=_SAFE_IN_PATH).encode("ascii")
+    root, path = scope.get("root_path", ""), raw_path.partition(b"?")[0]
     return IncomingRequest(
         method="GET" if websocket else scope["method"],
-        path=raw_path.partition(b"?")[0],
+        path=below(root, path) if root else path,
+        full_path=path.decode("latin-1"),
+        root=root,
         query=scope.get("query_string", b""),
         headers=headers,
         websocket=websocket,

@@ -19,6 +19,16 @@ SETTINGS = {"public_paths": "/public/*,GET /docs/*"}
 
 SPOOFED = ["X-User-Id", "x-user-id", "X_User_Id", "X-User_Id", "X.User.Id", "x-USER-iD"]
 
+# Headers and queries by which a backend takes a request for one of another method.
+OVERRIDES = [
+    *("X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "X_HTTP_Method_Override", "X.HTTP.Method"),
+    *("x-method_override", "X-Http_Method", "X_METHOD.OVERRIDE"),
+]
+OVERRIDING_QUERIES = [
+    *("_method=DELETE", "a=1&_method=PUT", "_METHOD=put", "_%6dethod=PUT", "%5fmethod=PUT", ".method=PUT"),
+    *("a;_method=PUT", "_method", "_method[]=PUT", "%20_method=PUT", "_method%00=PUT"),
+]
+
 
 def cookie(token: str) -> tuple[str, str]:
     return ("Cookie", f"access_token={token}")
@@ -334,10 +344,25 @@ class GateContract:
             assert bearing not in "".join(request.get_all("cookie"))
             assert request.get_all("x-user-id") == []
 
-    def test_a_method_override_makes_a_public_path_protected(self, world: World) -> None:  # H08
-        override = [("X-HTTP-Method-Override", "DELETE")]
+    @pytest.mark.parametrize("name", OVERRIDES)
+    def test_a_method_override_makes_a_public_path_protected(self, world: World, name: str) -> None:  # H08
+        override = [(name, "DELETE")]
         assert world.refused("/public/x", headers=override).status == 401
-        assert world.passed("/public/x", token(someone()), headers=override).get_all("x-http-method-override")
+        assert world.passed("/public/x", token(someone()), headers=override).get_all(name.lower()) == ["DELETE"]
+
+    @pytest.mark.parametrize("query", OVERRIDING_QUERIES)
+    def test_so_does_one_in_the_query(self, world: World, query: str) -> None:  # H08
+        assert world.refused(f"/public/x?{query}").status == 401
+        assert world.passed(f"/public/x?{query}", token(someone())).target == f"/public/x?{query}"
+        for harmless in ("method=card", "payment_method=card", "a=_method"):
+            assert world.passed(f"/public/x?{harmless}").get_all("x-user-id") == []
+
+    @pytest.mark.parametrize("name", OVERRIDES)
+    def test_an_overridden_preflight_is_none(self, world: World, name: str) -> None:  # H08
+        preflight = [("Origin", "https://app.example"), ("Access-Control-Request-Method", "PUT")]
+        assert world.passed("/x", method="OPTIONS", headers=preflight)
+        assert world.refused("/x", method="OPTIONS", headers=[*preflight, (name, "DELETE")]).status == 401
+        assert world.refused("/x?_method=DELETE", method="OPTIONS", headers=preflight).status == 401
 
     @pytest.mark.parametrize(
         "target",

@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatekeeper.http.paths import BadPath, PathKind, PathTable, Route, RouteMatch, check, compile_pattern, readings
+from gatekeeper.http.paths import (
+    BadPath,
+    PathKind,
+    PathTable,
+    Route,
+    RouteMatch,
+    below,
+    check,
+    compile_pattern,
+    readings,
+)
 
 ROUTES = [
     Route(method, template, f"{method} {template}")
@@ -504,3 +514,34 @@ def test_no_backend_finds_one_of_our_paths_in_one_that_is_forwarded(path: bytes,
 @given(st.binary(max_size=40).map(lambda raw: b"/" + raw), st.sampled_from(["GET", "POST", "DELETE", "PATCH"]))
 def test_any_bytes_are_judged_or_refused_and_nothing_else(path: bytes, method: str) -> None:
     kind(method, path)
+
+
+@pytest.mark.parametrize(
+    ("root", "path", "left"),
+    [
+        ("/v1", b"/v1/health", b"/health"),
+        ("/v1", b"/v1", b"/"),
+        ("/v1", b"/v1/", b"/"),
+        ("/v1", b"/v1//health", b"//health"),
+        ("/v1/", b"/v1//health", b"/health"),
+        ("/v1/", b"/v1/health", b"/health"),
+        ("/", b"/health", b"/health"),
+        ("", b"/v1/health", b"/v1/health"),
+        ("/v1", b"/v1health", b"/v1health"),
+        ("/v1", b"/v1%41/health", b"/v1%41/health"),
+        ("/v1", b"/V1/health", b"/V1/health"),
+        ("/v1", b"/v", b"/v"),
+        ("/v1", b"*", b"*"),
+        ("/v1", b"/%761/health", b"/health"),
+        ("/v1", b"/v%31", b"/"),
+        ("/v1", b"/v1%2Fhealth", b"%2Fhealth"),
+        ("/a b", b"/a%20b/health", b"/health"),
+        ("/a%20b", b"/a%20b/health", b"/health"),
+        ("/b\u00fcro", b"/b%C3%bcro/health", b"/health"),
+        ("/v1", b"/health", b"/health"),
+        ("/v1", b"/v1/v1/health", b"/v1/health"),
+        ("/v1", b"/%2576%31/health", b"/%2576%31/health"),
+    ],
+)
+def test_what_is_left_below_a_root_path(root: str, path: bytes, left: bytes) -> None:  # rule 3.2
+    assert below(root, path) == left

@@ -32,7 +32,7 @@ def environ_for(store: Store, **settings: str) -> dict[str, str]:
 
 def _record(reached: list[Reached], request: Request) -> None:
     scope = request.scope
-    target = scope["raw_path"].decode("latin-1")
+    target = scope.get("raw_path", scope["path"].encode()).decode("latin-1")
     if scope["query_string"]:
         target += "?" + scope["query_string"].decode("latin-1")
     headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
