@@ -53,6 +53,7 @@ def create_app(settings: Settings, engine: Engine) -> App:
         settings.upstream_url,
         connect_timeout_seconds=settings.upstream_connect_timeout,
         timeout_seconds=settings.upstream_timeout,
+        max_age_seconds=settings.upstream_max_age,
         ca_file=str(settings.upstream_ca_file) if settings.upstream_ca_file else None,
     )
     rules = engine.rules

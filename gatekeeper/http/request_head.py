@@ -72,6 +72,7 @@ class Limits(msgspec.Struct, frozen=True):
     header_timeout: float = 10.0
     body_timeout: float = 30.0
     keepalive_timeout: float = 75.0
+    keepalive_max_age: float = 3600.0
     write_timeout: float = 60.0
     max_connections: int = 10_000
     max_body_bytes: int | None = None

@@ -32,9 +32,13 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: (" + FIELD_VALU
 _HEAD_START: Final = b"HTTP/1."
 _NO_OPTIONS: Final[frozenset[bytes]] = frozenset()
 _LENGTH = re.compile(grammar.CANONICAL_DECIMAL)
-_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[\t ]*;" + FIELD_VALUE + rb")?")
+# Blanks that some backends pad a size with, only right before the line end.
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[\t ]*;" + FIELD_VALUE + rb")?[\t ]*")
+_KEEP_ALIVE_TIMEOUT = re.compile(rb"(?:.*[,; \t])?timeout[ \t]*=[ \t]*\"?([0-9]{1,6})\"?(?:[,; \t].*)?", re.IGNORECASE)
+# A request must not cross with the close of the connection that it is sent on (RFC 9112 section 9.3.1).
+_KEEP_ALIVE_MARGIN_SECONDS: Final = 0.5
 
-_FRAMING: Final = frozenset({b"connection", b"content-length", b"transfer-encoding"})
+_FRAMING: Final = frozenset({b"connection", b"content-length", b"keep-alive", b"transfer-encoding"})
 _BODILESS: Final = frozenset({204, 304})
 
 # A backend repeats most lines, and under load entire heads, whose date is the same for a second. Results are cached, a
@@ -52,7 +56,8 @@ class BadResponse(Exception):
 
 class ResponseHead(msgspec.Struct, frozen=True, eq=False):
     """The head of a response. `headers` are as received, with lower-case names; `reason` may be empty; `length` is the
-    value of `Content-Length`, None without one; `keeps_alive` is true if the connection may serve another request.
+    value of `Content-Length`, None without one; `keeps_alive` is true if the connection may serve another request, and
+    `idle_seconds` is how long it may be kept for that by the backend's word, None without one.
 
     One object stands for all responses whose heads have the same bytes, so nothing in it may be changed. It is compared
     by identity and can be the key of a cache, but only where `is_shared` is true: a head that is too large to be
@@ -66,6 +71,7 @@ class ResponseHead(msgspec.Struct, frozen=True, eq=False):
     is_chunked: bool
     keeps_alive: bool
     is_shared: bool
+    idle_seconds: float | None = None
 
     def __repr__(self) -> str:
         return f"<Head {self.status}>"
@@ -104,12 +110,14 @@ def _parse_head(block: bytes) -> ResponseHead:
         raise BadResponse("a malformed head")
     minor, status, reason = match.groups()
     headers = _parse_fields(lines[1:-2])
-    length, is_chunked, options = None, False, _NO_OPTIONS
+    length, is_chunked, options, idle_seconds = None, False, _NO_OPTIONS, None
     for name, value in headers:
         if name not in _FRAMING:
             continue
         if name == b"connection":
             options |= _options(value)
+        elif name == b"keep-alive":
+            idle_seconds = keep_alive_seconds(value)
         elif name == b"content-length":
             if length is not None or not _LENGTH.fullmatch(value):
                 raise BadResponse("a bad or repeated Content-Length")
@@ -122,7 +130,15 @@ def _parse_head(block: bytes) -> ResponseHead:
         raise BadResponse("Transfer-Encoding beside Content-Length, or in HTTP/1.0")
     keeps_alive = b"close" not in options and (minor == b"1" or b"keep-alive" in options)
     is_shared = len(block) <= _MAX_SHARED_BYTES
-    return ResponseHead(int(status), reason or b"", headers, length, is_chunked, keeps_alive, is_shared)
+    return ResponseHead(int(status), reason or b"", headers, length, is_chunked, keeps_alive, is_shared, idle_seconds)
+
+
+def keep_alive_seconds(value: bytes) -> float | None:
+    """Return how long a connection may be idle by the backend's `Keep-Alive` (`timeout=5, max=100`), less a margin.
+
+    None if the header does not say."""
+    found = _KEEP_ALIVE_TIMEOUT.fullmatch(value)
+    return None if found is None else max(0.0, int(found[1]) - _KEEP_ALIVE_MARGIN_SECONDS)
 
 
 @lru_cache(maxsize=64)
@@ -161,7 +177,8 @@ class ResponseParser:
     """Parses the responses of one connection one after another: call `begin`, then `feed` until `on_end`.
 
     However the bytes are split, the callbacks are the same, and body data is passed on in as few parts as were fed. At
-    `on_end`, `reusable` tells whether the connection may serve another request.
+    `on_end`, `reusable` tells whether the connection may serve another request, and `idle_seconds` how long it may be
+    kept for that, None without the backend's word.
     """
 
     __slots__ = (
@@ -173,6 +190,7 @@ class ResponseParser:
         "_parts",
         "_state",
         "_to_head_request",
+        "idle_seconds",
         "reusable",
     )
 
@@ -186,6 +204,7 @@ class ResponseParser:
         self._to_head_request = False
         self._is_fresh = False
         self.reusable = True
+        self.idle_seconds: float | None = None
 
     def begin(self, *, to_head_request: bool) -> None:
         """Expect a response next. One to HEAD has no body, whatever its head says (RFC 9112 section 6.3)."""
@@ -237,7 +256,7 @@ class ResponseParser:
         if not head.length or head.length != len(data) - end or head.status < 200 or head.is_bodiless:
             return self._begin_response(head, data, end)
         self._state = None
-        self.reusable = head.keeps_alive
+        self.reusable, self.idle_seconds = head.keeps_alive, head.idle_seconds
         self._callbacks.on_full_response(head, data[end:])
         return len(data)
 
@@ -256,7 +275,7 @@ class ResponseParser:
         if head.status < 200:
             self._inform(head)
             return end
-        self.reusable = head.keeps_alive
+        self.reusable, self.idle_seconds = head.keeps_alive, head.idle_seconds
         self._callbacks.on_head(head)
         if self._state is None:
             return end

@@ -75,6 +75,7 @@ def limits(settings: Settings) -> Limits:
         header_timeout=settings.header_timeout,
         body_timeout=settings.body_timeout,
         keepalive_timeout=settings.keepalive_timeout,
+        keepalive_max_age=settings.keepalive_max_age,
         max_connections=settings.max_connections,
         max_body_bytes=settings.max_body,
     )

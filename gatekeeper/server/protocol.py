@@ -20,6 +20,7 @@ from gatekeeper.http.request_body import BODY_TOO_LARGE, Body, ChunkedBody, Size
 from gatekeeper.http.request_head import HeadReader, Limits, RequestHead, RequestRejected, parse_head
 from gatekeeper.http.types import ASGIApp
 from gatekeeper.http.websocket_handshake import asks_for_websocket, check_handshake
+from gatekeeper.net import age_of_one
 from gatekeeper.server.deadline import Deadline, StallTimer
 from gatekeeper.server.exchange import Exchange
 from gatekeeper.server.half_close import HalfClose
@@ -59,6 +60,7 @@ class HttpServerProtocol(asyncio.Protocol):
         "_deadline",
         "_drained_bytes",
         "_exchange",
+        "_expires_at",
         "_half_close",
         "_head",
         "_held",
@@ -126,6 +128,7 @@ class HttpServerProtocol(asyncio.Protocol):
             self._on_overload()
             return
         self._connections.add(self)
+        self._expires_at = self._loop.time() + age_of_one(self._limits.keepalive_max_age)
         self._scopes = ScopeFactory(
             transport,
             root_path=self._config.root_path,
@@ -226,7 +229,7 @@ class HttpServerProtocol(asyncio.Protocol):
         if limit is not None and length is not None and length > limit:
             raise RequestRejected(413, BODY_TOO_LARGE)
         exchange = Exchange(self, head, self._scopes, self._state.default_headers)
-        if self.announces_close:
+        if self.announces_close or self._loop.time() >= self._expires_at:
             exchange.keep_alive = False
         if length == 0:
             self._phase = _RESPONSE
@@ -362,7 +365,8 @@ class HttpServerProtocol(asyncio.Protocol):
                 self._end_input()
         else:
             self._idle = True
-            self._deadline.set(self.idle_seconds)
+            # A connection that has just come of age waits for a request to say so to.
+            self._deadline.set(min(self.idle_seconds, max(1.0, self._expires_at - self._loop.time())))
 
     # Closing
 

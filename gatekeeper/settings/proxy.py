@@ -51,6 +51,11 @@ class ProxySettings(SettingsGroup):
         "60s",
         "The longest silence of the backend while its response is due. The whole response may last longer.",
     )
+    upstream_max_age: Annotated[float, duration("1s", "24h")] = _setting(
+        "5m",
+        "The age at which a connection to the backend ends, between requests; up to a fifth earlier, so that not all "
+        "end at once. With the next connection the name of the backend is resolved again.",
+    )
     upstream_transport: Annotated[Literal["native", "httpx"], choice("native", "httpx")] = _setting(
         "native",
         "The HTTP client for the backend. `native` is Gatekeeper's own and speaks HTTP/1.1. `httpx` also speaks HTTP/2 "
@@ -85,6 +90,11 @@ class ProxySettings(SettingsGroup):
     )
     keepalive_timeout: Annotated[float, duration("1s", "1h")] = _setting(
         "75s", "The time that an idle client connection stays open."
+    )
+    keepalive_max_age: Annotated[float, duration("1s", "24h")] = _setting(
+        "1h",
+        "The age at which a client connection ends, between requests, which its last response says with `Connection: "
+        "close`; up to a fifth earlier, so that not all clients come back at once.",
     )
     max_connections: Annotated[int, integer(1, 1_000_000)] = _setting(
         "10000", "The largest number of client connections of one worker; further ones are closed at once."

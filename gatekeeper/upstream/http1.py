@@ -64,7 +64,8 @@ class Http1Connection(asyncio.Protocol):
     """A connection that `pool` keeps. `timeout_seconds` bounds every silence of the backend while it owes a response or
     should read a body, never the whole exchange.
 
-    `on_idle(connection)` is called when it may serve another request, `on_lost(connection)` once, when it never will.
+    `expires_at` and `idle_until` are the pool's (`time.monotonic`). `on_idle(connection)` is called when it may serve
+    another request, `on_lost(connection)` once, when it never will.
     """
 
     __slots__ = (
@@ -80,8 +81,9 @@ class Http1Connection(asyncio.Protocol):
         "_timeout_seconds",
         "_timer",
         "_transport",
+        "expires_at",
         "heard",
-        "idle_since",
+        "idle_until",
         "is_full",
         "is_lost",
         "reused",
@@ -107,7 +109,8 @@ class Http1Connection(asyncio.Protocol):
         self._is_reading = True
         self._is_unusable = False
         self._transport: asyncio.Transport
-        self.idle_since = 0.0
+        self.idle_until = 0.0
+        self.expires_at = math.inf
         self.heard = False
         self.reused = False
         self.uploading = False
@@ -163,6 +166,11 @@ class Http1Connection(asyncio.Protocol):
         self._lose()
 
     # Called by the pool
+
+    @property
+    def idle_seconds(self) -> float | None:
+        """How long the backend keeps the connection idle by its own word; None without one."""
+        return self._parser.idle_seconds
 
     def is_usable(self) -> bool:
         """Tell whether the connection is still open and holds no bytes, in the kernel neither: they would be read as

@@ -30,7 +30,8 @@ class Http1Upstream:
     `connect_timeout_seconds` bounds opening a connection, TLS included, and the wait for a free one; `timeout_seconds`
     every later silence, never the whole response. `ca_file` is a PEM bundle that replaces the default certificate
     authorities. `max_connections` must not be less than the number of clients that may wait at once, or slow routes
-    starve the others. Raises ValueError for a URL of another form.
+    starve the others. No connection serves another request beyond `max_age_seconds`. Raises ValueError for a URL of
+    another form.
 
     `pool` is for code without coroutines.
     """
@@ -43,6 +44,7 @@ class Http1Upstream:
         timeout_seconds: float = 60.0,
         ca_file: str | None = None,
         max_connections: int = 10_000,
+        max_age_seconds: float = 300.0,
     ) -> None:
         self._url = url
         self._timeout_seconds = timeout_seconds
@@ -53,6 +55,7 @@ class Http1Upstream:
             timeout_seconds=timeout_seconds,
             wait_seconds=connect_timeout_seconds,
             max_connections=max_connections,
+            max_age_seconds=max_age_seconds,
         )
 
     def __repr__(self) -> str:

@@ -8,6 +8,7 @@ limit. Here every stream has its own window and timeout, and the failure of one 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any, Final, cast
 
@@ -53,12 +54,16 @@ class _GracefulH2(H2Connection):
 
 class Http2Connection(asyncio.Protocol):
     """A connection to the backend. Once it is made, `offered` tells whether the backend chose HTTP/2 (ALPN, RFC 7301).
-    `ready` is done when its settings have arrived, or fails. `timeout_seconds` bounds every silence of a stream."""
+    `ready` is done when its settings have arrived, or fails. `timeout_seconds` bounds every silence of a stream. Beyond
+    `age_seconds` it takes no further request."""
 
-    def __init__(self, *, timeout_seconds: float, on_lost: Callable[[Http2Connection], None]) -> None:
+    def __init__(
+        self, *, timeout_seconds: float, age_seconds: float, on_lost: Callable[[Http2Connection], None]
+    ) -> None:
         self.timeout_seconds: Final = timeout_seconds
         self.offered = False
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._expires_at = time.monotonic() + age_seconds
         self._on_lost = on_lost
         self._frames = _make_h2()
         self._streams: dict[int, Http2Stream] = {}
@@ -74,7 +79,9 @@ class Http2Connection(asyncio.Protocol):
     def has_room(self) -> bool:
         """True if the connection takes another request."""
         most = min(MAX_STREAMS, self._frames.remote_settings.max_concurrent_streams)
-        return not (self._is_closing or self._is_lost) and self._frames.open_outbound_streams < most
+        if self._is_closing or self._is_lost or time.monotonic() >= self._expires_at:
+            return False
+        return self._frames.open_outbound_streams < most
 
     def open(self, headers: HeaderList, *, has_body: bool) -> Http2Stream:
         """Open a stream with these fields, pseudo-header fields first. They must be valid: if h2 rejected a field
@@ -164,7 +171,7 @@ class Http2Connection(asyncio.Protocol):
             self._frames.reset_stream(number, ErrorCodes.CANCEL)
             self._flush()
         if not self._streams:
-            if self._is_closing:
+            if self._is_closing or time.monotonic() >= self._expires_at:
                 self._transport.close()
             else:
                 self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._transport.close)

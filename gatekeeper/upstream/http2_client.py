@@ -14,6 +14,7 @@ from gatekeeper.http.grammar import is_field_value, is_token
 from gatekeeper.http.headers import HeaderList, get
 from gatekeeper.http.methods import SAFE_METHODS
 from gatekeeper.http.request_writer import RequestNotForwardable
+from gatekeeper.net import age_of_one
 from gatekeeper.upstream.connector import Connector
 from gatekeeper.upstream.http2 import Http2Connection
 from gatekeeper.upstream.http2_stream import Http2Head, Http2Stream
@@ -41,12 +42,19 @@ class Http2Client:
     """
 
     def __init__(
-        self, connector: Connector, *, connect_timeout_seconds: float, timeout_seconds: float, max_connections: int
+        self,
+        connector: Connector,
+        *,
+        connect_timeout_seconds: float,
+        timeout_seconds: float,
+        max_connections: int,
+        max_age_seconds: float = 300.0,
     ) -> None:
         self._connector = connector
         self._connect_timeout_seconds = connect_timeout_seconds
         self._timeout_seconds = timeout_seconds
         self._max_connections = max_connections
+        self._max_age_seconds = max_age_seconds
         self._connections: set[Http2Connection] = set()
         self._opening: asyncio.Task[None] | None = None
         self._is_offered = True
@@ -94,7 +102,11 @@ class Http2Client:
         if len(self._connections) >= self._max_connections:
             raise UpstreamTimeout("no connection to the backend is free")
         connection = await self._connector.connect(
-            lambda: Http2Connection(timeout_seconds=self._timeout_seconds, on_lost=self._connections.discard)
+            lambda: Http2Connection(
+                timeout_seconds=self._timeout_seconds,
+                age_seconds=age_of_one(self._max_age_seconds),
+                on_lost=self._connections.discard,
+            )
         )
         if not connection.offered:
             connection.abort()

@@ -18,6 +18,7 @@ from gatekeeper.http.grammar import is_field_value, is_token
 from gatekeeper.http.headers import HeaderList, get
 from gatekeeper.http.methods import SAFE_METHODS
 from gatekeeper.http.request_writer import RequestNotForwardable
+from gatekeeper.http.response_parser import keep_alive_seconds
 from gatekeeper.upstream.connector import BackendStreams, Connector
 from gatekeeper.upstream.http2_client import ALPN, Http2Client
 from gatekeeper.upstream.httpx_duplex import DuplexBackend, HttpxExchange, current_exchange
@@ -43,6 +44,7 @@ class HttpxUpstream:
         timeout_seconds: float = 60.0,
         ca_file: str | None = None,
         max_connections: int = 10_000,
+        max_age_seconds: float = 300.0,
     ) -> None:
         self._url = url
         self._connector = Connector(url, timeout_seconds=connect_timeout_seconds, ca_file=ca_file, alpn=["http/1.1"])
@@ -61,6 +63,7 @@ class HttpxUpstream:
                 connect_timeout_seconds=connect_timeout_seconds,
                 timeout_seconds=timeout_seconds,
                 max_connections=max_connections,
+                max_age_seconds=max_age_seconds,
             )
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=self._connector.ssl_context,
@@ -68,7 +71,7 @@ class HttpxUpstream:
             max_keepalive_connections=MAX_IDLE,
             keepalive_expiry=IDLE_SECONDS,
             uds=where.socket_path,
-            network_backend=DuplexBackend(),
+            network_backend=DuplexBackend(max_age_seconds),
         )
 
     def __repr__(self) -> str:
@@ -107,6 +110,7 @@ class HttpxUpstream:
                 response = await self._pool.handle_async_request(outgoing)
                 if request.body is not None:
                     await request.body.aclose()
+                _limit_idleness(response, exchange)
                 if not exchange.heard:
                     # Surplus bytes of the previous response, which is another client's (CVE-2026-71324).
                     await response.aclose()
@@ -175,6 +179,13 @@ class _Upload:
         async for part in self._body:
             return part
         return None
+
+
+def _limit_idleness(response: httpcore.Response, exchange: HttpxExchange) -> None:
+    """Keep the connection idle no longer than the backend's `Keep-Alive` allows."""
+    for name, value in response.headers:
+        if name.lower() == b"keep-alive" and exchange.stream is not None:
+            exchange.stream.limit_idleness(keep_alive_seconds(value))
 
 
 def _may_be_sent_again(request: UpstreamRequest, exchange: HttpxExchange) -> bool:

@@ -13,12 +13,15 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
+import time
 from collections import deque
 from collections.abc import Coroutine, Iterable
 from contextvars import ContextVar
 from typing import Any, Final, TypeAlias, TypeVar
 
 import httpcore
+
+from gatekeeper.net import age_of_one
 
 _T = TypeVar("_T")
 _SocketOption: TypeAlias = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
@@ -51,8 +54,9 @@ writes to it in that task."""
 class DuplexStream(httpcore.AsyncNetworkStream):
     """A connection that can be read in the background while a request body is written: one request at a time."""
 
-    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
+    def __init__(self, inner: httpcore.AsyncNetworkStream, expires_at: float) -> None:
         self._inner = inner
+        self._expires_at = self._idle_until = expires_at
         self._exchange: HttpxExchange | None = None
         self._heard: deque[asyncio.Task[bytes]] = deque()
         self._reading: asyncio.Task[bytes] | None = None
@@ -118,21 +122,31 @@ class DuplexStream(httpcore.AsyncNetworkStream):
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
-        return DuplexStream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+        return DuplexStream(await self._inner.start_tls(ssl_context, server_hostname, timeout), self._expires_at)
+
+    def limit_idleness(self, seconds: float | None) -> None:
+        """Serve no further request that comes more than `seconds` from now; with None, no limit but the age."""
+        self._idle_until = self._expires_at if seconds is None else min(self._expires_at, time.monotonic() + seconds)
 
     def get_extra_info(self, info: str) -> Any:
         # httpcore closes an idle connection for which this is true. After an early response it must never serve again:
-        # the next request would be read as the rest of the old body.
-        if info == "is_readable" and (self._has_response or self._heard or self._reading is not None):
+        # the next request would be read as the rest of the old body. A connection also comes of age.
+        if info == "is_readable" and (
+            self._has_response or self._heard or self._reading is not None or time.monotonic() >= self._idle_until
+        ):
             return True
         return self._inner.get_extra_info(info)
 
 
 class DuplexBackend(httpcore.AsyncNetworkBackend):
-    """httpcore's asyncio back end, with `DuplexStream` connections."""
+    """httpcore's asyncio back end, with `DuplexStream` connections that serve for `max_age_seconds`."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_age_seconds: float) -> None:
         self._inner = httpcore.AnyIOBackend()
+        self._max_age_seconds = max_age_seconds
+
+    def _made(self, inner: httpcore.AsyncNetworkStream) -> DuplexStream:
+        return DuplexStream(inner, time.monotonic() + age_of_one(self._max_age_seconds))
 
     async def connect_tcp(
         self,
@@ -142,12 +156,12 @@ class DuplexBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[_SocketOption] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        return DuplexStream(await self._inner.connect_tcp(host, port, timeout, local_address, socket_options))
+        return self._made(await self._inner.connect_tcp(host, port, timeout, local_address, socket_options))
 
     async def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[_SocketOption] | None = None
     ) -> httpcore.AsyncNetworkStream:
-        return DuplexStream(await self._inner.connect_unix_socket(path, timeout, socket_options))
+        return self._made(await self._inner.connect_unix_socket(path, timeout, socket_options))
 
     async def sleep(self, seconds: float) -> None:
         await self._inner.sleep(seconds)

@@ -8,6 +8,7 @@ from collections import deque
 from typing import Final
 
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
+from gatekeeper.net import age_of_one
 from gatekeeper.upstream.connector import Connector
 from gatekeeper.upstream.http1 import Http1Connection
 
@@ -20,19 +21,27 @@ _now = time.monotonic
 
 
 class Http1Pool:
-    """At most `max_connections` connections, of which at most `MAX_IDLE` are kept idle, for `IDLE_SECONDS` each.
+    """At most `max_connections` connections, of which at most `MAX_IDLE` are kept idle, for `IDLE_SECONDS` each or what
+    the backend's `Keep-Alive` allows, and none for another request beyond `max_age_seconds`.
 
     The connection that was used last serves next, so that a pool shrinks to what is needed. If none is free, a request
     waits for `wait_seconds` at most, in order of arrival. Used from one event loop.
     """
 
     def __init__(
-        self, connector: Connector, *, timeout_seconds: float, wait_seconds: float, max_connections: int
+        self,
+        connector: Connector,
+        *,
+        timeout_seconds: float,
+        wait_seconds: float,
+        max_connections: int,
+        max_age_seconds: float = 300.0,
     ) -> None:
         self._connector = connector
         self._timeout_seconds = timeout_seconds
         self._wait_seconds = wait_seconds
         self._max_connections = max_connections
+        self._max_age_seconds = max_age_seconds
         self._idle: deque[Http1Connection] = deque()
         self._all: set[Http1Connection] = set()
         # A waiter gets a connection, or None: the room to open one.
@@ -48,7 +57,7 @@ class Http1Pool:
         """Return an idle connection at once, or None. While one is idle, no request is waiting."""
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_usable() and connection.idle_since + IDLE_SECONDS > _now():
+            if connection.is_usable() and connection.idle_until > _now():
                 return connection
             connection.abort()
         return None
@@ -96,7 +105,9 @@ class Http1Pool:
         return connection
 
     def _make(self) -> Http1Connection:
-        return Http1Connection(timeout_seconds=self._timeout_seconds, on_idle=self._keep, on_lost=self._forget)
+        connection = Http1Connection(timeout_seconds=self._timeout_seconds, on_idle=self._keep, on_lost=self._forget)
+        connection.expires_at = _now() + age_of_one(self._max_age_seconds)
+        return connection
 
     async def _wait_turn(self) -> Http1Connection | None:
         """Wait for a connection, or for the room to open one."""
@@ -134,10 +145,16 @@ class Http1Pool:
             self._opened -= 1
 
     def _keep(self, connection: Http1Connection) -> None:
+        now, idle_seconds = _now(), IDLE_SECONDS
+        if (told := connection.idle_seconds) is not None and told < idle_seconds:
+            idle_seconds = told
+        connection.idle_until = min(now + idle_seconds, connection.expires_at)
+        if connection.idle_until <= now:
+            connection.abort()
+            return
         if self._waiting and (waiter := self._next_waiter()) is not None:
             waiter.set_result(connection)
             return
-        connection.idle_since = _now()
         self._idle.append(connection)
         if len(self._idle) > MAX_IDLE:
             self._idle.popleft().abort()
@@ -147,11 +164,11 @@ class Http1Pool:
     def _sweep(self) -> None:
         """Close connections that were idle for too long."""
         now = _now()
-        while self._idle and self._idle[0].idle_since + IDLE_SECONDS <= now:
-            self._idle.popleft().abort()
+        for connection in [each for each in self._idle if each.idle_until <= now]:
+            connection.abort()
         self._sweeper = None
         if self._idle:
-            due_at = self._idle[0].idle_since + IDLE_SECONDS
+            due_at = min(each.idle_until for each in self._idle)
             self._sweeper = asyncio.get_running_loop().call_later(max(0.0, due_at - _now()), self._sweep)
 
     def _forget(self, connection: Http1Connection) -> None:

@@ -256,6 +256,13 @@ def test_a_head_that_could_be_read_in_two_ways_is_refused(head: bytes) -> None:
 
 
 # F22
+@pytest.mark.parametrize("size", [b"3 ", b"3\t \t", b"03   ", b"3;x ", b"3 ;x=y\t"])
+def test_blanks_behind_a_chunk_size_are_read_over(size: bytes) -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert read(head + size + b"\r\nabc\r\n0  \r\n\r\n")[1:] == [b"abc", ("end", [], True)]
+
+
+# F22
 @pytest.mark.parametrize(
     "chunks",
     [
@@ -263,7 +270,8 @@ def test_a_head_that_could_be_read_in_two_ways_is_refused(head: bytes) -> None:
         b"+3\r\nabc\r\n",
         b"-3\r\nabc\r\n",
         b" 3\r\nabc\r\n",
-        b"3 \r\nabc\r\n",
+        b"3 0\r\nabc\r\n",
+        b"3 \n\r\nabc\r\n",
         b"\r\nabc\r\n",
         b"g\r\n",
         b"3_0\r\n",

@@ -398,6 +398,26 @@ async def test_a_failure_does_not_look_like_an_end_to_http_1_0(house: House) -> 
 # Time
 
 
+async def test_a_connection_of_age_says_so_with_its_next_response_and_ends() -> None:
+    with open_house(Limits(keepalive_max_age=1.0)) as house:
+        async with raw_client(house.url) as client:
+            said: list[str] = []
+            while not said:
+                await client.send(GET)
+                status, headers, _ = await answer(client)
+                assert status == 200
+                said = headers.get("connection", [])
+                await asyncio.sleep(0.05)
+            assert said == ["close"]
+            assert await client.rest() == b""
+        assert len(house.requests) > 1
+        async with raw_client(house.url) as client:
+            await client.send(GET)
+            assert "connection" not in (await answer(client))[1]
+            # An idle one ends too.
+            assert await client.rest() == b""
+
+
 async def test_slow_heads_are_cut_at_the_timer_whatever_trickles_in() -> None:
     # P0-S5, D01
     with open_house(Limits(header_timeout=0.2, keepalive_timeout=600)) as house:

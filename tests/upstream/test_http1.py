@@ -18,10 +18,11 @@ import uvloop
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.http.headers import HeaderList
 from gatekeeper.http.request_writer import serialize_head
-from gatekeeper.http.response_parser import ResponseHead
+from gatekeeper.http.response_parser import ResponseHead, parse_head
 from gatekeeper.upstream import pool
 from gatekeeper.upstream.http1 import Failure
 from gatekeeper.upstream.http1_client import Http1Upstream
+from gatekeeper.upstream.httpx_client import HttpxUpstream
 from gatekeeper.upstream.interface import UpstreamRequest
 from tests.forward.chain import CHUNKED
 from tests.forward.sockets import sockets
@@ -553,6 +554,67 @@ async def test_a_name_is_looked_up_for_every_connection(monkeypatch: pytest.Monk
             assert failed.value.kind == "connect"
         assert (await ask(upstream))[0] == 200
         await upstream.aclose()
+
+
+# X27
+@pytest.mark.parametrize("transport", [Http1Upstream, HttpxUpstream])
+async def test_a_backend_whose_name_moved_is_followed_under_steady_traffic(
+    monkeypatch: pytest.MonkeyPatch, transport: Any
+) -> None:
+    served: set[Any] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        served.add(asyncio.current_task())
+        here = writer.get_extra_info("sockname")[0].encode()
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(here), here))
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+    old = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = old.sockets[0].getsockname()[1]
+    new = await asyncio.start_server(serve, "127.0.0.2", port)
+    address = "127.0.0.1"
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda *_, **__: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+    )
+    upstream = transport(f"http://backend.test:{port}", max_age_seconds=0.5)
+    assert await ask(upstream) == (200, b"127.0.0.1")
+    address = "127.0.0.2"
+    async with asyncio.timeout(20):
+        while await ask(upstream) != (200, b"127.0.0.2"):  # noqa: ASYNC110 - asked under steady traffic
+            await asyncio.sleep(0.01)
+    await upstream.aclose()
+    await asyncio.wait(served, timeout=10)
+    old.close()
+    new.close()
+
+
+@pytest.mark.parametrize(
+    ("header", "kept"),
+    [
+        (b"Keep-Alive: timeout=0", False),
+        (b"keep-alive: max=3, Timeout=0", False),
+        (b"Keep-Alive: timeout=5, max=100", True),
+        (b"Keep-Alive: 300", True),
+        (b"X: y", True),
+    ],
+)
+@pytest.mark.parametrize("transport", [Http1Upstream, HttpxUpstream])
+async def test_a_connection_is_kept_idle_as_long_as_the_backend_says(header: bytes, kept: bool, transport: Any) -> None:
+    answer = b"HTTP/1.1 200 OK\r\n" + header + b"\r\nContent-Length: 2\r\n\r\nok"
+    async with RecordingBackend(answer) as backend:
+        upstream = transport(backend.url)
+        for _ in range(3):
+            assert await ask(upstream) == (200, b"ok")
+        await upstream.aclose()
+    assert backend.connections == (1 if kept else 3)
+
+
+def test_a_second_of_idleness_is_used_with_a_margin() -> None:
+    assert parse_head(b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=1\r\n\r\n").idle_seconds == 0.5
 
 
 class RecordingCallbacks:
