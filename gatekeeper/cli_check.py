@@ -52,6 +52,8 @@ async def _failures(settings: Settings, engine: Engine) -> AsyncIterator[str]:
     try:
         for warning in await engine.readiness.store_warnings():
             print(f"warning: {warning}")
+        for note in await engine.readiness.store_notes():
+            print(f"note: {note}")
     except StoreUnavailable:
         pass  # already among the faults
     if settings.upstream_url is not None and not await _reachable(settings.upstream_url):

@@ -82,6 +82,26 @@ class Runtime:
             await service.close()
 
 
+def _failovers_survived(wanted: int, connected: int) -> str:
+    """Say which failovers keep the revocations that were acknowledged, where `wanted` of `connected` replicas confirm
+    each."""
+    found = f"the store has {connected} replicas and STORE_REPLICAS is {wanted}: "
+    if connected < wanted:
+        return found + "nothing opens or ends"
+    if connected == wanted:
+        return found + (
+            "acknowledged revocations survive a crash of the primary, a planned failover and a partition; "
+            "while a replica is away nothing opens or ends"
+        )
+    may_lose = "may take back acknowledged revocations, unless the Gatekeeper that made them lives to repeat them"
+    if not wanted:
+        return found + f"every failover {may_lose}; set STORE_REPLICAS"
+    return found + (
+        "acknowledged revocations survive a crash of the primary; "
+        f"a planned failover or a partition {may_lose}; {connected} keeps them there too"
+    )
+
+
 class Readiness:
     """Answers whether requests can be judged now: the store and the keys answer, and the clocks agree."""
 
@@ -152,14 +172,20 @@ class Readiness:
                 f"the store's maxmemory-policy is {policy}: under memory pressure it drops sessions, ended ones too; "
                 "set it to noeviction"
             )
-        wanted = self._client.replicas
-        connected = await self._client.connected_replicas() if wanted else None
-        if connected is not None and connected < wanted:
-            found.append(f"the store has {connected} replicas and STORE_REPLICAS is {wanted}: nothing opens or ends")
+        connected = await self._client.connected_replicas()
+        if connected is not None and connected != self._client.replicas:
+            found.append(_failovers_survived(self._client.replicas, connected))
         append_only, save = [await self._client.configuration(name) for name in ("appendonly", "save")]
         if append_only == "no" and not save:
             found.append("the store does not persist: a restart of it forgets which sessions have ended")
         return found
+
+    async def store_notes(self) -> list[str]:
+        """Say what holds because of how the store is set up. Raises `StoreUnavailable`."""
+        wanted = self._client.replicas
+        if not wanted or await self._client.connected_replicas() != wanted:
+            return []
+        return [_failovers_survived(wanted, wanted)]
 
     async def watch(self) -> None:
         """Check at each beat and log what changes. The store's faults are logged by the breaker."""

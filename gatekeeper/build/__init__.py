@@ -63,6 +63,7 @@ def build(
     keys = verification_keys(settings, signing, fetch or http_fetcher())
     store = open_store(settings)
     store.runner.outbox.events = metrics
+    store.runner.recent.losses = metrics
     store.breaker.add_listener(metrics.store_is_up)
     sources = TokenSources(settings.effective_token_sources)
     sign_in = sign_in_services(settings, store, token_verifier(settings, keys, verify_queue), sources, metrics)
@@ -149,6 +150,7 @@ def _services_in_order(
         Service(close=store.client.aclose),
         Service(close=store.epoch.aclose),
         Service(close=store.breaker.aclose),
+        Service(close=store.runner.recent.aclose),
         Service(close=housekeeping.aclose),
     ]
     if issued is not None:

@@ -16,6 +16,7 @@ from gatekeeper.sessions.indexes import Indexes
 from gatekeeper.sessions.keys import Keys, Rules
 from gatekeeper.sessions.opening import Openings
 from gatekeeper.sessions.outbox import Outbox
+from gatekeeper.sessions.recent_revocations import RecentRevocations, Revocation
 from gatekeeper.sessions.revoked_cache import RevokedCache
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.command import Command, ReplyReceiver, Script
@@ -52,6 +53,9 @@ class ScriptRunner:
         )
         # ARGV[1] of every script.
         self.packed_rules: Final = rules.packed()
+        self.recent: Final = RecentRevocations(self._prepare_again, self._run_again)
+        redis.repeat_at_new_primaries(self.recent)
+        self.epoch.on_loss = self.recent.data_lost
 
     def __repr__(self) -> str:
         return f"<ScriptRunner {self.keys!r} {self._redis!r}>"
@@ -149,6 +153,21 @@ class ScriptRunner:
         # Not after a failure: the script may yet run, and the marker is what leads to its entries.
         self.outbox.schedule(marker)
         return done
+
+    # Revocations that are repeated
+
+    def _prepare_again(self, revocation: Revocation) -> Command:
+        named = {**revocation.arguments, "actor": revocation.actor.packed()}
+        return self.prepare(revocation.script, revocation.user, packed(named))
+
+    async def _run_again(self, revocation: Revocation) -> None:
+        script, user, arguments = revocation.script, revocation.user, revocation.arguments
+        while True:
+            reply = await self.run_audited(script, user, list, arguments, actor=revocation.actor)
+            # end_sid.lua goes step by step.
+            if "from_activity" not in arguments or not (next_step := int(reply[2])):
+                return
+            arguments = {**arguments, "from_activity": next_step}
 
 
 def packed(arguments: Mapping[str, Any]) -> bytes:

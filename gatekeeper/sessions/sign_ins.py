@@ -23,6 +23,10 @@ LOOKUP: Final = load("audit", "common", "upkeep", "arguments", "lookup")
 ROTATE: Final = load("audit", "common", "upkeep", "arguments", "opening", "rotate", durable=True)
 
 
+# Of a reply as sign_in.lua makes it; login.lua may add two.
+_SIGN_IN_FIELDS: Final = 6
+
+
 class RefreshToken(msgspec.Struct, frozen=True):
     """A refresh token as the store knows it: its digest, and when it expires (seconds; None: unknown)."""
 
@@ -117,16 +121,24 @@ class SignIns:
         """Opens a session for tokens that are about to be handed out. The session of `presented`, the reference of a
         token that came with the login request, ends. `kept_claims` (JSON) are kept for tokens issued later; `user_name`
         is the name that was typed, for the audit log."""
+        actor = Actor.of(client, claims.user, user_name=user_name)
+
+        def read(reply: list[Any]) -> SignInResult:
+            if len(reply) > _SIGN_IN_FIELDS:
+                left, record = reply[_SIGN_IN_FIELDS:]
+                self._runner.recent.remember_session(claims.user, left.decode(), record, actor)
+            return _signed_in(reply[:_SIGN_IN_FIELDS])
+
         signed_in = await self._runner.run_audited(
             LOGIN,
             claims.user,
-            _signed_in,
+            read,
             {
                 "opening": self._opening(claims, client, exempt, refresh, "password"),
                 "presented": presented or "",
                 "claims": kept_claims,
             },
-            actor=Actor.of(client, claims.user, user_name=user_name),
+            actor=actor,
             indexes=self._indexes(claims, refresh),
         )
         if signed_in.is_live and presented is not None and presented != claims.reference:
@@ -187,7 +199,14 @@ class SignIns:
 
     async def _rotate(self, user: str, arguments: Mapping[str, Any], actor: Actor) -> Rotation:
         pairs = self._runner.keys.pairs(user)
-        rotation = await self._runner.run_audited(ROTATE, user, _rotation, arguments, actor=actor, extra_key=pairs)
+
+        def read(reply: list[Any]) -> Rotation:
+            rotation = _rotation(reply)
+            if rotation.outcome == "reused":
+                self._runner.recent.remember_session(user, str(rotation.session_id), reply[3], actor)
+            return rotation
+
+        rotation = await self._runner.run_audited(ROTATE, user, read, arguments, actor=actor, extra_key=pairs)
         if rotation.outcome == "reused":
             self._runner.revoked.add_ended(user, rotation.session_id, EndReason.REFRESH_REUSED)
         return rotation
@@ -253,7 +272,7 @@ _ROTATIONS: Final[dict[str, Callable[..., Rotation]]] = {
     ),
     "rotated": lambda session_id: Rotation("rotated", int(session_id)),
     "repeated": lambda session_id, sealed: Rotation("repeated", int(session_id), sealed=sealed),
-    "reused": lambda session_id: Rotation("reused", int(session_id), EndReason.REFRESH_REUSED),
+    "reused": lambda session_id, record: Rotation("reused", int(session_id), EndReason.REFRESH_REUSED),
     "ended": lambda session_id, reason: Rotation("ended", int(session_id), _reason(reason)),
     "unknown": lambda: Rotation("unknown"),
 }

@@ -17,6 +17,7 @@ from gatekeeper.models import CheckOutcome, CheckResult, Claims, Client, EndReas
 from gatekeeper.sessions.audit import AuditLog
 from gatekeeper.sessions.events import SYSTEM, Actor
 from gatekeeper.sessions.keys import microseconds, new_id
+from gatekeeper.sessions.recent_revocations import REPEAT_END_ALL
 from gatekeeper.sessions.record import session_of
 from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.scripts import load
@@ -222,7 +223,11 @@ class SessionStore:
         """Ends one session; `DEACTIVATED` keeps it listed as inactive. Returns None where there is none to end."""
 
         def read(reply: list[Any]) -> Session | None:
-            return session_of(user, session_id, int(reply[1]), reply[2]) if len(reply) > 1 else None
+            if len(reply) == 1:
+                return None
+            session = session_of(user, session_id, int(reply[1]), reply[2])
+            self._runner.recent.remember_session(user, str(session_id), reply[2], actor)
+            return session
 
         arguments = {"id": str(session_id), "reason": reason.value}
         ended = await self._runner.run_audited(END, user, read, arguments, actor=actor)
@@ -232,8 +237,15 @@ class SessionStore:
 
     async def end_all(self, user: str, reason: EndReason, *, spare: int | None = None, actor: Actor = SYSTEM) -> int:
         """Ends every session, or every one but `spare`. Returns how many live ones ended."""
+
+        def read(reply: list[Any]) -> int:
+            _, number, instant, spared = reply
+            again = {"at": int(instant), "reason": reason.value, "spare": spared.decode()}
+            self._runner.recent.remember(REPEAT_END_ALL, user, again, actor)
+            return int(number)
+
         arguments = {"reason": reason.value, "spare": str(spare or 0)}
-        count = await self._runner.run_audited(END_ALL, user, _count, arguments, actor=actor)
+        count = await self._runner.run_audited(END_ALL, user, read, arguments, actor=actor)
         self._runner.revoked.add_all_ended(user, microseconds(time.time()), spare, reason)
         return count
 
@@ -242,7 +254,14 @@ class SessionStore:
         the id of the session, or None where no live session ended."""
         arguments = {"opening": self._runner.openings.fields(claims, client)}
         actor = Actor.of(client, claims.user)
-        ended = await self._runner.run_audited(LOGOUT, claims.user, _logged_out, arguments, actor=actor)
+
+        def read(reply: list[Any]) -> int | None:
+            _, ended, session_id, record = reply
+            if record:
+                self._runner.recent.remember_session(claims.user, session_id.decode(), record, actor)
+            return int(session_id) if ended else None
+
+        ended = await self._runner.run_audited(LOGOUT, claims.user, read, arguments, actor=actor)
         self._runner.revoked.add_ended_reference(claims.user, claims.reference, EndReason.LOGGED_OUT)
         if ended is not None:
             self._runner.revoked.add_ended(claims.user, ended, EndReason.LOGGED_OUT)
@@ -267,12 +286,17 @@ class SessionStore:
     async def end_sid(self, user: str, sid: str, *, tokens_expire_at: float, actor: Actor = SYSTEM) -> int:
         """Ends every session whose tokens carry `sid`, those never seen included; the last of these tokens expires at
         `tokens_expire_at` (seconds). Returns how many live ones ended."""
-        until, ended, from_activity = microseconds(tokens_expire_at), 0, 0
+        arguments = {"sid": sid, "tokens_expire_at": microseconds(tokens_expire_at), "id": str(new_id()), "at": 0}
+        ended = from_activity = 0
         while True:
-            arguments = {"sid": sid, "tokens_expire_at": until, "id": str(new_id()), "from_activity": from_activity}
-            found, from_activity = await self._runner.run_audited(END_SID, user, _ended_so_far, arguments, actor=actor)
+            step = {**arguments, "from_activity": from_activity}
+            found, from_activity, instant = await self._runner.run_audited(
+                END_SID, user, _ended_so_far, step, actor=actor
+            )
             ended += found
             if not from_activity:
+                again = {**arguments, "from_activity": 0, "at": instant}
+                self._runner.recent.remember(END_SID, user, again, actor)
                 self._runner.revoked.add_ended_sid(user, sid, EndReason.LOGGED_OUT)
                 return ended
 
@@ -358,9 +382,9 @@ def _cleaned_up(reply: list[Any]) -> _CleanUp:
     return _CleanUp(*map(int, numbers))
 
 
-def _ended_so_far(reply: list[Any]) -> tuple[int, int]:
-    _, ended, from_activity = reply
-    return int(ended), int(from_activity)
+def _ended_so_far(reply: list[Any]) -> tuple[int, int, int]:
+    _, ended, from_activity, instant = reply
+    return int(ended), int(from_activity), int(instant)
 
 
 def _states(reply: list[Any]) -> list[SessionState]:
@@ -373,11 +397,6 @@ def _states(reply: list[Any]) -> list[SessionState]:
 def _count(reply: list[Any]) -> int:
     _, number = reply
     return int(number)
-
-
-def _logged_out(reply: list[Any]) -> int | None:
-    _, ended, session_id = reply
-    return int(session_id) if ended else None
 
 
 def _checked(reply: list[Any]) -> CheckResult:

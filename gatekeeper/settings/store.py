@@ -47,7 +47,8 @@ class StoreSettings(SettingsGroup):
     )
     store_replicas: Annotated[int, integer(0, 16)] = _setting(
         "0",
-        "The number of store replicas that must confirm a new or ended session before the client gets its response.",
+        "The number of store replicas that must confirm a new or ended session before the client gets its response. "
+        "Only the number of all replicas keeps revocations over a planned failover or a partition in every case.",
     )
     on_store_failure: Annotated[Literal["deny", "allow_verified"], choice("deny", "allow_verified")] = _setting(
         "deny",

@@ -21,6 +21,7 @@ from gatekeeper.store.breaker import Breaker
 from gatekeeper.store.command import Command, ReplyReceiver, server_command
 from gatekeeper.store.connection import PendingCall
 from gatekeeper.store.errors import code_of, unavailable_from
+from gatekeeper.store.primaries import RecentWrites
 from gatekeeper.store.queue import CommandQueue
 from gatekeeper.store.routes import StoreRoute, make_route
 
@@ -70,6 +71,10 @@ class StoreClient:
         queues = self._route.queues()
         waiting = sum(queue.waiting for queue in queues) + len(self._paused)
         return f"<StoreClient [{waiting} waiting, {sum(queue.in_flight for queue in queues)} in flight]>"
+
+    def repeat_at_new_primaries(self, recent: RecentWrites) -> None:
+        """Have recent writes repeated at every primary that is met from now on, before any other call is sent to it."""
+        self._route.met.recent = recent
 
     @property
     def ordered(self) -> bool:

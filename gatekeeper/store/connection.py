@@ -196,6 +196,14 @@ async def connect(
     return connection
 
 
+async def ask(connection: StoreConnection, commands: Sequence[Command], deadline: float) -> list[Any]:
+    """Send commands over a connection that no queue uses yet. Return the reply to each, or what was raised instead."""
+    loop = asyncio.get_running_loop()
+    futures: list[asyncio.Future[Any]] = [loop.create_future() for _ in commands]
+    connection.write([PendingCall(each, future, deadline) for each, future in zip(commands, futures, strict=True)])
+    return list(await asyncio.gather(*futures, return_exceptions=True))
+
+
 def _tls_error(error: ssl.SSLError) -> str:
     """Return OpenSSL's own words, which hold names of hosts and certificates, and no secret."""
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -211,11 +219,7 @@ async def _handshake(connection: StoreConnection, options: ConnectionOptions, de
         commands.append(server_command("SELECT", options.database))
     if options.must_be_primary:
         commands.append(server_command("ROLE"))
-    loop = asyncio.get_running_loop()
-    futures: list[asyncio.Future[Any]] = [loop.create_future() for _ in commands]
-    connection.write([PendingCall(each, future, deadline) for each, future in zip(commands, futures, strict=True)])
-    replies = await asyncio.gather(*futures, return_exceptions=True)
-    for command, reply in zip(commands, replies, strict=True):
+    for command, reply in zip(commands, await ask(connection, commands, deadline), strict=True):
         name = command.words[0]
         # The name is for readers of CLIENT LIST; a server that does not support it is usable.
         optional = name == "CLIENT" or (name == "AUTH" and options.password_is_optional)

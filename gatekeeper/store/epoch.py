@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -36,6 +36,7 @@ _LOSSES: Final = {
     b"older": "it is an older copy, in which sessions that were revoked since may be live again",
     b"another": "it holds the data of another store",
 }
+LOSSES: Final = tuple(kind.decode() for kind in _LOSSES)
 
 
 class _Seen(NamedTuple):
@@ -61,6 +62,8 @@ class Epoch:
         self._seen: dict[bytes, _Seen] = {}
         self._has_our_schema = False
         self._beating: asyncio.Task[float] | None = None
+        # Called with the kind of each loss.
+        self.on_loss: Callable[[str], None] = _ignored
 
     def __repr__(self) -> str:
         return f"<Epoch [{self.id or 'unknown'}] of {len(self._seen)}>"
@@ -136,10 +139,11 @@ class Epoch:
             replied_key = None
         if replied_key != key:
             raise unexpected_reply()
-        if known.name and found in _LOSSES:
-            _log.warning("session store lost data: %s; tokens issued until now open no sessions", _LOSSES[found])
         self._seen[key] = seen
         self.adopt_not_before = max(self.adopt_not_before, instant)
+        if known.name and found in _LOSSES:
+            _log.warning("session store lost data: %s; tokens issued until now open no sessions", _LOSSES[found])
+            self.on_loss(found.decode())
         return clock
 
     async def aclose(self) -> None:
@@ -148,6 +152,10 @@ class Epoch:
             self._beating.cancel()
             await asyncio.wait([self._beating], timeout=0.05)
             self._beating = None
+
+
+def _ignored(kind: str) -> None:
+    """Ignore a loss: nothing depends on it."""
 
 
 def _retrieve_exception(beat: asyncio.Task[float]) -> None:

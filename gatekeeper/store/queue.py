@@ -27,6 +27,7 @@ _REPLICAS_SHARE: Final = 0.5
 _BATCH_SIZE: Final = 8
 _SWEEPS_PER_TIMEOUT: Final = 16
 _LONGEST_SWEEP_SECONDS: Final = 0.05
+_ROLE: Final = server_command("ROLE")
 
 
 class CommandQueue:
@@ -59,8 +60,9 @@ class CommandQueue:
         self._waiting: deque[PendingCall] = deque()
         # Sent before those waiting, since they were made before them.
         self._resubmitted: deque[PendingCall] = deque()
-        # Calls with the replies that wait for replicas.
+        # Calls with the replies that wait for replicas; why they fail once the server has said if it is the primary.
         self._unacknowledged: list[tuple[PendingCall, Any]] = []
+        self._unacknowledged_fault: BaseException | None = None
         self._connection: StoreConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._next_attempt = 0.0
@@ -154,13 +156,15 @@ class CommandQueue:
             connection.write(batch)
             return
         loop = asyncio.get_running_loop()
-        # The reply to WAIT has no caller: it is recognised by the name of its command.
+        # The replies to WAIT and ROLE have no caller: they are recognised by the names of their commands.
         no_caller = loop.create_future()
         no_caller.cancel()
         deadline = min(call.deadline for call in batch)
         seconds = min(self._timeout_seconds * _REPLICAS_SHARE, (deadline - loop.time()) * 0.8)
         wait = server_command("WAIT", self._replicas, max(1, int(seconds * 1000)))
-        connection.write([*batch, PendingCall(wait, no_caller, deadline)])
+        # A server that is no primary any more may acknowledge what is lost with it.
+        after = [PendingCall(command, no_caller, deadline) for command in (wait, _ROLE)]
+        connection.write([*batch, *after])
 
     # Events of the connection
 
@@ -171,18 +175,32 @@ class CommandQueue:
             call.receiver.set_result(reply)
 
     def _hold_for_replicas(self, call: PendingCall, reply: Any) -> None:
-        if call.command.words[0] != "WAIT":
-            self._unacknowledged.append((call, reply))
-            return
-        held, self._unacknowledged = self._unacknowledged, []
-        if isinstance(reply, int) and reply >= self._replicas:
-            for earlier, its_reply in held:
-                if not earlier.receiver.done():
-                    earlier.receiver.set_result(its_reply)
+        name = call.command.words[0]
+        if name == "WAIT":
+            if not (isinstance(reply, int) and reply >= self._replicas):
+                text = "session store failed: refused (too few replicas acknowledged the write)"
+                self._unacknowledged_fault = StoreUnavailable(text, kind="refused")
+        elif name == "ROLE":
+            self._release(is_primary=isinstance(reply, list) and reply[:1] == [b"master"])
         else:
-            text = "session store failed: refused (too few replicas acknowledged the write)"
-            fault = StoreUnavailable(text, kind="refused")
+            self._unacknowledged.append((call, reply))
+
+    def _release(self, *, is_primary: bool) -> None:
+        """Hand out the replies that waited for replicas. They fail where these were too few, or where the server has
+        been replaced: its successor may lack the writes."""
+        held, self._unacknowledged = self._unacknowledged, []
+        fault, self._unacknowledged_fault = self._unacknowledged_fault, None
+        if not is_primary or self._connection is None or self._connection.retired:
+            text = "session store failed: connection (the server was replaced as primary meanwhile)"
+            fault = StoreUnavailable(text, kind="connection")
+            self.retire()
+            self._on_disconnect(self)
+        if fault is not None:
             self.fail([earlier for earlier, _ in held], fault)
+            return
+        for earlier, reply in held:
+            if not earlier.receiver.done():
+                earlier.receiver.set_result(reply)
 
     def error_received(self, call: PendingCall, error: ReplyError) -> None:
         if self._connection is None:
@@ -190,8 +208,10 @@ class CommandQueue:
             if not call.receiver.done():
                 call.receiver.set_exception(error)
         elif call.command.words[0] == "WAIT":
-            held, self._unacknowledged = self._unacknowledged, []
-            self.fail([earlier for earlier, _ in held], error)
+            self._unacknowledged_fault = error
+        elif call.command.words[0] == "ROLE":
+            # An ACL may forbid the question; then the word of the replicas has to do.
+            self._release(is_primary=True)
         else:
             self._error_in_read = True
             self._on_error_reply(self, call, error)
@@ -220,6 +240,7 @@ class CommandQueue:
         self._connection = None
         pending = [call for call, _ in self._unacknowledged]
         self._unacknowledged.clear()
+        self._unacknowledged_fault = None
         pending += [call for call in connection.pending if call is not None]
         self.fail(pending, error)
         self._on_disconnect(self)

@@ -19,6 +19,7 @@ from gatekeeper.errors import (
 )
 from gatekeeper.http.methods import SUPPORTED_METHODS
 from gatekeeper.sessions.events import ACTOR_KINDS, ActorKind, Event
+from gatekeeper.store.epoch import LOSSES
 from gatekeeper.telemetry.request_record import RequestRecord
 
 Mode = Literal["sidecar", "middleware"]
@@ -99,6 +100,14 @@ class Metrics:
         self.session_events = Counter("session_events", "What happened to sessions.", ("event", "actor"), **of)
         self.store_up = Gauge("store_up", "1 if the session store answers, else 0.", multiprocess_mode="livemin", **of)
         self.store_errors = Counter("store_errors", "Faults of the session store.", ("kind",), **of)
+        self.data_losses = Counter(
+            "store_data_losses", "Losses of data in the session store, by how they were noticed.", ("kind",), **of
+        )
+        self.revocations_forgotten = Counter(
+            "recent_revocations_dropped",
+            "Revocations that a failover may lose, because there were too many to remember for 30 seconds.",
+            **of,
+        )
         self.degraded = Counter("degraded_requests", "Requests passed while the store was away.", **of)
         self.jwks_keys = Gauge("jwks_keys", "Keys in the current key set.", multiprocess_mode="livemax", **of)
         self.build_info = Gauge("build_info", "The running version.", ("version",), multiprocess_mode="max", **of)
@@ -114,6 +123,8 @@ class Metrics:
             self.upstream_errors.labels(kind)
         for kind in STORE_FAULTS:
             self.store_errors.labels(kind)
+        for kind in (*LOSSES, "failover"):
+            self.data_losses.labels(kind)
         self.build_info.labels(__version__).set(1)
 
     def count(self, event: Event, actor: ActorKind, number: int = 1) -> None:
@@ -124,6 +135,12 @@ class Metrics:
 
     def store_failed(self, kind: str) -> None:
         self.store_errors.labels(kind).inc()
+
+    def store_lost_data(self, kind: str) -> None:
+        self.data_losses.labels(kind).inc()
+
+    def revocation_forgotten(self) -> None:
+        self.revocations_forgotten.inc()
 
     def passed_degraded(self) -> None:
         self.degraded.inc()

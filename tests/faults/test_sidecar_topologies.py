@@ -43,7 +43,11 @@ def test_a_gate_lists_ends_and_refuses_as_on_one_server(store: Watched | Sharded
             world.passed("/", first)
         done = command("check", "--online", redis_url=store.url, store_replicas="2", upstream_url=backend.url)
         assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stdout
-        assert "the store has 1 replicas and STORE_REPLICAS is 2" in done.stdout
+        assert "warning: the store has 1 replicas and STORE_REPLICAS is 2: nothing opens or ends" in done.stdout
+        done = command("check", "--online", redis_url=store.url, store_replicas="1", upstream_url=backend.url)
+        assert "note: the store has 1 replicas and STORE_REPLICAS is 1: acknowledged revocations survive" in done.stdout
+        done = command("check", "--online", redis_url=store.url, upstream_url=backend.url)
+        assert "warning: the store has 1 replicas and STORE_REPLICAS is 0: every failover may take" in done.stdout
 
 
 @pytest.mark.parametrize("store", list(_TOPOLOGIES), indirect=True)

@@ -1,7 +1,7 @@
 -- end_all: ends every session of a user, or every one but `spare`. One write of `not_before` does it, however many there
 -- are; STEP records are changed now, the rest by later scripts.
 -- call: reason, spare (an id, or '0'), actor
--- Replies {KEYS[1], how many live sessions ended}
+-- Replies {KEYS[1], how many live sessions ended, the instant until which sessions began that have ended, the spared id}
 
 local spare = call.spare
 
@@ -32,4 +32,4 @@ for _, row in ipairs(found) do
     record_end(row[1], row[2], row[3], now, call.reason, call.reason == 'logged_out' and 0 or 1)
   end
 end
-return {sessions, ended}
+return {sessions, ended, text(before), spared}

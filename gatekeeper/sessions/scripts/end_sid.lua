@@ -1,8 +1,9 @@
 -- end_sid: an identity provider reports that a sign-in is over. Ends every session whose tokens carry that `sid`, and
 -- leaves a record by which tokens that were never seen are known as ended (signed_out_at_the_provider() in upkeep.lua).
 -- Looks at STEP sessions, those with the oldest activity first: one that moves meanwhile is met by a later call.
--- call: sid, tokens_expire_at (of the last such token), id (for the new record), from_activity (0 at first), actor
--- Replies {KEYS[1], how many live sessions ended, `from_activity` of the next call (0: all have been looked at)}
+-- call: sid, tokens_expire_at (of the last such token), id (for the new record), from_activity (0 at first), actor, at (0:
+--       now; else an earlier instant, where the report is repeated: sessions that began after it are not concerned)
+-- Replies {KEYS[1], how many live sessions ended, `from_activity` of the next call (0: all have been looked at), the instant}
 
 local function carries_sid(id, record)
   if sid_of(record[REFERENCE]) == call.sid then return true end
@@ -16,6 +17,7 @@ local function carries_sid(id, record)
 end
 
 local from = call.from_activity
+local instant = call.at > 0 and call.at or now
 
 start_anew_if_lost()
 if from == 0 then
@@ -27,9 +29,12 @@ if from == 0 then
     id = unused_id(call.id)
     redis.call('HSET', sessions, 'r:' .. reference, id)
   end
-  local record = new_record({created_at = now, expires_at = now, token_expires_at = call.tokens_expire_at,
-                             reference = reference, jti = '', login_method = 'token'})
-  finish(id, record, now, now, 'logged_out', 1)
+  local known = load(id)
+  if not known or known[ENDED_AT] < instant then
+    local record = new_record({created_at = instant, expires_at = instant, token_expires_at = call.tokens_expire_at,
+                               reference = reference, jti = '', login_method = 'token'})
+    finish(id, record, instant, instant, 'logged_out', 1)
+  end
 end
 
 local ended, last = 0, from
@@ -38,10 +43,10 @@ for i = 1, #entries, 2 do
   local id = entries[i]
   last = tonumber(entries[i + 1])
   local record = entry(id)
-  if record and carries_sid(id, record) then
+  if record and (call.at == 0 or record[CREATED_AT] <= instant) and carries_sid(id, record) then
     local at, reason = due(id, record, last)
-    settle(id, record, last, at or now, reason or 'logged_out')
+    settle(id, record, last, at or instant, reason or 'logged_out')
     if not at then ended = ended + 1 end
   end
 end
-return {sessions, ended, #entries == 2 * STEP and last > from and text(last) or '0'}
+return {sessions, ended, #entries == 2 * STEP and last > from and text(last) or '0', text(instant)}

@@ -3,16 +3,22 @@
 -- call: opening (opening.lua), presented (the reference of a token that came with the login request, or ''; its session
 --       ends, so that a device has one session), claims (for tokens issued later, as JSON, or ''), actor
 -- Replies as sign_in.lua says: 'opened'; 'touched' (the response repeats a token that has a live session); 'ended' (it
--- repeats one whose session has ended); 'unknown' (it repeats one whose record is damaged); 'full'
+-- repeats one whose session has ended); 'unknown' (it repeats one whose record is damaged); 'full'. After 'opened' and
+-- 'touched' follow the id and the packed record of the session of `presented`, if it ended here.
 
 local presented, opening = call.presented, call.opening
 
--- Ends the session of the presented token, unless that is session `id` itself.
-local function leave(reference, id)
+-- Ends the session of the presented token, unless that is session `id` itself, and adds it to the reply `result`.
+local function leave(reference, id, result)
   local leaving = reference ~= '' and redis.call('HGET', sessions, 'r:' .. reference)
-  if not leaving or leaving == id then return end
+  if not leaving or leaving == id then return result end
   local status, record, last_activity = state(leaving)
-  if status == 'live' then finish(leaving, record, last_activity, now, 'logged_out', 0) end
+  if status == 'live' then
+    finish(leaving, record, last_activity, now, 'logged_out', 0)
+    result[#result + 1] = leaving
+    result[#result + 1] = cmsgpack.pack(record)
+  end
+  return result
 end
 
 start_anew_if_lost()
@@ -23,8 +29,7 @@ if id then
     record[LOGIN_METHOD] = opening.login_method
     join(id, record, last_activity, opening)
     if opening.refresh ~= '' then redis.call('HSET', sessions, 'f:' .. opening.refresh, id) end
-    leave(presented, id)
-    return reply('touched', id, '', 0, record[EXPIRES_AT])
+    return leave(presented, id, reply('touched', id, '', 0, record[EXPIRES_AT]))
   end
   if not string.match(opening.reference, '^h:') then
     return status and reply('ended', id, record[END_REASON]) or reply('unknown')
@@ -35,6 +40,6 @@ local status = state(leaving)
 local opened = open_and_reply(opening, status == 'live' and leaving or nil)
 if opened[2] == 'opened' then
   if call.claims ~= '' then redis.call('HSET', sessions, 'c:' .. opened[3], call.claims) end
-  leave(presented, opened[3])
+  return leave(presented, opened[3], opened)
 end
 return opened

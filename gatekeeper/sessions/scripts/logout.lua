@@ -2,7 +2,8 @@
 -- lives. A token that was never seen, or whose record is lost, gets an ended record, so that it cannot open a session
 -- afterwards.
 -- call: opening (the fields of a new record: opening.lua), actor
--- Replies {KEYS[1], 1 | 0, id}: 1 where a live session ended.
+-- Replies {KEYS[1], 1 | 0, id, record}: 1 where a live session ended; the record is packed, and '' of one that was found
+-- idle or expired.
 
 local opening = call.opening
 
@@ -14,20 +15,21 @@ if not record then
   id = unused_id(opening.id)
   redis.call('HSET', sessions, 'r:' .. opening.reference, id)
   opening.created_at, opening.expires_at = now, now
-  finish(id, new_record(opening), now, now, 'logged_out', 0)
-  return {sessions, 0, id}
+  record = new_record(opening)
+  finish(id, record, now, now, 'logged_out', 0)
+  return {sessions, 0, id, cmsgpack.pack(record)}
 end
 
 if record[ENDED_AT] > 0 then
   keep_ended(id, record, opening.token_expires_at)
-  return {sessions, 0, id}
+  return {sessions, 0, id, cmsgpack.pack(record)}
 end
 local last_activity = tonumber(redis.call('ZSCORE', index, id) or record[CREATED_AT])
 record[TOKEN_EXPIRES_AT] = math.max(record[TOKEN_EXPIRES_AT], opening.token_expires_at)
 local at, reason = due(id, record, last_activity)
 if at then
   settle(id, record, last_activity, at, reason)
-  return {sessions, 0, id}
+  return {sessions, 0, id, ''}
 end
 finish(id, record, last_activity, now, 'logged_out', 0)
-return {sessions, 1, id}
+return {sessions, 1, id, cmsgpack.pack(record)}

@@ -7,7 +7,7 @@
 -- Replies {KEYS[1], 'current', id, reference, expires_at, claims}   asked only: it would be rotated
 --         {KEYS[1], 'rotated', id}
 --         {KEYS[1], 'repeated', id, sealed pair}   rotated already, within the window, and the successor is unused
---         {KEYS[1], 'reused', id}                  rotated already, otherwise: the session ends
+--         {KEYS[1], 'reused', id, record}          rotated already, otherwise: the session ends; its record is packed
 --         {KEYS[1], 'ended', id, end reason}       its session has ended
 --         {KEYS[1], 'unknown'}
 
@@ -26,7 +26,7 @@ if presented ~= record[REFRESH] then
   if pair and pair[1] == presented and pair[3] > now then return {sessions, 'repeated', id, pair[2]} end
   finish(id, record, last_activity, now, 'refresh_reused', 0)
   redis.call('HDEL', pairs_kept, id)
-  return {sessions, 'reused', id}
+  return {sessions, 'reused', id, cmsgpack.pack(record)}
 end
 
 if not successor then

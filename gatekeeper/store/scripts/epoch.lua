@@ -4,19 +4,21 @@
 --                        beats             the number of heartbeats: an older copy of the data has fewer
 --                        adopt_not_before  microseconds; a token issued until then opens no session
 --                        after             the epoch that was lost last, '' if none was known
+--                        loss              what was found then
 --                        schema            the number of the format in which sessions are stored
 -- ARGV: the epoch that the caller knows, '' at its start; the heartbeats that it knows; a random name for a new epoch;
 -- the `adopt_not_before` that it knows; its schema
 -- Returns {KEYS[1], epoch, beats, adopt_not_before, 'same' | 'missing' | 'older' | 'another', now}, or the error SCHEMA
 -- without having written anything.
--- One Gatekeeper is the first to notice a loss; by `after` the others see that the loss has been noticed.
+-- One Gatekeeper is the first to notice a loss; by `after` the others see that the loss has been noticed, and by `loss`
+-- which one it was.
 
 local known, known_beats, fresh = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local schema = ARGV[5]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 
-local stored = redis.call('HMGET', KEYS[1], 'id', 'beats', 'adopt_not_before', 'after', 'schema')
+local stored = redis.call('HMGET', KEYS[1], 'id', 'beats', 'adopt_not_before', 'after', 'schema', 'loss')
 if stored[5] and stored[5] ~= schema then
   local theirs = string.sub(string.gsub(stored[5], '%W', '?'), 1, 20)
   return redis.error_reply('SCHEMA it holds format ' .. theirs .. ', and this Gatekeeper has format ' .. schema ..
@@ -38,6 +40,9 @@ if found ~= 'same' then
   -- Another epoch keeps its name, so that a Gatekeeper that knows it notices no loss.
   if found ~= 'another' then id, beats = fresh, math.max(beats, known_beats) end
   after = known
+  redis.call('HSET', KEYS[1], 'loss', found)
+elseif known ~= '' and id ~= known then
+  found = stored[6] or 'another'
 end
 redis.call('HSET', KEYS[1], 'id', id, 'after', after, 'beats', string.format('%.0f', beats + 1),
            'adopt_not_before', string.format('%.0f', adopt_not_before), 'schema', schema)
