@@ -16,9 +16,12 @@ APART: Mapping[str, tuple[str, str]] = {
     "R6": ("a `maxmemory-policy` that evicts", "`gatekeeper check --online` warns"),
     "R11": (
         "the primary is killed, or replaced as planned (Sentinel)",
-        "its successor is followed; with `GATEKEEPER_STORE_REPLICAS=1` no acknowledged revocation is lost",
+        "its successor is followed and told what it lacks; no acknowledged revocation of a running Gatekeeper is lost",
     ),
-    "R12": ("a primary that was frozen and replaced comes back (Sentinel)", "Gatekeeper has left it before that"),
+    "R12": (
+        "a primary that was frozen and replaced comes back (Sentinel)",
+        "Gatekeeper has left it before that, and never follows an older election again",
+    ),
     "R13": ("a primary is cut off from its replicas", "no revocation is acknowledged that no replica has"),
     "R14": (
         "slots move, a primary dies, a part is away (Cluster)",

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from hashlib import sha1
 
-<<<<<<< HEAD
-from gatekeeper.sessions import audit, login_attempts, sign_ins, store
-=======
-from gatekeeper.sessions import login_attempts, recent_revocations, sign_ins, store
->>>>>>> b698d67 (Store: acknowledged revocations are repeated at every primary that is met, and no older election is followed)
+from gatekeeper.sessions import audit, login_attempts, recent_revocations, sign_ins, store
 from gatekeeper.sessions.scripts import SCRIPTS, load
 from gatekeeper.store.command import Script
 
