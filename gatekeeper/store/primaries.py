@@ -37,7 +37,7 @@ class RecentWrites(Protocol):
 
 
 class _Greeting(NamedTuple):
-    """What was not yet repeated at a primary."""
+    """The writes that are still to be repeated at a primary."""
 
     identity: bytes
     left: deque[Callable[[], Command]]
@@ -94,14 +94,14 @@ class Primaries:
 
 
 async def _identity_of(connection: StoreConnection, deadline: float) -> bytes:
-    """What tells this primary from others; empty where the server does not say."""
+    """Tell this primary from others; empty where the server does not say."""
     sections = [server_command("INFO", section) for section in ("server", "replication")]
     replies = await ask(connection, sections, deadline)
     for reply in replies:
         if isinstance(reply, BaseException) and not isinstance(reply, ReplyError):
             raise reply
-    told = b"\n".join(reply for reply in replies if isinstance(reply, bytes))
-    found = _IDENTITY.findall(told)
+    described = b"\n".join(reply for reply in replies if isinstance(reply, bytes))
+    found = _IDENTITY.findall(described)
     return b" ".join(found) if len(found) == len(sections) else b""
 
 

@@ -96,8 +96,8 @@ class SentinelRoute(RefreshedRoute):
         """The newest election that a sentinel knows. Raises `StoreUnavailable`, `ValueError`, `KeyError` or
         `AttributeError`."""
         service = self._address.service
-        told = await self._query(sentinel, server_command("SENTINEL", "MASTER", service))
-        election, in_progress = _parse_primary(told)
+        described = await self._query(sentinel, server_command("SENTINEL", "MASTER", service))
+        election, in_progress = _parse_primary(described)
         if in_progress:
             # Who leads a failover gives it the number of the new election before the address that was elected.
             command = server_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
