@@ -5,7 +5,7 @@
     the epoch is missing, older or another ─→ data_lost ─→ repeat_soon: durably, again until acknowledged
 
 A replica that becomes the primary may lack what the old primary acknowledged in its last moments, because another
-replica has confirmed it (docs/decisions.md, rule 4.12). Each repetition carries the instant of the first time, so it
+replica has confirmed it (docs/decisions.md, rule 4.13). Each repetition carries the instant of the first time, so it
 never concerns a session that began later. Evictions, and sessions that became idle or expired, are not repeated.
 """
 
