@@ -23,6 +23,7 @@ from tests.faults.topologies import Node, Sharded, sharded, until
 from tests.faults.traffic import traffic
 from tests.machine import need
 from tests.sessions.by_hand import Door, token
+from tests.waiting import HANG_SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +64,7 @@ async def test_indexes_in_other_slots_are_there_before_their_records(store: Shar
 async def test_slots_that_move_under_load_are_followed_without_a_fault(store: Sharded) -> None:
     # R14: ASK while a slot moves, MOVED when it has; TRYAGAIN is waited out
     source, target = store.primaries[:2]
-    async with traffic(store.url, timeout_seconds=2) as seen:
+    async with traffic(store.url, timeout_seconds=HANG_SECONDS) as seen:
         await asyncio.sleep(0.3)
         taken = [key_slot(f"u{number}".encode()) for number in range(16)]
         moving = sorted({slot for slot in taken if slot < 16_384 // 3})

@@ -148,7 +148,9 @@ async def test_a_killed_primary_is_no_loss_and_its_successor_is_watched(store: S
     primary, replica = store.primaries[1], store.replicas[1]
     async with epochs(store, 2, timeout_seconds=1) as several:
         await beat(several, 2)
-        primary.client.execute_command("WAIT", 1, 5_000)  # type: ignore[no-untyped-call]
+        # Until the replica has what this connection wrote, and so all from before: without a write none is waited for.
+        primary.ask("SET", user_at(store, 1), "")
+        assert primary.ask("WAIT", 1, int(HANG_SECONDS / 2 * 1000)) == 1
         primary.kill()
         with pytest.raises(StoreUnavailable):
             await beat(several)

@@ -120,7 +120,7 @@ def test_a_restored_copy_is_warned_of_for_the_ends_that_it_lacks(store: Store, b
         eventually(lambda: gate.ready().status == 200)
         lost = [line["event"] for line in gate.log if "lost data" in line["event"]]
         (line,) = lost
-        assert "sessions that ended since may live again" in line
+        assert "sessions that were revoked since may be live again" in line
         assert world.refused("/", unseen).body == error_body("session_revoked_or_invalid")
 
 

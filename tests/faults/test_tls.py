@@ -138,7 +138,7 @@ def test_the_whole_gate_over_tls(over: Over, make: Callable[[Over], Any]) -> Non
             assert world.refused("/", bearing).status == 401
         assert not [line["event"] for line in gate.log if line["level"] in ("warning", "error")]
         # Without its authority: one clear line.
-        done = command("check", "--online", redis_url=store.url, upstream_url=backend.url)
+        done = command("check", "--online", redis_url=store.url, upstream_url=backend.url, store_timeout="20s")
         assert done.returncode == 1
         assert "TLS to" in done.stdout
         assert "certificate" in done.stdout
