@@ -54,7 +54,9 @@ class _Deadlines(ast.NodeVisitor):
         bounds += node.args[1:2] if name in _SECOND else []
         is_fine = self._expected or name in {*_PRODUCT, *_POLLS, "timedelta"} or name[:1].isupper()
         if not is_fine and any(map(_is_small, bounds)):
-            self.found.append((node.lineno, f"{name}: a deadline that a slow machine misses"))
+            self.found.append(
+                (node.lineno, f"{name}: a deadline that a slow machine misses: use HANG_SECONDS of tests.waiting")
+            )
         self.generic_visit(node)
 
     def visit_Assert(self, node: ast.Assert) -> None:

@@ -583,7 +583,7 @@ async def test_a_backend_whose_name_moved_is_followed_under_steady_traffic(
     upstream = transport(f"http://backend.test:{port}", max_age_seconds=0.5)
     assert await ask(upstream) == (200, b"127.0.0.1")
     address = "127.0.0.2"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_SECONDS):
         while await ask(upstream) != (200, b"127.0.0.2"):  # noqa: ASYNC110 - asked under steady traffic
             await asyncio.sleep(0.01)
     await upstream.aclose()
