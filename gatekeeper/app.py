@@ -85,7 +85,8 @@ def create_ops(health: Health, scrape: Scrape) -> Starlette:
     """Return the application of the ops port. Its responses contain no user, token or secret."""
 
     async def live(_: Request) -> Response:
-        return PlainTextResponse("ok\n")
+        death = health.death()
+        return PlainTextResponse(f"{death or 'ok'}\n", status_code=503 if death else 200)
 
     async def ready(_: Request) -> Response:
         faults = await health.faults()

@@ -29,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+_ENV_FILE = "gatekeeper.env_file"
 sessions = typer.Typer(help="List and revoke sessions, directly in the session store.", no_args_is_help=True)
 app.add_typer(sessions, name="sessions")
 audit = typer.Typer(help="Read the audit log as JSON lines, directly from the session store.", no_args_is_help=True)
@@ -75,15 +76,18 @@ def root(
 
         # Into the environment itself: worker processes inherit it.
         context.obj = load_env_file(env_file, os.environ)
+        context.meta[_ENV_FILE] = env_file
 
 
 @app.command()
-def serve() -> None:
+def serve(context: typer.Context) -> None:
     """Run the sidecar in front of GATEKEEPER_UPSTREAM_URL."""
     from gatekeeper.serve import run
+    from gatekeeper.serve.reload import Reread
     from gatekeeper.settings import load
 
-    raise typer.Exit(run(load(require_upstream=True)))
+    reread = Reread(context.meta.get(_ENV_FILE), context.obj or frozenset())
+    raise typer.Exit(run(load(require_upstream=True), reread))
 
 
 @app.command()

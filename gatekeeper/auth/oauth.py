@@ -28,6 +28,10 @@ class IntrospectionClients:
     """The clients that may revoke and introspect: ids with their secrets."""
 
     def __init__(self, secrets: Mapping[str, str]) -> None:
+        self.replace(secrets)
+
+    def replace(self, secrets: Mapping[str, str]) -> None:
+        """Know these clients from now on, and no other."""
         self._digests = {name: _sha256(secret) for name, secret in secrets.items()}
 
     def __repr__(self) -> str:

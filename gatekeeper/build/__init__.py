@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from gatekeeper.auth.issued_sign_in import IssuedSignIn
+from gatekeeper.build.reload import Reload, check_keys
 from gatekeeper.build.sign_in import sign_in_services
 from gatekeeper.build.store import StoreParts, open_store, revocation_listener
 from gatekeeper.build.tokens import (
@@ -37,7 +38,7 @@ from gatekeeper.tokens.verify_queue import VerifyQueue
 from gatekeeper.web.engine import Engine
 from gatekeeper.web.services import ApplicationClient, Services
 
-__all__ = ["build", "build_sidecar", "open_store"]
+__all__ = ["build", "build_sidecar", "check_keys", "open_store"]
 
 _FIRST_BEAT_SECONDS: Final = 1.0
 
@@ -108,6 +109,7 @@ def build(
         verify_queue=verify_queue,
         services=services,
         claimed=web.claimed,
+        reload=Reload(settings, keys, signing, web.clients),
     )
 
 

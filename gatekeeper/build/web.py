@@ -31,6 +31,7 @@ class WebParts(NamedTuple):
     rules: RequestRules
     responder: Responder
     claimed: list[str]
+    clients: IntrospectionClients
 
 
 def web_parts(
@@ -66,15 +67,14 @@ def web_parts(
     operations = Operations(
         rules, responder, gate=sign_in.gate, sign_out=sign_out(sign_in), manager=sign_in.manager, router=router
     )
+    clients = IntrospectionClients(client_secrets(settings))
     endpoints = Endpoints(
         rules,
         responder,
         issued=issued,
         key_set=signing.jwks if signing is not None else None,
         token_endpoints=TokenEndpoints(sign_in, adopts_unknown=settings.adopts_unknown, issues=signing is not None),
-        clients=IntrospectionClients(
-            {client.id: client.secret.get_secret_value() for client in settings.introspection_clients}
-        ),
+        clients=clients,
         backchannel=backchannel,
     )
     pipeline = Pipeline(
@@ -87,4 +87,10 @@ def web_parts(
         telemetry=telemetry,
     )
     routes = [*(endpoint.route for endpoint in enabled), *router.routes()]
-    return WebParts(pipeline, rules, responder, [f"{route.method} {route.template}" for route in routes])
+    claimed = [f"{route.method} {route.template}" for route in routes]
+    return WebParts(pipeline, rules, responder, claimed, clients)
+
+
+def client_secrets(settings: Settings) -> dict[str, str]:
+    """The secrets of the clients that may introspect and revoke tokens, by id."""
+    return {client.id: client.secret.get_secret_value() for client in settings.introspection_clients}

@@ -13,7 +13,8 @@ import uvloop
 
 from gatekeeper.demo.backend import SampleBackend
 from gatekeeper.dialects import DIALECTS
-from gatekeeper.serve.listeners import CannotListen, address_of, bind, serving
+from gatekeeper.serve.inherited import CannotListen
+from gatekeeper.serve.listeners import address_of, bind, serving
 from gatekeeper.serve.process import configure_logs, serve
 from gatekeeper.settings import ListenAddress, Settings, load
 from gatekeeper.store.embedded import EmbeddedStoreFailed

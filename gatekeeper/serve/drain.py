@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import signal
-from typing import Final
+from typing import Final, Self
 
 from gatekeeper.server.listener import Listener
 from gatekeeper.settings import Settings
@@ -34,12 +34,13 @@ class Drain:
         self._signals = (signal.SIGTERM,) if parent else (signal.SIGTERM, signal.SIGINT)
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         for number in self._signals:
             loop.add_signal_handler(number, self.begin)
         if self._parent is not None:
             self._tasks.append(asyncio.create_task(self._watch_parent()))
+        return self
 
     async def __aexit__(self, *_: object) -> None:
         loop = asyncio.get_running_loop()

@@ -12,6 +12,8 @@ from typing import Any, Final
 import uvicorn
 
 from gatekeeper.http.websocket_frames import MAX_MESSAGE_BYTES
+from gatekeeper.serve import inherited
+from gatekeeper.serve.inherited import CannotListen
 from gatekeeper.server import ErrorResponse, Limits, RejectedRequest, http_protocol
 from gatekeeper.server.listener import Listener
 from gatekeeper.server.protocol import HttpServerProtocol
@@ -21,12 +23,13 @@ from gatekeeper.settings import ListenAddress, Settings
 _BACKLOG: Final = 2048
 
 
-class CannotListen(Exception):
-    """An address that cannot be bound; the text names it and the system's reason."""
-
-
 def bind(address: ListenAddress) -> socket.socket:
-    """Return a listening socket, which child processes may inherit. Raises `CannotListen`."""
+    """Return a socket that has the address and does not listen yet, so that a start that fails never accepts; one that
+    is inherited may listen already. Child processes may inherit it. Raises `CannotListen`."""
+    if address.fd is not None:
+        return inherited.take(address.fd)
+    if (passed := inherited.with_address(address)) is not None:
+        return passed
     listener: socket.socket | None = None
     try:
         if address.path is not None:
@@ -42,13 +45,20 @@ def bind(address: ListenAddress) -> socket.socket:
             listener = socket.socket(family, kind, protocol)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(where)
-        listener.listen(_BACKLOG)
         listener.set_inheritable(True)
     except OSError as error:
         if listener is not None:
             listener.close()
         raise CannotListen(f"cannot listen on {address}: {error.strerror or error}") from None
     return listener
+
+
+def listen(listener: socket.socket) -> None:
+    """Let clients connect. Raises `CannotListen`."""
+    try:
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        raise CannotListen(f"cannot listen on {address_of(listener)}: {error.strerror or error}") from None
 
 
 def _is_stale(path: str) -> bool:
@@ -65,6 +75,12 @@ def address_of(listener: socket.socket) -> str:
         return f"unix:{listener.getsockname()}"
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def public_address(settings: Settings) -> ListenAddress:
+    """Return the address for clients: that of the settings, else the first socket of systemd, else the default."""
+    passed = inherited.numbers() if "listen" not in settings.model_fields_set else ()
+    return ListenAddress(fd=passed[0]) if passed else settings.listen
 
 
 def limits(settings: Settings) -> Limits:

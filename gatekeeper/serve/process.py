@@ -7,31 +7,75 @@ import gc
 import logging
 import socket
 import sys
+from functools import partial
 
 from gatekeeper.app import create_app, create_ops
 from gatekeeper.build import build_sidecar
+from gatekeeper.errors import ConfigError
 from gatekeeper.forward.http import ResponseTruncated
 from gatekeeper.serve.drain import Drain
-from gatekeeper.serve.listeners import limits, make_server, serving
+from gatekeeper.serve.listeners import limits, listen, make_server, serving
+from gatekeeper.serve.pulse import Pulse
+from gatekeeper.serve.reload import IN_PLACE, Reread, on_hangup
 from gatekeeper.serve.start import announce
 from gatekeeper.server import http_protocol
+from gatekeeper.server.listener import Listener
 from gatekeeper.server.websocket import websocket_protocol
 from gatekeeper.settings import Settings
 from gatekeeper.telemetry import logs
 from gatekeeper.telemetry.health import Health, of_registry
+from gatekeeper.web.engine import Engine
 from gatekeeper.web.server_errors import ServerErrors
 from gatekeeper.web.session_end import ResponseCut
 
+_log = logging.getLogger("gatekeeper")
+
 
 async def serve(
-    settings: Settings, public: socket.socket, ops: socket.socket | None, *, parent: int | None = None
+    settings: Settings,
+    public: socket.socket,
+    ops: socket.socket | None,
+    *,
+    reread: Reread | None = None,
+    parent: int | None = None,
+    pulse: Pulse | None = None,
 ) -> int:
     """Serve until the drain is over, and return the exit code.
 
-    `parent` is the process id of a worker's parent, which has the ops port. Raises `EmbeddedStoreFailed`.
+    `reread` reads the settings again at SIGHUP. `parent` is the process id of a worker's parent, which has the ops
+    port, and `pulse` tells it how this worker is. Raises `EmbeddedStoreFailed`, `CannotListen` and `ConfigError`.
     """
+    beats = asyncio.create_task(pulse.keep()) if pulse is not None else None
     engine = build_sidecar(settings)
+    if pulse is not None:
+        # The parent reads the metrics from files: requests that have begun stand there before any has finished.
+        pulse.on_beat = engine.telemetry.metrics.settle
     health = Health(engine.readiness.faults)
+    server = _server(settings, engine)
+    # Handle signals first: one that comes during the start must not leave an embedded store running.
+    async with Drain(settings, health, server, parent) as drain:
+        if reread is not None:
+            on_hangup(partial(_reload, settings, engine, reread), drain.begin)
+        try:
+            await engine.runtime.start()
+            _tune_garbage_collection()
+            if not health.draining:
+                # Only now: a start that fails has never accepted.
+                listen(public)
+                if parent is None:
+                    announce(settings, engine.claimed, public, ops)
+                if pulse is not None:
+                    server.on_start = pulse.serve
+                async with serving(create_ops(health, of_registry(engine.telemetry.metrics.registry)), settings, ops):
+                    await server.serve(sockets=[public])
+        finally:
+            await engine.runtime.aclose()
+            if beats is not None:
+                beats.cancel()
+    return 0 if server.started or health.draining else 1
+
+
+def _server(settings: Settings, engine: Engine) -> Listener:
     app, fast_path = create_app(settings, engine)
     on_client_left = engine.verify_queue.cancel
     protocol = http_protocol(
@@ -41,20 +85,24 @@ async def serve(
         fast_path=fast_path,
         on_client_left=on_client_left,
     )
-    server = make_server(app, protocol, grace_seconds=settings.shutdown_grace, ws=websocket_protocol(on_client_left))
-    # Handle signals first: one that comes during the start must not leave an embedded store running.
-    async with Drain(settings, health, server, parent):
-        try:
-            await engine.runtime.start()
-            _tune_garbage_collection()
-            if not health.draining:
-                if parent is None:
-                    announce(settings, engine.claimed, public, ops)
-                async with serving(create_ops(health, of_registry(engine.telemetry.metrics.registry)), settings, ops):
-                    await server.serve(sockets=[public])
-        finally:
-            await engine.runtime.aclose()
-    return 0 if server.started or health.draining else 1
+    return make_server(app, protocol, grace_seconds=settings.shutdown_grace, ws=websocket_protocol(on_client_left))
+
+
+def _reload(settings: Settings, engine: Engine, reread: Reread) -> None:
+    """Replace the secrets of the running engine, and let it read key sets again."""
+    kept = set(type(settings).model_fields) - IN_PLACE
+    found = reread(settings, kept=kept - {"secret_files"})
+    if found is not None:
+        asyncio.create_task(_apply(found, engine))  # noqa: RUF006 - it waits for a key set, and never for long
+
+
+async def _apply(settings: Settings, engine: Engine) -> None:
+    try:
+        await engine.reload(settings)
+    except ConfigError as error:
+        _log.error("configuration not reloaded, the old one stays in use: %s", "; ".join(error.problems))
+    else:
+        _log.info("configuration reloaded: secrets and key sets are read anew")
 
 
 def _tune_garbage_collection() -> None:

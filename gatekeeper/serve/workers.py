@@ -4,92 +4,104 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import multiprocessing
-import os
 import signal
 import socket
-from collections.abc import Callable
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final
 
-from prometheus_client.multiprocess import mark_process_dead
-
 from gatekeeper.app import create_ops
 from gatekeeper.build import build_sidecar
+from gatekeeper.serve.crew import Crew, RunWorker
 from gatekeeper.serve.listeners import serving
+from gatekeeper.serve.reload import Reread, on_hangup
 from gatekeeper.serve.start import announce
 from gatekeeper.settings import Settings
-from gatekeeper.telemetry.health import Health, of_workers
+from gatekeeper.telemetry.health import Health
+from gatekeeper.telemetry.multiprocess import of_workers
 
 _log = logging.getLogger("gatekeeper")
 
 _CHECK_SECONDS: Final = 0.1
+# The parent is bound to these for as long as it lives.
+_OF_THE_PARENT: Final = frozenset({"listen", "ops_listen", "workers", "data_dir", "log_format", "log_level"})
 
 
 class Workers:
-    """Worker processes that accept from the socket `public`. One that exits before the drain is replaced.
-
-    Each worker process calls `run_worker` with the socket and the process id of the parent.
-    """
+    """Worker processes that accept from the socket `public`, and the ops port that reports about all of them."""
 
     def __init__(
-        self, settings: Settings, public: socket.socket, run_worker: Callable[[socket.socket, int], None]
+        self, settings: Settings, public: socket.socket, run_worker: RunWorker, *, metrics_folder: Path, reread: Reread
     ) -> None:
         self._settings = settings
         self._public = public
-        self._run_worker = run_worker
-        self._context = multiprocessing.get_context("spawn")
-        self._processes: list[BaseProcess] = []
+        self._reread = reread
+        self._metrics_folder = metrics_folder
+        self._crew = Crew(settings, public, run_worker, metrics_folder=metrics_folder)
+        # This engine handles no requests: it keeps the embedded store running and reports readiness for all workers.
+        self._engine = build_sidecar(settings)
+        self._health = Health(self._faults, self._crew.death)
+        self._replacing: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Workers [{sum(process.is_alive() for process in self._processes)} alive]>"
+        return f"<Workers {self._crew!r}>"
 
-    async def run(self, ops: socket.socket | None, metrics_folder: Path) -> int:
-        """Run the workers until the drain is over, and return the exit code. The workers write their metrics into
-        `metrics_folder`. Raises `EmbeddedStoreFailed`."""
-        # This engine handles no requests: it keeps the embedded store running and reports readiness for all workers.
-        engine = build_sidecar(self._settings)
-        health = Health(engine.readiness.faults)
+    async def run(self, ops: socket.socket | None) -> int:
+        """Run the workers until the drain is over, and return the exit code. Raises `EmbeddedStoreFailed`."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._drain, health)
+            loop.add_signal_handler(number, self._drain)
+        on_hangup(self._hung_up, self._drain)
         try:
-            await engine.runtime.start()
-            announce(self._settings, engine.claimed, self._public, ops)
-            async with serving(create_ops(health, of_workers(metrics_folder)), self._settings, ops):
-                codes = await self._supervise(health)
+            await self._engine.runtime.start()
+            async with serving(create_ops(self._health, of_workers(self._metrics_folder)), self._settings, ops):
+                await self._supervise(ops)
         finally:
-            await engine.runtime.aclose()
-        # A worker that gets SIGTERM before it handles signals is killed by it; it had accepted no connection.
-        return 0 if all(code in {0, -signal.SIGTERM} for code in codes) else 1
+            await self._engine.runtime.aclose()
+        return self._crew.exit_code
 
-    def _drain(self, health: Health) -> None:
+    async def _faults(self) -> list[str]:
+        found = self._crew.faults()
+        return [*found, *await self._engine.readiness.faults()]
+
+    def _drain(self) -> None:
         """Pass a signal on to all workers. The first one begins the drain."""
-        if not health.draining:
-            health.draining = True
+        if not self._health.draining:
+            self._health.draining = True
             # As long as any process has the socket open, the kernel accepts connections that no worker would serve.
             asyncio.get_running_loop().call_later(self._settings.shutdown_delay, self._public.close)
-        for process in self._processes:
-            if process.is_alive():
-                process.terminate()
+        self._crew.terminate()
 
-    async def _supervise(self, health: Health) -> list[int | None]:
-        """Start the workers, replace those that exit, and return the exit codes when all have exited after a drain."""
-        self._processes = [self._start() for _ in range(self._settings.workers) if not health.draining]
-        while any(process.is_alive() for process in self._processes) or not health.draining:
-            for position, process in enumerate(self._processes):
-                if process.is_alive() or health.draining:
-                    continue
-                _log.error("worker restarted: the process exited", extra={"exit_code": process.exitcode})
-                mark_process_dead(process.pid)  # type: ignore[no-untyped-call]
-                self._processes[position] = self._start()
+    async def _supervise(self, ops: socket.socket | None) -> None:
+        announced = False
+        while self._crew or not self._health.draining:
+            self._crew.look()
+            if not announced and self._crew.serves:
+                announced = True
+                announce(self._settings, self._engine.claimed, self._public, ops)
             await asyncio.sleep(_CHECK_SECONDS)
-        return [process.exitcode for process in self._processes]
+        if self._replacing is not None:
+            await self._replacing
 
-    def _start(self) -> BaseProcess:
-        process = self._context.Process(
-            target=self._run_worker, args=(self._public, os.getpid()), name="gatekeeper-worker"
-        )
-        process.start()
-        return process
+    def _hung_up(self) -> None:
+        """Read the settings again and replace the workers, unless that is under way."""
+        if self._health.draining or (self._replacing is not None and not self._replacing.done()):
+            return
+        self._replacing = asyncio.create_task(self._replace())
+
+    async def _replace(self) -> None:
+        settings = self._reread(self._settings, kept=_OF_THE_PARENT)
+        if settings is None:
+            return
+        await self._renew_engine(settings)
+        if await self._crew.replace(settings):
+            self._settings = settings
+            _log.info("configuration reloaded: every worker is replaced")
+
+    async def _renew_engine(self, settings: Settings) -> None:
+        engine, before = build_sidecar(settings), self._engine
+        if settings.redis_url is None:
+            # The store that this process keeps running stays as it is.
+            return
+        await engine.runtime.start()
+        self._engine = engine
+        await before.runtime.aclose()

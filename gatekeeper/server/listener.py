@@ -15,15 +15,24 @@ from gatekeeper.server.protocol import HttpServerProtocol
 _MOST_ACCEPTED: Final = 4096
 
 
+def _nothing() -> None:
+    """Do nothing: the default callback."""
+
+
 class Listener(uvicorn.Server):
     """uvicorn without signal handlers, since several listeners share one loop and one drain.
 
-    `protocol` is the class that `config` names.
+    `protocol` is the class that `config` names; `on_start` is called when connections are accepted.
     """
 
     def __init__(self, config: uvicorn.Config, protocol: type[HttpServerProtocol]) -> None:
         super().__init__(config)
         self._protocol = protocol
+        self.on_start = _nothing
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.on_start()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -138,6 +138,8 @@ def _checks_itself(settings: SettingFields) -> bool:
 
 def _overlap(one: ListenAddress, other: ListenAddress) -> bool:
     """Return true where only one of two addresses can be listened on."""
+    if one.fd is not None or other.fd is not None:
+        return one.fd == other.fd
     if one.path is not None or other.path is not None:
         return one.path == other.path
     hosts = {_host(one), _host(other)}
@@ -146,6 +148,8 @@ def _overlap(one: ListenAddress, other: ListenAddress) -> bool:
 
 def _reaches(target: ListenAddress, listen: ListenAddress) -> bool:
     """Return true where a connection to `target` certainly reaches `listen`; the same port on another host does not."""
+    if listen.fd is not None:
+        return False
     if target.path is not None or listen.path is not None:
         return target.path == listen.path
     local = listen.host in _WILDCARDS and (target.host in _WILDCARDS or is_loopback(target.host))

@@ -56,13 +56,17 @@ _RESERVED_HEADERS = frozenset(
 
 @dataclass(frozen=True)
 class ListenAddress:
-    """An address to listen on: `host` and `port` (0: any free port), or else the `path` of a Unix socket."""
+    """An address to listen on: `host` and `port` (0: any free port), or else the `path` of a Unix socket, or `fd`, the
+    number of an inherited socket."""
 
     host: str | None = None
     port: int | None = None
     path: str | None = None
+    fd: int | None = None
 
     def __str__(self) -> str:
+        if self.fd is not None:
+            return f"fd:{self.fd}"
         if self.path is not None:
             return f"unix:{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in (self.host or "") else f"{self.host}:{self.port}"
@@ -77,7 +81,11 @@ class IdentityHeader(NamedTuple):
 
 
 def parse_listen(text: str) -> ListenAddress:
-    """Parse `host:port`, `[v6]:port` or `unix:/path`."""
+    """Parse `host:port`, `[v6]:port`, `unix:/path` or `fd:3`."""
+    if inherited := re.fullmatch(r"fd:([0-9]{1,9})", text):
+        if int(inherited[1]) in (1, 2):
+            raise ValueError("is where the logs go")
+        return ListenAddress(fd=int(inherited[1]))
     if text.startswith("unix:"):
         return ListenAddress(path=_socket_path(text.removeprefix("unix:")))
     host, colon, port = text.rpartition(":")

@@ -28,6 +28,7 @@ DIALECT_NAMES = ("django", "express", "fastapi", "mockstream", "users_me")
 
 _setting = partial(setting, group="Proxy")
 
+_ADDRESS = SettingReader(parse=grammar.parse_listen, accepted="host:port, [v6]:port, unix:/path or fd:<number>")
 _PUBLIC_PATTERNS = ListReader(parse=grammar.parse_pattern, accepted=grammar.PATTERN_WORDS, none="empty")
 _RATE = or_off(SettingReader(parse=grammar.parse_rate, accepted="number/period, such as 50/s or 10/15m"))
 
@@ -68,13 +69,14 @@ class ProxySettings(SettingsGroup):
         default_text="the system's",
         example="/etc/ssl/certs/backend-ca.pem",
     )
-    listen: Annotated[
-        ListenAddress, SettingReader(parse=grammar.parse_listen, accepted="host:port, [v6]:port or unix:/path")
-    ] = _setting("127.0.0.1:8000", "The address that clients connect to. Port 0 takes any free port.")
-    ops_listen: Annotated[
-        ListenAddress | None,
-        or_off(SettingReader(parse=grammar.parse_listen, accepted="host:port, [v6]:port or unix:/path")),
-    ] = _setting("127.0.0.1:9090", "The address of health checks and metrics, apart from that for clients.")
+    listen: Annotated[ListenAddress, _ADDRESS] = _setting(
+        "127.0.0.1:8000",
+        "The address that clients connect to. Port 0 takes any free port; `fd:3` is an inherited socket. Where it is "
+        "not set, the first socket of systemd (`LISTEN_FDS`) comes before the default.",
+    )
+    ops_listen: Annotated[ListenAddress | None, or_off(_ADDRESS)] = _setting(
+        "127.0.0.1:9090", "The address of health checks and metrics, apart from that for clients."
+    )
     workers: Annotated[int, integer(1, 256)] = _setting("1", "The number of worker processes.")
     max_header_bytes: Annotated[int, size("1KiB", "1MiB")] = _setting(
         "64KiB", "The largest size of the request line, headers and trailers of one request together; above it, 431."

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.multiprocess import MultiProcessCollector
 
 Scrape = Callable[[], tuple[bytes, str]]
 
 
-class Health:
-    """The readiness of a process: not ready as soon as a drain begins, else as `faults` reports."""
+def _alive() -> None:
+    """Report no death: a process that responds is alive."""
 
-    def __init__(self, faults: Callable[[], Awaitable[list[str]]]) -> None:
+
+class Health:
+    """The readiness of a process: not ready as soon as a drain begins, else as `faults` reports. `death` returns why it
+    should be restarted, None while it need not."""
+
+    def __init__(self, faults: Callable[[], Awaitable[list[str]]], death: Callable[[], str | None] = _alive) -> None:
         self._faults = faults
+        self.death = death
         self.draining = False
 
     async def faults(self) -> list[str]:
@@ -29,14 +33,3 @@ class Health:
 def of_registry(registry: CollectorRegistry) -> Scrape:
     """Return a scrape of the metrics of this process."""
     return lambda: (generate_latest(registry), CONTENT_TYPE_LATEST)
-
-
-def of_workers(folder: Path) -> Scrape:
-    """Return a scrape of the metrics of all workers, which they keep in files in `folder`."""
-
-    def scrape() -> tuple[bytes, str]:
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
-        return generate_latest(registry), CONTENT_TYPE_LATEST
-
-    return scrape

@@ -8,6 +8,7 @@ import logging
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -107,6 +108,11 @@ class StaticKeys:
     def __repr__(self) -> str:
         return f"StaticKeys({', '.join(f'{len(keys)} for {name}' for name, keys in self._keys.items())})"
 
+    def replace(self, other: StaticKeys) -> None:
+        """Take the keys of `other`. What was verified with those of before is verified again."""
+        self._keys = other._keys
+        self.generation += 1
+
     async def find(self, *, algorithm: str, kid: str | None) -> Sequence[VerificationKey]:
         return self._keys.get(algorithm, ())
 
@@ -125,6 +131,11 @@ class JoinedKeys:
 
     def __init__(self, *sources: KeySource) -> None:
         self._sources = sources
+
+    @property
+    def sources(self) -> tuple[KeySource, ...]:
+        """The sources, in order."""
+        return self._sources
 
     def __repr__(self) -> str:
         return f"JoinedKeys({', '.join(map(repr, self._sources))})"
@@ -254,6 +265,12 @@ class JwksKeys:
         if tasks:
             await asyncio.wait(tasks)
         self._timer = self._fetching = None
+
+    async def reread(self) -> None:
+        """Fetch the key set now, however long ago that was done. Without a valid response the last set stays."""
+        self._tried_at = None
+        with suppress(KeysUnavailable):
+            await self.refresh()
 
     def _is_due(self) -> bool:
         if self._tried_at is None:

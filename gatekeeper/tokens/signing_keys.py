@@ -63,6 +63,16 @@ class SigningKeys:
     def __repr__(self) -> str:
         return f"SigningKeys({self.algorithm}, {len(self.hmac_secrets or self.public_keys_pem)} to verify)"
 
+    def replace(self, other: SigningKeys) -> None:
+        """Take the keys of `other`, which are of the same kind. Raises `ValueError`."""
+        if (self.jwks is None) != (other.jwks is None):
+            raise ValueError("HMAC secrets became private keys, or the reverse; accepted: the kind of before")
+        jwks = self.jwks
+        if jwks is not None and other.jwks is not None:
+            # The endpoint serves this very object.
+            jwks["keys"] = other.jwks["keys"]
+        self.__dict__.update(other.__dict__ | {"jwks": jwks})
+
     def sign(self, claims: Mapping[str, Any]) -> str:
         """Sign `claims` as a compact JWS. Raises `ValueError` where they are not JSON."""
         # `jwt.encode` would warn at each call that a secret for HS512 is under 64 bytes; rule 2.4 asks for 32.

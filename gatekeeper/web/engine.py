@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
 
 from gatekeeper.auth.gate import Gate
 from gatekeeper.runtime import Readiness, Runtime
@@ -16,7 +17,10 @@ from gatekeeper.web.services import Services
 
 
 class Engine(NamedTuple):
-    """The parts that a host stands on; a host takes what it needs and passes the engine to nothing."""
+    """The parts that a host stands on; a host takes what it needs and passes the engine to nothing.
+
+    `reload` takes the secrets of other settings, and lets key sets be read again. Raises `ConfigError`.
+    """
 
     runtime: Runtime
     readiness: Readiness
@@ -29,6 +33,7 @@ class Engine(NamedTuple):
     verify_queue: VerifyQueue
     services: Services
     claimed: list[str]
+    reload: Callable[[Any], Awaitable[None]]
 
     def __repr__(self) -> str:
         return f"<Engine {self.runtime!r} {self.readiness!r}>"

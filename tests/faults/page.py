@@ -33,6 +33,7 @@ APART: Mapping[str, tuple[str, str]] = {
     "R23": ("the store expires no keys by itself", "sessions end by the deadlines in their records"),
     "T1": ("the host's clock jumps by an hour, either way", "no session ends; tokens are judged by that clock"),
     "T2": ("Gatekeeper frozen and thawed", "a user who was signed out meanwhile is refused at the first request"),
+    "K2": ("Gatekeeper is restarted under load, by an inherited socket or by `/readyz`", "no request fails"),
     "K11": ("the store is not there at the start", "503, `/readyz` too; service as soon as it is there"),
     "K12": (
         "two releases on one store",

@@ -93,6 +93,7 @@ def test_a_refused_value_is_quoted_on_one_line_and_cut() -> None:
         ("[::1]:8000", ListenAddress(host="::1", port=8000)),
         ("localhost:80", ListenAddress(host="localhost", port=80)),
         ("unix:/run/gatekeeper.sock", ListenAddress(path="/run/gatekeeper.sock")),
+        ("fd:3", ListenAddress(fd=3)),
     ],
 )
 def test_listen_addresses(text: str, address: ListenAddress) -> None:
@@ -100,9 +101,11 @@ def test_listen_addresses(text: str, address: ListenAddress) -> None:
     assert str(address) == text
 
 
-@pytest.mark.parametrize("text", ["8000", ":8000", "*:8000", "::1:8000", "a:65536", "unix:run", "unix:/" + "x" * 107])
+@pytest.mark.parametrize(
+    "text", ["8000", ":8000", "*:8000", "::1:8000", "a:65536", "fd:1", "fd:x", "unix:run", "unix:/" + "x" * 107]
+)
 def test_other_listen_addresses_are_refused(text: str) -> None:
-    assert "accepted: host:port, [v6]:port or unix:/path" in problem("LISTEN", text)
+    assert "accepted: host:port, [v6]:port, unix:/path or fd:<number>" in problem("LISTEN", text)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -227,7 +227,7 @@ def environment(**settings: str) -> dict[str, str]:
         "ops_listen": "127.0.0.1:0",
         "log_format": "json",
     }
-    if "jwks_url" in settings or "jwt_public_key" in settings:
+    if {"jwks_url", "jwt_public_key", "jwt_secret_file"} & settings.keys():
         del usual["jwt_secret"]
     outside = {name: value for name, value in os.environ.items() if not name.startswith("GATEKEEPER_")}
     return outside | {f"GATEKEEPER_{name.upper()}": value for name, value in (usual | settings).items()}
@@ -290,18 +290,26 @@ class Sidecar:
     """One `gatekeeper serve` and what it says."""
 
     def __init__(
-        self, settings: dict[str, str], directory: Path, number: int = 0, *, options: Iterable[str] = ()
+        self,
+        settings: dict[str, str],
+        directory: Path,
+        number: int = 0,
+        *,
+        options: Iterable[str] = (),
+        pass_fds: Collection[int] = (),
+        launcher: str = "",
     ) -> None:
         self._out, self._err = directory / f"stdout-{number}", directory / f"stderr-{number}"
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
-                [_COMMAND, *options, "serve"],
+                [sys.executable, "-c", launcher, _COMMAND] if launcher else [_COMMAND, *options, "serve"],
                 env=environment(**settings),
                 cwd=directory,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
                 start_new_session=True,
+                pass_fds=pass_fds,
             )
         self.url = self.ops = ""
         self.paths: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from gatekeeper.serve import inherited
+from tests.servers import fetch
 from tests.system.sidecar import (
     START_SECONDS,
     Backend,
@@ -123,3 +126,82 @@ def test_a_signal_during_the_start_leaves_nothing_behind(backend: Backend, tmp_p
     finally:
         gate.close()
         kill_embedded(data_dir)
+
+
+# As systemd does it: the socket is 3, and for this very process.
+_SYSTEMD = """
+import os, sys
+os.dup2({number}, 3)
+del os.environ["GATEKEEPER_LISTEN"]
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[1], [sys.argv[1], "serve"])
+"""
+
+
+def _connects(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_start_that_fails_never_accepts(store: Store, backend: Backend, tmp_path: Path, workers: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = int(free.getsockname()[1])
+    # The settings are read; that the key cannot be used is seen when it is loaded.
+    pem = forge.pem(ec.generate_private_key(ec.SECP256R1())).replace("A", "B")
+    settings = {"listen": f"127.0.0.1:{port}", "workers": workers, "redis_url": store.url, "jwt_public_key": pem}
+    gate = Sidecar({"upstream_url": backend.url, **settings}, tmp_path)
+    try:
+        while gate.process.poll() is None:
+            assert not _connects(port)
+        assert gate.process.returncode == 2
+        assert "Traceback" not in gate.stderr
+    finally:
+        gate.close()
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_inherited_socket_is_served(store: Store, backend: Backend, tmp_path: Path, workers: str) -> None:
+    settings = {"upstream_url": backend.url, "redis_url": store.url, "workers": workers}
+    with socket.create_server(("127.0.0.1", 0)) as passed:
+        url = f"http://127.0.0.1:{passed.getsockname()[1]}"
+        number = passed.fileno()
+        by_number = {**settings, "listen": f"fd:{number}"}
+        for place, (given, launcher) in enumerate(((by_number, ""), (settings, _SYSTEMD.format(number=number)))):
+            gate = Sidecar(given, tmp_path, place, pass_fds=(number,), launcher=launcher)
+            try:
+                gate.wait_until_listening()
+                assert gate.url == url
+                assert fetch(url).status == 401
+                gate.terminate()
+                assert gate.exit_code() == 0
+            finally:
+                gate.close()
+        # The socket outlives both.
+        assert _connects(passed.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("listen", "why"),
+    [
+        ("fd:999", "Bad file descriptor; accepted: the number of an inherited socket"),
+        ("fd:0", "Socket operation on non-socket; accepted: the number of an inherited socket"),
+    ],
+)
+def test_a_number_that_is_no_socket_is_told_in_one_line(backend: Backend, store: Store, listen: str, why: str) -> None:
+    done = command("serve", upstream_url=backend.url, redis_url=store.url, listen=listen)
+    assert done.returncode == 1
+    assert one_line(done.stderr) == f"gatekeeper: cannot listen on {listen}: {why}"
+
+
+@pytest.mark.parametrize(
+    ("count", "pid", "numbers"),
+    [("2", "own", [3, 4]), ("1", "", [3]), ("1", "1", []), ("", "own", []), ("0", "own", []), ("x", "own", [])],
+)
+def test_sockets_for_another_process_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch, count: str, pid: str, numbers: list[int]
+) -> None:
+    monkeypatch.setenv("LISTEN_FDS", count)
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()) if pid == "own" else pid)
+    assert list(inherited.numbers()) == numbers
