@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from gatekeeper.auth.oauth import IntrospectionClients
-from gatekeeper.build.tokens import signing_keys, verification_keys
-from gatekeeper.build.web import client_secrets
+from gatekeeper.build.tokens import client_secrets, signing_keys, verification_keys
 from gatekeeper.errors import ConfigError
 from gatekeeper.settings import Settings
 from gatekeeper.tokens.keys import JoinedKeys, JwksKeys, KeySource, StaticKeys, http_fetcher

@@ -130,3 +130,8 @@ def backchannel_logout(
         sub_is_user=settings.jwt_user_claim == "sub",
         session_seconds=settings.session_ttl,
     )
+
+
+def client_secrets(settings: Settings) -> dict[str, str]:
+    """The secrets of the clients that may introspect and revoke tokens, by id."""
+    return {client.id: client.secret.get_secret_value() for client in settings.introspection_clients}

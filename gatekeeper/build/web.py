@@ -9,6 +9,7 @@ from gatekeeper.auth.oauth import BackChannelLogout, IntrospectionClients, Token
 from gatekeeper.auth.services import SignInServices
 from gatekeeper.build.paths import enabled_endpoints, path_table
 from gatekeeper.build.sign_in import sign_out
+from gatekeeper.build.tokens import client_secrets
 from gatekeeper.dialects.router import Router
 from gatekeeper.http.client_address import TrustedProxies
 from gatekeeper.http.headers import IdentityHeaders
@@ -89,8 +90,3 @@ def web_parts(
     routes = [*(endpoint.route for endpoint in enabled), *router.routes()]
     claimed = [f"{route.method} {route.template}" for route in routes]
     return WebParts(pipeline, rules, responder, claimed, clients)
-
-
-def client_secrets(settings: Settings) -> dict[str, str]:
-    """The secrets of the clients that may introspect and revoke tokens, by id."""
-    return {client.id: client.secret.get_secret_value() for client in settings.introspection_clients}

@@ -10,7 +10,7 @@ import sys
 from functools import partial
 
 from gatekeeper.app import create_app, create_ops
-from gatekeeper.build import build_sidecar
+from gatekeeper.build import build_sidecar, check_keys
 from gatekeeper.errors import ConfigError
 from gatekeeper.forward.http import ResponseTruncated
 from gatekeeper.serve.drain import Drain
@@ -91,7 +91,7 @@ def _server(settings: Settings, engine: Engine) -> Listener:
 def _reload(settings: Settings, engine: Engine, reread: Reread) -> None:
     """Replace the secrets of the running engine, and let it read key sets again."""
     kept = set(type(settings).model_fields) - IN_PLACE
-    found = reread(settings, kept=kept - {"secret_files"})
+    found = reread(settings, kept=kept - {"secret_files"}, check=check_keys)
     if found is not None:
         asyncio.create_task(_apply(found, engine))  # noqa: RUF006 - it waits for a key set, and never for long
 

@@ -11,7 +11,6 @@ from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from pathlib import Path
 
-from gatekeeper.build import check_keys
 from gatekeeper.errors import ConfigError
 from gatekeeper.settings import Settings, load
 from gatekeeper.settings.env_file import load_env_file
@@ -31,14 +30,16 @@ class Reread:
         self._env_file = env_file.absolute() if env_file is not None else None
         self._names = names
 
-    def __call__(self, before: Settings, *, kept: AbstractSet[str]) -> Settings | None:
-        """Return the settings, with the fields `kept` as they were. Without valid ones, say so in the log and return
-        None: those of before stay in use."""
+    def __call__(
+        self, before: Settings, *, kept: AbstractSet[str], check: Callable[[Settings], None]
+    ) -> Settings | None:
+        """Return the settings, with the fields `kept` as they were. Without valid ones, or where `check` raises
+        `ConfigError`, say so in the log and return None: those of before stay in use."""
         try:
             environ = {name: value for name, value in os.environ.items() if name not in self._names}
             names = load_env_file(self._env_file, environ) if self._env_file is not None else frozenset[str]()
             settings = load(environ, require_upstream=True)
-            check_keys(settings)
+            check(settings)
         except ConfigError as error:
             for problem in error.problems:
                 _log.error("configuration not reloaded, the old one stays in use: %s", problem)

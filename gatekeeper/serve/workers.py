@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from gatekeeper.app import create_ops
-from gatekeeper.build import build_sidecar
+from gatekeeper.build import build_sidecar, check_keys
 from gatekeeper.serve.crew import Crew, RunWorker
 from gatekeeper.serve.listeners import serving
 from gatekeeper.serve.reload import Reread, on_hangup
@@ -89,7 +89,7 @@ class Workers:
         self._replacing = asyncio.create_task(self._replace())
 
     async def _replace(self) -> None:
-        settings = self._reread(self._settings, kept=_OF_THE_PARENT)
+        settings = self._reread(self._settings, kept=_OF_THE_PARENT, check=check_keys)
         if settings is None:
             return
         await self._renew_engine(settings)

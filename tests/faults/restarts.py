@@ -178,10 +178,10 @@ async def trial(*, hosts: int, workers: int, restarts: int, requests: int) -> Ou
         for host in running:
             await host.until_ready()
         async with _asking(running):
-            return await _under_load(running, backend, restarts, requests)
+            return await _under_load(running, restarts, requests)
 
 
-async def _under_load(hosts: list[Host], backend: Backend, restarts: int, requests: int) -> Outcome:
+async def _under_load(hosts: list[Host], restarts: int, requests: int) -> Outcome:
     load = Load(hosts)
     clients = [asyncio.create_task(load.client()) for _ in range(_CLIENTS)]
     for number in range(restarts):
@@ -191,7 +191,6 @@ async def _under_load(hosts: list[Host], backend: Backend, restarts: int, reques
         await asyncio.to_thread(host.stop)
         await asyncio.to_thread(host.start)
         await host.until_ready()
-        backend.raw.clear()
     while load.requests < requests and not load.failures:  # noqa: ASYNC110
         await asyncio.sleep(0.02)
     load.over = True
