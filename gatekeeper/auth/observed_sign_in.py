@@ -26,7 +26,6 @@ from gatekeeper.tokens.issuer import digest
 _CROWDED_SECONDS: Final = 60
 # Anything else is no usable token: there is nothing to end, and the backend responds.
 _LOGOUT_PROBLEMS: Final = frozenset({Reason.TOKEN_INVALID, Reason.STORE_UNAVAILABLE})
-_REFUSED_LOGIN: Final = frozenset({401, 403})
 
 
 def refresh_token(token: str | None) -> RefreshToken | None:
@@ -101,12 +100,12 @@ class Login(_Observed):
 
     async def _signed_in(self, response: SignInResponse) -> Problem | None:
         address, attempts = self._request.address, self._services.attempts
-        if response.status in _REFUSED_LOGIN:
+        claims = await self._claims(response.given.access_token)
+        if claims is None and response.status in self._services.failure_statuses:
             if attempts is not None:
                 await attempts.failed(self._request.user_names, address)
             await record_failed_login(self._services, self._request, self.owner)
             return None
-        claims = await self._claims(response.given.access_token)
         if claims is None:
             return None
         bearer = await self._bearer()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
 
 import msgspec
@@ -30,6 +31,7 @@ class SignInServices(msgspec.Struct, frozen=True, kw_only=True):
     events: EventCounter
     audit_log: AuditLog
     attempts: LoginAttempts | None
+    failure_statuses: Collection[int]
 
 
 def refusal(end_reason: EndReason | None) -> Problem:

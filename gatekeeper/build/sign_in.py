@@ -39,6 +39,7 @@ def sign_in_services(
         events=metrics,
         audit_log=store.runner.outbox.audit_log,
         attempts=login_attempts(settings, store.client),
+        failure_statuses=frozenset(settings.login_failure_status),
     )
 
 

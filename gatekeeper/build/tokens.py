@@ -100,6 +100,7 @@ def _login_check(settings: Settings, application: Any) -> LoginCheck:
         connect_timeout_seconds=settings.upstream_connect_timeout,
         user_pointer=settings.login_user_pointer,
         claims=settings.login_claims,
+        refusals=settings.login_failure_status,
         transport=transport,
         ca_file=str(settings.upstream_ca_file) if settings.upstream_ca_file else None,
         uds=uds,

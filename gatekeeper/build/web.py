@@ -16,6 +16,7 @@ from gatekeeper.http.headers import IdentityHeaders
 from gatekeeper.http.origins import Origins
 from gatekeeper.settings import Settings
 from gatekeeper.telemetry.telemetry import Telemetry
+from gatekeeper.tokens.login_names import LoginNames
 from gatekeeper.tokens.signing_keys import SigningKeys
 from gatekeeper.tokens.sources import TokenSources
 from gatekeeper.web.endpoints import Endpoints
@@ -61,6 +62,7 @@ def web_parts(
         identity=IdentityHeaders(settings.identity_headers),
         trusted=TrustedProxies(settings.trusted_proxies),
         origins=Origins(settings.cors_origins),
+        login_names=LoginNames(settings.login_name_fields),
         forward_authorization=settings.forward_authorization,
         cookie_transport=signing is not None and settings.token_transport == "cookie",  # noqa: S105 - no token
     )

@@ -348,10 +348,26 @@ def parse_retention(text: str) -> tuple[int | None, float | None]:
         if not 1 <= int(text) <= 1_000_000_000:
             raise ValueError("is not a number of events from 1 to 1000000000")
         return int(text), None
+    if text[-1:].isdigit():
+        raise ValueError("is neither a whole number nor a duration with its unit")
     seconds = parse_duration(text)
     if not 1 <= seconds <= 3650 * 86_400:
         raise ValueError("is not a duration from 1s to 3650d")
     return None, seconds
+
+
+def parse_failure_status(text: str) -> int:
+    """Parse a status by which a backend refuses a login."""
+    if not re.fullmatch(r"[2-5][0-9]{2}", text):
+        raise ValueError("is not a status from 200 to 599")
+    return int(text)
+
+
+def parse_field_name(text: str) -> str:
+    """Parse the name of a member of a body, without the names of the objects around it."""
+    if not re.fullmatch(r"[^\s\[\]{}\"'=:&;<>/]{1,128}", text) or not re.search(r"\w", text):
+        raise ValueError("is not the name of a member, such as username")
+    return text
 
 
 def parse_geo(text: str) -> str:

@@ -110,6 +110,22 @@ class TokenSettings(SettingsGroup):
     logout_paths: Annotated[tuple[str, ...], _CREDENTIAL_PATTERNS] = _setting(
         "*/auth/logout,/logout", "Paths where clients sign out. A pattern without a method is for POST."
     )
+    login_name_fields: Annotated[
+        tuple[str, ...],
+        ListReader(parse=grammar.parse_field_name, accepted="names separated by commas, such as username,email"),
+    ] = _setting(
+        "username,email,identifier,login,phone,account",
+        "The names under which a login holds its user name, for counting failures: in its body or query, at any depth, "
+        "as `username`, `user[username]`, `username[]` or `UserName`. Every value found counts.",
+    )
+    login_failure_status: Annotated[
+        tuple[int, ...],
+        ListReader(parse=grammar.parse_failure_status, accepted="statuses separated by commas, such as 401,403"),
+    ] = _setting(
+        "401,403",
+        "The statuses by which the backend refuses a user name or password. A response that hands out a good token is "
+        "no refusal, whatever its status.",
+    )
     signing_key: Annotated[tuple[SecretStr, ...], signing_key_reader()] = _setting(
         (),
         "With `TOKENS=issue`: the keys that sign tokens, all of one kind. The first one signs, all of them verify.",

@@ -1,41 +1,36 @@
-"""Search a request body for tokens and user names in unexpected places.
+"""Search a request for tokens in unexpected places.
 
 A backend may read a body in ways that Gatekeeper cannot know: as JSON or as a form, under any member name, the first or
 the last of two values, compressed, in UTF-16, or with trailing bytes. No such choice may hide the refresh token of an
-ended session, or the user name of a failed login. So every decoding of the body is searched for texts that look like a
-token, and for values that follow the name of a user name member. The results are only looked up, never trusted.
+ended session. So every field of the body (`body_fields.py`), and every decoding of the whole request, is searched for
+texts that look like a token. The results are only looked up, never trusted.
 """
 
 from __future__ import annotations
 
 import binascii
+import html
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
 import brotli
 
-from gatekeeper.tokens.credentials import MAX_BODY_BYTES, normalise_user_name
+from gatekeeper.http.headers import Headers
+from gatekeeper.tokens.body_fields import Field, Unsearchable
+from gatekeeper.tokens.credentials import MAX_BODY_BYTES
 
 # A shorter refresh token could be guessed, so it is no secret.
 _MIN_TOKEN_CHARACTERS: Final = 16
-_RUN: Final = re.compile(rb"""[^\x00-\x20\x7f-\xff"'`,{}\[\]()&;<>\\]{16,8192}""")
+_RUN: Final = re.compile(rb"""[^\x00-\x20\x7f-\xff"'`,{}\[\]()&;<>\\]{16,}""")
 _BASE64: Final = re.compile(rb"[A-Za-z0-9+/_-]{22,}={0,2}")
 _UNICODE: Final = re.compile(rb"\\u00([0-7][0-9A-Fa-f])")
-# `user_name`, `USERNAME`, `user.name` and the like, in JSON and in both kinds of form.
-_NAME: Final = rb"(?:user[._ -]?name|e[._ -]?mail)"
-_JSON_NAME: Final = re.compile(rb'"' + _NAME + rb'"\s*:\s*"((?:[^"\\]|\\.){0,2048})"', re.IGNORECASE | re.DOTALL)
-_FORM_NAME: Final = re.compile(rb"(?:\A|[&;])" + _NAME + rb"=([^&;]{0,2048})", re.IGNORECASE)
-_PART_NAME: Final = re.compile(
-    rb'name="?' + _NAME + rb'"?[^\r\n]*\r?\n(?:[^\r\n]+\r?\n)*\r?\n([^\r\n]{0,2048})', re.IGNORECASE
-)
-_MAX_NAMES: Final = 8
-
-
-class Unsearchable(ValueError):
-    """The body is too large, has an unknown encoding, or holds too many candidates."""
+_MAX_TOKEN_BYTES: Final = 8192
+_TOKEN_NAME: Final = re.compile("refresh|token", re.IGNORECASE)
+_URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
+_MOST_DECODINGS: Final = 3
 
 
 def decodings(content: bytes, encoding: bytes) -> list[bytes]:
@@ -90,47 +85,89 @@ def _unbrotli(content: bytes) -> bytes:
     return output
 
 
-def find_token_candidates(texts: Iterable[bytes], *, limit: int) -> list[str]:
-    """Return every run of characters in `texts` that may be a token. Raises `Unsearchable` for over `limit` of them."""
+def find_token_candidates(
+    texts: Iterable[bytes], fields: Iterable[Field], headers: Headers, *, limit: int
+) -> list[str]:
+    """Return every text of a refresh that may be a token: runs of characters in the decodings of its body and query,
+    and in its headers, and the values of its fields.
+
+    Raises `Unsearchable` for over `limit` of them, and for a token that no client is given: over 8,192 bytes, or not
+    ASCII.
+    """
     found: dict[str, None] = {}
     for text in texts:
-        for variant in _unescaped(text):
-            for run in _RUN.findall(variant):
-                for candidate in (run, run.partition(b"=")[2], run.partition(b":")[2]):
-                    if len(candidate) >= _MIN_TOKEN_CHARACTERS:
-                        found[candidate.decode("ascii")] = None
-            if len(found) > limit:
+        for run in _runs(text):
+            if len(run) > _MAX_TOKEN_BYTES:
                 raise Unsearchable
+            found |= dict.fromkeys(_candidates(run))
+        if len(found) > limit:
+            raise Unsearchable
+    for path, value in (*fields, *_named_headers(headers)):
+        content = value.strip()
+        if any(map(_TOKEN_NAME.search, path)) or not path:
+            _check_form(content)
+        # Also as a backend may have it that resolves entities twice, or ignores the lines of a long text.
+        for each in (content, html.unescape(content), "".join(content.split()) if "\n" in content else ""):
+            if len(each) >= _MIN_TOKEN_CHARACTERS:
+                found[each] = None
+    for _, line in headers:
+        found |= dict.fromkeys(candidate for run in _runs(line) for candidate in _candidates(run))
+    if len(found) > limit:
+        raise Unsearchable
     return list(found)
 
 
+def _runs(text: bytes) -> Iterator[bytes]:
+    for variant in _unescaped(text):
+        yield from _RUN.findall(variant)
+
+
+def _candidates(run: bytes) -> Iterator[str]:
+    for candidate in (run, run.partition(b"=")[2], run.partition(b":")[2]):
+        if len(candidate) >= _MIN_TOKEN_CHARACTERS:
+            yield candidate.decode("ascii")
+
+
+def _check_form(value: str) -> None:
+    """Raise `Unsearchable` for a text in the place of a token that is too long for one, or not ASCII."""
+    if len(value) > _MAX_TOKEN_BYTES or (not value.isascii() and not any(map(str.isspace, value))):
+        raise Unsearchable
+
+
+def _named_headers(headers: Headers) -> Iterator[Field]:
+    """Yield the cookies and headers whose names say that they hold a token."""
+    for name, line in headers:
+        if name == b"cookie":
+            for pair in line.split(b";"):
+                cookie, _, value = pair.partition(b"=")
+                if _TOKEN_NAME.search(cookie.decode("latin-1")):
+                    yield Field((cookie.decode("latin-1").strip(),), _percent_decoded(value))
+        elif name != b"authorization" and _TOKEN_NAME.search(name.decode("latin-1")):
+            yield Field((name.decode("latin-1"),), _percent_decoded(line))
+        elif name == b"authorization" and line[:7].lower() == b"bearer ":
+            yield Field(("token",), line[7:].decode("utf-8", "replace"))
+
+
+def _percent_decoded(octets: bytes) -> str:
+    return unquote_to_bytes(octets.strip(b' \t"')).decode("utf-8", "replace")
+
+
 def _unescaped(text: bytes) -> list[bytes]:
-    """Return `text` as it is, without the escapes of JSON and of URLs, and what its runs of base64 decode to."""
+    """Return `text` as it is, without the escapes of JSON, URLs (twice too) and XML, and what its runs of base64 decode
+    to."""
     plain = _UNICODE.sub(lambda match: bytes((int(match[1], 16),)), text).replace(b"\\/", b"/")
-    variants = dict.fromkeys((text, plain, unquote_to_bytes(text)))
+    variants = dict.fromkeys((text, plain))
+    once = text
+    for _ in range(_MOST_DECODINGS):
+        once = unquote_to_bytes(once)
+        variants[once] = None
+    if b"&" in text:
+        variants[html.unescape(text.decode("latin-1")).encode("latin-1", "replace")] = None
     for run in _BASE64.findall(text):
         try:
-            decoded = binascii.a2b_base64(run.rstrip(b"=") + b"=" * (-len(run.rstrip(b"=")) % 4))
+            decoded = binascii.a2b_base64(run.translate(_URL_SAFE).rstrip(b"=") + b"=" * (-len(run.rstrip(b"=")) % 4))
         except binascii.Error:
             continue
         if decoded.isascii():
             variants[decoded] = None
     return list(variants)
-
-
-def find_user_names(texts: Sequence[bytes]) -> tuple[str, ...]:
-    """Return the user names in `texts`, normalised; at most eight."""
-    found: dict[str, None] = {}
-    for text in texts:
-        plain = _UNICODE.sub(lambda match: bytes((int(match[1], 16),)), text)
-        for raw in (*_JSON_NAME.findall(plain), *_PART_NAME.findall(text)):
-            found[normalise_user_name(raw.decode("utf-8", "replace"))] = None
-        for raw in _FORM_NAME.findall(_unquote_names(text)):
-            found[normalise_user_name(unquote_to_bytes(raw.replace(b"+", b" ")).decode("utf-8", "replace"))] = None
-    return tuple(name for name in found if name)[:_MAX_NAMES]
-
-
-def _unquote_names(text: bytes) -> bytes:
-    """Percent-decode the field names of a form, but not the values."""
-    pieces = (piece.partition(b"=") for piece in text.split(b"&"))
-    return b"&".join(unquote_to_bytes(name.replace(b"+", b" ")) + equals + value for name, equals, value in pieces)

@@ -113,8 +113,11 @@ def _utf8(octets: str) -> str:
 
 def from_response(content: bytes) -> Credentials:
     """Find the tokens in a login or refresh response in JSON. As for clients, the last of two equal names counts."""
-    found = _found(_holders(content)) if len(content) <= MAX_BODY_BYTES else _NONE
-    return Credentials(access_token=found.access_token, refresh_token=found.refresh_token)
+    holders = _holders(content) if len(content) <= MAX_BODY_BYTES else []
+    found = _found(holders)
+    # Also one that no refresh may present under its name: it is to be recognised under any other.
+    odd = (text for name in _REFRESH_NAMES for text in _texts(holders, name) if text)
+    return Credentials(access_token=found.access_token, refresh_token=found.refresh_token or next(odd, None))
 
 
 def _holders(content: bytes) -> list[Mapping[str, Any]]:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import ssl
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,7 +21,6 @@ from gatekeeper.tokens.claims import parse_user_id
 MAX_RESPONSE_BYTES = 64 * 1024
 # Half of the longest token; the other claims and base64 need the rest.
 MAX_CLAIMS_BYTES = 4096
-_REFUSALS = frozenset({401, 403})
 # RFC 6901 section 3.
 _POINTER = re.compile(r"(?:/(?:[^~/]|~[01])*)*", re.DOTALL)
 _INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
@@ -52,8 +51,9 @@ class LoginCheck:
 
     `timeout_seconds` bounds the whole call, `connect_timeout_seconds` the connecting. `user_pointer` (RFC 6901) leads
     to the user in the response. `claims` names the members of the response that become claims, or else of the object
-    that holds the user. `ca_file` is a PEM bundle that replaces the system's certificate authorities. No request is
-    repeated, no redirect is followed, and no cookie, proxy or credential of the environment is used.
+    that holds the user. `refusals` are the statuses for a wrong user name or password. `ca_file` is a PEM bundle that
+    replaces the system's certificate authorities. No request is repeated, no redirect is followed, and no cookie, proxy
+    or credential of the environment is used.
 
     Raises `ValueError` for another URL or pointer.
     """
@@ -66,6 +66,7 @@ class LoginCheck:
         connect_timeout_seconds: float,
         user_pointer: str,
         claims: Sequence[str],
+        refusals: Collection[int] = (401, 403),
         transport: httpx.AsyncBaseTransport | None = None,
         ca_file: str | None = None,
         uds: str | None = None,
@@ -73,6 +74,7 @@ class LoginCheck:
         self._url = _checked_url(url)
         self._path = _parsed_pointer(user_pointer)
         self._claims = tuple(claims)
+        self._refusals = frozenset(refusals)
         self._timeout_seconds = timeout_seconds
         waits = httpx.Timeout(timeout_seconds, connect=connect_timeout_seconds)
         self._extensions = {"timeout": waits.as_dict()}
@@ -90,7 +92,7 @@ class LoginCheck:
     async def check(
         self, credentials: Mapping[str, Any], *, headers: Sequence[tuple[str, str]] = ()
     ) -> CheckedUser | None:
-        """Post `credentials` as JSON, with `headers` added. Return `None` where the response is 401 or 403.
+        """Post `credentials` as JSON, with `headers` added. Return `None` where its status is a refusal.
 
         Raises `UpstreamUnavailable` where the response names no user, and `UpstreamTimeout`. The exceptions and their
         causes contain neither the password nor the response.
@@ -98,7 +100,7 @@ class LoginCheck:
         request = self._request(credentials, headers)
         with _named_failures(self._timeout_seconds):
             async with asyncio.timeout(self._timeout_seconds), self._sent(request) as response:
-                if response.status_code in _REFUSALS:
+                if response.status_code in self._refusals:
                     return None
                 body = await _body(response)
         return self._read(body)

@@ -20,6 +20,7 @@ from gatekeeper.http.paths import RouteMatch
 from gatekeeper.http.types import Receive
 from gatekeeper.models import Problem
 from gatekeeper.telemetry.request_record import RequestRecord
+from gatekeeper.tokens.body_fields import Unsearchable, fields_of_document, fields_of_query
 from gatekeeper.tokens.credentials import Credentials, user_name
 from gatekeeper.web import cookies
 from gatekeeper.web.body import read_form, read_object
@@ -139,14 +140,20 @@ class Endpoints:
         elif refresh is None and endpoint.serves is Serves.REFRESH:
             return Problem(reason=Reason.BAD_REQUEST, detail="refresh_token must be a string")
         access = members.get("access_token") if endpoint.serves is Serves.LOGOUT else None
-        owner = user_name(members)
+        try:
+            names = self._user_names(incoming, members) if endpoint.serves is Serves.LOGIN else ()
+        except Unsearchable:
+            return Problem(reason=Reason.BODY_TOO_LARGE, detail="The body names too many users")
         return SignInRequest(
             facts=facts,
-            sent=Credentials(access_token=access, refresh_token=refresh, user_name=owner),
-            user_names=(owner,) if owner is not None else (),
+            sent=Credentials(access_token=access, refresh_token=refresh, user_name=user_name(members)),
+            user_names=names,
             address=self._rules.address_of(incoming),
             request_id=incoming.request_id,
         )
+
+    def _user_names(self, incoming: IncomingRequest, members: Mapping[str, Any]) -> tuple[str, ...]:
+        return self._rules.login_names.find([*fields_of_document(members), *fields_of_query(incoming.query)])
 
     def _served_tokens(self, pair: IssuedTokens | Problem) -> Served | Problem:
         if isinstance(pair, Problem):

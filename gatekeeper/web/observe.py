@@ -15,13 +15,14 @@ import msgspec
 from gatekeeper import messages
 from gatekeeper.auth.requests import ObservedSignIn, SignInRequest, SignInResponse
 from gatekeeper.errors import KeysUnavailable, Reason, StoreUnavailable, TokenRejected
-from gatekeeper.http.headers import Headers, get
+from gatekeeper.http.headers import Headers, get, get_all
 from gatekeeper.http.paths import PathKind
 from gatekeeper.http.types import ASGIApp, Message, Receive, Scope, Send
 from gatekeeper.models import Problem
 from gatekeeper.telemetry.request_record import RequestRecord
 from gatekeeper.telemetry.telemetry import Telemetry
 from gatekeeper.tokens import body_search, credentials
+from gatekeeper.tokens.body_fields import Unsearchable, fields_of_body, fields_of_query
 from gatekeeper.tokens.credentials import MAX_BODY_BYTES, Credentials
 from gatekeeper.tokens.sources import TokenSources
 from gatekeeper.web.outcome import conclude, conclude_failed, identify_as
@@ -48,29 +49,36 @@ async def read_sign_in(
     token of an ended session, or the name of its user.
     """
     content, replay = await _body(receive)
-    encoding = get(incoming.headers, b"content-encoding") or b""
+    encoding = b",".join(get_all(incoming.headers, b"content-encoding"))
+    kinds = get_all(incoming.headers, b"content-type")
     user_names: tuple[str, ...] = ()
     token_like: list[str] = []
     try:
-        texts = body_search.decodings(content, encoding)
-        if kind is PathKind.LOGIN:
-            user_names = body_search.find_user_names(texts)
-        elif kind is PathKind.REFRESH:
-            around = [incoming.query, *(value for _, value in incoming.headers)]
-            token_like = body_search.find_token_candidates([*texts, *around], limit=_MOST_CANDIDATES)
-    except body_search.Unsearchable:
-        if kind is PathKind.REFRESH or (kind is PathKind.LOGIN and counts_logins):
+        if kind is not PathKind.LOGOUT:
+            texts = body_search.decodings(content, encoding)
+            fields = [field for text in texts for field in fields_of_body(text, kinds)]
+            fields += fields_of_query(incoming.query)
+            if kind is PathKind.LOGIN:
+                user_names = rules.login_names.find(fields)
+            else:
+                token_like = body_search.find_token_candidates(
+                    [*texts, incoming.query], fields, incoming.headers, limit=_MOST_CANDIDATES
+                )
+    except Unsearchable:
+        if kind is PathKind.REFRESH or counts_logins:
             return _UNREADABLE
     sent = _sent(content, encoding, incoming.headers)
     facts = rules.facts(incoming, own=False)
     if sent.refresh_token is None:
         sent = msgspec.structs.replace(sent, refresh_token=_cookie(incoming.headers))
+    if sent.user_name is None and user_names:
+        sent = msgspec.structs.replace(sent, user_name=user_names[0])
     request = SignInRequest(
         facts=facts,
         sent=sent,
         address=rules.address_of(incoming),
         request_id=incoming.request_id,
-        user_names=tuple(dict.fromkeys([*([sent.user_name] if sent.user_name else []), *user_names])),
+        user_names=user_names,
         token_like=token_like,
         language=messages.supported_language(sent.language) if sent.language else None,
     )

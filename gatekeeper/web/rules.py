@@ -9,6 +9,7 @@ from gatekeeper.http.client_address import TrustedProxies
 from gatekeeper.http.headers import IdentityHeaders
 from gatekeeper.http.origins import Origins
 from gatekeeper.http.paths import PathTable
+from gatekeeper.tokens.login_names import LoginNames
 from gatekeeper.tokens.sources import TokenSources
 from gatekeeper.web.request import IncomingRequest
 
@@ -25,6 +26,7 @@ class RequestRules(msgspec.Struct, frozen=True, kw_only=True):
     identity: IdentityHeaders
     trusted: TrustedProxies
     origins: Origins
+    login_names: LoginNames
     forward_authorization: bool = True
     cookie_transport: bool = False
 

@@ -87,6 +87,8 @@ DEFAULTS: dict[str, str | None] = {
     "LOGIN_PATHS": "*/auth/login,/login",
     "REFRESH_PATHS": "*/auth/refresh,/refresh",
     "LOGOUT_PATHS": "*/auth/logout,/logout",
+    "LOGIN_NAME_FIELDS": "username,email,identifier,login,phone,account",
+    "LOGIN_FAILURE_STATUS": "401,403",
     "SIGNING_KEY": None,
     "ACCESS_TOKEN_TTL": "15m",
     "REFRESH_REUSE_WINDOW": "10s",

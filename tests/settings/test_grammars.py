@@ -350,3 +350,25 @@ def test_a_source_of_locations(tmp_path: Path) -> None:
         assert problem("GEO", text).endswith(accepted)
     for text in (str(tmp_path), "/does/not/exist.mmdb", "elsewhere.mmdb"):
         assert "is not a file" in problem("GEO", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [("1", (1, None)), ("250000", (250_000, None)), ("90d", (None, 7_776_000.0)), ("36h", (None, 129_600.0))],
+)
+def test_the_audit_log_is_kept_by_number_or_by_time(text: str, kept: tuple[int | None, float | None]) -> None:
+    assert read("AUDIT_RETENTION", text) == kept
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "off", "1.5", "90 days", "0s", "11y", "99999999999", "100ms"])
+def test_what_is_no_retention_is_refused(text: str) -> None:
+    assert "accepted: a number of events, or a duration with its unit" in problem("AUDIT_RETENTION", text)
+
+
+def test_names_and_statuses_of_a_login() -> None:
+    assert read("LOGIN_NAME_FIELDS", "userId, kunden-nr,\u540d\u524d") == ("userId", "kunden-nr", "\u540d\u524d")
+    assert read("LOGIN_FAILURE_STATUS", "400,422,200") == (400, 422, 200)
+    for text in ("user[name]", "a b", "...", "x" * 129, "a=b"):
+        assert "accepted: names separated by commas" in problem("LOGIN_NAME_FIELDS", text)
+    for text in ("none", "99", "600", "4xx", "401;403"):
+        assert "accepted: statuses separated by commas" in problem("LOGIN_FAILURE_STATUS", text)

@@ -85,6 +85,8 @@ DEFAULT_VALUES: dict[str, Any] = {
     "login_paths": ("*/auth/login", "/login"),
     "refresh_paths": ("*/auth/refresh", "/refresh"),
     "logout_paths": ("*/auth/logout", "/logout"),
+    "login_name_fields": ("username", "email", "identifier", "login", "phone", "account"),
+    "login_failure_status": (401, 403),
     "signing_key": (),
     "access_token_ttl": 900.0,
     "refresh_reuse_window": 10.0,

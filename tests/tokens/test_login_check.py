@@ -39,6 +39,15 @@ async def test_a_wrong_password_gives_nobody(status: str, body: bytes) -> None:
     assert await answer_to(http(body, status)) is None
 
 
+async def test_the_statuses_of_a_refusal_are_chosen() -> None:
+    # Rule 5.10
+    async with asking(http(b"no", "422 Unprocessable Content"), refusals=(400, 422)) as (check, _):
+        assert await check.check({"username": "z", "password": PASSWORD}) is None
+    async with asking(http(b"no", "401 Unauthorized"), refusals=(400, 422)) as (check, _):
+        with pytest.raises(UpstreamUnavailable, match="status 401"):
+            await check.check({"username": "z", "password": PASSWORD})
+
+
 async def test_refusals_hold_no_connections() -> None:
     async def long_refusal(connection: RawConnection, _request: RawRequest) -> None:
         await connection.write(http(b"x" * 300_000, "401 Unauthorized", length=400_000))

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import brotli
 import pytest
@@ -40,6 +40,7 @@ from tests.web.shapes import assert_refused
 
 LOGIN, REFRESH, LOGOUT = "/auth/login", "/auth/refresh", "/auth/logout"
 FORM = ("Content-Type", "application/x-www-form-urlencoded")
+XML = ("Content-Type", "application/xml")
 TEXT = ("Content-Type", "text/plain")
 CHROME, SAFARI = ("User-Agent", CHROME_ON_WINDOWS), ("User-Agent", SAFARI_ON_IPHONE)
 REVOKED = error_body("session_revoked_or_invalid", "revoked_by_user")
@@ -1108,6 +1109,51 @@ HIDINGS: dict[str, Callable[[str], tuple[bytes, Headers]]] = {
         b'{"refresh":"x","refresh":"%s"}' % refresh.encode(),
         [JSON],
     ),
+    "XML": lambda refresh: (f"<a><refresh>{refresh}</refresh></a>".encode(), [XML]),
+    "an attribute": lambda refresh: (f'<a refreshToken="{refresh}"/>'.encode(), [XML]),
+    "decimal entities": lambda refresh: (f"<a><r>{''.join(f'&#{ord(c)};' for c in refresh)}</r></a>".encode(), [XML]),
+    "hexadecimal entities": lambda refresh: (
+        f"<a><r>{''.join(f'&#x{ord(c):x};' for c in refresh)}</r></a>".encode(),
+        [XML],
+    ),
+    "one entity": lambda refresh: (f"<a><r>&#x{ord(refresh[0]):X};{refresh[1:]}</r></a>".encode(), [XML]),
+    "an entity of its own": lambda refresh: (
+        f'<!DOCTYPE a [<!ENTITY t "{refresh[:20]}">]><a><r>&t;{refresh[20:]}</r></a>'.encode(),
+        [XML],
+    ),
+    "CDATA in the middle": lambda refresh: (
+        f"<a><r>{refresh[:9]}<![CDATA[{refresh[9:]}]]></r></a>".encode(),
+        [XML],
+    ),
+    "a comment in the middle": lambda refresh: (f"<a><r>{refresh[:9]}<!-- -->{refresh[9:]}</r></a>".encode(), [XML]),
+    "XML in UTF-16": lambda refresh: (f"<a><r>{refresh}</r></a>".encode("utf-16"), [XML]),
+    "entities in a form": lambda refresh: (
+        urlencode({"x": "".join(f"&#{ord(c)};" for c in refresh)}).encode(),
+        [FORM],
+    ),
+    "UTF-7": lambda refresh: (
+        f'{{"refresh":"+{base64.b64encode(refresh.encode("utf-16-be")).decode().rstrip("=")}-"}}'.encode(),
+        [("Content-Type", "application/json; charset=utf-7")],
+    ),
+    "an unknown character set": lambda refresh: (of(refresh=refresh), [("Content-Type", "text/json; charset=x")]),
+    "percent-encoded twice": lambda refresh: (
+        ("x=" + "".join(f"%25{ord(c):02x}" for c in refresh)).encode(),
+        [FORM],
+    ),
+    "base64 of the other alphabet": lambda refresh: (
+        of(x=base64.urlsafe_b64encode(b"?>~~ " + refresh.encode()).decode()),
+        [JSON],
+    ),
+    "every character escaped": lambda refresh: (
+        b'{"x":"%s"}' % "".join(f"\\u{ord(c):04x}" for c in refresh).encode(),
+        [JSON],
+    ),
+    "a fault and escapes": lambda refresh: (
+        b'{"x":"%s",}' % "".join(f"\\u{ord(c):04x}" for c in refresh).encode(),
+        [JSON],
+    ),
+    "lines": lambda refresh: (of(x=refresh[:9] + "\n" + refresh[9:]), [JSON]),
+    "in the query, twice encoded": lambda refresh: (b"", [("X-Q", "".join(f"%25{ord(c):02x}" for c in refresh))]),
     "in a cookie, behind a body": lambda refresh: (of(refresh="x"), [JSON, ("Cookie", f"refresh_token={refresh}")]),
     "in a body, behind a cookie": lambda refresh: (of(refresh=refresh), [JSON, ("Cookie", "refresh_token=x")]),
     "in the second of two cookies": lambda refresh: (
@@ -1165,6 +1211,43 @@ def test_an_access_token_in_the_body_cannot_renew_an_ended_session(world: World,
     pair = sign_in(world, someone())
     log_out(world, pair.access)
     assert_own_response(refused(world, REFRESH, of(**{name: pair.access})), 401, LOGGED_OUT)
+
+
+ODD_TOKENS = {"long": "x" * 8_193, "not ASCII": "t\u00f6ken-" + "y" * 40}
+ODD_PLACES: dict[str, Callable[[str], tuple[bytes, Headers]]] = {
+    "JSON": lambda odd: (of(refresh_token=odd), [JSON]),
+    "JSON of another name": lambda odd: (of(myRefreshToken=odd), [JSON]),
+    "an object": lambda odd: (of(tokens={"refresh": odd}), [JSON]),
+    "a form": lambda odd: (urlencode({"refresh_token": odd}).encode(), [FORM]),
+    "XML": lambda odd: (f"<a><refreshToken>{odd}</refreshToken></a>".encode(), [XML]),
+    "multipart": lambda odd: (parts(part(odd)), [BOUNDARY]),
+    "a text": lambda odd: (odd.encode(), [TEXT]),
+    "a cookie": lambda odd: (b"", [("Cookie", "a=b; refresh_token=" + quote(odd))]),
+    "a header": lambda odd: (b"", [("X-Refresh-Token", quote(odd))]),
+}
+
+
+@pytest.mark.parametrize("place", ODD_PLACES.values(), ids=ODD_PLACES)
+@pytest.mark.parametrize("odd", ODD_TOKENS.values(), ids=ODD_TOKENS)
+def test_a_refresh_token_that_is_too_long_or_not_ascii_is_refused(
+    world: World, odd: str, place: Callable[[str], tuple[bytes, Headers]]
+) -> None:
+    # Rule 5.5: it cannot be looked up, so it must not carry a session past its end
+    body, headers = place(odd)
+    assert_refused("fastapi", refused(world, REFRESH, body, headers), 413, "body_too_large")
+
+
+def test_other_texts_of_a_refresh_may_be_in_any_language(world: World) -> None:
+    pair = sign_in(world, someone())
+    body = of(refresh_token=pair.refresh, device="T\u00e9l\u00e9phone-de-Zo\u00e9-et-de-L\u00e9a", note="x " * 8_000)
+    assert renew(world, Pair(token(someone()), opaque()), body).status == 200
+
+
+def test_a_refresh_token_that_is_not_ascii_is_known_under_every_name(world: World) -> None:  # S10
+    pair = Pair(token(someone()), "t\u00f6ken-" + opaque())
+    post(world, LOGIN, JSONResponse({"token": pair.access, "refresh_token": pair.refresh}), of(username="x"), [JSON])
+    log_out(world, pair.access)
+    assert_own_response(refused(world, REFRESH, of(rt=pair.refresh), [JSON]), 401, LOGGED_OUT)
 
 
 def test_a_body_that_cannot_be_read_renews_nothing(world: World) -> None:  # S10
@@ -1465,6 +1548,18 @@ NAMES: dict[str, Callable[[str], tuple[bytes, Headers]]] = {
         gzip.compress(of(username=name, pad="x" * 65_536)),
         [JSON, ("Content-Encoding", "gzip")],
     ),
+    "a list": lambda name: (of(username=[name]), [JSON]),
+    "a scope": lambda name: (urlencode({"user[email]": name, "user[password]": "x"}).encode(), [FORM]),
+    "brackets": lambda name: (urlencode({"username[]": name}).encode(), [FORM]),
+    "JSON around it": lambda name: (of(user={"email": name}), [JSON]),
+    "XML": lambda name: (f"<l><username>&#110;{name[1:]}</username></l>".encode(), [("Content-Type", "text/xml")]),
+    "GraphQL": lambda name: (
+        of(query="mutation ($x: String!) { login(username: $x) { token } }", variables={"x": name}),
+        [JSON],
+    ),
+    "another decoy each time": lambda name: (of(login=name, email=opaque()), [JSON]),
+    "seventeen decoys": lambda name: (of(username=[*(opaque() for _ in range(17)), name]), [JSON]),
+    "an unknown character set": lambda name: (named(name), [("Content-Type", "application/json; charset=x")]),
     "a decoy in a form, first": lambda name: (f"username={opaque()}&username={name}".encode(), [FORM]),
     "a decoy in a form, last": lambda name: (f"username={name}&username={opaque()}".encode(), [FORM]),
 }
@@ -1477,6 +1572,53 @@ def test_a_name_cannot_be_hidden_from_the_limit(limited: World, hide: Callable[[
     statuses = [post(limited, LOGIN, WRONG, *hide(name)).status for _ in range(12)]
     # A login that cannot be read may be refused for that.
     assert set(statuses[10:]) <= {400, 413, 429}, statuses
+
+
+def test_a_name_in_the_query_or_as_a_number_is_the_same_name(limited: World) -> None:  # S22, rule 5.10
+    number = someone()
+    path = f"{LOGIN}?username={number}"
+    for _ in range(5):
+        assert post(limited, path, WRONG, b"", []).status == 401
+        fail(limited, of(account=int(number)))
+    assert refused(limited, path, b"", []).body == THROTTLED
+    assert throttled(limited, of(phone=[int(number)])) == 1
+
+
+def test_a_success_resets_only_the_name_that_stands_alone(limited: World) -> None:  # S22, rule 5.10
+    victim, own = "n" + someone(), someone()
+    for _ in range(9):
+        fail(limited, named(victim))
+    # An attacker signs in to an account of their own, and names the victim beside it.
+    pair = Pair(token(own), opaque())
+    post(limited, LOGIN, JSONResponse({"token": pair.access}), of(username=own, email=victim, password="x"), [JSON])
+    fail(limited, named(victim))
+    assert throttled(limited, named(victim)) == 1
+
+
+def test_a_64_is_one_client_at_a_login_too(proxied: World) -> None:  # S22, rule 5.11
+    network = new_address().removesuffix("::1")
+    for number in range(100):
+        fail(proxied, named(f"n{number}-{someone()}"), [JSON, from_address(f"{network}::{number:x}")])
+    assert throttled(proxied, named("n" + someone()), [JSON, from_address(f"{network}:1:2:3:4")]) == 1
+
+
+def test_the_names_and_the_statuses_of_a_failed_login_are_settings(store: Store) -> None:  # rule 5.10
+    chosen = {"login_name_fields": "userId", "login_failure_status": "200,422", "login_rate_limit": "10/15m"}
+    with mounted(store, mount, **chosen) as world:
+        name = "n" + someone()
+        bad, unprocessable = JSONResponse({"ok": False}), JSONResponse({}, status_code=422)
+        for _ in range(5):
+            fail(world, of(user_id=name), answer=bad)
+            fail(world, of(user_id=name), answer=unprocessable)
+            fail(world, of(username=name), answer=bad)
+            fail(world, of(user_id="x" + name), answer=WRONG)
+        assert throttled(world, of(USERID=name)) == 1
+        fail(world, of(user_id="x" + name), answer=WRONG)
+        # A response that signs in is no failure.
+        user = someone()
+        for _ in range(15):
+            answer = post(world, LOGIN, JSONResponse({"token": token(user)}), of(userId=user), [JSON])
+            assert answer.status == 200
 
 
 def test_a_success_is_a_new_beginning(limited: World) -> None:  # S22
