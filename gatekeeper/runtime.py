@@ -63,6 +63,11 @@ class Runtime:
     def __repr__(self) -> str:
         return f"<Runtime [{'started' if self.started else 'not started'}]>"
 
+    @property
+    def has_begun(self) -> bool:
+        """True from the start of the first service until everything is closed."""
+        return self.started or self._running > 0
+
     async def start(self) -> None:
         """Start what has not started yet; a second call does nothing. Raises `EmbeddedStoreFailed`."""
         if self._starting is None:
