@@ -64,19 +64,6 @@ def by_test_client_with_lifespan(app: Any) -> Callable[..., int]:
     return request
 
 
-def by_loops_that_just_close(app: Any) -> Callable[..., int]:
-    """Loops without `shutdown_asyncgens`, as old test suites have them."""
-
-    def request(*arguments: str) -> int:
-        loop = asyncio.new_event_loop()
-        try:
-            return loop.run_until_complete(ask(app, *arguments))
-        finally:
-            loop.close()
-
-    return request
-
-
 tidy = pytest.mark.parametrize("way", [by_runs, by_test_client, by_test_client_with_lifespan])
 
 
@@ -110,13 +97,6 @@ def test_a_loop_that_ends_leaves_nothing_open(store: Store, way: Callable[[Any],
     for _ in range(5):
         assert request(bearing) == 200
     eventually(lambda: descriptors() <= before and threading.active_count() <= threads)
-
-
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_a_loop_that_vanished_is_no_hindrance(store: Store) -> None:
-    story(by_loops_that_just_close(around([], environ_for(store))))
 
 
 @tidy
