@@ -24,10 +24,7 @@ _MEMBER: Final = re.compile(
 def overrides_method(headers: Headers) -> bool:
     """Return true if a header names another method, in any spelling that a backend might read so. Names of headers are
     in lower case."""
-    for name, _ in headers:
-        if b"method" in name and fold(name) in _HEADERS:
-            return True
-    return False
+    return any(b"method" in name and fold(name) in _HEADERS for name, _ in headers)
 
 
 def query_overrides_method(query: bytes) -> bool:
