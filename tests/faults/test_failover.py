@@ -12,7 +12,7 @@ import pytest
 
 from gatekeeper.store.embedded import server_binary
 from tests.faults.leavers import Leavers, process
-from tests.faults.topologies import Watched, until, watched
+from tests.faults.topologies import Watched, sharded, until, watched
 
 pytestmark = pytest.mark.slow
 
@@ -42,3 +42,69 @@ async def test_a_planned_failover_takes_no_acknowledged_revocation_back(store: W
         assert not revived
         assert not await leavers.lost(other)
         assert all(leavers.acknowledged.values())
+
+
+async def test_a_killed_master_takes_no_acknowledged_revocation_back(store: Watched) -> None:
+    async with process(store.url, replicas=1, timeout_seconds=2) as gate, process(store.url) as other:
+        leavers = Leavers(gate)
+        await leavers.prepare(40)
+        leavers.begin()
+        await asyncio.sleep(0.2)
+        store.master.kill()
+        await promoted(store)
+        await leavers.finish()
+        revived = await leavers.revived(other)
+        print(f"master killed: {leavers!r}, {len(revived)} live again")
+        assert not revived
+        assert not await leavers.lost(other)
+        assert any(leavers.acknowledged.values())
+
+
+async def test_a_master_that_was_frozen_and_comes_back_takes_none_back(store: Watched) -> None:
+    # R12: it still takes itself for the master, and its replicas have left it
+    async with process(store.url, replicas=1, timeout_seconds=2) as gate, process(store.url) as other:
+        leavers = Leavers(gate)
+        await leavers.prepare(40)
+        leavers.begin()
+        await asyncio.sleep(0.2)
+        store.master.freeze()
+        try:
+            await promoted(store)
+        finally:
+            store.master.thaw()
+        await leavers.finish()
+        revived = await leavers.revived(other)
+        print(f"master frozen: {leavers!r}, {len(revived)} live again")
+        assert not revived
+        assert any(leavers.acknowledged.values())
+
+
+async def test_without_a_replica_that_confirms_what_is_repeated_is_kept(store: Watched) -> None:
+    # STORE_REPLICAS=0: nothing but the memory of the process
+    async with process(store.url, timeout_seconds=2) as gate, process(store.url) as other:
+        leavers = Leavers(gate)
+        await leavers.prepare(100)
+        leavers.begin()
+        await asyncio.sleep(0.2)
+        store.sentinels[0].ask("SENTINEL", "FAILOVER", store.service)
+        await promoted(store)
+        await leavers.finish()
+        assert not await leavers.revived(other)
+
+
+@pytest.mark.parametrize("how", [(), ("FORCE",), ("TAKEOVER",)], ids=["agreed", "forced", "taken over"])
+async def test_a_failover_of_a_cluster_takes_no_acknowledged_revocation_back(how: tuple[str, ...]) -> None:
+    # R14
+    with sharded(server_binary()) as cluster:
+        async with process(cluster.url, replicas=1, timeout_seconds=2) as gate, process(cluster.url) as other:
+            leavers = Leavers(gate)
+            await leavers.prepare(20)
+            leavers.begin()
+            await asyncio.sleep(0.1)
+            cluster.replicas[0].ask("CLUSTER", "FAILOVER", *how)
+            await asyncio.to_thread(until, cluster.replicas[0].is_master, "a successor")
+            await leavers.finish()
+            revived = await leavers.revived(other)
+            print(f"cluster {how}: {leavers!r}, {len(revived)} live again")
+            assert not revived
+            assert any(leavers.acknowledged.values())

@@ -266,6 +266,16 @@ def sharded(binary: str, *, password: str | None = None, over: Over | None = Non
 
 
 @contextmanager
+def servers(binary: str, number: int) -> Iterator[list[Node]]:
+    """Servers that know nothing of each other."""
+    with _nodes(binary, None) as make:
+        made = [make(port, "--save", "", password=None) for port in free_ports(number)]
+        for node in made:
+            until(node.ready, "a server")
+        yield made
+
+
+@contextmanager
 def _nodes(binary: str, over: Over | None) -> Iterator[Make]:
     """Makes nodes, which are ended at the end."""
     tls = over.tls if over is not None else None

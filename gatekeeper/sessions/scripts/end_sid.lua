@@ -16,6 +16,14 @@ local function carries_sid(id, record)
   return false
 end
 
+-- Whether a session that carries the `sid` is over. One that began after the instant is not, unless a token that the end
+-- covers whenever it was issued has opened it, since this server did not know of the end (a repetition).
+local function is_concerned(record)
+  if call.at == 0 or record[CREATED_AT] <= call.at then return true end
+  local _, one_of_several = sid_of(record[REFERENCE])
+  return record[LOGIN_METHOD] == 'token' and one_of_several == ''
+end
+
 local from = call.from_activity
 local instant = call.at > 0 and call.at or now
 
@@ -43,7 +51,7 @@ for i = 1, #entries, 2 do
   local id = entries[i]
   last = tonumber(entries[i + 1])
   local record = entry(id)
-  if record and (call.at == 0 or record[CREATED_AT] <= instant) and carries_sid(id, record) then
+  if record and is_concerned(record) and carries_sid(id, record) then
     local at, reason = due(id, record, last)
     settle(id, record, last, at or instant, reason or 'logged_out')
     if not at then ended = ended + 1 end
