@@ -71,6 +71,7 @@ class Crew:
         self._failures = 0
         self._next_start_at = 0.0
         self._last_beat = 0.0
+        self._has_served = False
         self._looked_at = self._dead_at = time.monotonic()
         self._dead_at += START_SECONDS
         self.exit_code = 0
@@ -92,7 +93,7 @@ class Crew:
         """Return why no worker serves, empty where one does and has beaten lately."""
         serving = [worker.pulse.age_seconds() for worker in self._workers if worker.pulse.serves_since]
         if not serving:
-            return ["no worker serves yet" if self._last_beat == 0 else "no worker serves"]
+            return ["no worker serves" if self._has_served else "no worker serves yet"]
         if min(serving) > LATELY_SECONDS:
             return [f"no worker has responded for {min(serving):.0f} s"]
         return []
@@ -120,6 +121,7 @@ class Crew:
             self._dead_at = max(self._dead_at, now + DEAD_SECONDS)
         self._looked_at = now
         self._listen()
+        self._has_served = self._has_served or self.serves
         for worker in list(self._workers):
             if not worker.process.is_alive():
                 self._gone(worker)
@@ -179,10 +181,11 @@ class Crew:
 
     def terminate(self) -> None:
         """Let every worker drain; called again, end at once."""
-        seconds = _EXIT_SECONDS if self._draining else self._drain_seconds()
-        self._draining = True
+        again, self._draining = self._draining, True
         for worker in self._workers:
-            self._terminate(worker, seconds)
+            # One that is being replaced drains already: a second signal would cut it short.
+            if again or not worker.leaving:
+                self._terminate(worker, _EXIT_SECONDS if again else self._drain_seconds())
 
     def _terminate(self, worker: _Worker, seconds: float) -> None:
         worker.leaving = True

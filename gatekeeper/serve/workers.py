@@ -6,11 +6,13 @@ import asyncio
 import logging
 import signal
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from gatekeeper.app import create_ops
 from gatekeeper.build import build_sidecar, check_keys
+from gatekeeper.errors import ConfigError
 from gatekeeper.serve.crew import Crew, RunWorker
 from gatekeeper.serve.listeners import serving
 from gatekeeper.serve.reload import Reread, on_hangup
@@ -98,10 +100,12 @@ class Workers:
             _log.info("configuration reloaded: every worker is replaced")
 
     async def _renew_engine(self, settings: Settings) -> None:
-        engine, before = build_sidecar(settings), self._engine
         if settings.redis_url is None:
             # The store that this process keeps running stays as it is.
+            with suppress(ConfigError):
+                await self._engine.reload(settings)
             return
+        engine, before = build_sidecar(settings), self._engine
         await engine.runtime.start()
         self._engine = engine
         await before.runtime.aclose()
