@@ -34,7 +34,7 @@ def test_generated_requests_find_nothing_that_the_document_does_not_say(tmp_path
         paths = {"PYTHONPATH": os.pathsep.join(each for each in sys.path if each)}
         outside = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
         ended = subprocess.run(
-            command, cwd=tmp_path, env=outside | hooks | paths, capture_output=True, text=True, timeout=100, check=False
+            command, cwd=tmp_path, env=outside | hooks | paths, capture_output=True, text=True, timeout=400, check=False
         )
         assert ended.returncode == 0, ended.stdout + ended.stderr
 

@@ -162,7 +162,7 @@ def run_project(folder: Path, files: dict[str, str], *options: str) -> dict[str,
         env=environment,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=400,
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr

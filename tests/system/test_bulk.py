@@ -102,8 +102,8 @@ class Gate:
         eventually(lambda: self.descriptors <= descriptors)
 
     def curl(self, *arguments: str) -> bytes:
-        command = ["curl", "-sSf", "-m", "100", "-H", f"Authorization: Bearer {self.token}", *arguments]
-        return subprocess.run(command, capture_output=True, timeout=110, check=True).stdout
+        command = ["curl", "-sSf", "-m", "390", "-H", f"Authorization: Bearer {self.token}", *arguments]
+        return subprocess.run(command, capture_output=True, timeout=400, check=True).stdout
 
 
 @pytest.fixture(scope="module")

@@ -98,7 +98,7 @@ def curl(url: str, backend: Backend, bearer: str, arguments: list[str], director
     before = len(backend.raw)
     (directory / "file").write_bytes(b"x" * 2_000_000)
     (directory / "small").write_bytes(b"content")
-    command = ["curl", "-sS", "-m", "20", "-D", "head", "-w", "%{stderr}%{num_connects} ", "-H", "Host: api.example"]
+    command = ["curl", "-sS", "-m", "90", "-D", "head", "-w", "%{stderr}%{num_connects} ", "-H", "Host: api.example"]
     command += ["-H", f"Authorization: Bearer {bearer}", *(part.replace("{url}", url) for part in arguments)]
     done = subprocess.run(command, cwd=directory, capture_output=True, timeout=START_SECONDS, check=False)
     lines = (directory / "head").read_bytes().split(b"\r\n")
