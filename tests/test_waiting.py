@@ -71,8 +71,8 @@ class _Deadlines(ast.NodeVisitor):
 
 
 def _waits(node: ast.Call) -> bool:
-    """Whether it waits for a thread, a future, an event or a process."""
-    return isinstance(node.func, ast.Attribute) and node.func.attr in {"join", "result", "wait"} and len(node.args) == 1
+    """Whether it waits for a thread or a future."""
+    return isinstance(node.func, ast.Attribute) and node.func.attr in {"join", "result"} and len(node.args) == 1
 
 
 def _is_small(bound: ast.expr) -> bool:

@@ -16,6 +16,7 @@ from tests.servers import fetch
 from tests.system.sidecar import Backend, Sidecar, Store, World, eventually, sidecar, someone, token
 from tests.system.slow import SlowBackend, slow_request
 from tests.system.test_workers import workers_of
+from tests.waiting import HANG_SECONDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -178,7 +179,7 @@ def test_metrics_are_right_over_the_deaths_of_workers(store: Store) -> None:
                         os.kill(worker, signal.SIGKILL)
                     eventually(lambda: answers(gate.ops, "/readyz", 503), seconds=SECONDS)
                     with pytest.raises(OSError, match=r"."):
-                        under_way.result(30)
+                        under_way.result(HANG_SECONDS)
             else:
                 os.kill(workers_of(gate)[0], signal.SIGKILL)
             eventually(lambda: len(workers_of(gate)) == 2, seconds=SECONDS)
