@@ -390,7 +390,9 @@ def fetch(
             connection.putheader("Transfer-Encoding", "chunked")
         connection.endheaders(body, encode_chunked=not isinstance(body, bytes))
         response = connection.getresponse()
-        return ClientResponse(response.status, response.reason, response.getheaders(), response.read())
+        # Their case is `tests/system/test_spelling.py`'s.
+        received = [(name.lower(), value) for name, value in response.getheaders()]
+        return ClientResponse(response.status, response.reason, received, response.read())
     finally:
         connection.close()
 

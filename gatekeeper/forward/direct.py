@@ -21,6 +21,7 @@ from gatekeeper.http.forwarding import response_headers
 from gatekeeper.http.headers import REQUEST_ID, HeaderList, IdentityHeaders, random_uuid
 from gatekeeper.http.methods import SAFE_METHODS
 from gatekeeper.http.response_parser import ResponseHead
+from gatekeeper.http.spelling import USUAL
 from gatekeeper.http.types import ASGIApp, Receive, Scope, Send
 from gatekeeper.models import CheckResult, Claims, EndReason
 from gatekeeper.server import Exchange, response_head_lines
@@ -41,7 +42,7 @@ from gatekeeper.web.session_end import GRACE_SECONDS, is_of_events, last_event
 
 _log = logging.getLogger("gatekeeper")
 
-_REQUEST_ID: Final = REQUEST_ID + b": "
+_REQUEST_ID: Final = USUAL[REQUEST_ID] + b": "
 
 # Backends repeat response heads many times within a second. As many as the response parser caches.
 _MAX_HEAD_LINES: Final = 512
@@ -77,7 +78,10 @@ class Plan:
         """Return the identity lines for the backend, and the beginning of the line with the request id."""
         if self.claims is not claims or self.session_id != session_id:
             values = headers.values(claims.user, session_id, claims.roles, claims.claims)
-            self.identity = b"".join([b"%b: %b\r\n" % pair for pair in values]) + _REQUEST_ID
+            self.identity = (
+                b"".join([b"%b: %b\r\n" % (headers.spelling.get(name, name), value) for name, value in values])
+                + _REQUEST_ID
+            )
             self.claims, self.session_id = claims, session_id
         return self.identity
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.forward.departure import CancelWhenClientLeaves, ClientDisconnected
@@ -19,7 +19,9 @@ from gatekeeper.http.forwarding import (
     takes_trailers,
 )
 from gatekeeper.http.headers import HeaderList, get
+from gatekeeper.http.spelling import written_names
 from gatekeeper.http.types import Message, Receive, Scope, Send
+from gatekeeper.net import CLIENT_LEFT
 from gatekeeper.upstream.interface import Upstream, UpstreamRequest, UpstreamResponse
 
 # The schemes of WebSocket handshakes, as browsers see the origin and proxies write `X-Forwarded-Proto`.
@@ -46,7 +48,8 @@ class Proxy:
     """ASGI application that forwards every request to one backend.
 
     The `headers` of a scope must be clean already: identity headers of the client removed, those of Gatekeeper and the
-    request id set. `own_headers` are the names of the latter, lower-case. `on_upstream` gets the seconds until the head
+    request id set. `own_headers` are the names of the latter, lower-case, and
+    `own_spelling` has them as they are written. `on_upstream` gets the seconds until the head
     of each response, which are also stored in `scope["state"]["upstream_seconds"]`; `on_error` gets the kind of each
     failure (`connect`, `timeout`, `reset`, `protocol`).
 
@@ -61,12 +64,14 @@ class Proxy:
         *,
         trusted_proxies: TrustedProxies,
         own_headers: frozenset[bytes] = frozenset(),
+        own_spelling: Mapping[bytes, bytes] | None = None,
         on_upstream: Callable[[float], None] | None = None,
         on_error: Callable[[str], None] | None = None,
     ) -> None:
         self._upstream = upstream
         self._trusted_proxies = trusted_proxies
         self._own_headers = own_headers
+        self._spelling = own_spelling or {}
         self._on_upstream = on_upstream
         self._on_error = on_error
         self._tunnel = WebSocketTunnel(upstream, on_upstream=on_upstream, on_error=on_error)
@@ -96,10 +101,13 @@ class Proxy:
         client = _RequestBody(receive, has_body=_has_body(scope), own_headers=self._own_headers)
         capabilities = _ClientCapabilities(scope, send)
         headers = request_headers(scope["headers"], arrival(scope, self._trusted_proxies), self._own_headers)
+        if capabilities.trailers:
+            headers += _TAKES_TRAILERS
         request = UpstreamRequest(
             method=scope["method"],
             target=target(scope),
-            headers=headers + _TAKES_TRAILERS if capabilities.trailers else headers,
+            headers=headers,
+            names=self._names(headers, scope, "gatekeeper.http"),
             body=client if client.has_body else None,
             on_informational=capabilities.inform if capabilities.informational else None,
         )
@@ -122,7 +130,14 @@ class Proxy:
         received = [(name.lower(), value) for name, value in scope["headers"]]
         connection = arrival({**scope, "headers": received}, self._trusted_proxies)
         headers = request_headers(received, connection, self._own_headers)
-        return UpstreamRequest(method="GET", target=target(scope), headers=headers, body=None)
+        names = self._names(headers, scope, CLIENT_LEFT)
+        return UpstreamRequest(method="GET", target=target(scope), headers=headers, body=None, names=names)
+
+    def _names(self, headers: HeaderList, scope: Scope, extension: str) -> list[bytes]:
+        """Return the names of `headers` as they are written: those of the client as they were read, where the server
+        says how."""
+        received = ((scope.get("extensions") or {}).get(extension) or {}).get("headers", ())
+        return written_names(headers, received, self._spelling)
 
     async def _ask_backend(self, request: UpstreamRequest, scope: Scope) -> UpstreamResponse:
         started = time.perf_counter()

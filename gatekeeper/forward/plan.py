@@ -24,10 +24,11 @@ from gatekeeper.http.method_override import overrides_method, query_overrides_me
 from gatekeeper.http.paths import BadPath, PathKind
 from gatekeeper.http.request_head import HeaderSection
 from gatekeeper.http.request_writer import RequestNotForwardable, serialize_head
+from gatekeeper.http.spelling import USUAL, written_names
 from gatekeeper.runtime import Runtime
 from gatekeeper.server import Exchange
 
-_REQUEST_ID_LINE: Final = b"\r\n%b: \r\n" % REQUEST_ID
+_REQUEST_ID_LINE: Final = b"\r\n%b: \r\n" % USUAL[REQUEST_ID]
 # As many as the request parser caches header sections.
 _MAX_PLANS: Final = 2048
 _INDIRECT_METHODS: Final = frozenset({"OPTIONS", "TRACE", "CONNECT"})
@@ -104,7 +105,9 @@ class DirectRoute:
         kept.append((REQUEST_ID, b""))
         passed = request_headers(kept, arrival(scope, rules.trusted), self._own_headers)
         try:
-            lines = serialize_head("GET", b"/", passed, authority=services.upstream.authority, has_body=length > 0).head
+            names = written_names(passed, exchange.head.section.spelled, rules.identity.spelling)
+            authority = services.upstream.authority
+            lines = serialize_head("GET", b"/", passed, authority=authority, has_body=length > 0, names=names).head
         except RequestNotForwardable:
             return None
         before, _, after = lines.partition(_REQUEST_ID_LINE)

@@ -245,6 +245,7 @@ class _WebSocketClient:
 
 
 def _is_forwarded(name: bytes) -> bool:
+    name = name.lower()
     return not name.startswith(_HANDSHAKE_PREFIX) and name != b"content-length"
 
 

@@ -130,22 +130,22 @@ def _passing(own: frozenset[bytes], trusted: bool) -> set[bytes]:
 
 
 def response_headers(headers: Headers, status: int) -> HeaderList:
-    """Return those headers of the backend's response that the client gets, unchanged and in order. Names must be in
-    lower-case.
+    """Return those headers of the backend's response that the client gets, unchanged and in order, names in any case.
 
     The backend's `X-Request-Id` is removed, so that only Gatekeeper's remains. `Content-Length` is removed beside
     `Transfer-Encoding` (RFC 9112 section 6.3), from 204, which must not have one (RFC 9110 section 8.6), from 304, with
     which ASGI servers wait for a body that never comes, and from interim responses.
     """
-    kept = [pair for pair in headers if pair[0] not in _NOT_IN_RESPONSES]
+    kept = [pair for pair in headers if pair[0].lower() not in _NOT_IN_RESPONSES]
     connection, unsized = [], status < 200 or status in (204, 304)
     if len(kept) != len(headers):
-        connection = get_all(headers, b"connection")
-        unsized = unsized or get(headers, b"transfer-encoding") is not None
+        lowered = [(name.lower(), value) for name, value in headers]
+        connection = get_all(lowered, b"connection")
+        unsized = unsized or get(lowered, b"transfer-encoding") is not None
     dropped = _named(connection) if connection else set()
     if unsized:
         dropped.add(b"content-length")
-    return [pair for pair in kept if pair[0] not in dropped] if dropped else kept
+    return [pair for pair in kept if pair[0].lower() not in dropped] if dropped else kept
 
 
 def takes_trailers(headers: Headers) -> bool:
@@ -169,7 +169,7 @@ def request_trailers(trailers: Headers, own: frozenset[bytes]) -> HeaderList:
 
 
 def response_trailers(trailers: Headers) -> HeaderList:
-    """Return those trailers of the backend's response that the client gets, names in lower-case."""
+    """Return those trailers of the backend's response that the client gets."""
     return [(name, value) for name, value in trailers if fold(name) not in _NEVER_TRAILING]
 
 

@@ -83,7 +83,8 @@ def random_uuid() -> str:
 
 
 class IdentityHeaders:
-    """The headers that identify the user to the backend. `names` are their names, `DEGRADED` included.
+    """The headers that identify the user to the backend. `names` are their names, `DEGRADED` included;
+    `spelling` has them as they were configured, by their names in lower-case.
 
     `table` has one row for each header: its name, its source (`sub`, `session`, `roles` or `claim`) and, for `claim`,
     the name of the claim. Raises ValueError for a name that is not a token, for two names that a backend may read as
@@ -91,6 +92,7 @@ class IdentityHeaders:
     """
 
     def __init__(self, table: Sequence[tuple[str, str, str | None]]) -> None:
+        self.spelling: Final = {name.lower().encode(): name.encode() for name, _, _ in table}
         self._table = tuple((_checked_name(name), source, claim) for name, source, claim in table)
         for name, source, claim in self._table:
             if source not in _SOURCES or (source == "claim") != bool(claim):

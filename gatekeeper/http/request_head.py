@@ -91,7 +91,8 @@ class RequestRejected(Exception):
 class HeaderSection(msgspec.Struct, frozen=True, eq=False):
     """A valid header section.
 
-    `headers` keep the order and the repetition of the request, with lower-case names. `length` is that of the body,
+    `headers` keep the order and the repetition of the request, with lower-case names; `spelled` are the same with the
+    names as they were read. `length` is that of the body,
     None for a chunked one. `upgrade` is the value of `Upgrade` in lower-case, None without one.
 
     Clients send the same headers again and again: one object stands for all requests whose section has the same bytes,
@@ -106,6 +107,7 @@ class HeaderSection(msgspec.Struct, frozen=True, eq=False):
     upgrade: bytes | None
     connection: frozenset[bytes]
     is_shared: bool
+    spelled: HeaderList
 
 
 class RequestHead(msgspec.Struct, frozen=True):
@@ -187,6 +189,7 @@ def _parse_section(section: bytes, modern: bool, max_headers: int) -> HeaderSect
         upgrade=b",".join(_members(values[b"upgrade"])) if b"upgrade" in values else None,
         connection=connection,
         is_shared=len(section) <= _MAX_SHARED_BYTES,
+        spelled=fields,
     )
 
 
@@ -203,11 +206,11 @@ def salvage(raw: bytes, limits: Limits) -> tuple[str, bytes, HeaderList]:
 
 
 def parse_trailer(line: bytes) -> tuple[bytes, bytes]:
-    """Return name (lower-case) and value of a trailer line without its CRLF. Raises `RequestRejected`."""
+    """Return name and value of a trailer line without its CRLF. Raises `RequestRejected`."""
     field = _FIELD.fullmatch(line + b"\r\n")
     if field is None:
         raise RequestRejected(400, "A trailer is malformed")
-    return field[1].lower(), field[2].rstrip(b" \t")
+    return field[1], field[2].rstrip(b" \t")
 
 
 def check_unfinished(data: bytes | bytearray, start: int = 0) -> None:

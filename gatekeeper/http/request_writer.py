@@ -7,6 +7,7 @@ never both, and chunks of its own size.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from gatekeeper.errors import GatekeeperError, Reason
@@ -40,13 +41,22 @@ class SerializedHead(NamedTuple):
     expects: bool
 
 
-def serialize_head(method: str, target: bytes, headers: Headers, *, authority: bytes, has_body: bool) -> SerializedHead:
+def serialize_head(
+    method: str,
+    target: bytes,
+    headers: Headers,
+    *,
+    authority: bytes,
+    has_body: bool,
+    names: Sequence[bytes] | None = None,
+) -> SerializedHead:
     """Serialize the head of a request. `authority` is the `Host` where there is none: HTTP/1.0 clients may omit it,
-    HTTP/1.1 requests may not (RFC 9112 section 3.2). Raises RequestNotForwardable."""
+    HTTP/1.1 requests may not (RFC 9112 section 3.2). `names` are those of
+    `headers` as they are written. Raises RequestNotForwardable."""
     lines = [b"", b"", b""]
     length: int | None = None
     has_host = expects = False
-    for name, value in headers:
+    for (name, value), written in zip(headers, names or [name for name, _ in headers], strict=True):
         if name in _INTERPRETED:
             if name == b"host":
                 has_host = True
@@ -55,11 +65,11 @@ def serialize_head(method: str, target: bytes, headers: Headers, *, authority: b
             else:
                 length = _length(name, value, length)
                 value = b"%d" % length
-        lines += (name, b": ", value, b"\r\n")
+        lines += (written, b": ", value, b"\r\n")
     if not has_host:
-        lines[2] = b"host: %b\r\n" % authority
+        lines[2] = b"Host: %b\r\n" % authority
     if has_body and length is None:
-        lines.append(b"transfer-encoding: chunked\r\n")
+        lines.append(b"Transfer-Encoding: chunked\r\n")
     elif not has_body and length:
         raise RequestNotForwardable
     _check(method, target, headers)

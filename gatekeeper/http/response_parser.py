@@ -55,7 +55,7 @@ class BadResponse(Exception):
 
 
 class ResponseHead(msgspec.Struct, frozen=True, eq=False):
-    """The head of a response. `headers` are as received, with lower-case names; `reason` may be empty; `length` is the
+    """The head of a response. `headers` are as received; `reason` may be empty; `length` is the
     value of `Content-Length`, None without one; `keeps_alive` is true if the connection may serve another request, and
     `idle_seconds` is how long it may be kept for that by the backend's word, None without one.
 
@@ -111,7 +111,8 @@ def _parse_head(block: bytes) -> ResponseHead:
     minor, status, reason = match.groups()
     headers = _parse_fields(lines[1:-2])
     length, is_chunked, options, idle_seconds = None, False, _NO_OPTIONS, None
-    for name, value in headers:
+    for spelled, value in headers:
+        name = spelled.lower()
         if name not in _FRAMING:
             continue
         if name == b"connection":
@@ -147,7 +148,7 @@ def _options(value: bytes) -> frozenset[bytes]:
 
 
 def _parse_fields(lines: list[bytes]) -> HeaderList:
-    """Return the fields, names in lower-case. Raises BadResponse."""
+    """Return the fields. Raises BadResponse."""
     if len(lines) > MAX_FIELDS:
         raise BadResponse("too many fields")
     return [_fields.get(line) or _cache(_fields, line, _parse_field(line)) for line in lines]
@@ -161,7 +162,7 @@ def _parse_field(line: bytes) -> tuple[bytes, bytes]:
         raise BadResponse("a line that is no field")
     if not is_token(name):
         raise BadResponse("a field whose name is none")
-    return name.lower(), value.strip(b" \t")
+    return name, value.strip(b" \t")
 
 
 def _cache(memory: dict[bytes, _T], text: bytes, parsed: _T) -> _T:

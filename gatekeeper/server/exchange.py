@@ -11,8 +11,9 @@ from http import HTTPStatus
 from typing import Final, Protocol
 
 from gatekeeper.http.grammar import TOKEN_BYTES, is_field_value, is_token
-from gatekeeper.http.headers import HeaderList
+from gatekeeper.http.headers import REQUEST_ID, HeaderList
 from gatekeeper.http.request_head import RequestHead
+from gatekeeper.http.spelling import USUAL
 from gatekeeper.http.types import ASGIApp, Message, Scope
 from gatekeeper.server.responders import DirectResponder, DirectResponders
 from gatekeeper.server.scope import ScopeFactory
@@ -96,7 +97,7 @@ class Framing(Enum):
     NONE = "no body"
 
 
-# Read several times for each response, and slow as attributes of an Enum.
+# Read often, and slow as attributes of an Enum.
 _LENGTH, _CHUNKED, _CLOSE, _NONE = Framing
 
 
@@ -104,8 +105,7 @@ class Exchange:
     """`receive` and `send` for one request.
 
     `started` and `complete` concern the response. After `gone`, the client's disconnection, nothing more is sent, and
-    the application is informed. `task` is that of the application, None while there is none. `responder` is the object
-    that responds instead, if any.
+    the application is told. `task` is the application's, if there is one; `responder` responds instead, if any.
     """
 
     __slots__ = (
@@ -334,9 +334,9 @@ class Exchange:
         self._choose_framing(status, content)
         if not self.keep_alive:
             if connection != b"close":
-                content.append(b"connection: close\r\n")
+                content.append(b"Connection: close\r\n")
         elif self.head.version == "1.0" and connection is None:
-            content.append(b"connection: keep-alive\r\n")
+            content.append(b"Connection: keep-alive\r\n")
         content.append(b"\r\n")
         self.started = True
         self._expected = _BODY
@@ -362,7 +362,7 @@ class Exchange:
                     connection = b"close" if b"close" in value.lower().replace(b" ", b"").split(b",") else value
             elif key == b"content-type":
                 self._is_event_stream = value.lower().startswith(b"text/event-stream")
-            content += (name, b": ", value, b"\r\n")
+            content += (USUAL[key] if key == REQUEST_ID else name, b": ", value, b"\r\n")
         if b"".join(content[1::4]).translate(None, TOKEN_BYTES) or not is_field_value(b"".join(content[3::4])):
             raise RuntimeError("Invalid header name or value in a response.")
         if connection == b"close":
@@ -380,7 +380,7 @@ class Exchange:
             self._framing = _NONE
         elif self._framing is not _LENGTH and self.head.version == "1.1":
             self._framing = _CHUNKED
-            content.append(b"transfer-encoding: chunked\r\n")
+            content.append(b"Transfer-Encoding: chunked\r\n")
         elif self._framing is not _LENGTH:
             self._framing = _CLOSE
             self.keep_alive = False
@@ -390,9 +390,9 @@ class Exchange:
         lines, and the body. Not for responses to HEAD."""
         end = b"\r\n"
         if not self.keep_alive:
-            end = b"connection: close\r\n\r\n"
+            end = b"Connection: close\r\n\r\n"
         elif self.head.version == "1.0":
-            end = b"connection: keep-alive\r\n\r\n"
+            end = b"Connection: keep-alive\r\n\r\n"
         self.started = self.complete = True
         self._connection.write(b"".join((head_lines, headers, end, body)))
         self._connection.response_complete()

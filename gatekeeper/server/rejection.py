@@ -11,6 +11,7 @@ import msgspec
 
 from gatekeeper.http.headers import HeaderList, Headers
 from gatekeeper.http.request_head import Limits, RequestHead, RequestRejected, salvage
+from gatekeeper.http.spelling import USUAL
 from gatekeeper.http.types import Scope
 from gatekeeper.server.exchange import status_line
 
@@ -83,7 +84,7 @@ def error_response(render_error: RenderError, request: RejectedRequest, required
     if all(name.lower() != b"date" for name, _ in headers):
         # RFC 9110 section 6.6.1: an origin server with a clock sends `Date`.
         headers.append((b"date", formatdate(usegmt=True).encode()))
-    lines = [b"%b: %b\r\n" % header for header in headers]
-    framing = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(response.body)
+    lines = [b"%b: %b\r\n" % (USUAL.get(name, name), value) for name, value in headers]
+    framing = b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(response.body)
     body = b"" if request.method == "HEAD" else response.body
     return b"".join((status_line(request.status), *lines, framing, body))

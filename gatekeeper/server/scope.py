@@ -12,7 +12,8 @@ from gatekeeper.http.types import Scope
 EXTENSION: Final = "gatekeeper.http"
 """The name of the ASGI extension of this server.
 
-`scope["extensions"][EXTENSION]["target"]` is the request target in the client's spelling, a bare `?` included. The last
+`scope["extensions"][EXTENSION]["target"]` is the request target in the client's spelling, a bare `?` included, and
+`["headers"]` are the headers with their names as they were read, which is how a backend gets them. The last
 `http.request` message has `trailers`, a list of headers, if there are any. `http.response.start` may have `reason`, the
 reason phrase in bytes. Before it, `gatekeeper.http.informational` with `status` and `headers` sends an interim
 response: 100 if the client waits for it, others to HTTP/1.1 clients.
@@ -56,5 +57,8 @@ class ScopeFactory:
             # A copy: the section is shared with other requests.
             "headers": list(head.headers),
             "state": self._app_state.copy(),
-            "extensions": {"http.response.trailers": {}, EXTENSION: {"target": head.target}},
+            "extensions": {
+                "http.response.trailers": {},
+                EXTENSION: {"target": head.target, "headers": head.section.spelled},
+            },
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from uvicorn._types import ASGISendEvent
 from uvicorn.config import Config
@@ -13,6 +13,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 from websockets.frames import Frame
 
+from gatekeeper.http.headers import HeaderList
 from gatekeeper.http.request_head import RequestHead
 from gatekeeper.http.websocket_frames import MAX_MESSAGE_BYTES, StrictServerProtocol
 from gatekeeper.http.websocket_handshake import serialize_handshake
@@ -30,6 +31,8 @@ class WebSocketServerProtocol(WebSocketsSansIOProtocol):
 
     on_client_left: Callable[[asyncio.Task[None]], None] | None = None
     _task: asyncio.Task[None] | None = None
+    # The headers of the handshake, with their names as they were read.
+    spelled: HeaderList
 
     def __init__(self, config: Config, *arguments: Any, **named: Any) -> None:
         super().__init__(config, *arguments, **named)
@@ -67,7 +70,7 @@ class WebSocketServerProtocol(WebSocketsSansIOProtocol):
 
     async def run_asgi(self) -> None:
         extensions: Any = self.scope["extensions"]
-        extensions[CLIENT_LEFT] = {"left": self._left}
+        extensions[CLIENT_LEFT] = {"left": self._left, "headers": self.spelled}
         self._task = asyncio.current_task()
         await super().run_asgi()
 
@@ -126,8 +129,9 @@ def hand_over(
 ) -> asyncio.Protocol:
     """Give the connection with the checked handshake `head` to a WebSocket protocol, and return that."""
     made: Any = config.ws_protocol_class
-    websocket: asyncio.Protocol = made(config=config, server_state=state, app_state=app_state)
+    websocket: Any = made(config=config, server_state=state, app_state=app_state)
+    websocket.spelled = head.section.spelled
     websocket.connection_made(transport)
     websocket.data_received(serialize_handshake(head))
     transport.set_protocol(websocket)
-    return websocket
+    return cast("asyncio.Protocol", websocket)

@@ -62,8 +62,9 @@ class Http1Upstream:
         return f"<Http1Upstream {self._url} {self.pool!r}>"
 
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
-        method, target, headers, body, _ = request
-        out = serialize_head(method, target, headers, authority=self.authority, has_body=body is not None)
+        method, target, headers, body, _, names = request
+        has_body = body is not None
+        out = serialize_head(method, target, headers, authority=self.authority, has_body=has_body, names=names)
         connection = await self.pool.acquire()
         exchange = Http1Exchange(connection, request, out)
         try:

@@ -132,7 +132,7 @@ class Http2Client:
 
     def _fields(self, request: UpstreamRequest) -> HeaderList:
         """Return the fields of the request, pseudo-header fields first. Raises RequestNotForwardable."""
-        method, target, headers, _, _ = request
+        method, target, headers, *_ = request
         fields = [
             (b":method", method.encode("ascii")),
             (b":scheme", b"https"),
@@ -274,7 +274,7 @@ class Http2Exchange:
         if left:
             raise RequestNotForwardable
         if left is None and body.trailers:
-            self.stream.send_trailers(body.trailers)
+            self.stream.send_trailers([(name.lower(), value) for name, value in body.trailers])
         else:
             await self.stream.send(b"", end=True)
 

@@ -22,7 +22,7 @@ from gatekeeper.http.response_parser import keep_alive_seconds
 from gatekeeper.upstream.connector import BackendStreams, Connector
 from gatekeeper.upstream.http2_client import ALPN, Http2Client
 from gatekeeper.upstream.httpx_duplex import DuplexBackend, HttpxExchange, current_exchange
-from gatekeeper.upstream.interface import RequestBody, UpstreamRequest, UpstreamResponse
+from gatekeeper.upstream.interface import RequestBody, UpstreamRequest, UpstreamResponse, as_written
 from gatekeeper.upstream.pool import IDLE_SECONDS, MAX_IDLE
 
 
@@ -128,12 +128,12 @@ class HttpxUpstream:
         return _HttpxResponse(response, exchange)
 
     def _framed(self, request: UpstreamRequest) -> HeaderList:
-        headers = request.headers
-        if get(headers, b"host") is None:
+        headers = as_written(request)
+        if get(request.headers, b"host") is None:
             # HTTP/1.0 clients may leave it out, HTTP/1.1 may not (RFC 9112 section 3.2).
-            headers = [(b"host", self._connector.origin.authority), *headers]
-        if request.body is not None and get(headers, b"content-length") is None:
-            headers = [*headers, (b"transfer-encoding", b"chunked")]
+            headers = [(b"Host", self._connector.origin.authority), *headers]
+        if request.body is not None and get(request.headers, b"content-length") is None:
+            headers = [*headers, (b"Transfer-Encoding", b"chunked")]
         return headers
 
 
@@ -141,7 +141,7 @@ class _HttpxResponse:
     def __init__(self, response: httpcore.Response, exchange: HttpxExchange) -> None:
         self.status: int = response.status
         self.reason: bytes = response.extensions.get("reason_phrase", b"")
-        self.headers: HeaderList = [(name.lower(), value) for name, value in response.headers]
+        self.headers: HeaderList = response.headers
         self.may_have_trailers = False
         self.trailers: HeaderList = []
         self.body: AsyncGenerator[bytes, None] = self._parts(exchange)

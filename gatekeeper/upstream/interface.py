@@ -6,7 +6,7 @@ httpx.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
 from gatekeeper.http.headers import HeaderList
@@ -36,9 +36,10 @@ class RequestBody(Protocol):
 class UpstreamRequest(NamedTuple):
     """One request for the backend.
 
-    `target` is path and query, byte for byte. `headers` are final except for the framing, names in lower-case. A
-    `body` without `Content-Length` is sent chunked, and its trailers are sent only then; None means no body.
-    `on_informational` is awaited for every interim response (1xx) but 101, in order, before the response is returned.
+    `target` is path and query, byte for byte. `headers` are final except for the framing, names in lower-case; `names`
+    are those as HTTP/1 writes them, None for lower-case. A `body` without `Content-Length` is sent chunked, and its
+    trailers are sent only then; None means no body. `on_informational` is awaited for every interim response (1xx) but
+    101, in order, before the response is returned.
     """
 
     method: str
@@ -46,10 +47,19 @@ class UpstreamRequest(NamedTuple):
     headers: HeaderList
     body: RequestBody | None
     on_informational: OnInformational | None = None
+    names: Sequence[bytes] | None = None
+
+
+def as_written(request: UpstreamRequest) -> HeaderList:
+    """Return the headers of a request with their names as HTTP/1 writes them."""
+    if request.names is None:
+        return request.headers
+    return [(name, value) for name, (_, value) in zip(request.names, request.headers, strict=True)]
 
 
 class UpstreamResponse(Protocol):
-    """A response: its head, and its body as it arrives, without framing and otherwise unchanged.
+    """A response: its head, and its body as it arrives, without framing and otherwise unchanged. Names of headers and
+    trailers are as they were read, in any case.
 
     `may_have_trailers` is known from the head; `trailers` are complete when `body` has ended. Iterating over `body`
     raises UpstreamUnavailable or UpstreamTimeout if the backend breaks off. `aclose` must be called, at any point.

@@ -21,7 +21,7 @@ from gatekeeper.http.request_writer import RequestNotForwardable
 from gatekeeper.http.types import Message
 from gatekeeper.http.websocket_frames import MAX_MESSAGE_BYTES, StrictClientProtocol
 from gatekeeper.upstream.connector import BackendStreams
-from gatekeeper.upstream.interface import Upstream, UpstreamRequest
+from gatekeeper.upstream.interface import Upstream, UpstreamRequest, as_written
 
 READ_BYTES: Final = 64 * 1024
 """The most bytes of one read."""
@@ -235,7 +235,7 @@ async def _shake_hands(line: BackendStreams, request: UpstreamRequest) -> Backen
     )
     handshake = _HandshakeRequest(line)
     head = await handshake.response_to(_handshake(request, protocol.key, line.authority))
-    headers = [(bytes(name), bytes(value)) for name, value in head.headers]
+    headers: HeaderList = [(bytes(name), bytes(value)) for name, value in head.headers.raw_items()]
     try:
         # It also rejects fields that the server could not send.
         fields = HandshakeHeaders([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers])
@@ -252,9 +252,9 @@ async def _shake_hands(line: BackendStreams, request: UpstreamRequest) -> Backen
 
 
 def _handshake(request: UpstreamRequest, key: str, authority: bytes) -> h11.Request:
-    headers = [pair for pair in request.headers if pair[0] not in _OF_ONE_SIDE]
-    if get(headers, b"host") is None:
-        headers.insert(0, (b"host", authority))
+    headers = [pair for pair in as_written(request) if pair[0].lower() not in _OF_ONE_SIDE]
+    if get(request.headers, b"host") is None:
+        headers.insert(0, (b"Host", authority))
     headers += [
         (b"Connection", b"Upgrade"),
         (b"Upgrade", b"websocket"),

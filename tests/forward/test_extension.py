@@ -103,7 +103,7 @@ async def test_interim_answers_reach_a_client_that_can_take_them() -> None:
     messages = await answers_to(answer)
 
     assert messages[:2] == [
-        {"type": "gatekeeper.http.informational", "status": 103, "headers": [(b"link", b"</a>")]},
+        {"type": "gatekeeper.http.informational", "status": 103, "headers": [(b"Link", b"</a>")]},
         {"type": "gatekeeper.http.informational", "status": 102, "headers": []},
     ]
     assert messages[2]["type"] == "http.response.start"
@@ -124,7 +124,7 @@ async def test_trailers_reach_a_client_that_wants_them_and_no_other() -> None:
         assert messages[0]["trailers"] is True
         assert messages[-2:] == [
             {"type": "http.response.body", "body": b"", "more_body": False},
-            {"type": "http.response.trailers", "headers": [(b"x-sum", b"1")], "more_trailers": False},
+            {"type": "http.response.trailers", "headers": [(b"X-Sum", b"1")], "more_trailers": False},
         ]
         assert backend.requests[0].get_all(b"te") == [b"trailers"]
         for how in ({}, {"headers": WANTED, "offered": False}):

@@ -145,7 +145,7 @@ async def test_the_answer_to_head_keeps_its_length_and_has_no_body() -> None:
     async with raw_chain(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n") as (made, client):
         for _ in range(2):
             await client.send(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")
-            assert b"content-length: 1000000\r\n" in await client.until(b"\r\n\r\n")
+            assert b"Content-Length: 1000000\r\n" in await client.until(b"\r\n\r\n")
 
         assert made.backend.connections == 1
 

@@ -26,7 +26,7 @@ def test_a_head_holds_what_was_given_in_its_order() -> None:
 
 
 def test_a_missing_host_is_the_backends_authority() -> None:
-    assert made((b"x-a", b"1")).head == b"GET / HTTP/1.1\r\nhost: backend:81\r\nx-a: 1\r\n\r\n"
+    assert made((b"x-a", b"1")).head == b"GET / HTTP/1.1\r\nHost: backend:81\r\nx-a: 1\r\n\r\n"
 
 
 # F15
@@ -42,7 +42,7 @@ def test_a_length_is_written_in_plain_digits(value: bytes, length: int) -> None:
 def test_a_body_without_a_length_is_chunked() -> None:
     out = made(HOST, method="POST", has_body=True)
 
-    assert out.head.endswith(b"transfer-encoding: chunked\r\n\r\n")
+    assert out.head.endswith(b"Transfer-Encoding: chunked\r\n\r\n")
     assert out.length is None
 
 

@@ -116,7 +116,7 @@ async def test_nothing_is_added_to_an_answer_but_its_framing() -> None:
     # X18
     with serving(sends(start(headers=[(b"ETag", b"a")]), part(b"x"))) as (url, _, _):
         assert await response_to(url, CLOSING) == (
-            b"HTTP/1.1 200 OK\r\nETag: a\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n1\r\nx\r\n0\r\n\r\n"
+            b"HTTP/1.1 200 OK\r\nETag: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n1\r\nx\r\n0\r\n\r\n"
         )
 
 
@@ -204,7 +204,7 @@ async def test_trailers_of_a_request_come_with_its_end_and_never_among_its_heade
 
     with serving(answer) as (url, scopes, _):
         await response_to(url, POST + b"Connection: close\r\n\r\n1\r\na\r\n0\r\nX-Sum: 1 \r\nX-User-Id: admin\r\n\r\n")
-        assert messages[-1]["trailers"] == [(b"x-sum", b"1"), (b"x-user-id", b"admin")]
+        assert messages[-1]["trailers"] == [(b"X-Sum", b"1"), (b"X-User-Id", b"admin")]
         assert all("trailers" not in message for message in messages[:-1])
         assert [name for name, _ in scopes[0]["headers"]] == [b"host", b"transfer-encoding", b"connection"]
         messages.clear()

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -125,10 +125,9 @@ class Store:
     """A Valkey of its own, on a unix socket, that keeps nothing unless `options` say so; can be killed, frozen and
     started again."""
 
-    def __init__(self, directory: Path, *options: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, directory: Path, *options: str) -> None:
         self.directory = directory
         self._options = options
-        self._environment = None if environment is None else {**os.environ, **environment}
         self._process: subprocess.Popen[bytes] | None = None
         self.path = directory / "store.sock"
         self.url = f"unix://{self.path}"
@@ -151,7 +150,6 @@ class Store:
                 *self._options,
                 *options,
             ],
-            env=self._environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -208,9 +206,9 @@ class Store:
 
 
 @contextmanager
-def external_store(*options: str, environment: Mapping[str, str] | None = None) -> Iterator[Store]:
+def external_store(*options: str) -> Iterator[Store]:
     with tempfile.TemporaryDirectory(prefix="gk-store-") as directory:
-        store = Store(Path(directory), *options, environment=environment)
+        store = Store(Path(directory), *options)
         try:
             store.start()
             yield store

@@ -201,7 +201,7 @@ async def to_the_end(client: RawClient) -> bytes:
 def unchunked(response: bytes) -> bytes:
     """An answer with its chunks joined: where they are cut says nothing. `<end>` where the last has come."""
     head, _, body = response.rpartition(b"HTTP/1.1 ")[2].partition(b"\r\n\r\n")
-    if b"\r\ntransfer-encoding: chunked" not in head:
+    if b"\r\ntransfer-encoding: chunked" not in head.lower():
         return response
     joined, rest = b"", body
     while match := re.match(rb"([0-9a-f]+)\r\n", rest):
@@ -241,7 +241,7 @@ async def seen(
         await client.send(sent + body)
         told = await to_the_end(client)
     if not id_lines:
-        number = re.search(rb"x-request-id: (\S+)", told)[1].decode()  # type: ignore[index]
+        number = re.search(rb"(?i)x-request-id: (\S+)", told)[1].decode()  # type: ignore[index]
     line = gate.access_of(number)
     assert set(line) >= {"ts", "duration_ms", "upstream_ms"}
     line |= {"ts": "", "duration_ms": 0, "upstream_ms": line["upstream_ms"] is not None, "request_id": ""}
