@@ -198,6 +198,7 @@ class Readiness:
         while True:
             await self._store_fault()
             found = await self._other_faults()
+            self._metrics.settle()
             if found != known:
                 for fault in found:
                     _log.warning("gatekeeper not ready: %s", fault)

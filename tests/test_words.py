@@ -88,6 +88,7 @@ COMPONENTS: Final = (
     "housekeeping",
     "key set",
     "listener",
+    "log",
     "login check",
     "middleware",
     "open streams",

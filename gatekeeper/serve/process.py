@@ -25,6 +25,7 @@ from gatekeeper.settings import Settings
 from gatekeeper.telemetry import logs
 from gatekeeper.telemetry.health import Health, of_registry
 from gatekeeper.web.engine import Engine
+from gatekeeper.telemetry.line_writer import redirect_output
 from gatekeeper.web.server_errors import ServerErrors
 from gatekeeper.web.session_end import ResponseCut
 
@@ -115,7 +116,11 @@ def _tune_garbage_collection() -> None:
 
 
 def configure_logs(settings: Settings) -> None:
-    """Send logs to stderr in the format of `LOG_FORMAT`; without that setting, as text to a terminal, else as JSON."""
+    """Send logs to stderr in the format of `LOG_FORMAT`; without that setting, as text to a terminal, else as JSON.
+
+    From here on writing to stdout and stderr never waits.
+    """
+    redirect_output()
     as_json = settings.log_format == "json" or (settings.log_format is None and not sys.stderr.isatty())
     logs.configure(as_json=as_json, level=settings.log_level)
     uvicorn_log = logging.getLogger("uvicorn.error")

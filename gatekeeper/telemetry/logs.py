@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Any
 
@@ -18,7 +19,7 @@ _SHARED: list[Any] = [
 def configure(*, as_json: bool, level: str) -> None:
     """Send the records of every logger to one handler. `level` is a level name of `logging`, in any case."""
     renderer: Any = (
-        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=_wants_colors())
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -39,3 +40,8 @@ def configure(*, as_json: bool, level: str) -> None:
     # At debug level these two log request lines and headers, which contain tokens.
     for name in ("httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _wants_colors() -> bool:
+    """Tell whether stderr is a terminal that shows colors, and its user wants them (no-color.org)."""
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

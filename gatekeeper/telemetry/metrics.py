@@ -20,6 +20,7 @@ from gatekeeper.errors import (
 from gatekeeper.http.methods import SUPPORTED_METHODS
 from gatekeeper.sessions.events import ACTOR_KINDS, ActorKind, Event
 from gatekeeper.store.epoch import LOSSES
+from gatekeeper.telemetry.line_writer import dropped_lines
 from gatekeeper.telemetry.request_record import RequestRecord
 
 Mode = Literal["sidecar", "middleware"]
@@ -74,6 +75,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.registry.register(_SettleOnCollect(self.settle))
         self._open = {True: 0, False: 0}
+        self._dropped_lines = 0
         self._finished: list[RequestRecord] = []
         self._tally: Tally[tuple[str, str, str, str, int]] = Tally()
         self._decided: list[float | None] = []
@@ -110,6 +112,7 @@ class Metrics:
         )
         self.degraded = Counter("degraded_requests", "Requests passed while the store was away.", **of)
         self.jwks_keys = Gauge("jwks_keys", "Keys in the current key set.", multiprocess_mode="livemax", **of)
+        self.log_lines_dropped = Counter("log_lines_dropped", "Lines of the log that were not written.", **of)
         self.build_info = Gauge("build_info", "The running version.", ("version",), multiprocess_mode="max", **of)
 
     def _fill(self) -> None:
@@ -176,6 +179,9 @@ class Metrics:
             self.decisions.labels(decision, reason, self.mode).inc(number)
             self.requests.labels(route, method if method in METHODS else "other", status).inc(number)
         self._tally.clear()
+        if (dropped := dropped_lines()) > self._dropped_lines:
+            self.log_lines_dropped.inc(dropped - self._dropped_lines)
+            self._dropped_lines = dropped
         self.websockets.set(self._open[True])
         self.in_flight.set(self._open[False])
         for histogram, amounts in (
