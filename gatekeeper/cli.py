@@ -20,6 +20,8 @@ from gatekeeper.errors import ConfigError
 
 if TYPE_CHECKING:
     from gatekeeper.sessions.audit_reader import AuditReader, RecordedEvent
+    from gatekeeper.sessions.manager import Manager
+    from gatekeeper.settings import Settings
 
 app = typer.Typer(
     name="gatekeeper",
@@ -174,18 +176,29 @@ def list_sessions(
 @sessions.command("revoke")
 def revoke_sessions(
     user: Annotated[str, typer.Argument(help="The user id.")],
-    session_id: Annotated[
-        int | None, typer.Argument(help="The session id; all sessions of the user without it.")
-    ] = None,
+    session_id: Annotated[int | None, typer.Argument(help="The session id.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Revoke all sessions of the user.")] = False,
 ) -> None:
-    """Revoke one session of a user, or all of them."""
+    """Revoke one session of a user, or with --all all of them."""
+    if (session_id is None) is not every:
+        raise typer.BadParameter("give either the id of a session or --all", param_hint="SESSION_ID")
     if session_id is None:
-        print(f"{_with_manager(lambda manager: manager.revoke_all(user, by_admin=True))} session(s) ended")
+        ended, known = _with_manager(lambda manager: _revoke_all(manager, user))
+        if known:
+            print(f"{ended} session(s) ended")
+            return
     elif _with_manager(lambda manager: manager.revoke(user, session_id, by_admin=True)):
         print("1 session ended")
-    else:
-        print("gatekeeper: no such session", file=sys.stderr)
-        raise typer.Exit(1)
+        return
+    what = "session" if every else "live session of this user with this id"
+    print(f"gatekeeper: user {user!r}: the store has no {what}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+async def _revoke_all(manager: Manager, user: str) -> tuple[int, bool]:
+    """Revokes all sessions. Returns how many, and whether the store has any session of the user, ended ones too."""
+    ended = await manager.revoke_all(user, by_admin=True)
+    return ended, ended > 0 or bool(await manager.sessions(user, include_inactive=True))
 
 
 @audit.command("tail")
@@ -258,9 +271,11 @@ def _with_audit_log(work: Callable[[AuditReader], Awaitable[None]]) -> None:
     from gatekeeper.sessions.audit_reader import AuditReader
     from gatekeeper.settings import load
 
+    settings = load(require_keys=False)
+    _name_store(settings)
+
     async def run() -> None:
-        settings = load()
-        store = open_store(settings)
+        store = open_store(settings, joins=True)
         if store.embedded is not None:
             await asyncio.to_thread(store.embedded.start)
         try:
@@ -281,8 +296,11 @@ def _with_manager(work: Any) -> Any:
     from gatekeeper.build import build
     from gatekeeper.settings import load
 
+    settings = load(require_keys=False)
+    _name_store(settings)
+
     async def run() -> Any:
-        engine = build(load(), mode="sidecar")
+        engine = build(settings, mode="sidecar", joins_store=True)
         await engine.runtime.start()
         try:
             return await work(engine.services.manager)
@@ -290,6 +308,13 @@ def _with_manager(work: Any) -> Any:
             await engine.runtime.aclose()
 
     return _run(run)
+
+
+def _name_store(settings: Settings) -> None:
+    """Says on stderr which store the command asks, without a password."""
+    from gatekeeper.settings import store_name
+
+    print(f"store: {store_name(settings)}", file=sys.stderr)
 
 
 def _run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:

@@ -11,15 +11,15 @@ from gatekeeper.auth.requests import RequestFacts
 from gatekeeper.build import build
 from gatekeeper.errors import KeysUnavailable, StoreUnavailable
 from gatekeeper.models import Client
-from gatekeeper.settings import Settings, load, warnings
-from gatekeeper.store.embedded import EmbeddedStoreFailed
+from gatekeeper.settings import Settings, load, store_name, warnings
+from gatekeeper.store.embedded import EmbeddedStoreFailed, EmbeddedValkey
 from gatekeeper.web.engine import Engine
 
 
 async def run(*, online: bool, token_file: Path | None) -> int:
     """Prints every finding. Returns the exit code, 1 if a check failed. Raises `ConfigError` for invalid settings."""
     settings = load()
-    engine = build(settings, mode="sidecar")
+    engine = build(settings, mode="sidecar", joins_store=True)
     for warning in warnings(settings):
         print(f"warning: {warning}")
     print("paths that Gatekeeper serves itself (switch a dialect off with GATEKEEPER_DIALECTS):")
@@ -27,6 +27,9 @@ async def run(*, online: bool, token_file: Path | None) -> int:
         method, _, path = claimed.partition(" ")
         print(f"  {method:6} {path}")
     failed = False
+    if settings.redis_url is None and (fault := EmbeddedValkey(settings.data_dir).fault()) is not None:
+        failed = True
+        print(f"failed: {fault}")
     try:
         if online:
             async for failure in _failures(settings, engine):
@@ -42,20 +45,21 @@ async def run(*, online: bool, token_file: Path | None) -> int:
 
 async def _failures(settings: Settings, engine: Engine) -> AsyncIterator[str]:
     """Connects to the store, the key set and the backend, and yields one line for each failure."""
+    print(f"store: {store_name(settings)}")
     try:
         await engine.runtime.start()
     except EmbeddedStoreFailed as error:
         yield str(error)
-        return
-    for fault in await engine.readiness.faults():
-        yield fault
-    try:
-        for warning in await engine.readiness.store_warnings():
-            print(f"warning: {warning}")
-        for note in await engine.readiness.store_notes():
-            print(f"note: {note}")
-    except StoreUnavailable:
-        pass  # already among the faults
+    else:
+        for fault in await engine.readiness.faults():
+            yield fault
+        try:
+            for warning in await engine.readiness.store_warnings():
+                print(f"warning: {warning}")
+            for note in await engine.readiness.store_notes():
+                print(f"note: {note}")
+        except StoreUnavailable:
+            pass  # already among the faults
     if settings.upstream_url is not None and not await _reachable(settings.upstream_url):
         yield f"GATEKEEPER_UPSTREAM_URL {settings.upstream_url}: cannot connect to the backend"
 

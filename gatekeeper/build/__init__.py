@@ -51,18 +51,20 @@ def build(
     verify_queue: VerifyQueue | None = None,
     access_log: AccessLog | None = None,
     application: Any = None,
+    joins_store: bool = False,
 ) -> Engine:
     """Build the engine that the settings describe, not started.
 
     `fetch` gets the key set, `verify_queue` limits signature checks; `application` is asked for passwords where
-    `LOGIN_CHECK_URL` is a path and there is no `UPSTREAM_URL`. Raises `ConfigError` for keys that cannot be used.
+    `LOGIN_CHECK_URL` is a path and there is no `UPSTREAM_URL`. With `joins_store` no embedded store is started, and one
+    that runs is used. Raises `ConfigError` for keys that cannot be used.
     """
     metrics = Metrics(mode)
     telemetry = Telemetry(metrics, access_log)
     verify_queue = verify_queue or VerifyQueue()
     signing = signing_keys(settings)
     keys = verification_keys(settings, signing, fetch or http_fetcher())
-    store = open_store(settings)
+    store = open_store(settings, joins=joins_store)
     store.runner.outbox.events = metrics
     store.runner.recent.losses = metrics
     store.breaker.add_listener(metrics.store_is_up)

@@ -22,7 +22,7 @@ from gatekeeper.settings import Settings
 from gatekeeper.store.address import open_client
 from gatekeeper.store.breaker import Breaker
 from gatekeeper.store.client import StoreClient
-from gatekeeper.store.embedded import EmbeddedValkey
+from gatekeeper.store.embedded import EmbeddedValkey, JoinedValkey
 from gatekeeper.store.epoch import Epoch
 from gatekeeper.store.rate_limit import Rate, RateLimiter
 
@@ -39,9 +39,11 @@ class StoreParts(NamedTuple):
     connect: Callable[[], Any]
 
 
-def open_store(settings: Settings) -> StoreParts:
-    """Build the client of the store that the settings name. An embedded store is not started. Raises `ConfigError`."""
-    embedded = EmbeddedValkey(settings.data_dir) if settings.redis_url is None else None
+def open_store(settings: Settings, *, joins: bool = False) -> StoreParts:
+    """Build the client of the store that the settings name. An embedded store is not started; with `joins` it never is,
+    and one that runs is used. Raises `ConfigError`."""
+    kind = JoinedValkey if joins else EmbeddedValkey
+    embedded = kind(settings.data_dir) if settings.redis_url is None else None
     url = embedded.url if embedded is not None else settings.redis_url.get_secret_value()  # type: ignore[union-attr]
     ca_file = str(settings.store_ca_file) if settings.store_ca_file else None
     connect = partial(open_client, url, timeout_seconds=settings.store_timeout, ca_file=ca_file)

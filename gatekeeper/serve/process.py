@@ -24,8 +24,8 @@ from gatekeeper.server.websocket import websocket_protocol
 from gatekeeper.settings import Settings
 from gatekeeper.telemetry import logs
 from gatekeeper.telemetry.health import Health, of_registry
-from gatekeeper.web.engine import Engine
 from gatekeeper.telemetry.line_writer import redirect_output
+from gatekeeper.web.engine import Engine
 from gatekeeper.web.server_errors import ServerErrors
 from gatekeeper.web.session_end import ResponseCut
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from gatekeeper.settings.advice import warnings
 from gatekeeper.settings.grammars import IdentityHeader, ListenAddress
-from gatekeeper.settings.loader import EffectiveSetting, describe, load
+from gatekeeper.settings.loader import EffectiveSetting, describe, load, store_name
 from gatekeeper.settings.model import Settings
 from gatekeeper.settings.secrets import IntrospectionClient
 
@@ -19,5 +19,6 @@ __all__ = [
     "Settings",
     "describe",
     "load",
+    "store_name",
     "warnings",
 ]

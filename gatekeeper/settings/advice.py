@@ -23,6 +23,7 @@ def warnings(settings: Settings) -> list[str]:
         *_limit_warnings(settings),
         *_file_limit_warnings(settings),
         *_store_warnings(settings),
+        *_data_dir_warnings(settings),
         *_transport_warnings(settings),
         *_file_warnings(settings),
     ]
@@ -71,6 +72,21 @@ def _store_warnings(settings: Settings) -> Iterator[str]:
         yield (
             f"{env_name('on_store_failure')}: while the store is unavailable, sessions that were ended elsewhere pass "
             f"for up to {settings.degraded_max:g} s ({env_name('degraded_max')}), and failed logins are not counted"
+        )
+
+
+def _data_dir_warnings(settings: Settings) -> Iterator[str]:
+    if settings.redis_url is not None:
+        return
+    try:
+        found = settings.data_dir.stat()
+    except OSError:  # not there yet, and made for its owner alone; or a failure of `check` itself
+        return
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        who = "every user" if found.st_mode & stat.S_IWOTH else "the group"
+        yield (
+            f"{env_name('data_dir')}: {who} of this host can write to {str(settings.data_dir)!r}, and replace the "
+            "sessions in it (chmod go-w)"
         )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from pydantic import ValidationError
 
@@ -13,6 +14,9 @@ from gatekeeper.errors import ConfigError
 from gatekeeper.settings.conflicts import Conflict, mixed_keys
 from gatekeeper.settings.model import Settings
 from gatekeeper.settings.source import EnvironmentSource, SettingInfo, setting_infos
+
+# What names keys, and what must agree with them.
+_KEY_FIELDS: Final = ("jwt_secret", "jwt_public_key", "jwks_url", "jwks_ca_file", "jwt_algorithms", "signing_key")
 
 
 class EffectiveSetting(NamedTuple):
@@ -23,13 +27,21 @@ class EffectiveSetting(NamedTuple):
     source: Literal["default", "environment", "env file", "file"]
 
 
-def load(environ: Mapping[str, str] | None = None, *, require_upstream: bool = False) -> Settings:
+def load(
+    environ: Mapping[str, str] | None = None, *, require_upstream: bool = False, require_keys: bool = True
+) -> Settings:
     """Load the settings from `environ`, by default the environment of this process.
 
     `require_upstream` makes a missing `GATEKEEPER_UPSTREAM_URL` a problem, as the sidecar needs it and the middleware
-    does not. Raises `ConfigError` with every problem, one line each.
+    does not. Without `require_keys` the settings of keys are not read, and there is one that verifies nothing: for
+    commands that neither sign nor verify. Raises `ConfigError` with every problem, one line each.
     """
-    return _load(EnvironmentSource(Settings, os.environ if environ is None else environ), require_upstream)
+    environ = os.environ if environ is None else environ
+    if not require_keys:
+        names = {name for info in setting_infos(Settings) if info.field in _KEY_FIELDS for name in info.names}
+        environ = {name: value for name, value in environ.items() if name not in names}
+        environ["GATEKEEPER_JWT_SECRET"] = secrets.token_urlsafe(48)
+    return _load(EnvironmentSource(Settings, environ), require_upstream)
 
 
 def describe(
@@ -42,6 +54,14 @@ def describe(
     source = EnvironmentSource(Settings, os.environ if environ is None else environ)
     settings = _load(source, require_upstream=False)
     return [_effective(info, source, settings, env_file_names) for info in setting_infos(Settings)]
+
+
+def store_name(settings: Settings) -> str:
+    """Return which store these settings name, with the user and the password masked."""
+    if settings.redis_url is None:
+        return f"embedded Valkey in {os.path.realpath(settings.data_dir)}"
+    info = next(info for info in setting_infos(Settings) if info.field == "redis_url")
+    return info.reader.show(settings.redis_url.get_secret_value())
 
 
 def _load(source: EnvironmentSource, require_upstream: bool) -> Settings:

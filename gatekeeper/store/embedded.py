@@ -64,7 +64,8 @@ class EmbeddedValkey:
     """This process's use of the Valkey in `data_dir`. Its methods block; `start` and `stop` may be repeated."""
 
     def __init__(self, data_dir: Path) -> None:
-        self._data_dir = data_dir.absolute()
+        # With every link resolved: processes with one directory find one socket, by whatever name they call it.
+        self._data_dir = Path(os.path.realpath(data_dir))
         self._child: subprocess.Popen[bytes] | None = None
         self._in_use: int | None = None
 
@@ -128,6 +129,36 @@ class EmbeddedValkey:
                 _log.error("embedded store cannot be started: %s", error)
                 await asyncio.sleep(1)
 
+    def fault(self) -> str | None:
+        """Return why no server could be started, None if one could. Nothing of the attempt stays."""
+        place = self._data_dir
+        try:
+            server_binary()
+            while not place.exists() and not place.is_symlink():
+                place = place.parent
+            # Only an attempt finds a read-only or full file system.
+            with tempfile.TemporaryDirectory(prefix=".gatekeeper-check-", dir=place):
+                pass
+            if self.socket_path.parent.exists():
+                self._check_owner()
+            for name in ("start.lock", "in-use.lock", "server.lock"):
+                if (self._data_dir / name).exists():
+                    os.close(os.open(self._data_dir / name, os.O_RDWR | os.O_CLOEXEC))
+        except EmbeddedStoreFailed as error:
+            return str(error)
+        except OSError as error:
+            return str(self._unusable(error))
+        return None
+
+    def _check_owner(self) -> None:
+        """In the shared temporary folder, another user may have created ours first. Raises `EmbeddedStoreFailed`."""
+        folder = self.socket_path.parent
+        if folder.lstat().st_uid != os.getuid():
+            raise EmbeddedStoreFailed(f"{folder} belongs to another user of this machine")
+
+    def _unusable(self, error: OSError) -> EmbeddedStoreFailed:
+        return EmbeddedStoreFailed(f"GATEKEEPER_DATA_DIR {self._data_dir} cannot be used: {error.strerror}")
+
     def _is_listening(self) -> bool:
         # A server that is frozen, or too busy to reply, still owns the data.
         return self._ask(b"PING\r\n") is not None
@@ -136,15 +167,11 @@ class EmbeddedValkey:
         try:
             for folder in (self._data_dir, self.socket_path.parent):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # In the shared temporary folder, another user may have created ours first.
-            if self.socket_path.parent.lstat().st_uid != os.getuid():
-                raise EmbeddedStoreFailed(f"{self.socket_path.parent} belongs to another user of this machine")
+            self._check_owner()
             probe = self._data_dir / "start.lock"
             probe.touch(mode=0o600)
         except OSError as error:
-            raise EmbeddedStoreFailed(
-                f"GATEKEEPER_DATA_DIR {self._data_dir} cannot be used: {error.strerror}"
-            ) from None
+            raise self._unusable(error) from None
 
     @contextlib.contextmanager
     def _exclusively(self) -> Iterator[None]:
@@ -254,6 +281,37 @@ class EmbeddedValkey:
                 return connection.recv(512)
             except OSError:
                 return b""
+
+
+class JoinedValkey(EmbeddedValkey):
+    """The use of a running server by a command: it starts none, and neither keeps one alive nor ends it."""
+
+    def start(self) -> None:
+        """Make sure that a server runs. Raises `EmbeddedStoreFailed`."""
+        try:
+            # An administrator may ask the store in another user's directory, but not one in the temporary folder.
+            if self.socket_path.parent != self._data_dir:
+                self._check_owner()
+            # Without this, a folder that may not be entered looks like a server that is silent.
+            self.socket_path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            raise self._nothing_runs() from None
+        except OSError as error:
+            raise self._unusable(error) from None
+        if not self._is_listening():
+            raise self._nothing_runs()
+
+    def stop(self) -> None:
+        """Leave the server to the processes that serve."""
+
+    async def watch(self) -> None:
+        """Return at once: restarting the server is up to the processes that serve."""
+
+    def _nothing_runs(self) -> EmbeddedStoreFailed:
+        return EmbeddedStoreFailed(
+            f"no embedded store runs in {self._data_dir}: it runs while `gatekeeper serve` does; set "
+            "GATEKEEPER_DATA_DIR to the directory of that process, or GATEKEEPER_REDIS_URL to the store"
+        )
 
 
 def _last_line(log_file: Path) -> str:

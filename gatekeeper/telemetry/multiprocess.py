@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from gatekeeper.telemetry.health import Scrape
+from gatekeeper.telemetry.line_writer import dropped_lines
+
+
+class _WorkersAndParent(Collector):
+    """The metrics of all workers, and the dropped log lines of their parent, which keeps no files."""
+
+    def __init__(self, folder: Path) -> None:
+        # It registers itself; here it is only asked.
+        self._workers = MultiProcessCollector(CollectorRegistry(), path=str(folder))  # type: ignore[no-untyped-call]
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._workers.collect():  # type: ignore[no-untyped-call]
+            if metric.name == "gatekeeper_log_lines_dropped":
+                metric.samples = [sample._replace(value=sample.value + dropped_lines()) for sample in metric.samples]
+            yield metric
 
 
 def of_workers(folder: Path) -> Scrape:
@@ -19,7 +37,7 @@ def of_workers(folder: Path) -> Scrape:
 
     def scrape() -> tuple[bytes, str]:
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
+        registry.register(_WorkersAndParent(folder))
         return generate_latest(registry), CONTENT_TYPE_LATEST
 
     return scrape

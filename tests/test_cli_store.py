@@ -1,0 +1,151 @@
+"""Commands ask the store that serves. None of them starts one: an empty store would tell that there is nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.servers import fetch
+from tests.system.sidecar import (
+    Backend,
+    bearer,
+    command,
+    embedded_pid,
+    environment,
+    eventually,
+    sidecar,
+    someone,
+    token,
+)
+
+ALL = [
+    ["sessions", "list", "7"],
+    ["sessions", "revoke", "7", "--all"],
+    ["sessions", "revoke", "7", "5"],
+    ["audit", "tail"],
+    ["audit", "export"],
+    ["check", "--online"],
+]
+
+
+@pytest.mark.parametrize("arguments", ALL, ids=" ".join)
+@pytest.mark.parametrize("left", ["nothing", "an empty directory", "files of a store that is gone"])
+def test_where_no_store_runs_that_is_said_and_none_is_started(tmp_path: Path, arguments: list[str], left: str) -> None:
+    data = tmp_path / "data"
+    if left != "nothing":
+        data.mkdir()
+    if left.startswith("files"):
+        with socket.socket(socket.AF_UNIX) as gone:
+            gone.bind(str(data / "valkey.sock"))
+        (data / "valkey.pid").write_text(f"{os.getpid()}\n")
+        (data / "in-use.lock").touch()
+    before = sorted(data.rglob("*"))
+    done = command(*arguments, data_dir=str(data))
+    assert done.returncode == 1
+    said = done.stdout if arguments[0] == "check" else done.stderr
+    assert f"no embedded store runs in {data}: it runs while `gatekeeper serve` does" in said
+    assert f"store: embedded Valkey in {data}\n" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(data.rglob("*")) == before
+    assert data.exists() is (left != "nothing")
+
+
+def test_a_relative_directory_is_named_in_full() -> None:
+    done = command("sessions", "revoke", "7", "--all")
+    (first, second) = done.stderr.splitlines()
+    assert first.startswith("store: embedded Valkey in /")
+    assert first.endswith("/.gatekeeper")
+    assert second.startswith("gatekeeper: no embedded store runs in /")
+
+
+def test_commands_join_the_store_that_runs_and_leave_it_running(tmp_path: Path) -> None:
+    """By another name of its directory too, without any key; also a store that a `kill -9` left behind, which the next
+    start takes over."""
+    data, link = tmp_path / "data", tmp_path / "link"
+    link.symlink_to(data)
+    user = someone()
+    with Backend() as backend, sidecar(backend.url, data_dir=str(data)) as gate:
+        held = token(user)
+        for each in (held, token(user), token(user)):
+            assert fetch(gate.url, "GET", "/", [bearer(each)]).status == 200
+        server = embedded_pid(data)
+        # Both, and one not readable, would be two problems for a command that wants a key.
+        listed = command("sessions", "list", user, data_dir=str(link), jwt_secret_file=str(tmp_path / "secret"))
+        assert (listed.returncode, listed.stdout.count("\n")) == (0, 3), listed.stderr
+        assert listed.stderr == f"store: embedded Valkey in {data}\n"
+        done = command("sessions", "revoke", user, "--all", data_dir=str(data))
+        assert (done.returncode, done.stdout) == (0, "3 session(s) ended\n")
+        assert fetch(gate.url, "GET", "/", [bearer(held)]).status == 401
+        assert command("check", "--online", data_dir=str(data)).returncode == 0
+        assert embedded_pid(data) == server
+        gate.process.send_signal(signal.SIGKILL)
+        gate.process.wait()
+        assert command("sessions", "list", user, data_dir=str(data)).returncode == 0
+        assert embedded_pid(data) == server
+
+
+def test_a_command_that_follows_keeps_no_store_alive(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with Backend() as backend, sidecar(backend.url, data_dir=str(data)) as gate:
+        assert fetch(gate.url, "GET", "/", [bearer(token(someone()))]).status == 200
+        following = subprocess.Popen(
+            [Path(sys.executable).parent / "gatekeeper", "audit", "tail", "--follow"],
+            env=environment(data_dir=str(data)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        with following:
+            assert following.stdout is not None
+            assert following.stdout.readline()
+            gate.terminate()
+            assert gate.exit_code(seconds=60) == 0
+            eventually(lambda: embedded_pid(data) is None)
+            assert following.wait(60) == 1
+
+
+def test_what_is_to_be_revoked_is_named(tmp_path: Path) -> None:
+    for arguments in (["7"], ["7", "5", "--all"], ["7", "x"]):
+        done = command("sessions", "revoke", *arguments, data_dir=str(tmp_path))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "Traceback" not in done.stderr
+
+
+# What `check` says of the directory without --online
+
+
+def test_check_fails_for_a_directory_that_serve_refuses(tmp_path: Path) -> None:
+    file, foreign = tmp_path / "file", tmp_path / "foreign"
+    file.touch()
+    refused = [file / "below", Path("/proc/gatekeeper/data")]
+    if os.getuid() == 0:
+        foreign.mkdir()
+        os.chown(foreign, 12345, 12345)
+        refused.append(foreign)
+    else:
+        foreign.mkdir(mode=0o500)
+        refused.append(foreign / "below")
+    for data in refused:
+        checked = command("check", data_dir=str(data))
+        served = command("serve", data_dir=str(data), upstream_url="http://127.0.0.1:1")
+        assert (checked.returncode, served.returncode) == (1, 1), data
+        (failure,) = [line for line in checked.stdout.splitlines() if line.startswith("failed: ")]
+        assert failure.removeprefix("failed: ") in served.stderr
+        assert checked.stdout.splitlines()[-1] == "failed"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "foreign"]
+
+
+def test_check_warns_of_a_directory_that_others_can_write_to(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for mode, expected in ((0o700, 0), (0o755, 0), (0o770, 1), (0o777, 1)):
+        data.chmod(mode)
+        done = command("check", data_dir=str(data))
+        found = [line for line in done.stdout.splitlines() if line.startswith("warning: GATEKEEPER_DATA_DIR: ")]
+        assert (done.returncode, len(found)) == (0, expected)
+    assert not list(data.iterdir())
