@@ -251,7 +251,8 @@ async def test_a_transport_can_be_given() -> None:
         asked.append(request)
         return httpx.Response(200, stream=httpx.ByteStream(b'{"id": 1}'))
 
-    check = check_at("https://id.example/check", transport=httpx.MockTransport(answer), timeout_seconds=7.0)
+    limits = {"timeout_seconds": 7.0, "connect_timeout_seconds": 5.0}
+    check = check_at("https://id.example/check", transport=httpx.MockTransport(answer), **limits)
     assert await check.check(CREDENTIALS) == CheckedUser("1", {})
     assert asked[0].extensions["timeout"] == {"connect": 5.0, "read": 7.0, "write": 7.0, "pool": 7.0}
 
