@@ -23,8 +23,7 @@ from gatekeeper.store.connection import PendingCall
 from gatekeeper.store.errors import code_of, unavailable_from
 from gatekeeper.store.primaries import RecentWrites
 from gatekeeper.store.queue import CommandQueue
-from gatekeeper.store.route import StoreRoute
-from gatekeeper.store.routes import make_route
+from gatekeeper.store.routes import StoreRoute, make_route
 
 # Refusals before anything was written, which may pass. (A script is refused with READONLY at its first write.)
 _TEMPORARY: Final = frozenset({"READONLY", "LOADING", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN"})

@@ -7,7 +7,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Protocol
 
 from hiredis import ReplyError
 
@@ -329,3 +329,44 @@ class CommandQueue:
             self._connecting.cancel()
             await asyncio.gather(self._connecting, return_exceptions=True)
             self._connecting = None
+
+
+class ServerQueues(NamedTuple):
+    """The queues to one server. Two connections take turns: while the calls of one are at the server, those of the
+    other are collected. Durable calls have a third, since waiting for replicas blocks a connection."""
+
+    first: CommandQueue
+    second: CommandQueue
+    durable: CommandQueue | None
+
+    def choose(self, *, durable: bool) -> CommandQueue:
+        """Choose the queue for a call. All calls of one turn of the event loop take the same one, so an index is
+        written before its record."""
+        if durable and self.durable is not None:
+            return self.durable
+        first, second = self.first, self.second
+        if first.is_flush_scheduled or second.is_flush_scheduled:
+            return first if first.is_flush_scheduled else second
+        queue, other = (first, second) if first.load <= second.load else (second, first)
+        if not queue.is_connected and other.is_connected:
+            # No call is to fail for want of the second connection while the first one works.
+            queue.ensure_connected()
+            return other
+        return queue
+
+    def all(self) -> list[CommandQueue]:
+        return [queue for queue in self if queue is not None]
+
+
+class QueueFactory(Protocol):
+    """Makes a `CommandQueue`; the client has bound the other arguments."""
+
+    def __call__(
+        self,
+        server: Server,
+        connect: Any,
+        *,
+        on_disconnect: Callable[[CommandQueue], None],
+        replicas: int = 0,
+        **others: Any,
+    ) -> CommandQueue: ...
