@@ -45,7 +45,7 @@ class LossCounter(Protocol):
         """Counts a revocation that was dropped before its time, because there were too many."""
 
 
-class Revocation(NamedTuple):
+class RecentRevocation(NamedTuple):
     """The call of a script that repeats one revocation, and until when it is kept (`time.monotonic`)."""
 
     script: Script
@@ -63,8 +63,8 @@ class RecentRevocations:
 
     def __init__(
         self,
-        prepare: Callable[[Revocation], Command],
-        run: Callable[[Revocation], Coroutine[Any, Any, None]],
+        prepare: Callable[[RecentRevocation], Command],
+        run: Callable[[RecentRevocation], Coroutine[Any, Any, None]],
         *,
         clock: Callable[[], float] = time.monotonic,
         most: int = _MOST,
@@ -73,7 +73,7 @@ class RecentRevocations:
         self._run = run
         self._clock = clock
         self._most = most
-        self._kept: deque[Revocation] = deque()
+        self._kept: deque[RecentRevocation] = deque()
         self._repeating: asyncio.Task[None] | None = None
         self._wanted = False
         self.losses: LossCounter | None = None
@@ -94,7 +94,7 @@ class RecentRevocations:
             self._kept.popleft()
             if self.losses is not None:
                 self.losses.revocation_forgotten()
-        self._kept.append(Revocation(script, user, arguments, actor, now + _KEPT_SECONDS))
+        self._kept.append(RecentRevocation(script, user, arguments, actor, now + _KEPT_SECONDS))
 
     def remember_session(self, user: str, session_id: str, record: bytes, actor: Actor) -> None:
         """Remembers the end of one session, whose record is stored as `record` (packed) since."""
@@ -140,7 +140,7 @@ class RecentRevocations:
             self._repeating = asyncio.get_running_loop().create_task(self._repeat())
 
     async def _repeat(self) -> None:
-        left: list[Revocation] = []
+        left: list[RecentRevocation] = []
         pause = _FIRST_PAUSE_SECONDS
         while self._wanted or left:
             if self._wanted:
@@ -148,7 +148,7 @@ class RecentRevocations:
                 self._forget(self._clock())
                 kept = set(map(id, self._kept))
                 left = [*(each for each in left if id(each) not in kept), *self._kept]
-            failed: list[Revocation] = []
+            failed: list[RecentRevocation] = []
             while left:
                 batch, left = left[:_AT_ONCE], left[_AT_ONCE:]
                 results = await asyncio.gather(*map(self._run, batch), return_exceptions=True)

@@ -16,7 +16,7 @@ from gatekeeper.sessions.indexes import Indexes
 from gatekeeper.sessions.keys import Keys, Rules
 from gatekeeper.sessions.opening import Openings
 from gatekeeper.sessions.outbox import Outbox
-from gatekeeper.sessions.recent_revocations import RecentRevocations, Revocation
+from gatekeeper.sessions.recent_revocations import RecentRevocation, RecentRevocations
 from gatekeeper.sessions.revoked_cache import RevokedCache
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.command import Command, ReplyReceiver, Script
@@ -156,11 +156,11 @@ class ScriptRunner:
 
     # Revocations that are repeated
 
-    def _prepare_again(self, revocation: Revocation) -> Command:
+    def _prepare_again(self, revocation: RecentRevocation) -> Command:
         named = {**revocation.arguments, "actor": revocation.actor.packed()}
         return self.prepare(revocation.script, revocation.user, packed(named))
 
-    async def _run_again(self, revocation: Revocation) -> None:
+    async def _run_again(self, revocation: RecentRevocation) -> None:
         script, user, arguments = revocation.script, revocation.user, revocation.arguments
         while True:
             reply = await self.run_audited(script, user, list, arguments, actor=revocation.actor)

@@ -15,7 +15,7 @@ from msgspec import structs
 
 from gatekeeper.models import Claims, EndReason
 from gatekeeper.sessions.events import SYSTEM
-from gatekeeper.sessions.recent_revocations import RecentRevocations, Revocation
+from gatekeeper.sessions.recent_revocations import RecentRevocation, RecentRevocations
 from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.store import END_SID, SessionStore
 from gatekeeper.store.client import StoreClient
@@ -165,9 +165,9 @@ async def test_more_than_are_remembered_are_counted_and_old_ones_forgotten() -> 
             nonlocal forgotten
             forgotten += 1
 
-    async def run(_: Revocation) -> None: ...
+    async def run(_: RecentRevocation) -> None: ...
 
-    def prepare(revocation: Revocation) -> Command:
+    def prepare(revocation: RecentRevocation) -> Command:
         return END_SID.command([revocation.user.encode()], ())
 
     recent = RecentRevocations(prepare, run, clock=lambda: now, most=3)
