@@ -12,7 +12,8 @@ from typing import ClassVar, Final
 
 # The kinds of a failed store call, used as a metric label. `refused` is an error reply that concerns one call only,
 # `protocol` an unexpected reply, `schema` a store whose sessions have another format, `open` a call that was skipped
-# because the circuit breaker is open (`store/breaker.py`).
+# because the circuit breaker is open (`store/breaker.py`), `clock` a session that would have ended by itself, were it
+# not for a store's clock that is far from this host's (`sessions/scripts/common.lua`).
 STORE_FAULTS: Final = (
     "timeout",
     "connection",
@@ -31,6 +32,7 @@ STORE_FAULTS: Final = (
     "refused",
     "protocol",
     "open",
+    "clock",
 )
 
 

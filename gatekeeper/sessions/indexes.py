@@ -13,7 +13,7 @@ from typing import Any
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import Claims
-from gatekeeper.sessions.keys import LATEST, Keys, Rules, microseconds
+from gatekeeper.sessions.keys import LATEST, SPARE_SECONDS, Keys, Rules, microseconds
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.command import command
 
@@ -59,7 +59,8 @@ class Indexes:
         return _text(await self._redis.call(command("GET", self._keys.sid(sid))))
 
     async def _set(self, key: bytes, user: bytes, seconds: float) -> None:
-        await self._redis.call(command("SET", key, user, "PX", int(min(seconds, LATEST) * 1000) + 1, durable=True))
+        milliseconds = int(min(seconds + SPARE_SECONDS, LATEST) * 1000)
+        await self._redis.call(command("SET", key, user, "PX", milliseconds, durable=True))
 
     async def add_due(self, user: bytes, due_at: int) -> None:
         """Sets when to look at the sessions of a user, unless an earlier instant is set."""

@@ -16,6 +16,11 @@ Policy = Literal["evict_idle", "evict_oldest", "reject"]
 
 # Year 2200: in microseconds below 2^53, up to which Lua holds whole numbers exactly.
 LATEST: Final = 7_258_118_400
+# The store's clock and this host's may differ by this much, or by the leeway for tokens, if that is longer.
+_CLOCK_TOLERANCE_SECONDS: Final = 60.0
+# How long a key is kept after it is needed, because the store deletes it by its own clock, which may jump (SPARE_TIME
+# in scripts/common.lua).
+SPARE_SECONDS: Final = 86_400.0
 _TAG: Final = str.maketrans({"%": "%25", "{": "%7B", "}": "%7D"})
 _SESSIONS: Final = b"}:sessions"
 
@@ -44,6 +49,11 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     index_sids: bool = False
 
     @property
+    def clock_tolerance_seconds(self) -> float:
+        """The difference of the store's clock and this host's up to which sessions end as idle or expired."""
+        return max(_CLOCK_TOLERANCE_SECONDS, self.leeway_seconds)
+
+    @property
     def kept_seconds(self) -> float:
         """The longest time for which a session is remembered, live and ended."""
         return self.session_seconds + self.ended_seconds
@@ -58,6 +68,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
                 "limit": self.device_limit or 0,
                 "policy": self.policy,
                 "unknown": "adopt" if self.adopt_unknown else "reject",
+                "tolerance": microseconds(self.clock_tolerance_seconds),
             }
         )
 

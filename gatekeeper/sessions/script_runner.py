@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
@@ -13,7 +14,7 @@ from gatekeeper.sessions.audit import Retention
 from gatekeeper.sessions.events import Actor
 from gatekeeper.sessions.geo import Locator, NoLocator
 from gatekeeper.sessions.indexes import Indexes
-from gatekeeper.sessions.keys import Keys, Rules
+from gatekeeper.sessions.keys import Keys, Rules, microseconds
 from gatekeeper.sessions.opening import Openings
 from gatekeeper.sessions.outbox import Outbox
 from gatekeeper.sessions.recent_revocations import RecentRevocation, RecentRevocations
@@ -107,6 +108,11 @@ class ScriptRunner:
         """A call as of `run_positional`, packed once, for `send`."""
         return script.command(self.keys.of_user(user), (self.packed_rules, *arguments))
 
+    async def require_clocks_to_agree(self) -> None:
+        """Raises `StoreUnavailable` while the store's clock and this host's are too far apart for housekeeping."""
+        if abs(await self._redis.time() - time.time()) > self.rules.clock_tolerance_seconds:
+            raise clocks_apart(self.rules.clock_tolerance_seconds)
+
     def send(self, command: Command) -> asyncio.Future[Any]:
         """Sends a prepared call. The future holds the reply, for `read_reply`."""
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -126,6 +132,8 @@ class ScriptRunner:
         try:
             return read(reply)
         except (ValueError, TypeError, AttributeError, LookupError, msgspec.MsgspecError):
+            if reply[1:2] == [b"doubtful"]:
+                raise clocks_apart(self.rules.clock_tolerance_seconds) from None
             raise StoreUnavailable("unexpected reply from the session store", kind="protocol") from None
 
     async def run_audited(
@@ -170,9 +178,16 @@ class ScriptRunner:
             arguments = {**arguments, "from_activity": next_step}
 
 
+def clocks_apart(tolerance_seconds: float) -> StoreUnavailable:
+    """Returns the error for a session that would have ended as idle or expired, while the clocks disagree."""
+    text = f"the clocks of this host and of the session store are more than {tolerance_seconds:g} s apart"
+    return StoreUnavailable(text, kind="clock")
+
+
 def packed(arguments: Mapping[str, Any]) -> bytes:
-    """A table of arguments as `cmsgpack` reads it. Raises `StoreUnavailable` for one that cannot be encoded."""
+    """A table of arguments as `cmsgpack` reads it, with this host's clock as `host`. Raises `StoreUnavailable` for one
+    that cannot be encoded."""
     try:
-        return msgspec.msgpack.encode(arguments)
+        return msgspec.msgpack.encode({**arguments, "host": microseconds(time.time())})
     except (TypeError, ValueError, OverflowError) as error:
         raise unavailable_from(error) from None

@@ -62,10 +62,11 @@ _ABSENT: Final = CheckResult("absent", 0, None, 0)
 
 class _KnownToken(NamedTuple):
     """A token that passed: what its check depends on beside user and reference (`jti`, `exp`, exemption), and that
-    check, packed. `iat` matters to openings only."""
+    check, packed for one second of this host's clock. `iat` matters to openings only."""
 
     token: tuple[str | None, float, bool]
     touch: Command
+    second: int
 
 
 class SessionStore:
@@ -78,6 +79,7 @@ class SessionStore:
         # The rules that a check reads without unpacking them (scripts/check.lua).
         self._idle = microseconds(runner.rules.idle_seconds or 0)
         self._ended_ttl = microseconds(runner.rules.ended_seconds)
+        self._tolerance = microseconds(runner.rules.clock_tolerance_seconds)
 
     def __repr__(self) -> str:
         return f"<SessionStore {self._runner!r}>"
@@ -96,7 +98,7 @@ class SessionStore:
             checked = self.read_check(claims, known, await self._runner.send(known))
             if checked.outcome != "absent":
                 return checked
-        arguments = self._check_arguments(claims, exempt=exempt)
+        arguments = self._check_arguments(claims, int(time.time()), exempt=exempt)
         if known is None and (self._runner.replicated or len(self._known) >= _KNOWN_TOKENS):
             # An opening waits for replicas, which a touch must not. And where more tokens are in use than are known
             # here, an unknown one may well have a session.
@@ -117,8 +119,11 @@ class SessionStore:
         if known is None:
             return None
         self._known.move_to_end(key)
+        second = int(time.time())
         if known.token != (token := (claims.jti, claims.expires_at, exempt)):
-            known = self._known[key] = _KnownToken(token, self._prepared(claims, exempt=exempt))
+            known = self._known[key] = _KnownToken(token, self._prepared(claims, second, exempt=exempt), second)
+        elif known.second != second:
+            known = self._known[key] = _KnownToken(token, known.touch.with_last(b"%010d" % second), second)
         return known.touch
 
     def send_for(self, reply: ReplyReceiver, touch: Command) -> None:
@@ -140,8 +145,8 @@ class SessionStore:
         elif checked.outcome in {"ended", "unknown"}:
             self._runner.revoked.add_ended_reference(claims.user, claims.reference, checked.end_reason)
 
-    def _check_arguments(self, claims: Claims, *, exempt: bool) -> tuple[Any, ...]:
-        """The positions after the rules in `check.lua`."""
+    def _check_arguments(self, claims: Claims, second: int, *, exempt: bool) -> tuple[Any, ...]:
+        """The positions after the rules in `check.lua`. The last one is this host's clock, always as long."""
         return (
             claims.reference,
             claims.jti or "",
@@ -150,10 +155,12 @@ class SessionStore:
             self._idle,
             self._ended_ttl,
             int(exempt),
+            self._tolerance,
+            b"%010d" % second,
         )
 
-    def _prepared(self, claims: Claims, *, exempt: bool) -> Command:
-        return self._runner.prepare(CHECK, claims.user, *self._check_arguments(claims, exempt=exempt))
+    def _prepared(self, claims: Claims, second: int, *, exempt: bool) -> Command:
+        return self._runner.prepare(CHECK, claims.user, *self._check_arguments(claims, second, exempt=exempt))
 
     async def _open(
         self, claims: Claims, client: Client, arguments: tuple[Any, ...], opening: Mapping[str, Any]
@@ -177,8 +184,9 @@ class SessionStore:
         raise StoreUnavailable("the session store keeps losing its data", kind="protocol")
 
     def _remember(self, claims: Claims, *, exempt: bool) -> None:
-        token = (claims.jti, claims.expires_at, exempt)
-        self._known[claims.user, claims.reference] = _KnownToken(token, self._prepared(claims, exempt=exempt))
+        token, second = (claims.jti, claims.expires_at, exempt), int(time.time())
+        prepared = self._prepared(claims, second, exempt=exempt)
+        self._known[claims.user, claims.reference] = _KnownToken(token, prepared, second)
         if len(self._known) > _KNOWN_TOKENS:
             self._known.popitem(last=False)
 
@@ -303,6 +311,7 @@ class SessionStore:
     async def clean_up(self) -> int:
         """Hides idle and expired sessions of all users from every list now. Returns how many. Works from the hints that
         openings and the housekeeping leave, on a bounded number of users at a time."""
+        await self._runner.require_clocks_to_agree()
         cleaned = 0
         # Read once: users that are put back come after it, so this ends, whatever the store's clock says.
         now = microseconds(time.time())
@@ -323,6 +332,7 @@ class SessionStore:
     async def settle_due(self, limit: int) -> int:
         """Ends the due sessions of at most `limit` users, and deletes records that are kept no longer; hides none from
         the lists. Returns how many users it has looked at."""
+        await self._runner.require_clocks_to_agree()
         now = microseconds(time.time())
         due, found = await self._claim_due(now, limit)
         users = [*due, *await self._runner.indexes.cleanable_users(now, limit)]

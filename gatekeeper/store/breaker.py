@@ -59,6 +59,8 @@ class Breaker:
         # The reason why calls wait for the first probe; None once it has succeeded.
         self._unprobed = StoreUnavailable("session store not probed yet", kind="open") if probe_first else None
         self._in_a_row = 0
+        # When the first of the failed calls in a row was made.
+        self._row_began_at = 0.0
         self._last_failed_at: float | None = None
         self._failing_since: float | None = None
         self._closed_at: float | None = None
@@ -124,6 +126,8 @@ class Breaker:
         if self._fault is not None:
             self._fault = error
             return
+        if self._in_a_row == 0:
+            self._row_began_at = began_at
         self._in_a_row += counts
         concerns_all = error.kind in STORE_WIDE_FAULTS or self._in_a_row >= _MAX_IN_A_ROW
         if error.kind == "schema" or (self._opens and concerns_all):
@@ -138,10 +142,10 @@ class Breaker:
         self._prober = asyncio.get_running_loop().create_task(self._probe_until_closed())
 
     def _close(self) -> None:
-        since = self._failing_since
         self._fault, self._failing_since, self._in_a_row = None, None, 0
         self._last_failed_at, self._closed_at = None, self._clock()
-        seconds = 0.0 if since is None else self._closed_at - since
+        # Not since `_failing_since`: failures from before the store last replied are no part of this outage.
+        seconds = self._closed_at - self._row_began_at
         _log.info("session store works again: a probe succeeded after %.1f s", seconds)
         self._notify(True)
 

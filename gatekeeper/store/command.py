@@ -51,6 +51,12 @@ class Command(NamedTuple):
         words = ("EVAL", self.script.source, *self.words[2:])
         return self._replace(words=words, packed=_packed(words))
 
+    def with_last(self, argument: bytes) -> Command:
+        """The same call with another last argument, as long as the one that it replaces."""
+        tail = b"$%d\r\n%b\r\n" % (len(argument), argument)
+        words, packed, key, script, durable = self
+        return Command((*words[:-1], argument), packed[: -len(tail)] + tail, key, script, durable)
+
 
 def command(name: str, key: str | bytes, *arguments: Any, durable: bool = False) -> Command:
     """A command on one key. Raises `StoreUnavailable` for an argument that cannot be encoded."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -35,6 +36,7 @@ _LOSSES: Final = {
     b"missing": "it is empty",
     b"older": "it is an older copy, in which sessions that were revoked since may be live again",
     b"another": "it holds the data of another store",
+    b"ahead": "its clock is more than a day ahead, by which it deletes what expires",
 }
 LOSSES: Final = tuple(kind.decode() for kind in _LOSSES)
 
@@ -49,8 +51,9 @@ class _Seen(NamedTuple):
 class Epoch:
     """The state of the store's data, as far as this process knows it.
 
-    `adopt_not_before` is in microseconds on the store's clock, and 0 if nothing was lost. `id` is empty until the first
-    heartbeat. `in_other_slot` is True in a Cluster, where a script for one user cannot read the epoch.
+    `adopt_not_before` is in microseconds on the store's clock, or on this host's if these are far apart, and 0 if
+    nothing was lost. `id` is empty until the first heartbeat. `in_other_slot` is True in a Cluster, where a script for
+    one user cannot read the epoch.
     """
 
     def __init__(self, redis: StoreClient, *, key_prefix: str) -> None:
@@ -130,7 +133,8 @@ class Epoch:
     async def _beat_at(self, key: bytes) -> float:
         """Send a heartbeat to one epoch. Returns the clock of its primary."""
         known = self._seen.get(key, _Seen())
-        arguments = (known.name, known.beats, secrets.token_hex(16), self.adopt_not_before, SCHEMA)
+        host = int(time.time() * 1_000_000)
+        arguments = (known.name, known.beats, secrets.token_hex(16), self.adopt_not_before, SCHEMA, host)
         reply = await self._redis.call(EPOCH.command((key,), arguments), is_probe=True)
         try:
             replied_key, epoch, beats, adopt_not_before, found, now = reply

@@ -31,7 +31,10 @@ APART: Mapping[str, tuple[str, str]] = {
     "R20": ("clients leave at any moment", "no client gets the response of another"),
     "R22": ("messages that announce revocations are lost", "open streams end three seconds later at most"),
     "R23": ("the store expires no keys by itself", "sessions end by the deadlines in their records"),
-    "T1": ("the host's clock jumps by an hour, either way", "no session ends; tokens are judged by that clock"),
+    "T1": (
+        "the clock of the host or the store jumps by an hour, either way, or a failover leads to a host that is ahead",
+        "no session ends; those that would are 503 until the clocks agree; tokens are judged by the host's clock",
+    ),
     "T2": ("Gatekeeper frozen and thawed", "a user who was signed out meanwhile is refused at the first request"),
     "K2": ("Gatekeeper is restarted under load, by an inherited socket or by `/readyz`", "no request fails"),
     "K11": ("the store is not there at the start", "503, `/readyz` too; service as soon as it is there"),

@@ -78,13 +78,17 @@ class Node:
         if tls is not None:
             # It is verified by whom the test is about.
             over = {"ssl": True, "ssl_ca_certs": str(tls.ca_file), "ssl_check_hostname": False}
+        # Given to the next start, beside that of this process.
+        self.environment: dict[str, str] = {}
         self.client = redis.Redis(
             port=port, password=password, socket_timeout=HANG_SECONDS, decode_responses=True, **over
         )
         self.start()
 
     def start(self) -> None:
-        self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        environment = {**os.environ, **self.environment}
+        nowhere = subprocess.DEVNULL
+        self.process = subprocess.Popen(self.command, env=environment, stdin=nowhere, stdout=nowhere)
 
     @property
     def address(self) -> str:

@@ -12,6 +12,7 @@ import msgspec
 import redis
 
 from gatekeeper.models import Claims, Client, EndReason, Session
+from gatekeeper.sessions.keys import SPARE_SECONDS
 from gatekeeper.sessions.sign_ins import RefreshToken, Rotation, SignInResult, SignIns, Successor
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
@@ -296,6 +297,10 @@ class Hand:
         """The instant at which a key expires, in seconds since 1970."""
         instant: Any = self.redis.pexpiretime(key)
         return float(instant) / 1_000
+
+    def needed_until(self, key: str) -> float:
+        """The instant until which a key is needed: it stays a day longer, lest a clock that jumps deletes it."""
+        return self.leaves_at(key) - SPARE_SECONDS
 
     def names(self) -> set[bytes]:
         """Every key in the store except those of the audit log."""

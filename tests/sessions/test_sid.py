@@ -212,7 +212,7 @@ async def test_a_sid_that_nobody_knows_is_remembered_until_its_tokens_have_expir
     door = make_door(ended_seconds=60)
     await end_sid(door, "a-sid", tokens_live=10 * DAY)
     for key in hand.keys()[:2]:
-        assert -60 < hand.leaves_at(key) - time.time() - 10 * DAY <= 1
+        assert -60 < hand.needed_until(key) - time.time() - 10 * DAY <= 1
     assert await door.store.sessions("74", include_inactive=True) == []
     hand.let_pass(10 * DAY - 60)
     await door.store.sessions("74")
@@ -265,7 +265,7 @@ async def test_the_index_tells_whose_a_sid_is(door: Door, hand: Hand) -> None:
     for user, sid in (("74", "a-sid"), ("a:b{}", "b-sid")):
         await door.store.check(token(f"{sid}:100", user, claims={"sid": sid, "auth_time": 100}), CLIENT)
         assert await door.sign_ins.user_of_sid(sid) == user
-        assert -60 < hand.leaves_at(f"gk:sid:{sid}") - time.time() - 2 * DAY <= 1
+        assert -60 < hand.needed_until(f"gk:sid:{sid}") - time.time() - 2 * DAY <= 1
     assert await door.sign_ins.user_of_sid("a-sid:100") is None
     assert await end_sid(door, "b-sid", user="a:b{}") == 1
     assert await checked(door, token("b-sid:100", "a:b{}")) == ("ended", LOGGED_OUT)

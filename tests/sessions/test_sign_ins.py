@@ -655,9 +655,9 @@ async def test_keys_stay_as_long_as_the_last_token(
         linked = (await door.log_in(token("0", expires_in=60))).session_id if how == "refresh that joins" else None
         assert (await door.refreshed(claims, "d", linked=linked, lives=refresh_lives)).is_live
     for key in hand.keys()[:2]:
-        assert -60 < hand.leaves_at(key) - time.time() - stays <= 1
+        assert -60 < hand.needed_until(key) - time.time() - stays <= 1
     kept = max(refresh_lives or 0, DAY + HOUR)
-    assert -60 < hand.leaves_at("gk:refresh:d") - time.time() - kept <= 1
+    assert -60 < hand.needed_until("gk:refresh:d") - time.time() - kept <= 1
 
 
 async def test_keys_never_leave_earlier_because_of_shorter_tokens(make_door: Callable[..., Door], hand: Hand) -> None:
@@ -667,7 +667,7 @@ async def test_keys_never_leave_earlier_because_of_shorter_tokens(make_door: Cal
     await door.log_in(token("c", expires_in=60), "d3", lives=60)
     await door.store.end("74", session_id, BY_USER)
     for key in hand.keys()[:2]:
-        assert hand.leaves_at(key) - time.time() > 30 * DAY - 60
+        assert hand.needed_until(key) - time.time() > 30 * DAY - 60
 
 
 # Lookups
@@ -677,7 +677,7 @@ async def test_a_link_moves_nothing(door: Door, hand: Hand) -> None:
     # S10: a failed try does not keep a session alive
     session_id = (await door.log_in("a", "d")).session_id
     before = await door.session(session_id)
-    leaving = [hand.leaves_at(key) for key in hand.keys()[:2]]
+    leaving = [hand.needed_until(key) for key in hand.keys()[:2]]
     content: Any = hand.redis.hgetall(hand.keys()[0])
     for _ in range(5):
         linked = await door.sign_ins.lookup("74", digest="d", claims=token("a", expires_in=30 * DAY))
@@ -685,7 +685,7 @@ async def test_a_link_moves_nothing(door: Door, hand: Hand) -> None:
         assert (linked.expires_at, linked.not_before) == (before.expires_at / 1e6, 0.0)
     assert await door.session(session_id) == before
     assert hand.redis.hgetall(hand.keys()[0]) == content
-    assert [hand.leaves_at(key) for key in hand.keys()[:2]] == leaving
+    assert [hand.needed_until(key) for key in hand.keys()[:2]] == leaving
 
 
 async def test_a_link_says_that_a_session_was_idle_or_has_expired(door: Door, hand: Hand) -> None:
@@ -742,7 +742,7 @@ async def test_a_token_that_was_refused_before_a_refresh_keeps_the_record(
     hand.let_pass(6 * DAY)
     await door.store.sessions("74")
     assert await door.reason("a") is BY_USER
-    assert hand.leaves_at(hand.keys()[0]) - time.time() > 7 * DAY - 60
+    assert hand.needed_until(hand.keys()[0]) - time.time() > 7 * DAY - 60
 
 
 async def test_the_refresh_token_of_somebody_else_names_nothing(door: Door) -> None:

@@ -69,7 +69,7 @@ async def test_a_refused_token_that_expires_later_keeps_the_record(make_store: M
     hand.let_pass(6 * DAY)
     await store.sessions("74")
     assert (await store.check(token("a", expires_in=DAY), CLIENT)).end_reason is EndReason.REVOKED_BY_USER
-    assert 7 * DAY - 60 <= hand.leaves_at(hand.keys()[0]) - time.time() <= 7 * DAY + 1
+    assert 7 * DAY - 60 <= hand.needed_until(hand.keys()[0]) - time.time() <= 7 * DAY + 1
 
 
 async def test_a_logout_with_a_token_that_expires_later_keeps_the_record(make_store: MakeStore, hand: Hand) -> None:
@@ -105,11 +105,11 @@ async def test_both_keys_leave_by_themselves_and_together(make_store: MakeStore,
     # rule 4.7, R23
     store = make_store(session_seconds=DAY, ended_seconds=HOUR)
     await store.check(token("a"), CLIENT)
-    sessions, index = (hand.leaves_at(name) for name in hand.keys()[:2])
+    sessions, index = (hand.needed_until(name) for name in hand.keys()[:2])
     assert sessions == index
     assert -60 < sessions - time.time() - (DAY + HOUR) <= 1
     await store.check(token("a", expires_in=30 * DAY), CLIENT)
-    sessions, index = (hand.leaves_at(name) for name in hand.keys()[:2])
+    sessions, index = (hand.needed_until(name) for name in hand.keys()[:2])
     assert sessions == index
     assert -60 < sessions - time.time() - 30 * DAY <= 1
 
@@ -118,7 +118,7 @@ async def test_a_key_never_leaves_earlier_because_of_a_shorter_session(make_stor
     store = make_store()
     await store.check(token("long", expires_in=30 * DAY), CLIENT)
     await ended(store, "short", expires_in=60)
-    assert hand.leaves_at(hand.keys()[0]) - time.time() > 29 * DAY
+    assert hand.needed_until(hand.keys()[0]) - time.time() > 29 * DAY
 
 
 async def test_sessions_that_nobody_lists_do_not_pile_up(make_store: MakeStore, hand: Hand) -> None:

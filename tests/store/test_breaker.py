@@ -163,6 +163,22 @@ async def test_each_transition_is_one_line(breaker: Breaker, store: Store, caplo
     assert events == ["session store is not called until a probe succeeds", "session store works again"] * 2
 
 
+async def test_the_line_states_the_length_of_this_outage_alone(
+    breaker: Breaker, store: Store, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    # A fault that passed, nine seconds before: one outage for degraded mode, another one for who reads the log.
+    caplog.set_level(logging.INFO, logger="gatekeeper")
+    store.up = False
+    fail(breaker, "timeout", began_at=clock.now)
+    breaker.succeeded()
+    clock.now += 9
+    fail(breaker, "loading", began_at=clock.now)
+    clock.now += 3
+    store.up = True
+    await until(lambda: breaker.fault is None)
+    assert caplog.records[-1].getMessage() == "session store works again: a probe succeeded after 3.0 s"
+
+
 async def test_once_closed_down_it_ignores_failures(breaker: Breaker, caplog: pytest.LogCaptureFixture) -> None:
     await breaker.aclose()
     fail(breaker, "loading")

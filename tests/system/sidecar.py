@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -125,9 +125,10 @@ class Store:
     """A Valkey of its own, on a unix socket, that keeps nothing unless `options` say so; can be killed, frozen and
     started again."""
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    def __init__(self, directory: Path, *options: str, environment: Mapping[str, str] | None = None) -> None:
         self.directory = directory
         self._options = options
+        self._environment = None if environment is None else {**os.environ, **environment}
         self._process: subprocess.Popen[bytes] | None = None
         self.path = directory / "store.sock"
         self.url = f"unix://{self.path}"
@@ -150,6 +151,7 @@ class Store:
                 *self._options,
                 *options,
             ],
+            env=self._environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -206,9 +208,9 @@ class Store:
 
 
 @contextmanager
-def external_store(*options: str) -> Iterator[Store]:
+def external_store(*options: str, environment: Mapping[str, str] | None = None) -> Iterator[Store]:
     with tempfile.TemporaryDirectory(prefix="gk-store-") as directory:
-        store = Store(Path(directory), *options)
+        store = Store(Path(directory), *options, environment=environment)
         try:
             store.start()
             yield store

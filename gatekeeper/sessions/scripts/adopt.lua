@@ -5,7 +5,7 @@
 
 start_anew_if_lost()
 issued_at = tonumber(issued_at)
-if rules.unknown == 'reject' or (before > 0 and issued_at <= before) then return {sessions, 'unknown', '0', '', 0} end
+if rules.unknown == 'reject' or (tokens_before > 0 and issued_at <= tokens_before) then return {sessions, 'unknown', '0', '', 0} end
 local out, end_reason = signed_out_at_the_provider(reference, issued_at)
 if out then return {sessions, 'ended', out, end_reason, 0} end
 if not packed_call then return {sessions, 'absent', '0', '', 0} end

@@ -19,7 +19,8 @@ local failed = tonumber(redis.call('HGET', KEYS[1], 'failed') or '0')
 if ask == 'fail' then failed = redis.call('HINCRBY', KEYS[1], 'failed', 1) end
 -- 1 s at the limit, then twice as long each time.
 local wait = failed < limit and 0 or math.min(LONGEST, 1000000 * 2 ^ math.min(failed - limit, 20))
-local until_when = tonumber(redis.call('HGET', KEYS[1], 'until') or '0')
+-- Should the clock have been put back meanwhile, a wait is no longer for that: this count makes none longer than `wait`.
+local until_when = math.min(tonumber(redis.call('HGET', KEYS[1], 'until') or '0'), now + wait)
 if ask == 'ask' and until_when > now then return {KEYS[1], until_when - now} end
 if wait > 0 then redis.call('HSET', KEYS[1], 'until', string.format('%.0f', now + wait)) end
 -- The count outlives the wait, or a caller who waited would find it forgotten. Asking does not prolong it beyond that.

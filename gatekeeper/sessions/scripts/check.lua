@@ -6,8 +6,10 @@
 --         {KEYS[1], 'full', '0', '', 0}           there is no room, by policy `reject`
 --         {KEYS[1], 'absent', '0', '', 0}         there is none, and the caller left out `packed_call`
 --         {KEYS[1], 'lost', '0', '', 0}           there is none, and the store has lost data since the caller's last look
+--         {KEYS[1], 'doubtful', id, '', 0}        the session would have ended, were it not for clocks that disagree
 
-local _, reference, jti, issued_at, token_expires_at, idle, ended_ttl, exempt, packed_call = unpack(ARGV)
+local _, reference, jti, issued_at, token_expires_at, idle, ended_ttl, exempt, tolerance, host, packed_call = unpack(ARGV)
+compare_clocks(tonumber(host) * 1000000, tonumber(tolerance))
 token_expires_at, exempt = tonumber(token_expires_at), tonumber(exempt)
 rules = {idle = tonumber(idle), ended_ttl = tonumber(ended_ttl)}
 
@@ -32,6 +34,7 @@ if id then
     settle(id, record, last_activity, at, reason)
     return {sessions, 'ended', id, reason, 0}
   end
+  if doubtful then return {sessions, 'doubtful', id, '', 0} end
   if newer or exempted then
     record[EXEMPT] = exempt
     if newer and record[REFERENCE] ~= reference then
@@ -46,6 +49,6 @@ if id then
     save(id, record)
     keep_until(token_expires_at)
   end
-  redis.call('ZADD', index, text(math.max(now, last_activity + 1)), id)
+  redis.call('ZADD', index, text(math.max(present(last_activity), last_activity + 1)), id)
   return {sessions, 'touched', id, '', 0}
 end

@@ -2,8 +2,10 @@
 -- index; an entry that moves between two calls may be missed, and is found by the next round.
 -- call: seen (how many entries the calls before have looked at), hide (true: hides the idle and the expired from every list)
 -- Replies {KEYS[1], how many were hidden, when the next live session is over (0: there is none), how many entries have
--- been looked at by now (0: all), until when an entry stays that could be hidden (0: there is none)}
+-- been looked at by now (0: all), until when an entry stays that could be hidden (0: there is none)}, or
+-- {KEYS[1], 'doubtful'} without having changed anything, while the clocks disagree
 
+if apart then return {sessions, 'doubtful'} end
 start_anew_if_lost()
 if call.seen == 0 then forget() end
 local cleaned, next_due, listed_until = 0, 0, 0

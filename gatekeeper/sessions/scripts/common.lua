@@ -10,8 +10,9 @@
 --   KEYS[2] index       zset    <id>, score > 0: live; the score is the last activity
 --                                     score < 0: ended; minus the instant from which the record may be deleted
 --   KEYS[3] not_before  string  "<instant> <spared id or 0> <end reason>": every session created until that instant has
---                               ended, except the spared one. It never expires, because an old token may turn up
---                               however late
+--                               ended, except the spared one. A fourth word, where the instant is later than the call
+--                               was: a token issued until then opens no session. It never expires, because an old
+--                               token may turn up however late
 --   KEYS[4] outbox      list    entries for the audit log: audit.lua
 --
 -- States: a session is live, or ended with one of the end reasons (EndReason in models.py).
@@ -20,9 +21,11 @@
 --   (nothing) → ended      logout.lua and end_sid.lua, for a token never seen, so that it cannot open a session later
 --   live      → live       check.lua, login.lua, refresh.lua, rotate.lua, find.lua: the last activity grows, strictly, and
 --                          names may be added; streams.lua: the last activity alone
---   live      → ended      any script, once: end reason and `ended_at` never change afterwards
+--   live      → ended      any script, once: end reason and `ended_at` never change afterwards. As idle or expired only
+--                          while the clocks agree (compare_clocks)
 --   ended     → ended      only `hidden` may change (0 → 1), and the record may be kept longer
---   ended     → (nothing)  forget() in upkeep.lua, once every token known of it has expired, refresh tokens included
+--   ended     → (nothing)  forget() in upkeep.lua, once every token known of it has expired, refresh tokens included,
+--                          and while the clocks agree
 --   any       → (nothing)  the store itself has lost `sessions` or `index`: the rest of the user's data is deleted, and
 --                          not_before refuses every token issued until then
 -- There is no other move; above all, none from ended to live.
@@ -31,7 +34,8 @@
 -- response repeats, and an `h:` reference (tokens in which no claim tells one sign-in from the next) of an ended session.
 --
 -- Arguments: ARGV[1] is the packed table of rules (Rules in keys.py): `idle` (0: off), `ttl`, `ended_ttl`, `limit`
--- (0: off), `policy`, `unknown`. ARGV[2] is the packed table of what the script itself is called with: arguments.lua.
+-- (0: off), `policy`, `unknown`, `tolerance`. ARGV[2] is the packed table of what the script itself is called with:
+-- arguments.lua.
 -- check.lua alone reads positions: unpacking two tables would cost the script of every request about 5 % of its time.
 --
 -- Instants and durations are microseconds by the server's clock. Lua holds whole numbers exactly up to 2^53; '%.0f'
@@ -48,6 +52,10 @@ local CREATED_AT, EXPIRES_AT, TOKEN_EXPIRES_AT, EXEMPT = 1, 2, 3, 4
 local ENDED_AT, END_REASON, HIDDEN, LAST_ACTIVITY, REFRESH_EXPIRES_AT = 5, 6, 7, 8, 9
 local REFERENCE, JTI, LOGIN_METHOD, REFRESH = 10, 11, 12, 13
 
+-- The keys of a user stay for this long after they are needed, because the store deletes them by its own clock: one that
+-- is ahead by less loses no ended session whose tokens have not expired. Milliseconds.
+local SPARE_TIME = 86400000
+
 -- The most sessions that one call looks at; later calls do the rest.
 local STEP = 1000
 
@@ -57,13 +65,33 @@ end
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
+-- Set by compare_clocks(): whether the clocks disagree, and the instant as tokens count it, whose `iat` is not of the
+-- store's clock. `doubtful`, set by due(): a session would have ended, and has not because the clocks disagree.
+local store_now, apart, token_now, doubtful = now, false, now, false
 
-local before, spared, before_reason = 0, '0', ''
+-- Compares this clock with that of the calling host. Which of two that disagree is right cannot be told, so no session
+-- ends as idle or expired then (due()), and nothing is forgotten. What is opened and ended gets the later instant, which
+-- is not long ago once the earlier clock is put right.
+local function compare_clocks(host, tolerance)
+  local ahead = host - now
+  if ahead <= tolerance and -ahead <= tolerance then return end
+  apart, token_now = true, host
+  if ahead > 0 then now = host end
+end
+
+-- The instant by which a session is judged, and which a touch writes: that of the store, unless the session was active
+-- a minute later than that. Then the store's clock has been put back.
+local function present(last_activity)
+  return last_activity - store_now > 60000000 and now or store_now
+end
+
+local before, spared, before_reason, tokens_before = 0, '0', '', 0
 local stored_before = redis.call('GET', not_before)
 if stored_before then
-  local at
-  at, spared, before_reason = string.match(stored_before, '^(%d+) (%d+) ([a-z_]+)$')
+  local at, tokens_at
+  at, spared, before_reason, tokens_at = string.match(stored_before, '^(%d+) (%d+) ([a-z_]+) ?(%d*)$')
   before = tonumber(at)
+  tokens_before = tonumber(tokens_at) or before
 end
 
 -- The record of a session, or nil. A record that another program garbled raises an error, so it admits no token: NaN, for
@@ -91,7 +119,7 @@ end
 
 -- Makes the keys of the user live until `instant`, or longer.
 local function keep_until(instant)
-  local milliseconds = math.ceil((instant - now) / 1000) + 1
+  local milliseconds = math.ceil((instant - store_now) / 1000) + SPARE_TIME
   for _, key in ipairs({sessions, index}) do
     if redis.call('PTTL', key) < milliseconds then
       redis.call('PEXPIRE', key, text(milliseconds))
@@ -100,9 +128,9 @@ local function keep_until(instant)
 end
 
 -- The instant and the reason for which a session that is stored as live has ended by itself, or by not_before: the
--- earliest that applies. Nil while it is live.
+-- earliest that applies. Nil while it is live, and where it is doubtful.
 local function due(id, record, last_activity)
-  local at, reason
+  local now, at, reason = apart and present(last_activity) or now
   if record[CREATED_AT] <= before and id ~= spared then
     at, reason = before, before_reason
   end
@@ -112,6 +140,11 @@ local function due(id, record, last_activity)
   local idle_at = last_activity + rules.idle
   if rules.idle > 0 and record[EXEMPT] == 0 and idle_at <= now and (not at or idle_at < at) then
     at, reason = idle_at, 'idle'
+  end
+  if apart and (reason == 'idle' or reason == 'expired') then
+    if record[CREATED_AT] <= before and id ~= spared then return before, before_reason end
+    doubtful = true
+    return nil
   end
   return at, reason
 end

@@ -9,8 +9,8 @@ start_anew_if_lost()
 local found, oldest = live(false)
 local ended = #found
 if oldest then
-  -- The rest is counted by last activity: without any for `idle`, a session has ended before.
-  local floor = math.max(before, rules.idle > 0 and now - rules.idle or 0)
+  -- The rest is counted by last activity: without any for `idle`, a session has ended before, if the clocks agree.
+  local floor = math.max(before, rules.idle > 0 and not apart and now - rules.idle or 0)
   ended = ended + redis.call('ZCOUNT', index, '(' .. text(floor), '(' .. text(oldest))
 end
 
@@ -24,8 +24,7 @@ end
 
 -- A session may have been touched by a server whose clock ran ahead of this one (a failover): it ends all the same.
 local newest = redis.call('ZREVRANGE', index, 0, 0, 'WITHSCORES')
-before, spared, before_reason = math.max(now, before, tonumber(newest[2] or '0')), spare, call.reason
-redis.call('SET', not_before, text(before) .. ' ' .. spared .. ' ' .. before_reason)
+end_all_before(math.max(now, tonumber(newest[2] or '0')), spare, call.reason)
 announce('*' .. spared, call.reason)
 for _, row in ipairs(found) do
   if row[1] ~= spare then

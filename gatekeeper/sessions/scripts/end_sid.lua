@@ -41,7 +41,7 @@ if from == 0 then
   if not known or known[ENDED_AT] < instant then
     local record = new_record({created_at = instant, expires_at = instant, token_expires_at = call.tokens_expire_at,
                                reference = reference, jti = '', login_method = 'token'})
-    finish(id, record, instant, instant, 'logged_out', 1)
+    finish(id, record, instant, call.at > 0 and instant or token_now, 'logged_out', 1)
   end
 end
 

@@ -18,8 +18,8 @@ local status, record, last_activity = state(id)
 if not status then return {sessions} end
 if status == 'ended' then
   last_activity = record[LAST_ACTIVITY]
-elseif call.touch then
-  last_activity = math.max(now, last_activity + 1)
+elseif call.touch and status == 'live' then
+  last_activity = math.max(present(last_activity), last_activity + 1)
   redis.call('ZADD', index, text(last_activity), id)
 end
 return {sessions, id, text(last_activity), cmsgpack.pack(record)}

@@ -5,6 +5,7 @@
 --         {KEYS[1], 'ended', id, end reason, '0', 0}     one of them names an ended session
 --         {KEYS[1], 'crowded', id, '', expires_at, 1|0}  live, with so many unexpired access tokens that it gets no more
 --         {KEYS[1], 'unknown', '0', '', not_before, 0}   neither token is known
+--         {KEYS[1], 'doubtful'}                          one of them names a session that would have ended (due())
 -- The last value is 1 where the refresh token is the newest of its session.
 
 local refresh, reference = call.refresh, call.reference
@@ -19,6 +20,7 @@ for _, field in ipairs({refresh ~= '' and 'f:' .. refresh, reference ~= '' and '
     if string.sub(field, 1, 2) == 'r:' then keep_ended(id, record, call.token_expires_at) end
     return {sessions, 'ended', id, record[END_REASON], '0', 0}
   end
+  if status == 'doubtful' then return {sessions, 'doubtful'} end
   if not id and field == 'r:' .. reference then
     local out, reason = signed_out_at_the_provider(reference, call.issued_at)
     if out then return {sessions, 'ended', out, reason, '0', 0} end
@@ -27,7 +29,7 @@ for _, field in ipairs({refresh ~= '' and 'f:' .. refresh, reference ~= '' and '
     found = {sessions, 'live', id, '', text(record[EXPIRES_AT]), record[REFRESH] == refresh and 1 or 0}
   end
 end
-if not found then return {sessions, 'unknown', '0', '', text(before), 0} end
+if not found then return {sessions, 'unknown', '0', '', text(tokens_before), 0} end
 local names = redis.call('HGET', sessions, 't:' .. found[3])
 if names then
   local alive = 0

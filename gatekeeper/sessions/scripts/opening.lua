@@ -20,7 +20,7 @@ end
 -- have all expired, so that no request can use it any more. Those go first, by every policy.
 local function eviction_order()
   local function unusable(record)
-    return record[TOKEN_EXPIRES_AT] <= now and record[REFRESH_EXPIRES_AT] <= now
+    return not apart and record[TOKEN_EXPIRES_AT] <= now and record[REFRESH_EXPIRES_AT] <= now
   end
   return function(a, b)
     local unusable_a, unusable_b = unusable(a[2]), unusable(b[2])
@@ -67,7 +67,7 @@ local function open(opening, leaving)
   sweep(20, math.max(before, now - rules.ttl))
   local id = unused_id(opening.id)
   opening.created_at = math.max(now, before + 1)
-  opening.expires_at = opening.created_at + rules.ttl
+  opening.expires_at = now + rules.ttl
   if opening.refresh == '' then
     opening.refresh_expires_at = 0
   elseif opening.refresh_expires_at == 0 then
@@ -104,7 +104,7 @@ local function join(id, record, last_activity, tokens)
   local reference, refresh = tokens.reference, tokens.refresh
   local new = {['r:' .. reference] = true, ['f:' .. (refresh == '' and record[REFRESH] or refresh)] = true}
   for _, name in ipairs(names and cmsgpack.unpack(names) or {}) do
-    if name[2] > now then
+    if apart or name[2] > now then
       if not new[name[1]] then kept[#kept + 1] = name end
     else
       unname(id, name[1])
@@ -132,5 +132,5 @@ local function join(id, record, last_activity, tokens)
   end
   save(id, record)
   keep_until(math.max(record[TOKEN_EXPIRES_AT], record[REFRESH_EXPIRES_AT]))
-  redis.call('ZADD', index, text(math.max(now, last_activity + 1)), id)
+  redis.call('ZADD', index, text(math.max(present(last_activity), last_activity + 1)), id)
 end

@@ -2,18 +2,20 @@
 -- call: opening (the new tokens, and the session that they open where there is none: opening.lua), linked (the id of the
 --       session that the request's own tokens name, by lookup.lua, or '0'), adopt_not_before (epoch.lua), actor
 -- Replies as sign_in.lua says: 'touched' (the tokens belong to session `linked` now, or to one that they name already),
--- 'opened' (neither they nor the old ones were known), 'ended', 'unknown' (they may not open one), 'full'
+-- 'opened' (neither they nor the old ones were known), 'ended', 'unknown' (they may not open one), 'full', 'doubtful'
 
 local opening, linked = call.opening, call.linked
 
 start_anew_if_lost()
 local status, record, last_activity = state(linked ~= '0' and linked)
 if status == 'ended' then return reply('ended', linked, record[END_REASON]) end
+if status == 'doubtful' then return reply('doubtful') end
 if linked ~= '0' and not status then return reply('unknown') end
 local id = redis.call('HGET', sessions, 'r:' .. opening.reference)
 if id and id ~= linked then
   linked = id
   status, record, last_activity = state(id)
+  if status == 'doubtful' then return reply('doubtful') end
   if status ~= 'live' then return status and reply('ended', id, record[END_REASON]) or reply('unknown') end
 end
 if status == 'live' then
@@ -25,7 +27,7 @@ if status == 'live' then
   join(linked, record, last_activity, opening)
   return reply('touched', linked, '', 0, record[EXPIRES_AT])
 end
-local not_earlier = math.max(before, call.adopt_not_before)
+local not_earlier = math.max(tokens_before, call.adopt_not_before)
 if rules.unknown == 'reject' or (not_earlier > 0 and opening.issued_at <= not_earlier) then return reply('unknown') end
 local out, reason = signed_out_at_the_provider(opening.reference, opening.issued_at)
 if out then return reply('ended', out, reason) end

@@ -10,6 +10,7 @@
 --         {KEYS[1], 'reused', id, record}          rotated already, otherwise: the session ends; its record is packed
 --         {KEYS[1], 'ended', id, end reason}       its session has ended
 --         {KEYS[1], 'unknown'}
+--         {KEYS[1], 'doubtful'}                    its session would have ended (due())
 
 local pairs_kept = KEYS[5]
 local presented, successor = call.presented, call.successor
@@ -19,11 +20,12 @@ local id = redis.call('HGET', sessions, 'f:' .. presented)
 local status, record, last_activity = state(id)
 if not status then return {sessions, 'unknown'} end
 if status == 'ended' then return {sessions, 'ended', id, record[END_REASON]} end
+if status == 'doubtful' then return {sessions, 'doubtful'} end
 
 if presented ~= record[REFRESH] then
   local packed = redis.call('HGET', pairs_kept, id)
   local pair = packed and cmsgpack.unpack(packed)
-  if pair and pair[1] == presented and pair[3] > now then return {sessions, 'repeated', id, pair[2]} end
+  if pair and pair[1] == presented and (apart or pair[3] > now) then return {sessions, 'repeated', id, pair[2]} end
   finish(id, record, last_activity, now, 'refresh_reused', 0)
   redis.call('HDEL', pairs_kept, id)
   return {sessions, 'reused', id, cmsgpack.pack(record)}
@@ -36,10 +38,10 @@ end
 join(id, record, last_activity, {reference = record[REFERENCE], jti = successor.jti, refresh = successor.refresh,
                                  token_expires_at = successor.token_expires_at, refresh_expires_at = 0})
 record_refreshed(id, now)
--- One entry for each session; the key lives as long as the longest window.
+-- One entry for each session; the key lives as long as the longest window, by whatever clock (SPARE_TIME).
 redis.call('HDEL', pairs_kept, id)
 if successor.window > 0 then
   redis.call('HSET', pairs_kept, id, cmsgpack.pack({presented, successor.sealed, now + successor.window}))
-  redis.call('PEXPIRE', pairs_kept, text(math.ceil(successor.window / 1000)))
+  redis.call('PEXPIRE', pairs_kept, text(math.ceil(successor.window / 1000) + SPARE_TIME))
 end
 return {sessions, 'rotated', id}

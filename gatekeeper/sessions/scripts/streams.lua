@@ -8,9 +8,14 @@ local function move(id, at)
   local record = load(id)
   local last_activity = record and record[ENDED_AT] == 0 and tonumber(redis.call('ZSCORE', index, id) or '0') or 0
   if last_activity <= 0 or at <= last_activity then return end
+  doubtful = false
   local due_at, reason = due(id, record, last_activity)
+  if doubtful then return end
   if not due_at or (reason == 'idle' and at < due_at) then redis.call('ZADD', index, text(at), id) end
 end
+
+-- A session whose end due() held back is asked about again after this time.
+local ASK_AGAIN = 10000000
 
 start_anew_if_lost()
 local reply = {sessions}
@@ -18,8 +23,9 @@ for _, each in ipairs(call.moved) do
   local id, ago = each[1], each[2]
   if ago >= 0 then move(id, now - ago) end
   local status, record, last_activity = state(id)
-  if status == 'live' then
-    reply[#reply + 1] = {id, '', text(over_at(record, last_activity) - now)}
+  if status == 'live' or status == 'doubtful' then
+    local left = status == 'live' and over_at(record, last_activity) - now or ASK_AGAIN
+    reply[#reply + 1] = {id, '', text(left)}
   else
     -- A session that the store has lost has ended as start_anew_if_lost() says.
     reply[#reply + 1] = {id, status and record[END_REASON] or 'revoked_by_admin', '0'}

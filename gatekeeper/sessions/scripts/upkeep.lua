@@ -14,28 +14,39 @@ local function record_sessions_lost(now)
   append_to_outbox({'sessions_lost', '0', now, '', ''})
 end
 
+-- Sets not_before: every session created until `instant` has ended, except `spared_id`, and every token issued until now
+-- opens none. The instant may be later than now: sessions can have activity of a clock that was ahead.
+local function end_all_before(instant, spared_id, reason)
+  tokens_before = math.max(tokens_before, token_now)
+  before, spared, before_reason = math.max(instant, before), spared_id, reason
+  local value = text(before) .. ' ' .. spared .. ' ' .. before_reason
+  if tokens_before ~= before then value = value .. ' ' .. text(tokens_before) end
+  redis.call('SET', not_before, value)
+end
+
 -- A store that evicts under memory pressure can lose one of two keys that are written and expire together. The lost data
 -- may have been the end of a session, so the user starts anew, as after an end of all sessions. Every script calls this,
 -- except a check that finds its session intact.
 local function start_anew_if_lost()
   if redis.call('EXISTS', sessions, index) ~= 1 then return end
-  before, spared, before_reason = math.max(now, before), '0', 'revoked_by_admin'
-  redis.call('SET', not_before, text(before) .. ' 0 ' .. before_reason)
+  end_all_before(now, '0', 'revoked_by_admin')
   redis.call('DEL', sessions, index)
   announce('*0', before_reason)
   record_sessions_lost(now)
 end
 
 -- The state of a session, without a touch: 'live', its record and last activity; or 'ended' and its record, after settling
--- a session that turns out to be over. Nil where there is none, or where it is damaged.
+-- a session that turns out to be over; or 'doubtful' with the values of a live one, where due() held its end back. Nil
+-- where there is none, or where it is damaged.
 local function state(id)
   local record = id and load(id)
   if not record then return nil end
   if record[ENDED_AT] > 0 then return 'ended', record end
   local last_activity = tonumber(redis.call('ZSCORE', index, id) or '0')
   if last_activity <= 0 then return nil end
+  doubtful = false
   local at, reason = due(id, record, last_activity)
-  if not at then return 'live', record, last_activity end
+  if not at then return doubtful and 'doubtful' or 'live', record, last_activity end
   settle(id, record, last_activity, at, reason)
   return 'ended', record
 end
@@ -66,6 +77,7 @@ end
 
 -- ended → (nothing), 20 sessions at the most.
 local function forget()
+  if apart then return end
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', index, text(-now), '(0', 'LIMIT', 0, 20)) do
     local record = load(id)
     if record then
