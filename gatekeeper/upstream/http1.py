@@ -169,7 +169,7 @@ class Http1Connection(asyncio.Protocol):
 
     @property
     def idle_seconds(self) -> float | None:
-        """How long the backend keeps the connection idle by its own word; None without one."""
+        """The seconds for which the backend keeps the connection idle, as its `Keep-Alive` says; None without one."""
         return self._parser.idle_seconds
 
     def is_usable(self) -> bool:

@@ -146,8 +146,8 @@ class Http1Pool:
 
     def _keep(self, connection: Http1Connection) -> None:
         now, idle_seconds = _now(), IDLE_SECONDS
-        if (told := connection.idle_seconds) is not None and told < idle_seconds:
-            idle_seconds = told
+        if (allowed := connection.idle_seconds) is not None and allowed < idle_seconds:
+            idle_seconds = allowed
         connection.idle_until = min(now + idle_seconds, connection.expires_at)
         if connection.idle_until <= now:
             connection.abort()

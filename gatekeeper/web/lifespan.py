@@ -53,7 +53,7 @@ async def unavailable(scope: Scope, send: Send) -> None:
 
 
 class _NotStarted(Exception):
-    """Takes the lifespan out of the application, when the server was told already."""
+    """Takes the lifespan out of the application, after the server got `startup.failed`."""
 
 
 async def _live(app: ASGIApp, runtime: Runtime, scope: Scope, receive: Receive, send: Send) -> None:

@@ -110,7 +110,7 @@ class GatekeeperMiddleware:
             await refuse_start(problem, receive, send)
         elif scope["type"] in ("http", "websocket"):
             if not self._has_logged:
-                # No lifespan told the operator.
+                # Without lifespan the operator has not heard of it yet.
                 self._has_logged = True
                 _log.error("middleware not started: %s", problem)
             await unavailable(scope, send)
