@@ -44,6 +44,8 @@ _FRENCH: Final[Mapping[str, str]] = {
     "WebSockets are not passed on by this release": "Les WebSockets ne sont pas transmis par cette version",
     # Bad requests
     "The path can be read in too many ways": "Le chemin peut être lu de trop de façons",
+    "The body names too many users": "Le corps nomme trop d'utilisateurs",
+    "The session of this token cannot be ended": "La session de ce jeton ne peut pas être terminée",
     "The request target must be a path that begins with /": (
         "La cible de la requête doit être un chemin commençant par /"
     ),

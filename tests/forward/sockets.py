@@ -173,6 +173,11 @@ async def opened(url: str, target: str = "/", headers: Iterable[tuple[str, str]]
             fields = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in head[1:-2])]
             body = b"" if status == 101 else await reader.readexactly(int(dict(fields).get("content-length", "0")))
         yield Upgraded(status, fields, body, Peer(reader, writer, ConnectionType.CLIENT))
+    except asyncio.CancelledError:
+        # With RST: a plain close could be that of the sending side alone (rule 3.20).
+        linger = struct.pack("ii", 1, 0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        raise
     finally:
         writer.close()
         with suppress(ConnectionError):

@@ -7,6 +7,7 @@ import asyncio
 import io
 import json
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -124,6 +125,8 @@ def test_clients_that_leave_are_forgotten_by_a_running_sidecar(store: Store, bac
             requests = bad(key, "ES256", CONNECTIONS)
             for client, request in zip([_connected(gate) for _ in requests], requests, strict=True):
                 client.sendall(request)
+                # With RST: a plain close could be that of the sending side alone (rule 3.20).
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 client.close()
             sent += len(requests)
             eventually(lambda: len(gate.access) == sent)
@@ -224,8 +227,9 @@ async def test_a_client_that_leaves_waits_no_longer(store: Store, backend: Backe
             await leaves.send(request)
             await stays.send(request)
             await asyncio.to_thread(eventually, lambda: verify_queue.waiting == 2)
-            leaves.writer.close()
+            leaves.reset()
             await asyncio.to_thread(eventually, lambda: verify_queue.waiting == 1)
             await asyncio.to_thread(eventually, lambda: gate.reasons == ["rate_limited"])
+            stays.reset()
         await asyncio.to_thread(eventually, lambda: verify_queue.waiting == 0)
     assert gate.engine.telemetry.metrics._open == {True: 0, False: 0}

@@ -13,6 +13,8 @@ import json
 import os
 import re
 import signal
+import socket
+import struct
 import threading
 import time
 import uuid
@@ -772,6 +774,8 @@ def test_a_client_that_leaves_while_it_signs_in_leaves_nothing(world: World, iss
     connection = http.client.HTTPConnection(world.url.removeprefix("http://"), timeout=HANG_SECONDS)
     connection.request("POST", LOGIN, credentials(user), dict([JSON, issuer.plan(slow)]))
     assert asked.wait(HANG_SECONDS)
+    # With RST: a plain close could be that of the sending side alone (rule 3.20).
+    connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
     # The backend is told, and the tokens that nobody got are nobody's.
     assert gone.wait(HANG_SECONDS)
