@@ -32,7 +32,8 @@ class WebSocketServerProtocol(WebSocketsSansIOProtocol):
     on_client_left: Callable[[asyncio.Task[None]], None] | None = None
     _task: asyncio.Task[None] | None = None
     # The headers of the handshake, with their names as they were read.
-    spelled: HeaderList
+    # Set by our own HTTP protocol. Under another one the names are as the scope has them.
+    spelled: HeaderList | None = None
 
     def __init__(self, config: Config, *arguments: Any, **named: Any) -> None:
         super().__init__(config, *arguments, **named)
@@ -70,7 +71,7 @@ class WebSocketServerProtocol(WebSocketsSansIOProtocol):
 
     async def run_asgi(self) -> None:
         extensions: Any = self.scope["extensions"]
-        extensions[CLIENT_LEFT] = {"left": self._left, "headers": self.spelled}
+        extensions[CLIENT_LEFT] = {"left": self._left, "headers": self.spelled or list(self.scope["headers"])}
         self._task = asyncio.current_task()
         await super().run_asgi()
 

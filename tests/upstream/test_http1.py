@@ -660,7 +660,7 @@ async def test_requests_need_neither_tasks_nor_futures() -> None:
             sink = RecordingCallbacks()
             connection.start(head, sink)
             await sink.over.wait()
-            assert [told for told in sink.told if told != b""] == [103, 200, b"abc", [(b"t", b"1")]]
+            assert [told for told in sink.told if told != b""] == [103, 200, b"abc", [(b"T", b"1")]]
             # It is idle before the sink is told, so that what the sink sends next can use it.
             connection = upstream.pool.take_idle()
         assert backend.connections == 1
