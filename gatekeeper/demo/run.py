@@ -83,8 +83,8 @@ async def _run(
 ) -> int:
     app = SampleBackend(settings.hmac_secrets[0]).app()
     async with serving(app, settings, backend):
-        print(guide, flush=True)  # noqa: T201 - the output of the command
-        return await serve(settings, public, ops)
+        # Printed once the port is open: the lines are there to be pasted.
+        return await serve(settings, public, ops, on_listening=lambda: print(guide, flush=True))  # noqa: T201
 
 
 def _environment(upstream: str) -> dict[str, str]:

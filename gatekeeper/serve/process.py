@@ -7,6 +7,7 @@ import gc
 import logging
 import socket
 import sys
+from collections.abc import Callable
 from functools import partial
 
 from gatekeeper.app import create_app, create_ops
@@ -40,11 +41,13 @@ async def serve(
     reread: Reread | None = None,
     parent: int | None = None,
     pulse: Pulse | None = None,
+    on_listening: Callable[[], None] | None = None,
 ) -> int:
     """Serve until the drain is over, and return the exit code.
 
-    `reread` reads the settings again at SIGHUP. `parent` is the process id of a worker's parent, which has the ops
-    port, and `pulse` tells it how this worker is. Raises `EmbeddedStoreFailed`, `CannotListen` and `ConfigError`.
+    `on_listening` is called once the port is open. `reread` reads the settings again at SIGHUP. `parent` is the process
+    id of a worker's parent, which has the ops port, and `pulse` tells it how this worker is. Raises
+    `EmbeddedStoreFailed`, `CannotListen` and `ConfigError`.
     """
     beats = asyncio.create_task(pulse.keep()) if pulse is not None else None
     engine = build_sidecar(settings)
@@ -65,6 +68,8 @@ async def serve(
                 listen(public)
                 if parent is None:
                     announce(settings, engine.claimed, public, ops)
+                if on_listening is not None:
+                    on_listening()
                 if pulse is not None:
                     server.on_start = pulse.serve
                 async with serving(create_ops(health, of_registry(engine.telemetry.metrics.registry)), settings, ops):

@@ -105,8 +105,7 @@ class Exchange:
     """`receive` and `send` for one request.
 
     `started` and `complete` concern the response. After `gone`, the client's disconnection, nothing more is sent, and
-    the application gets `http.disconnect`. `task` is the application's, if there is one; `responder` responds
-    instead, if any.
+    the application gets `http.disconnect`. `task` is the application's, or `responder` responds.
     """
 
     __slots__ = (

@@ -164,7 +164,7 @@ def test_a_store_in_another_format_is_refused_and_nothing_in_it_touched(
         with run_from(copy):
             done = command("check", "--online", redis_url=store.url, upstream_url=backend.url)
             assert (done.returncode, "format 77" in done.stdout) == (1, True), done.stdout
-            for arguments in (("sessions", "list", "1"), ("sessions", "revoke", "1"), ("audit", "export")):
+            for arguments in (("sessions", "list", "1"), ("sessions", "revoke", "1", "--all"), ("audit", "export")):
                 done = command(*arguments, redis_url=store.url)
                 assert (done.returncode, "format 77" in done.stderr) == (1, True), done
     assert dump(store) == before
