@@ -104,11 +104,13 @@ async def test_a_failover_to_a_host_that_is_ahead_ends_no_session(tmp_path: Path
             assert await client.connected_replicas() == 1
             await asyncio.to_thread(until, lambda: replica.client.exists("gk:{74}:sessions"), "its data")
             shifted.shift_store(replica.client, AHEAD)
-            store.sentinels[0].ask("SENTINEL", "FAILOVER", store.service)
+            # Again while the sentinels do not know a replica that is good enough.
+            until(lambda: store.sentinels[0].ask("SENTINEL", "FAILOVER", store.service), "a failover")
             await asyncio.to_thread(until, lambda: store.names(replica), "a successor")
             await asyncio.to_thread(until, replica.is_master, "a primary")
             while (found := await outcome_of(door, "known")) != "clock":
-                assert found not in {"ended", "touched", "opened", "unknown"}, found
+                # `touched` is the word of the old primary, as long as the client still follows it.
+                assert found not in {"ended", "opened", "unknown"}, found
                 await asyncio.sleep(0.05)
             assert (await door.check("over")) == ("ended", over)
             assert (await door.check("new"))[0] == "opened"

@@ -34,7 +34,8 @@ async def test_a_planned_failover_takes_no_acknowledged_revocation_back(store: W
         await gate.runner.epoch.beat()
         leavers.begin()
         await asyncio.sleep(0.3)
-        store.sentinels[0].ask("SENTINEL", "FAILOVER", store.service)
+        # Again while the sentinels do not know a replica that is good enough.
+        until(lambda: store.sentinels[0].ask("SENTINEL", "FAILOVER", store.service), "a failover")
         await promoted(store)
         await leavers.finish()
         revived = await leavers.revived(other)
@@ -86,7 +87,8 @@ async def test_without_a_replica_that_confirms_what_is_repeated_is_kept(store: W
         await leavers.prepare(100)
         leavers.begin()
         await asyncio.sleep(0.2)
-        store.sentinels[0].ask("SENTINEL", "FAILOVER", store.service)
+        # Again while the sentinels do not know a replica that is good enough.
+        until(lambda: store.sentinels[0].ask("SENTINEL", "FAILOVER", store.service), "a failover")
         await promoted(store)
         await leavers.finish()
         assert not await leavers.revived(other)

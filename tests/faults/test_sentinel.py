@@ -85,7 +85,8 @@ async def test_a_planned_failover_loses_no_end_and_is_over_in_time(store: Watche
     async with traffic(store.url, replicas=1, timeout_seconds=2) as seen:
         await asyncio.sleep(0.3)
         [successor] = store.replicas
-        store.sentinels[0].ask("SENTINEL", "FAILOVER", store.service)
+        # Again while the sentinels do not know a replica that is good enough.
+        until(lambda: store.sentinels[0].ask("SENTINEL", "FAILOVER", store.service), "a failover")
         await asyncio.to_thread(until, lambda: store.names(successor), "a successor")
         seconds = await seen.serves_again()
         await asyncio.sleep(0.3)
