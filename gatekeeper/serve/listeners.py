@@ -140,6 +140,8 @@ async def serving(app: Any, settings: Settings, where: socket.socket | None) -> 
     if where is None:
         yield
         return
+    # At once, so that a probe that comes now waits and is not refused.
+    listen(where)
     server = make_server(app, http_protocol(limits(settings), _plain_error), grace_seconds=1)
     task = asyncio.create_task(server.serve(sockets=[where]))
     try:

@@ -64,15 +64,15 @@ async def serve(
             await engine.runtime.start()
             _tune_garbage_collection()
             if not health.draining:
-                # Only now: a start that fails has never accepted.
-                listen(public)
-                if parent is None:
-                    announce(settings, engine.claimed, public, ops)
-                if on_listening is not None:
-                    on_listening()
-                if pulse is not None:
-                    server.on_start = pulse.serve
                 async with serving(create_ops(health, of_registry(engine.telemetry.metrics.registry)), settings, ops):
+                    # Only now: a start that fails has never accepted.
+                    listen(public)
+                    if parent is None:
+                        announce(settings, engine.claimed, public, ops)
+                    if on_listening is not None:
+                        on_listening()
+                    if pulse is not None:
+                        server.on_start = pulse.serve
                     await server.serve(sockets=[public])
         finally:
             await engine.runtime.aclose()
