@@ -396,7 +396,8 @@ async def test_a_login_that_waits_for_100_continue_is_asked_for(world: World, is
 def test_a_login_reaches_the_backend_as_it_was_sent(world: World, issuer: Issuer, size: int, framed: str) -> None:
     user = someone()
     plan = issuer.plan(handed(access_of(user)))
-    body = uuid.uuid4().bytes * (size // 16) + b"x" * (size % 16)
+    # The same at each run: some random bytes read as MessagePack with more names than are counted, which is 413.
+    body = b"0123456789abcdef" * (size // 16) + b"x" * (size % 16)
     sent = body if framed == "length" else iter([body[at : at + 10_000] for at in range(0, size, 10_000)])
     target = f"{LOGIN}?next=%2Fa&x=1&x=2"
     headers = [plan, ("Content-Type", "application/octet-stream"), ("X-Mine", "1"), ("X-Mine", "2")]
