@@ -12,7 +12,7 @@ from gatekeeper.build import build
 from gatekeeper.errors import KeysUnavailable, StoreUnavailable
 from gatekeeper.models import Client
 from gatekeeper.settings import Settings, load, store_name, warnings
-from gatekeeper.store.embedded import EmbeddedStoreFailed, EmbeddedValkey
+from gatekeeper.store.embedded import EmbeddedStoreDown, EmbeddedStoreFailed, EmbeddedValkey
 from gatekeeper.web.engine import Engine
 
 
@@ -44,24 +44,34 @@ async def run(*, online: bool, token_file: Path | None) -> int:
 
 
 async def _failures(settings: Settings, engine: Engine) -> AsyncIterator[str]:
-    """Connects to the store, the key set and the backend, and yields one line for each failure."""
-    print(f"store: {store_name(settings)}")
+    """Connects to the store, the key set and the backend, and yields one line for each failure. An embedded store that
+    does not run is none."""
+    name, runs, why = store_name(settings), True, None
     try:
         await engine.runtime.start()
+    except EmbeddedStoreDown:
+        name, runs = f"{name}, not running: `gatekeeper serve` starts it", False
     except EmbeddedStoreFailed as error:
-        yield str(error)
-    else:
-        for fault in await engine.readiness.faults():
-            yield fault
-        try:
-            for warning in await engine.readiness.store_warnings():
-                print(f"warning: {warning}")
-            for note in await engine.readiness.store_notes():
-                print(f"note: {note}")
-        except StoreUnavailable:
-            pass  # already among the faults
+        runs, why = False, str(error)
+    print(f"store: {name}")
+    if why is not None:
+        yield why
+    for fault in await engine.readiness.faults(of_store=runs):
+        yield fault
+    if runs:
+        await _print_store_findings(engine)
     if settings.upstream_url is not None and not await _reachable(settings.upstream_url):
         yield f"GATEKEEPER_UPSTREAM_URL {settings.upstream_url}: cannot connect to the backend"
+
+
+async def _print_store_findings(engine: Engine) -> None:
+    try:
+        for warning in await engine.readiness.store_warnings():
+            print(f"warning: {warning}")
+        for note in await engine.readiness.store_notes():
+            print(f"note: {note}")
+    except StoreUnavailable:
+        pass  # already among the faults
 
 
 async def _reachable(url: str) -> bool:

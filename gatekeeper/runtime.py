@@ -134,9 +134,9 @@ class Readiness:
     def __repr__(self) -> str:
         return f"<Readiness of {self._client!r} {self._keys!r}>"
 
-    async def faults(self) -> list[str]:
+    async def faults(self, *, of_store: bool = True) -> list[str]:
         """Ask the store and the keys: the reasons why no request can be judged now, empty when all is well."""
-        store = await self._store_fault()
+        store = await self._store_fault() if of_store else None
         return [*([store] if store else []), *await self._other_faults()]
 
     async def _store_fault(self) -> str | None:

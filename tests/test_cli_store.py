@@ -32,10 +32,11 @@ ALL = [
     ["audit", "export"],
     ["check", "--online"],
 ]
+NO_STORE = ["nothing", "an empty directory", "files of a store that is gone"]
 
 
 @pytest.mark.parametrize("arguments", ALL, ids=" ".join)
-@pytest.mark.parametrize("left", ["nothing", "an empty directory", "files of a store that is gone"])
+@pytest.mark.parametrize("left", NO_STORE)
 def test_where_no_store_runs_that_is_said_and_none_is_started(tmp_path: Path, arguments: list[str], left: str) -> None:
     data = tmp_path / "data"
     if left != "nothing":
@@ -47,13 +48,31 @@ def test_where_no_store_runs_that_is_said_and_none_is_started(tmp_path: Path, ar
         (data / "in-use.lock").touch()
     before = sorted(data.rglob("*"))
     done = command(*arguments, data_dir=str(data))
-    assert done.returncode == 1
-    said = done.stdout if arguments[0] == "check" else done.stderr
-    assert f"no embedded store runs in {data}: it runs while `gatekeeper serve` does" in said
-    assert f"store: embedded Valkey in {data}\n" in done.stdout + done.stderr
+    if arguments[0] == "check":
+        # Before the first `serve` there is none, and nothing is wrong with that.
+        assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "ok")
+        assert f"store: embedded Valkey in {data}, not running: `gatekeeper serve` starts it\n" in done.stdout
+    else:
+        assert done.returncode == 1
+        assert f"no embedded store runs in {data}: it runs while `gatekeeper serve` does" in done.stderr
+        assert f"store: embedded Valkey in {data}\n" in done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(data.rglob("*")) == before
     assert data.exists() is (left != "nothing")
+
+
+def test_check_asks_the_backend_and_the_keys_where_the_store_does_not_run(tmp_path: Path) -> None:
+    done = command(
+        "check",
+        "--online",
+        data_dir=str(tmp_path / "data"),
+        upstream_url="http://127.0.0.1:1",
+        jwks_url="http://127.0.0.1:1/keys",
+    )
+    failed = [line for line in done.stdout.splitlines() if line.startswith("failed: ")]
+    assert (done.returncode, len(failed)) == (1, 2), done.stdout
+    assert "key" in failed[0]
+    assert "GATEKEEPER_UPSTREAM_URL" in failed[1]
 
 
 def test_a_relative_directory_is_named_in_full() -> None:

@@ -41,6 +41,10 @@ class EmbeddedStoreFailed(Exception):
     """The embedded Valkey cannot be started. The text says why, and what to do."""
 
 
+class EmbeddedStoreDown(EmbeddedStoreFailed):
+    """No process serves with this `DATA_DIR`, so that its Valkey does not run, which a command never starts."""
+
+
 def server_binary() -> str:
     """Find the `valkey-server` of the `embedded` extra, else one on the PATH. Raises `EmbeddedStoreFailed`."""
     try:
@@ -307,8 +311,8 @@ class JoinedValkey(EmbeddedValkey):
     async def watch(self) -> None:
         """Return at once: restarting the server is up to the processes that serve."""
 
-    def _nothing_runs(self) -> EmbeddedStoreFailed:
-        return EmbeddedStoreFailed(
+    def _nothing_runs(self) -> EmbeddedStoreDown:
+        return EmbeddedStoreDown(
             f"no embedded store runs in {self._data_dir}: it runs while `gatekeeper serve` does; set "
             "GATEKEEPER_DATA_DIR to the directory of that process, or GATEKEEPER_REDIS_URL to the store"
         )
