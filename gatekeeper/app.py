@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from starlette.applications import Starlette
@@ -82,18 +82,21 @@ def create_app(settings: Settings, engine: Engine) -> App:
     return App(app, DirectRoute(services, engine.runtime, own_headers=own_headers))
 
 
+def _health_response(faults: Sequence[str]) -> Response:
+    if not faults:
+        return PlainTextResponse("ok\n")
+    return PlainTextResponse("".join(f"{fault}\n" for fault in faults), 503, {"retry-after": "1"})
+
+
 def create_ops(health: Health, scrape: Scrape) -> Starlette:
     """Return the application of the ops port. Its responses contain no user, token or secret."""
 
     async def live(_: Request) -> Response:
         death = health.death()
-        return PlainTextResponse(f"{death or 'ok'}\n", status_code=503 if death else 200)
+        return _health_response([death] if death else [])
 
     async def ready(_: Request) -> Response:
-        faults = await health.faults()
-        return PlainTextResponse(
-            "".join(f"{fault}\n" for fault in faults) or "ok\n", status_code=503 if faults else 200
-        )
+        return _health_response(await health.faults())
 
     async def metrics(_: Request) -> Response:
         content, media_type = scrape()

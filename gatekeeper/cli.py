@@ -165,7 +165,10 @@ def list_sessions(
     """List the sessions of a user, newest activity first."""
     from gatekeeper.dialects.base import instant
 
-    for session in _with_manager(lambda manager: manager.sessions(user, include_inactive=inactive)):
+    found = _with_manager(lambda manager: manager.sessions(user, include_inactive=inactive))
+    if not found:
+        print(f"user {user!r}: no {'' if inactive else 'live '}session to list", file=sys.stderr)
+    for session in found:
         state = "live" if session.is_active else session.end_reason
         print(
             f"{session.id:<16}  {state:16}  {instant(session.last_activity, digits=0)}  "
@@ -197,8 +200,7 @@ def revoke_sessions(
 
 async def _revoke_all(manager: Manager, user: str) -> tuple[int, bool]:
     """Revokes all sessions. Returns how many, and whether the store has any session of the user, ended ones too."""
-    ended = await manager.revoke_all(user, by_admin=True)
-    return ended, ended > 0 or bool(await manager.sessions(user, include_inactive=True))
+    return await manager.revoke_all(user, by_admin=True), await manager.knows(user)
 
 
 @audit.command("tail")

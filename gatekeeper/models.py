@@ -147,12 +147,14 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """An error response before a dialect words it. `detail` replaces the text of the reason."""
+    """An error response before a dialect words it. `detail` replaces the text of the reason; `headers` say what would
+    have been accepted."""
 
     reason: Reason
     detail: str = ""
     end_reason: EndReason | None = None
     retry_after_seconds: int | None = None
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
     @property
     def text(self) -> str:

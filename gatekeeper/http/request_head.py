@@ -20,7 +20,7 @@ import msgspec
 
 from gatekeeper.http.grammar import CANONICAL_DECIMAL, FIELD_VALUE, FIELD_VALUE_CHAR, METHOD, TOKEN, TOKEN_BYTES
 from gatekeeper.http.headers import HeaderList
-from gatekeeper.http.methods import SUPPORTED_METHODS
+from gatekeeper.http.methods import ALLOWED_METHODS
 
 # Visible ASCII without "#", which no request target has (RFC 9112 section 3.2).
 _TARGET: Final = rb"[\x21\x22\x24-\x7e]+"
@@ -53,7 +53,6 @@ _EXAMINED: Final = _INTERPRETED | _ALMOST_FRAMING
 _MAX_SHARED_SECTIONS: Final = 2048
 _MAX_SHARED_BYTES: Final = 2048
 
-ALLOWED_METHODS: Final = ", ".join(SUPPORTED_METHODS).encode()
 
 HEADERS_TOO_LARGE: Final = "The headers are too large"
 TOO_MANY_HEADERS: Final = "There are too many headers"

@@ -56,10 +56,11 @@ async def serve(
         pulse.on_beat = engine.telemetry.metrics.settle
     health = Health(engine.readiness.faults)
     server = _server(settings, engine)
+    reloads: set[asyncio.Task[None]] = set()
     # Handle signals first: one that comes during the start must not leave an embedded store running.
     async with Drain(settings, health, server, parent) as drain:
         if reread is not None:
-            on_hangup(partial(_reload, settings, engine, reread), drain.begin)
+            on_hangup(partial(_reload, settings, engine, reread, reloads), drain.begin)
         try:
             await engine.runtime.start()
             _tune_garbage_collection()
@@ -94,12 +95,15 @@ def _server(settings: Settings, engine: Engine) -> Listener:
     return make_server(app, protocol, grace_seconds=settings.shutdown_grace, ws=websocket_protocol(on_client_left))
 
 
-def _reload(settings: Settings, engine: Engine, reread: Reread) -> None:
-    """Replace the secrets of the running engine, and let it read key sets again."""
+def _reload(settings: Settings, engine: Engine, reread: Reread, running: set[asyncio.Task[None]]) -> None:
+    """Replace the secrets of the running engine, and let it read key sets again. `running` holds the task until it is
+    over: the event loop alone would let it be collected."""
     kept = set(type(settings).model_fields) - IN_PLACE
     found = reread(settings, kept=kept - {"secret_files"}, check=check_keys)
     if found is not None:
-        asyncio.create_task(_apply(found, engine))  # noqa: RUF006 - it waits for a key set, and never for long
+        task = asyncio.create_task(_apply(found, engine))
+        running.add(task)
+        task.add_done_callback(running.discard)
 
 
 async def _apply(settings: Settings, engine: Engine) -> None:

@@ -85,6 +85,8 @@ def error_response(render_error: RenderError, request: RejectedRequest, required
         # RFC 9110 section 6.6.1: an origin server with a clock sends `Date`.
         headers.append((b"date", formatdate(usegmt=True).encode()))
     lines = [b"%b: %b\r\n" % (USUAL.get(name, name), value) for name, value in headers]
-    framing = b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(response.body)
+    # RFC 9110 section 7.8: `Upgrade` is an option of the connection.
+    options = b"upgrade, close" if any(name == b"upgrade" for name, _ in required) else b"close"
+    framing = b"Content-Length: %d\r\nConnection: %b\r\n\r\n" % (len(response.body), options)
     body = b"" if request.method == "HEAD" else response.body
     return b"".join((status_line(request.status), *lines, framing, body))

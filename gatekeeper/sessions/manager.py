@@ -45,6 +45,10 @@ class Manager:
         """Lists the sessions of a user, newest activity first; empty for an unknown user."""
         return await self._store.sessions(user, include_inactive=include_inactive)
 
+    async def knows(self, user: str) -> bool:
+        """Tells whether there is any session of a user, ended and hidden ones too."""
+        return await self._store.knows(user)
+
     async def find(self, user: str, name: str, *, touch: bool = False) -> Session | None:
         """Finds the session, live or ended, by the reference of its tokens or the `jti` of the newest one. `touch`
         moves the last activity of a live one. None: there is none (any more)."""

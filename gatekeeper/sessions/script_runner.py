@@ -20,7 +20,7 @@ from gatekeeper.sessions.outbox import Outbox
 from gatekeeper.sessions.recent_revocations import RecentRevocation, RecentRevocations
 from gatekeeper.sessions.revoked_cache import RevokedCache
 from gatekeeper.store.client import StoreClient
-from gatekeeper.store.command import Command, ReplyReceiver, Script
+from gatekeeper.store.command import Command, ReplyReceiver, Script, command
 from gatekeeper.store.epoch import Epoch
 from gatekeeper.store.errors import unavailable_from
 
@@ -103,6 +103,10 @@ class ScriptRunner:
         every_key = keys if extra_key is None else (*keys, extra_key)
         reply = await self._redis.call(script.command(every_key, (self.packed_rules, *arguments)))
         return self.read_reply(keys[0], reply, read)
+
+    async def has_records(self, user: str) -> bool:
+        """Tells whether the store holds any session of a user, ended and hidden ones too."""
+        return bool(await self._redis.call(command("EXISTS", self.keys.of_user(user)[0])))
 
     def prepare(self, script: Script, user: str, *arguments: Any) -> Command:
         """A call as of `run_positional`, packed once, for `send`."""

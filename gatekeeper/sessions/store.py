@@ -199,6 +199,10 @@ class SessionStore:
 
         return await self._runner.run(LIST, user, read, {"include_inactive": include_inactive})
 
+    async def knows(self, user: str) -> bool:
+        """Tells whether there is any session of a user, ended and hidden ones too."""
+        return await self._runner.has_records(user)
+
     async def find(self, user: str, name: str, *, touch: bool = False) -> Session | None:
         """Finds the session, live or ended, whose tokens have the reference `name`, or the newest of which has that
         `jti`. `touch` moves the last activity of a live one."""

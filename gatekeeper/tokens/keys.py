@@ -268,6 +268,9 @@ class JwksKeys:
 
     async def reread(self) -> None:
         """Fetch the key set now, however long ago that was done. Without a valid response the last set stays."""
+        if self._fetching is not None:
+            # It began before, and may bring the set of before.
+            await asyncio.wait({self._fetching})
         self._tried_at = None
         with suppress(KeysUnavailable):
             await self.refresh()

@@ -32,11 +32,12 @@ async def read_form(receive: Receive, headers: Headers) -> dict[str, list[str]] 
     """Read the fields of a form, each with all its values (RFC 6749 appendix B); empty for an empty body."""
     content = await _read(receive, headers, kind=b"application/x-www-form-urlencoded")
     if isinstance(content, Problem):
-        return content if content.reason is not Reason.UNSUPPORTED_MEDIA_TYPE else _NOT_A_FORM
+        not_a_form = content.reason is Reason.UNSUPPORTED_MEDIA_TYPE
+        return Problem(reason=content.reason, detail=_NOT_A_FORM, headers=content.headers) if not_a_form else content
     try:
         return parse_qs(content.decode("ascii"), keep_blank_values=True, max_num_fields=100)
     except ValueError:
-        return Problem(reason=Reason.BAD_REQUEST, detail=_NOT_A_FORM.detail)
+        return Problem(reason=Reason.BAD_REQUEST, detail=_NOT_A_FORM)
 
 
 async def _read(receive: Receive, headers: Headers, *, kind: bytes) -> bytes | Problem:
@@ -58,12 +59,12 @@ async def _read(receive: Receive, headers: Headers, *, kind: bytes) -> bytes | P
     if not content:
         return b""
     declared = (get(headers, b"content-type") or b"").partition(b";")[0].strip().lower()
-    if declared != kind or get(headers, b"content-encoding") not in {None, b"identity"}:
-        return Problem(reason=Reason.UNSUPPORTED_MEDIA_TYPE)
-    return bytes(content)
+    wanted = [] if declared == kind else [(b"accept", kind)]
+    if get(headers, b"content-encoding") not in {None, b"identity"}:
+        # Only where the coding is a reason (RFC 9110 section 12.5.3).
+        wanted.append((b"accept-encoding", b"identity"))
+    return Problem(reason=Reason.UNSUPPORTED_MEDIA_TYPE, headers=tuple(wanted)) if wanted else bytes(content)
 
 
 _NOT_JSON: Final = "The body must be a JSON object"
-_NOT_A_FORM: Final = Problem(
-    reason=Reason.UNSUPPORTED_MEDIA_TYPE, detail="The body must be application/x-www-form-urlencoded, not compressed"
-)
+_NOT_A_FORM: Final = "The body must be application/x-www-form-urlencoded, not compressed"

@@ -23,6 +23,7 @@ from gatekeeper.errors import (
     UpstreamUnavailable,
 )
 from gatekeeper.http.headers import DEGRADED, HeaderList
+from gatekeeper.http.methods import ALLOWED_METHODS
 from gatekeeper.http.paths import BadPath, PathKind, RouteMatch
 from gatekeeper.http.types import Receive
 from gatekeeper.models import Problem, Verdict
@@ -57,6 +58,9 @@ _LIKE: Final = {
 # Protected paths that a backend may read as a sign-in path: judged, and then observed as one.
 _LOOKALIKES: Final = {PathKind.LIKE_LOGIN: PathKind.LOGIN, PathKind.LIKE_REFRESH: PathKind.REFRESH}
 _UNTUNNELLED: Final = frozenset({"TRACE", "CONNECT"})
+_METHOD_NOT_ALLOWED: Final = Problem(
+    reason=Reason.METHOD_NOT_ALLOWED, detail="This method is not allowed", headers=((b"allow", ALLOWED_METHODS),)
+)
 
 
 class OwnPathServer(Protocol):
@@ -107,7 +111,7 @@ class Pipeline:
     ) -> Refused | Served | Passed:
         """Decide one request; `receive` gives its body where that has to be read."""
         if incoming.method in _UNTUNNELLED:
-            return refuse(record, Problem(reason=Reason.METHOD_NOT_ALLOWED, detail="This method is not allowed"))
+            return refuse(record, _METHOD_NOT_ALLOWED)
         try:
             kind = self._rules.paths.classify(incoming.method, incoming.path)
         except BadPath as error:

@@ -74,7 +74,7 @@ def problem_headers(problem: Problem, *, token_sent: bool) -> HeaderList:
         return [(b"retry-after", b"%d" % problem.retry_after_seconds)]
     if problem.reason.status in {429, 503}:
         return [(b"retry-after", b"%d" % _chance.randint(*_RETRY_AFTER_SECONDS))]
-    return []
+    return list(problem.headers)
 
 
 class Responder:

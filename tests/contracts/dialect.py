@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tests.contracts.responses import RETRY_SOON
+from tests.contracts.responses import RETRY_SOON, assert_says_what_is_accepted
 from tests.servers import ClientResponse
 from tests.system.sidecar import World, bearer, masked, someone, token
 
@@ -166,6 +166,8 @@ class DialectContract:
             ]:
                 answer = world.refused(path, bearing, method=method, headers=headers, body=body)
                 self.fails(answer, status, code)
+                if status == 415:
+                    assert_says_what_is_accepted(answer, headers, "application/json")
         assert world.store.live(user) == 1
 
     def test_a_message_is_in_the_language_that_is_asked_for_and_a_code_is_not(self, world: World) -> None:  # C-39

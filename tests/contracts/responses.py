@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from tests.servers import ClientResponse
 
@@ -33,6 +34,14 @@ def error_body(code: str, reason: str | None = None) -> bytes:
 # Rule 6.4: a whole number of seconds, drawn for each response.
 RETRY_SOON = frozenset("12345")
 NO_TOKEN = error_body("token_missing")
+
+
+def assert_says_what_is_accepted(answer: ClientResponse, sent: Sequence[tuple[str, str]], kind: str) -> None:
+    """A 415 names the media type where another was sent, and the coding where one was sent (RFC 9110 sections 12.5.3
+    and 15.5.16)."""
+    told = dict(sent)
+    assert answer.get_all("accept") == ([] if told.get("Content-Type") == kind else [kind])
+    assert answer.get_all("accept-encoding") == (["identity"] if "Content-Encoding" in told else [])
 
 
 def assert_own_response(answer: ClientResponse, status: int, body: bytes) -> None:

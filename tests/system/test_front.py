@@ -71,7 +71,7 @@ async def test_a_refusal_is_worded_counted_and_logged_once(
     assert headers["cache-control"] == ["no-store"]
     assert headers["x-content-type-options"] == ["nosniff"]
     assert headers["content-type"] == ["application/json; charset=utf-8"]
-    assert headers["connection"] == ["close"]
+    assert headers["connection"] == (["upgrade, close"] if status == 426 else ["close"])
     (request_id,) = headers["x-request-id"]
     assert re.fullmatch(UUID, request_id)
     line = front.access_of(request_id)
@@ -166,6 +166,8 @@ def test_connections_over_the_limit_are_reset_and_told_of_once(store: Store, bac
             with socket.create_connection(_where(gate)) as refused, suppress(ConnectionResetError):
                 assert refused.recv(1) == b""
         assert gate.metric("gatekeeper_connections_refused_total") == 50
+        # The log is written beside the requests.
+        eventually(lambda: any(line["event"] == "too many connections" for line in gate.log))
         assert len([line for line in gate.log if line["event"] == "too many connections"]) == 1
         kept.pop().close()
         eventually(lambda: _served(gate))

@@ -32,7 +32,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from gatekeeper.settings import load
 from gatekeeper.tokens.issuer import new_refresh_token, new_sid
 from tests.contracts.dialect import CHROME_ON_WINDOWS, JSON, SAFARI_ON_IPHONE
-from tests.contracts.responses import assert_own_response, error_body
+from tests.contracts.responses import assert_own_response, assert_says_what_is_accepted, error_body
 from tests.described import Described
 from tests.middleware.host import environ_for, serve_sidecar, sidecar_app
 from tests.servers import ClientResponse, RawConnection, RawRequest
@@ -584,6 +584,8 @@ def test_what_is_no_login_never_reaches_the_backend(world: World, backend: Backe
         answer = world.refused("/auth/login", method="POST", headers=headers, body=body)
         assert (answer.status, json.loads(answer.body)["code"]) == (status, code), body[:40]
         assert list(json.loads(answer.body)) == ["detail", "code"]
+        if status == 415:
+            assert_says_what_is_accepted(answer, headers, "application/json")
     assert (asked(backend, user), world.store.live(user)) == ([], 0)
 
 

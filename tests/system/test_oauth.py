@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from tests.contracts.dialect import JSON
-from tests.contracts.responses import assert_own_response, error_body
+from tests.contracts.responses import assert_own_response, assert_says_what_is_accepted, error_body
 from tests.middleware.host import sidecar_app
 from tests.servers import ClientResponse, RawConnection, RawRequest
 from tests.system.sidecar import Backend, Store, World, eventually, external_store, someone, token
@@ -216,6 +216,8 @@ def test_what_is_not_one_token_in_a_form_is_refused(observing: World, path: str)
         answer = observing.fetch(path, method="POST", headers=[AS_CLIENT, *headers], body=content)
         assert (answer.status, json.loads(answer.body)["error"]) == (status, "invalid_request")
         assert list(json.loads(answer.body)) == ["error", "error_description"]
+        if status == 415:
+            assert_says_what_is_accepted(answer, headers, "application/x-www-form-urlencoded")
     # By another method it is not ours.
     assert_own_response(observing.refused(path), 401, error_body("token_missing"))
     assert observing.passed(f"{path}?token=1", tokens.access).target == f"{path}?token=1"
@@ -584,6 +586,8 @@ def test_what_is_not_one_logout_token_in_a_form_is_refused(observing: World) -> 
     ]:
         answer = observing.fetch(LOGOUT, method="POST", headers=headers, body=body)
         assert (answer.status, json.loads(answer.body)["code"]) == (status, code)
+        if status == 415:
+            assert_says_what_is_accepted(answer, headers, "application/x-www-form-urlencoded")
     for method in ("GET", "PUT", "DELETE"):
         answer = observing.refused(f"{LOGOUT}?logout_token={word}", bearing, method=method)
         assert (answer.status, json.loads(answer.body)["code"]) == (404, "not_found")

@@ -94,7 +94,8 @@ def test_it_is_not_ready_before_a_worker_serves(backend: Backend, store: Store, 
         with killing(gate, freeze):
             eventually(lambda: len(seen) == 2, seconds=SECONDS)
             eventually(lambda: answers(gate.ops, "/readyz", 503), seconds=SECONDS)
-            assert fetch(gate.ops, "GET", "/readyz").body == b"no worker serves yet\n"
+            unready = fetch(gate.ops, "GET", "/readyz")
+            assert (unready.body, unready.get_all("retry-after")) == (b"no worker serves yet\n", ["1"])
         with pytest.raises(OSError, match="refused"):
             fetch(gate.url)
         os.kill(min(seen), signal.SIGCONT)

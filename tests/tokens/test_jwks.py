@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -33,6 +34,17 @@ async def test_a_token_of_a_published_key_is_accepted(
     head = source.heads[0].lower()
     assert b"cookie" not in head
     assert b"accept-encoding: identity" in head
+
+
+async def test_a_set_that_is_read_again_was_asked_for_afterwards(source: Source, keys: JwksKeys) -> None:
+    """A fetch that is under way may bring the set of before."""
+    source.gate.clear()
+    first = asyncio.create_task(keys.refresh())
+    await until(lambda: source.asked == 1)
+    again = asyncio.create_task(keys.reread())
+    source.gate.set()
+    await asyncio.gather(first, again, return_exceptions=True)
+    assert source.asked == 2
 
 
 async def test_the_kid_is_an_exact_lookup(source: Source, keys: JwksKeys, rsa_key: rsa.RSAPrivateKey) -> None:  # T10
