@@ -57,6 +57,11 @@ def events(store: Store, *arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def logged(sidecar: Sidecar, user: str) -> list[tuple[str, str]]:
+    lines = [line for line in sidecar.log if line["event"] == "audit" and line["user_id"] == user]
+    return [(line["action"], line["id"]) for line in lines]
+
+
 def until_on_record(store: Store, user: str, number: int) -> None:
     """Words about a session follow the answer by a moment."""
 
@@ -81,8 +86,8 @@ def test_who_did_what_from_where_and_in_which_request(gate: Gate, store: Store) 
     expected = common | {"event": "session_ended", "reason": "revoked_by_user", "request_id": "r-close"}
     assert ended.items() >= expected.items()
     # In the log as well.
-    lines = [line for line in gate.sidecar.log if line["event"] == "audit" and line["user_id"] == user]
-    assert [(line["action"], line["id"]) for line in lines] == [(each["event"], each["id"]) for each in (opened, ended)]
+    recorded = [(each["event"], each["id"]) for each in (opened, ended)]
+    eventually(lambda: logged(gate.sidecar, user) == recorded)
 
 
 def test_what_an_administrator_does_is_on_record_with_their_name(gate: Gate, store: Store) -> None:  # A-24, D-01

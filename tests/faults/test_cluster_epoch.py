@@ -63,8 +63,8 @@ def user_at(store: Sharded, number: int) -> str:
 
 
 def noticed(gates: tuple[Sidecar, ...], number: int) -> bool:
-    """Whether so many losses were noticed, each by one."""
-    return sum(len(losses(gate)) for gate in gates) == number
+    """Whether every process has told of so many losses."""
+    return all(len(losses(gate)) == number for gate in gates)
 
 
 def losses(gate: Sidecar) -> list[str]:
@@ -292,7 +292,7 @@ def test_what_one_primary_forgot_revives_no_session(store: Sharded) -> None:
             ended = let_in(worlds[0], user_at(store, number))
             assert worlds[0].fetch("/api/users/me/sessions", ended, method="DELETE").status == 200
             node.ask("FLUSHALL")
-            # One is the first to notice; the other takes over what that one wrote, at its next look.
+            # One is the first to notice; the other learns it from what that one wrote, at its next look.
             eventually(partial(noticed, gates, number + 1))
             time.sleep(1)
             for world in worlds:

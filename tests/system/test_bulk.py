@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.backends.bulk import BLOCK
-from tests.servers import afetch, fetch, raw_client
+from tests.servers import RawClient, afetch, fetch, raw_client
 from tests.system.sidecar import Sidecar, Store, bearer, eventually, sidecar, someone, token
 from tests.system.streaming import requested
 
@@ -192,6 +192,13 @@ ABORTS = [
 ]
 
 
+def reset(client: RawClient) -> None:
+    """Close with RST: a plain close could be that of the sending side alone (rule 3.20)."""
+    sock = client.writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+    client.writer.transport.abort()
+
+
 async def test_ten_thousand_requests_that_break_off_leave_nothing_behind(gate: Gate, idle: int) -> None:  # B5
     asked = [each.replace("{head}", gate.head).encode() for each in ABORTS]
     numbers = iter(range(MANY_ABORTS))
@@ -208,10 +215,7 @@ async def test_ten_thousand_requests_that_break_off_leave_nothing_behind(gate: G
                     elif number % 3 == 2:
                         with suppress(TimeoutError):
                             await asyncio.wait_for(client.reader.read(100), 0.1)
-                    # With RST: a plain close could be that of the sending side alone (rule 3.20).
-                    sock = client.writer.get_extra_info("socket")
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-                    client.writer.transport.abort()
+                    reset(client)
 
     before = gate.memory_mb()
     await asyncio.gather(*(abort_some() for _ in range(50)))
@@ -227,6 +231,7 @@ async def test_slow_clients_and_a_slow_backend_hold_nobody_up(gate: Gate, idle: 
         before = gate.memory_mb()
         for number in range(200):
             client = await stack.enter_async_context(raw_client(gate.url))
+            stack.callback(reset, client)
             # Read by nobody; answered by nobody.
             client.writer.transport.pause_reading()  # type: ignore[attr-defined]
             target = "/bytes/50000000" if number % 2 else "/silent"

@@ -249,7 +249,9 @@ async def test_an_announcement_that_is_lost_is_made_good(store: Store, streaming
             assert (await events.end()).body.endswith(LAST_EVENT % b"revoked_by_user")
             assert not (await download.end()).whole
             assert untouched.is_open
-        assert any("revocation channel lost" in line["event"] for line in gate.log)
+        await asyncio.to_thread(
+            eventually, lambda: any("revocation channel lost" in line["event"] for line in gate.log)
+        )
     command("ACL", "DELUSER", "deaf")
 
 

@@ -551,9 +551,8 @@ class Journal:
         request_id = uuid.uuid4().hex
         post(self._world, path, self._issuer.plan(answer), body, [JSON, ("X-Request-Id", request_id), *headers])
         access = self._gate.access_of(request_id)
-        # A word about a session follows the answer by a moment.
-        time.sleep(0.2)
-        lines = [line for line in self._gate.log if line["event"] == "audit" and line["request_id"] == request_id]
+        # They follow the answer by a moment.
+        lines = eventually(lambda: self._audited(request_id))
         for line in lines:
             assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", line.pop("ts"))
             assert (line.pop("level"), line.pop("client_ip")) == ("info", "127.0.0.1")
@@ -561,6 +560,9 @@ class Journal:
             assert re.fullmatch("[0-9a-f]{32}", line.pop("id"))
             del line["event"], line["request_id"]
         return lines, access
+
+    def _audited(self, request_id: str) -> list[dict[str, Any]]:
+        return [line for line in self._gate.log if line["event"] == "audit" and line["request_id"] == request_id]
 
 
 def test_everything_that_happens_to_a_sign_in_is_on_record(world: World, issuer: Issuer, gate: Sidecar) -> None:

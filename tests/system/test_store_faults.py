@@ -225,7 +225,7 @@ def test_an_embedded_store_that_dies_is_started_again(backend: Backend, tmp_path
         eventually(is_back)
         assert set(answers) <= {200, 503}
         assert world.refused("/", bearing).status == 401
-        assert any("embedded store died" in line["event"] for line in gate.log)
+        eventually(lambda: any("embedded store died" in line["event"] for line in gate.log))
 
 
 def test_two_sidecars_share_one_embedded_store(backend: Backend, tmp_path: Path) -> None:

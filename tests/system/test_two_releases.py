@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from hashlib import sha1
 from pathlib import Path
 
@@ -33,6 +34,10 @@ from tests.system.sidecar import (
 _SCRIPT = "gatekeeper/sessions/scripts/audit.lua"
 _REMARK = "-- another build\n"
 _EPOCH = "gatekeeper/store/epoch.py"
+
+
+def events_with(gate: Sidecar, text: str) -> list[str]:
+    return [line["event"] for line in gate.log if text in line["event"]]
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +163,7 @@ def test_a_store_in_another_format_is_refused_and_nothing_in_it_touched(
             assert b"format 77" in answer.body
             assert gate.metric("gatekeeper_store_errors_total", kind="schema") >= 1
             assert gate.metric("gatekeeper_store_up") == 0
-            (line,) = [line["event"] for line in gate.log if "format 77" in line["event"]]
+            (line,) = eventually(partial(events_with, gate, "format 77"))
             assert f"format {SCHEMA}" in line
             assert f"run a release with format {SCHEMA}" in line
         with run_from(copy):

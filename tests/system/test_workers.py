@@ -105,7 +105,8 @@ def test_a_killed_worker_is_replaced_and_nothing_is_forgotten(gate: Sidecar, wor
     finally:
         os.kill(before[1], signal.SIGCONT)
     assert allowed(gate) >= counted
-    assert [line["exit_code"] for line in gate.log if "exit_code" in line] == [-signal.SIGKILL]
+    codes = eventually(lambda: [line["exit_code"] for line in gate.log if "exit_code" in line])
+    assert codes == [-signal.SIGKILL]
 
 
 def test_sigterm_drains_all_workers(backend: Backend, tmp_path: Path) -> None:

@@ -37,10 +37,10 @@ from tests.web.test_observed_sign_in import (
 INVALID = error_body("token_invalid")
 CLIENT, SECRET = "billing", forge.OTHER_SECRET
 NOW = int(time.time())
-# What a clock that is late, or ahead, takes a good token for.
+# What a clock that is late, or ahead, takes a good token for. Hours, since a suite takes its time until it comes here.
 TIMES: dict[str, dict[str, Any]] = {
-    "iat in the future": {"iat": NOW + 900},
-    "nbf in the future": {"nbf": NOW + 900},
+    "iat in the future": {"iat": NOW + 36_000},
+    "nbf in the future": {"nbf": NOW + 36_000},
     "a day in the future": {"iat": NOW + 86_400, "nbf": NOW + 86_400, "exp": NOW + 90_000},
     "exp in the past": {"iat": NOW - 900, "exp": NOW - 600},
 }
