@@ -171,7 +171,11 @@ CATALOGUES: Final[Mapping[str, Mapping[str, str]]] = {"fr": _FRENCH}
 def translate(text: str, language: str) -> str:
     """Translates `text`. Returns it unchanged for English, or if the catalogue has no entry for it."""
     catalogue = CATALOGUES.get(language)
-    return text if catalogue is None else catalogue.get(text, text)
+    if catalogue is None or text in catalogue:
+        return text if catalogue is None else catalogue[text]
+    # What stands in parentheses at the end is the same in every language.
+    sentence, opening, rest = text.partition(" (")
+    return catalogue.get(sentence, sentence) + opening + rest
 
 
 def supported_language(tag: str) -> str | None:

@@ -128,7 +128,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     store could not be reached; `session_id` is then set only if this process knows the session.
 
     A refused request has a `reason`, and an `end_reason` and `session_id` if its session has ended. `why` names the
-    rule that a bad token broke: for the operator, never for a client.
+    rule that a bad token broke: for the operator, never for a client. `detail` replaces the text of the reason.
 
     `user` is the user of a token whose signature is good, for the log. `token_source` names the source of the token
     (`header`, `cookie:NAME`, …), None if the request has no token. `more_tokens` means that other sources had one too.
@@ -144,6 +144,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     more_tokens: bool = False
     degraded: bool = False
     why: str = ""
+    detail: str = ""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

@@ -78,7 +78,7 @@ class Gate:
             found = self._sources.find(headers)
         except TokenRejected:
             return None
-        return None if found is None or found.others else found.token
+        return None if found is None or found.others or found.twins else found.token
 
     def recognised(self, token: str) -> tuple[Claims, Command] | None:
         """Look a token up among those that were verified and admitted before: its claims, and the check of its
@@ -148,11 +148,16 @@ class Gate:
         """Verify the token without asking for its session; never admits. `claims` is set if the token is good, with
         `ignore_times` also if `iat`, `nbf` or `exp` is its only fault. Raises `KeysUnavailable`."""
         try:
-            found = self._sources.find(facts.headers, query=facts.query, websocket=facts.websocket)
+            found = self._sources.find(
+                facts.headers, query=facts.query, websocket=facts.websocket, event_stream=facts.event_stream
+            )
         except TokenRejected as rejected:
             return Verdict(reason=rejected.reason, token_source="ambiguous", why=rejected.why)  # noqa: S106 - a source, no token
         if found is None:
-            return Verdict(reason=Reason.TOKEN_MISSING)
+            return self._without_token(facts)
+        if found.twins:
+            why = "two cookies of one name with different values"
+            return Verdict(reason=Reason.TOKEN_INVALID, token_source="ambiguous", why=why)  # noqa: S106 - a source, no token
         if not facts.cookie_allowed and found.source.startswith("cookie:"):
             return Verdict(reason=Reason.ORIGIN_NOT_ALLOWED, token_source=found.source)
         try:
@@ -169,6 +174,18 @@ class Gate:
             user=claims.user,
             token_source=found.source,
             more_tokens=bool(found.others),
+        )
+
+    def _without_token(self, facts: RequestFacts) -> Verdict:
+        """The verdict on a request without a token. Where `Authorization` has a scheme that no source reads, the error
+        says which one is expected."""
+        if not self._sources.schemes or not self._sources.unread_scheme(facts.headers):
+            return Verdict(reason=Reason.TOKEN_MISSING)
+        expected = " or ".join(scheme or "the token alone" for scheme in self._sources.schemes)
+        return Verdict(
+            reason=Reason.TOKEN_MISSING,
+            why="Authorization has another scheme than the configured ones",
+            detail=f"{Reason.TOKEN_MISSING.detail} (expected in Authorization: {expected})",
         )
 
     async def unusable(self, facts: RequestFacts) -> list[tuple[str, bool]]:

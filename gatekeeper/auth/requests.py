@@ -14,7 +14,8 @@ from gatekeeper.tokens.credentials import Credentials
 
 
 class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The facts that a verdict depends on: headers as received, the query (for tokens of WebSockets), the client.
+    """The facts that a verdict depends on: headers as received, the query (for tokens of WebSockets and event streams,
+    `event_stream`), the client.
     `cookie_allowed` is False where a cookie may have been sent at another site's request (`http/origins.py`);
     `checked` is the store's reply where it was asked before."""
 
@@ -22,6 +23,7 @@ class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
     query: bytes
     websocket: bool
     client: Client
+    event_stream: bool = False
     cookie_allowed: bool = True
     checked: CheckResult | StoreUnavailable | None = None
 

@@ -58,6 +58,8 @@ def token_verifier(settings: Settings, keys: KeySource, verify_queue: VerifyQueu
         user_claim=settings.jwt_user_claim,
         roles_claim=settings.roles_claim,
         admin_roles=settings.admin_roles,
+        required_claims=settings.jwt_required_claims,
+        types=settings.jwt_types,
         verify_queue=verify_queue,
     )
 

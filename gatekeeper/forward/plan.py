@@ -56,7 +56,7 @@ class DirectRoute:
             # A client that pipelines requests and reads no response has to wait: the application's `send` does that.
             return False
         path, _, query = head.target.partition(b"?")
-        if query and query_overrides_method(query):
+        if query and (query_overrides_method(query) or rules.sources.has_parameter(query)):
             return False
         try:
             if rules.paths.classify(head.method, path) is not PathKind.PROTECTED:

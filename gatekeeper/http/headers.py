@@ -16,6 +16,7 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
+from gatekeeper.claim_paths import at_path
 from gatekeeper.http.grammar import TOKEN_BYTES, is_token
 
 Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
@@ -87,8 +88,8 @@ class IdentityHeaders:
     `spelling` has them as they were configured, by their names in lower-case.
 
     `table` has one row for each header: its name, its source (`sub`, `session`, `roles` or `claim`) and, for `claim`,
-    the name of the claim. Raises ValueError for a name that is not a token, for two names that a backend may read as
-    one, and for an unknown source.
+    the dotted path of the claim. Raises ValueError for a name that is not a token, for two names that a backend may
+    read as one, and for an unknown source.
     """
 
     def __init__(self, table: Sequence[tuple[str, str, str | None]]) -> None:
@@ -142,7 +143,7 @@ class IdentityHeaders:
                     headers.append((name, b"%d" % session_id))
             elif source == "roles":
                 headers.append((name, _joined(roles)))
-            elif (value := claims.get(claim or "")) is not None:
+            elif (value := at_path(claims, claim or "")) is not None:
                 headers.append((name, _claim_text(value)))
         return headers
 

@@ -7,10 +7,13 @@ hints that a script of the user confirms (indexes.py).
 
 from __future__ import annotations
 
+import re
 import secrets
 from typing import Final, Literal
 
 import msgspec
+
+from gatekeeper.identifiers import is_identifier, written
 
 Policy = Literal["evict_idle", "evict_oldest", "reject"]
 
@@ -23,6 +26,10 @@ _CLOCK_TOLERANCE_SECONDS: Final = 60.0
 SPARE_SECONDS: Final = 86_400.0
 _TAG: Final = str.maketrans({"%": "%25", "{": "%7B", "}": "%7D"})
 _SESSIONS: Final = b"}:sessions"
+# A reference (tokens/claims.py) that is no id alone: `h:` and a hash, or a written `sid` with its `auth_time`.
+_COMPOUND: Final = re.compile(r"h:[0-9a-f]{64}|[A-Za-z0-9._~+/=%-]{1,3072}:[0-9.]{1,32}")
+# A `sid` that is not written as it stands.
+_ESCAPED: Final = re.compile(r"(?:[A-Za-z0-9._~+/=-]|%[0-9A-F]{2}){1,3072}")
 
 
 def microseconds(seconds: float) -> int:
@@ -33,6 +40,17 @@ def microseconds(seconds: float) -> int:
 def new_id() -> int:
     """A random session id, exact in Lua and in JavaScript."""
     return secrets.randbelow(2**53 - 1) + 1
+
+
+def references(name: str) -> list[str]:
+    """The references that a caller may mean by `name`: a reference as it is listed, or a `jti` as its provider writes
+    it. Empty for a text that is neither."""
+    found = [name] if _COMPOUND.fullmatch(name) else []
+    if is_identifier(name):
+        found.append(written(name))
+    if _ESCAPED.fullmatch(name):
+        found.append(name)
+    return list(dict.fromkeys(found))
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +119,7 @@ class Keys:
         return f"{self._prefix}refresh:{digest}".encode()
 
     def sid(self, sid: str) -> bytes:
-        return f"{self._prefix}sid:{sid}".encode()
+        return f"{self._prefix}sid:{written(sid)}".encode()
 
     def user_of(self, key: bytes) -> str | None:
         """The user of a `sessions` key; None for any other key."""

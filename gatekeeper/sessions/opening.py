@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from gatekeeper.identifiers import written
 from gatekeeper.models import Claims, Client
 from gatekeeper.sessions import user_agents as agents
 from gatekeeper.sessions.audit_event import printable
@@ -56,7 +57,7 @@ class Openings:
         return {
             "id": str(new_id()),
             "reference": claims.reference,
-            "jti": claims.jti or "",
+            "jti": written(claims.jti) if claims.jti else "",
             "issued_at": microseconds(claims.issued_at or 0),
             "token_expires_at": self.expires_at(claims.expires_at),
             "exempt": int(exempt),

@@ -21,6 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from gatekeeper.errors import StoreUnavailable
+from gatekeeper.identifiers import mirrored, read
 from gatekeeper.sessions.audit import AuditLog, Retention
 from gatekeeper.sessions.audit_event import AuditEvent, audit_event
 from gatekeeper.sessions.events import SYSTEM, Actor, ActorKind, Event, EventCounter
@@ -167,7 +168,7 @@ class Outbox:
             self.events.count(_COUNTED[reason], "system")
 
     async def _mirror(self, entry: _Entry, jti: str, expires_at: int) -> None:
-        key = f"{MIRROR}{jti}".encode()
+        key = f"{MIRROR}{mirrored(read(jti))}".encode()
         await self._redis.call(command("SET", key, entry.event.reason or "", "PXAT", expires_at // 1000 + 1))
 
 

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from gatekeeper.identifiers import read
 from gatekeeper.models import EndReason, Location, Session
 from gatekeeper.sessions import user_agents as agents
 from gatekeeper.sessions.device import device_of
@@ -51,7 +52,7 @@ def session_of(user: str, session_id: int, last_activity: int, packed: bytes) ->
         id=session_id,
         user=user,
         reference=record.reference,
-        jti=record.jti or None,
+        jti=read(record.jti) or None,
         ip_address=record.ip_address,
         user_agent=user_agent,
         device=device_of(user_agent, record.hints),

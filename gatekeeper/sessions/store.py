@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Mapping, Sequence
@@ -13,10 +12,11 @@ from typing import Any, Final, NamedTuple, get_args
 import msgspec
 
 from gatekeeper.errors import StoreUnavailable
+from gatekeeper.identifiers import written
 from gatekeeper.models import CheckOutcome, CheckResult, Claims, Client, EndReason, Session
 from gatekeeper.sessions.audit import AuditLog
 from gatekeeper.sessions.events import SYSTEM, Actor
-from gatekeeper.sessions.keys import microseconds, new_id
+from gatekeeper.sessions.keys import microseconds, new_id, references
 from gatekeeper.sessions.recent_revocations import REPEAT_END_ALL
 from gatekeeper.sessions.record import session_of
 from gatekeeper.sessions.script_runner import ScriptRunner
@@ -43,8 +43,6 @@ _KNOWN_TOKENS: Final = 20_000
 _USERS_A_STEP: Final = 100
 # How long a process may take to look at a user before another one does, in microseconds.
 _CLAIM: Final = 60_000_000
-# The characters of a reference (tokens/claims.py), and of a `jti`.
-_NAME: Final = re.compile(r"[A-Za-z0-9._~+/=:-]{1,320}")
 
 
 class SessionState(msgspec.Struct, frozen=True):
@@ -149,7 +147,7 @@ class SessionStore:
         """The positions after the rules in `check.lua`. The last one is this host's clock, always as long."""
         return (
             claims.reference,
-            claims.jti or "",
+            written(claims.jti) if claims.jti else "",
             microseconds(claims.issued_at or 0),
             self._runner.openings.expires_at(claims.expires_at),
             self._idle,
@@ -206,7 +204,8 @@ class SessionStore:
     async def find(self, user: str, name: str, *, touch: bool = False) -> Session | None:
         """Finds the session, live or ended, whose tokens have the reference `name`, or the newest of which has that
         `jti`. `touch` moves the last activity of a live one."""
-        if not _NAME.fullmatch(name):
+        names = references(name)
+        if not names:
             return None
 
         def read(reply: list[Any]) -> Session | None:
@@ -215,7 +214,10 @@ class SessionStore:
             _, session_id, last_activity, record = reply
             return session_of(user, int(session_id), int(last_activity), record)
 
-        return await self._runner.run(FIND, user, read, {"name": name, "touch": touch})
+        for each in names:
+            if (found := await self._runner.run(FIND, user, read, {"name": each, "touch": touch})) is not None:
+                return found
+        return None
 
     async def enforce_limit(self, user: str, *, actor: Actor = SYSTEM) -> int:
         """Ends sessions beyond a lowered device limit, by the policy. Returns how many."""
@@ -281,11 +283,11 @@ class SessionStore:
 
     async def log_out_unseen(self, user: str, reference: str, client: Client) -> None:
         """Makes sure that tokens with a reference which no session has open none, where unknown tokens would."""
-        if not self._runner.rules.adopt_unknown or not _NAME.fullmatch(reference):
+        if not self._runner.rules.adopt_unknown or not (names := references(reference)):
             return
         claims = Claims(
             user=user,
-            reference=reference,
+            reference=names[0],
             jti=None,
             roles=(),
             is_admin=False,
@@ -298,7 +300,12 @@ class SessionStore:
     async def end_sid(self, user: str, sid: str, *, tokens_expire_at: float, actor: Actor = SYSTEM) -> int:
         """Ends every session whose tokens carry `sid`, those never seen included; the last of these tokens expires at
         `tokens_expire_at` (seconds). Returns how many live ones ended."""
-        arguments = {"sid": sid, "tokens_expire_at": microseconds(tokens_expire_at), "id": str(new_id()), "at": 0}
+        arguments = {
+            "sid": written(sid),
+            "tokens_expire_at": microseconds(tokens_expire_at),
+            "id": str(new_id()),
+            "at": 0,
+        }
         ended = from_activity = 0
         while True:
             step = {**arguments, "from_activity": from_activity}
@@ -309,7 +316,7 @@ class SessionStore:
             if not from_activity:
                 again = {**arguments, "from_activity": 0, "at": instant}
                 self._runner.recent.remember(END_SID, user, again, actor)
-                self._runner.revoked.add_ended_sid(user, sid, EndReason.LOGGED_OUT)
+                self._runner.revoked.add_ended_sid(user, written(sid), EndReason.LOGGED_OUT)
                 return ended
 
     async def clean_up(self) -> int:

@@ -240,13 +240,19 @@ def fold_header(name: str) -> str:
 
 
 def parse_token_source(text: str) -> str:
-    """Parse `header`, `subprotocol`, `cookie:NAME` or `query:NAME`."""
+    """Parse `header`, `subprotocol`, `scheme:NAME`, `header:NAME`, `cookie:NAME` or `query:NAME`."""
     kind, colon, name = text.partition(":")
-    if text in ("header", "subprotocol"):
+    if text in ("header", "subprotocol", "scheme:"):
         return text
-    if colon and ((kind == "cookie" and _TOKEN.fullmatch(name)) or (kind == "query" and _QUERY_NAME.fullmatch(name))):
-        return text
-    raise ValueError("is not a token source")
+    if not colon or kind not in ("scheme", "header", "cookie", "query"):
+        raise ValueError("is not a token source")
+    if not (_QUERY_NAME if kind == "query" else _TOKEN).fullmatch(name):
+        raise ValueError("is not a token source")
+    if kind == "scheme" and name.lower() == "bearer":
+        raise ValueError("is the source header")
+    if kind == "header" and ((folded := fold_header(name)) in _RESERVED_HEADERS or folded.startswith("x-gatekeeper-")):
+        raise ValueError("names a header that Gatekeeper or HTTP itself uses")
+    return text
 
 
 def parse_algorithm(text: str) -> str:
@@ -254,6 +260,26 @@ def parse_algorithm(text: str) -> str:
     if text not in (*ALGORITHMS["hmac"], *ALGORITHMS["public"]):
         raise ValueError("is not an accepted algorithm")
     return text
+
+
+def parse_required_claim(text: str) -> tuple[str, str]:
+    """Parse `name=value`: a claim, or a dotted path to it, and the value that it must have."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip() or not value.strip():
+        raise ValueError("is not a claim and its value, such as type=access")
+    if len(text) > 512:
+        raise ValueError("has over 512 characters")
+    return name.strip(), value.strip()
+
+
+def parse_header_type(text: str) -> str:
+    """Parse a `typ` of the header of a token, as a media type in lower case without `application/`."""
+    name = text.lower().removeprefix("application/")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}", name):
+        raise ValueError("is not a media type, such as access or example+jwt")
+    if name in ("logout+jwt", "dpop+jwt", "secevent+jwt"):
+        raise ValueError("is that of a token which is never an access token")
+    return name
 
 
 def parse_exemption(text: str) -> str:

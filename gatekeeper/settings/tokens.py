@@ -32,7 +32,14 @@ ISSUE_FIELDS = (
 _setting = partial(setting, group="Tokens")
 
 _CREDENTIAL_PATTERNS = ListReader(parse=grammar.parse_credential_pattern, accepted=grammar.PATTERN_WORDS, none="word")
-_CLAIM = free_text("the name of a claim", most=256)
+
+
+def _source_key(source: str) -> str:
+    """The form in which two token sources are the same: schemes and names of headers have no letter case."""
+    return source.lower() if source.startswith(("scheme:", "header:")) else source
+
+
+_CLAIM = free_text("the name of a claim, or a dotted path to it", most=256)
 
 
 class TokenSettings(SettingsGroup):
@@ -75,26 +82,63 @@ class TokenSettings(SettingsGroup):
     jwt_audience: Annotated[str | None, free_text("the exact `aud` of the tokens")] = _setting(
         None, "The audience (`aud`) that every token must name.", default_text="not checked", example="my-api"
     )
+    jwt_required_claims: Annotated[
+        tuple[tuple[str, str], ...],
+        ListReader(
+            parse=grammar.parse_required_claim,
+            accepted="claims with their values separated by commas, such as type=access,scope=api; or none",
+            none="word",
+        ),
+    ] = _setting(
+        "none",
+        "Claims that every token must have, with exactly these values; a claim that is a list must hold the value. A "
+        "claim named here is judged by that alone: otherwise one that says `refresh`, `id`, `reset`, `verify`, `mfa`, "
+        "`2fa` or `otp` makes a token bad.",
+    )
+    jwt_types: Annotated[
+        tuple[str, ...],
+        ListReader(
+            parse=grammar.parse_header_type,
+            accepted="media types separated by commas, such as access; or none",
+            none="word",
+        ),
+    ] = _setting(
+        "none",
+        "Header types (`typ`) of access tokens beside `JWT` and `at+jwt`; in any letter case, with or without "
+        "`application/`.",
+    )
     jwt_leeway: Annotated[float, duration("0s", "300s")] = _setting(
         "10s", "The clock difference that is allowed when the times of a token are checked."
     )
-    jwt_user_claim: Annotated[str, _CLAIM] = _setting("sub", "The claim that names the user.")
+    jwt_user_claim: Annotated[str, _CLAIM] = _setting(
+        "sub",
+        "The claim that names the user, or a dotted path to it: at each level the longest name that fits is taken, so "
+        "names with dots and URLs work.",
+    )
     roles_claim: Annotated[
         str, SettingReader(parse=grammar.parse_dotted_claim, accepted="the name of a claim, or a dotted path to it")
-    ] = _setting("roles", "The claim that holds the roles. If it is a boolean, `true` makes the user an admin.")
+    ] = _setting(
+        "roles",
+        "The claim that holds the roles, or a dotted path to it: a list of names or of objects with `authority` or "
+        "`name`, an object whose members are roles, or a string split at spaces and commas. If it is a boolean, `true` "
+        "makes the user an admin.",
+    )
     admin_roles: Annotated[
         tuple[str, ...],
         ListReader(parse=free_text("").parse, accepted="roles separated by commas; or none", none="word"),
-    ] = _setting("admin", "Roles that make a user an admin; letter case counts.")
+    ] = _setting("admin", "Roles, or boolean claims that are `true`, which make a user an admin; letter case counts.")
     token_sources: Annotated[
         tuple[str, ...],
         ListReader(
             parse=grammar.parse_token_source,
-            accepted="header, cookie:NAME, query:NAME and subprotocol separated by commas",
+            accepted="header, scheme:NAME, header:NAME, cookie:NAME, query:NAME and subprotocol separated by commas",
+            key=_source_key,
         ),
     ] = _setting(
         "header,cookie:access_token",
-        "The places where a request may carry its token, in this order; `query` and `subprotocol` for WebSockets only.",
+        "The places where a request may carry its token, in this order. `header`: `Authorization: Bearer`; "
+        "`scheme:JWT`: another scheme there; `scheme:`: no scheme, the token alone; `header:X-Access-Token`: another "
+        "header; `query` and `subprotocol` for WebSockets, `query` also for a `GET` with `Accept: text/event-stream`.",
     )
     tokens: Annotated[Literal["observe", "issue"], choice("observe", "issue")] = _setting(
         "observe",

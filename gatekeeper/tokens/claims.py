@@ -6,22 +6,27 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import unicodedata
 from collections.abc import Container, Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
+from gatekeeper.claim_paths import at_path
 from gatekeeper.errors import Reason, TokenRejected
+from gatekeeper.identifiers import is_identifier, written
 from gatekeeper.models import Claims
 from gatekeeper.tokens import strict_json
 
 MAX_USER_BYTES = 512
-_ID = re.compile(r"[A-Za-z0-9._~+/=-]{1,256}")
-_KIND_CLAIMS = ("token_type", "token_use", "type", "typ")
 LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
-_OTHER_KINDS = frozenset({"refresh", "id"})
+# Rule 5.1: claims by which an issuer says what a token is for, and what it says of one that is no access token.
+_KIND_CLAIMS: Final = ("token_type", "token_use", "type", "typ")
+_OTHER_KINDS: Final = frozenset({"refresh", "id"})
+_PURPOSE_CLAIMS: Final = (*_KIND_CLAIMS, "purpose", "use", "tokenType")
+_OTHER_PURPOSES: Final = ("refresh", "reset", "verify", "verific", "mfa", "2fa", "otp")
+# Members of an object of roles that are no roles of the user.
+_NOT_GRANTED: Final[tuple[Any, ...]] = (None, False, 0, "", [])
 # Control characters, and the separators that many log readers take for a line end. `strict_json` refuses surrogates.
 _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Zl", "Zp"})
 # Explicit directional formatting (Unicode TR9 section 2): with these a name displays as another one.
@@ -54,13 +59,18 @@ class Validity(msgspec.Struct, frozen=True):
 
 
 class ClaimRules(msgspec.Struct, frozen=True, kw_only=True):
-    """The rules for the claims of an access token. `None` in `issuers` or `audiences` switches that check off."""
+    """The rules for the claims of an access token. `None` in `issuers` or `audiences` switches that check off.
+
+    `user_claim`, `roles_claim` and the names in `required` are dotted paths; an entry of `admin_roles` is a role, or
+    the path of a boolean claim. `required` are claims with the value that each must have.
+    """
 
     issuers: frozenset[str] | None
     audiences: frozenset[str] | None
     user_claim: str
     roles_claim: str
     admin_roles: frozenset[str]
+    required: tuple[tuple[str, str], ...] = ()
 
     def read(self, payload: bytes) -> tuple[Claims, Validity]:
         """Read the claims and the validity period of a payload whose signature is good.
@@ -74,12 +84,13 @@ class ClaimRules(msgspec.Struct, frozen=True, kw_only=True):
         if not isinstance(members, dict):
             raise TokenRejected("the payload is not an object")
         check_issuer_and_audience(members, issuers=self.issuers, audiences=self.audiences)
-        _check_kind(members)
+        self._check_required(members)
+        _check_kind(members, frozenset(name for name, _ in self.required))
         validity, issued_at = read_validity(members)
         jti = read_id(members, "jti")
         roles, is_admin = self._roles(members)
         claims = Claims(
-            user=parse_user_id(members.get(self.user_claim)),
+            user=parse_user_id(at_path(members, self.user_claim)),
             reference=_reference(members, jti, payload),
             jti=jti,
             roles=roles,
@@ -90,16 +101,48 @@ class ClaimRules(msgspec.Struct, frozen=True, kw_only=True):
         )
         return claims, validity
 
+    def _check_required(self, members: Mapping[str, Any]) -> None:
+        for name, value in self.required:
+            found = at_path(members, name)
+            held = found if isinstance(found, list) else [found]
+            if value not in map(_plain_text, held):
+                raise TokenRejected(f"{name} is not what the settings require")
+
     def _roles(self, members: Mapping[str, Any]) -> tuple[tuple[str, ...], bool]:
-        value = _at(members, self.roles_claim)
-        if value is True:
-            return (), True
-        if isinstance(value, str):
-            value = value.split(" ")
-        if not isinstance(value, list) or not all(isinstance(role, str) for role in value):
-            return (), False
-        roles = tuple(role for role in value if role)
-        return roles, not self.admin_roles.isdisjoint(roles)
+        value = at_path(members, self.roles_claim)
+        roles = () if value is True else read_roles(value)
+        is_admin = value is True or not self.admin_roles.isdisjoint(roles)
+        return roles, is_admin or any(at_path(members, path) is True for path in self.admin_roles)
+
+
+def _plain_text(value: Any) -> str | None:
+    """Return a plain value as a setting would write it: a string as it stands, `true`, `7`."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, str | int) else None
+
+
+def read_roles(value: Any) -> tuple[str, ...]:
+    """Return the roles in a claim: a list of strings or objects, an object, or a string split at spaces and commas.
+
+    A value of another form holds none, and neither does a list with an item of another form.
+    """
+    if isinstance(value, str):
+        return tuple(name for name in value.replace(",", " ").split(" ") if name)
+    if isinstance(value, dict):
+        return tuple(name for name, granted in value.items() if name and granted not in _NOT_GRANTED)
+    if not isinstance(value, list) or not all(isinstance(item, str | dict) for item in value):
+        return ()
+    names = (item if isinstance(item, str) else _role_name(item) for item in value)
+    return tuple(name for name in names if name)
+
+
+def _role_name(role: Mapping[str, Any]) -> str | None:
+    """Return the name of a role that is an object, such as `{"authority": "ROLE_ADMIN"}`; None for one that is switched
+    off or has no name."""
+    if any(switch in role and role[switch] in _NOT_GRANTED for switch in ("enabled", "active")):
+        return None
+    return next((role[key] for key in ("authority", "name") if isinstance(role.get(key), str)), None)
 
 
 def check_issuer_and_audience(
@@ -122,27 +165,23 @@ def check_issuer_and_audience(
             raise TokenRejected("aud does not name the configured audience")
 
 
-def _check_kind(members: Mapping[str, Any]) -> None:
-    for name in _KIND_CLAIMS:
+def _check_kind(members: Mapping[str, Any], judged: Container[str] = ()) -> None:
+    """Raise `TokenRejected` for a token that is for something else. The claims `judged` are left to the settings."""
+    for name in _PURPOSE_CLAIMS:
         kind = members.get(name)
-        if isinstance(kind, str) and kind.lower() in _OTHER_KINDS:
-            raise TokenRejected(f"{name} is that of another kind of token")
+        if kind is None or name in judged:
+            continue
+        for text in kind if isinstance(kind, list) else [kind]:
+            if isinstance(text, str) and _is_other(text.lower(), is_kind=name in _KIND_CLAIMS):
+                raise TokenRejected(f"{name} is that of another kind of token")
     # Older providers give a logout token no `typ` of its own (OpenID Connect Back-Channel Logout 1.0 section 4).
     events = members.get("events")
     if isinstance(events, dict) and LOGOUT_EVENT in events:
         raise TokenRejected("events marks this as a logout token")
 
 
-def _at(members: Mapping[str, Any], path: str) -> Any:
-    # First the name itself: claims such as `https://example.com/roles` have dots in them.
-    if path in members:
-        return members[path]
-    value: Any = members
-    for name in path.split("."):
-        if not isinstance(value, dict):
-            return None
-        value = value.get(name)
-    return value
+def _is_other(text: str, *, is_kind: bool) -> bool:
+    return text.startswith(_OTHER_PURPOSES) or (is_kind and text in _OTHER_KINDS)
 
 
 def read_validity(members: Mapping[str, Any]) -> tuple[Validity, float | None]:
@@ -193,9 +232,9 @@ def read_id(members: Mapping[str, Any], name: str) -> str | None:
     if name not in members:
         return None
     value = members[name]
-    if not isinstance(value, str) or _ID.fullmatch(value) is None:
-        raise TokenRejected(f"{name} is not 1 to 256 characters of A-Z a-z 0-9 . _ ~ + / = -")
-    return value
+    if not is_identifier(value):
+        raise TokenRejected(f"{name} is not a string of 1 to 256 characters without control characters")
+    return str(value)
 
 
 def unverified_reference(payload: bytes) -> str:
@@ -216,12 +255,12 @@ def _reference(members: Mapping[str, Any], jti: str | None, payload: bytes) -> s
     sid = read_id(members, "sid")
     if sid is None:
         # Over the decoded payload: one token can have several spellings and (ECDSA) several signatures.
-        return jti or "h:" + hashlib.sha256(payload).hexdigest()
+        return written(jti) if jti else "h:" + hashlib.sha256(payload).hexdigest()
     if "auth_time" not in members:
-        return sid
+        return written(sid)
     # A provider may keep `sid` over a new sign-in, and `auth_time` tells them apart (OpenID Connect Core section 2). No
-    # sid contains `:`.
-    return f"{sid}:{_decimal(members['auth_time'])}"
+    # written `sid` contains `:`.
+    return f"{written(sid)}:{_decimal(members['auth_time'])}"
 
 
 def _decimal(value: Any) -> str:

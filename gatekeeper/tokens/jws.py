@@ -149,7 +149,14 @@ def _header(segment: str) -> JoseHeader:
 
 
 def _type(typ: Any) -> str:
-    # RFC 7515 section 4.1.9: a media type, compared without case; `application/` may be left out.
     if not isinstance(typ, str):
         raise TokenRejected("typ is not a string")
+    return normalise_type(typ)
+
+
+def normalise_type(typ: str) -> str:
+    """Return a `typ` in the form in which two are compared.
+
+    It is a media type, in any letter case, and `application/` may be left out (RFC 7515 section 4.1.9).
+    """
     return typ.lower().removeprefix("application/")

@@ -33,7 +33,8 @@ class _CachedClaims(msgspec.Struct, frozen=True):
 class Verifier:
     """Verifies access tokens under one configuration.
 
-    `issuer` and `audience` must match exactly: one string, one of several, or `None` for no check. `leeway_seconds`
+    `issuer` and `audience` must match exactly: one string, one of several, or `None` for no check. `required_claims`
+    are names and values; `types` are accepted in the header beside `JWT` and `at+jwt`. `leeway_seconds`
     (0 to 300) widens `exp`, `nbf` and `iat`; `now` returns seconds since 1970. The cache keeps the claims of the last
     `cache_size` good tokens while the keys stay the same; 0 switches it off. The configuration belongs to the
     instance, so a result for one audience never serves another (CVE-2026-33496).
@@ -52,6 +53,8 @@ class Verifier:
         user_claim: str,
         roles_claim: str,
         admin_roles: Sequence[str],
+        required_claims: Sequence[tuple[str, str]] = (),
+        types: Sequence[str] = (),
         verify_queue: VerifyQueue | None = None,
         now: Callable[[], float] = time.time,
         cache_size: int = 10_000,
@@ -69,7 +72,9 @@ class Verifier:
             user_claim=user_claim,
             roles_claim=roles_claim,
             admin_roles=frozenset(admin_roles),
+            required=tuple(required_claims),
         )
+        self._types = jws.ACCESS_TYPES.union(map(jws.normalise_type, types))
         self._leeway_seconds = leeway_seconds
         self._verify_queue = verify_queue or VerifyQueue()
         self._now = now
@@ -112,7 +117,13 @@ class Verifier:
         claims = self.cached(token)
         if claims is not None:
             return claims
-        signed = await jws.verify(token, keys=self._keys, algorithms=self._algorithms, verify_queue=self._verify_queue)
+        signed = await jws.verify(
+            token,
+            keys=self._keys,
+            algorithms=self._algorithms,
+            verify_queue=self._verify_queue,
+            types=self._types,
+        )
         generation = self._keys.generation
         try:
             claims, validity = self._rules.read(signed.payload)

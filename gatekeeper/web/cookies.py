@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Final
 
 from gatekeeper.auth.requests import IssuedTokens
+from gatekeeper.errors import TokenRejected
 from gatekeeper.http.headers import HeaderList, Headers
 from gatekeeper.tokens.sources import TokenSources
 
@@ -38,6 +39,8 @@ def _cookie(name: str, value: str, seconds: int) -> tuple[bytes, bytes]:
 def refresh_token(headers: Headers) -> str | None:
     """Read the refresh token of a browser. Raises `TokenRejected` for two different ones."""
     found = _refresh_cookie.find(headers)
+    if found is not None and found.twins:
+        raise TokenRejected("two cookies of one name with different values")
     return found.token if found is not None else None
 
 

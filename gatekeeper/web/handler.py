@@ -132,6 +132,8 @@ class Handler:
         try:
             if incoming.websocket:
                 _hide_websocket_token(inner, self._rules.sources)
+            elif self._rules.reads_query(incoming):
+                inner["query_string"] = self._rules.sources.strip_query(incoming.query)
             await self._run(inner, passed.receive or receive, sender, scope, incoming, record, passed)
         except GatekeeperError as error:
             if sender.started:

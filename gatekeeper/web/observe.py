@@ -96,7 +96,7 @@ def _cookie(headers: Headers) -> str | None:
         found = _refresh_cookie.find(headers)
     except TokenRejected:
         return None
-    return found.token if found else None
+    return found.token if found and not found.twins else None
 
 
 async def _body(receive: Receive) -> tuple[bytes, Receive]:

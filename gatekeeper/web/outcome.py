@@ -67,7 +67,7 @@ def conclude_failed(record: RequestRecord, error: GatekeeperError) -> None:
 
 def problem_of(verdict: Verdict) -> Problem:
     """The problem that a refusing verdict stands for."""
-    return Problem(reason=verdict.reason, end_reason=verdict.end_reason)
+    return Problem(reason=verdict.reason, detail=verdict.detail, end_reason=verdict.end_reason)
 
 
 def identify(record: RequestRecord, verdict: Verdict) -> None:

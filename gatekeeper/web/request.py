@@ -49,7 +49,7 @@ class IncomingRequest(msgspec.Struct, frozen=True, kw_only=True):
     peer: str | None
     checked: CheckResult | StoreUnavailable | None = None
 
-    def facts(self, origins: Origins, *, own: bool) -> RequestFacts:
+    def facts(self, origins: Origins, *, own: bool, event_stream: bool = False) -> RequestFacts:
         """The facts for the gate. `own`: one of Gatekeeper's own operations, which a cookie alone must not trigger."""
         if self.websocket:
             cookie_allowed = origins.may_connect(self.headers, scheme=self.scheme)
@@ -59,10 +59,19 @@ class IncomingRequest(msgspec.Struct, frozen=True, kw_only=True):
             headers=self.headers,
             query=self.query,
             websocket=self.websocket,
+            event_stream=event_stream,
             client=self.client,
             cookie_allowed=cookie_allowed,
             checked=self.checked,
         )
+
+    @property
+    def is_event_stream(self) -> bool:
+        """A `GET` for server-sent events."""
+        if self.method != "GET" or self.websocket:
+            return False
+        accepted = (item for value in get_all(self.headers, b"accept") for item in value.split(b","))
+        return any(item.partition(b";")[0].strip(b" \t").lower() == b"text/event-stream" for item in accepted)
 
     @property
     def is_preflight(self) -> bool:

@@ -32,7 +32,13 @@ class RequestRules(msgspec.Struct, frozen=True, kw_only=True):
 
     def facts(self, request: IncomingRequest, *, own: bool) -> RequestFacts:
         """The facts for the gate. `own`: one of Gatekeeper's own operations, which a cookie alone must not trigger."""
-        return request.facts(self.origins, own=own)
+        event_stream = not own and self.reads_query(request)
+        return request.facts(self.origins, own=own, event_stream=event_stream)
+
+    def reads_query(self, request: IncomingRequest) -> bool:
+        """Return true where the token of an HTTP request may be in its query: a page that reads server-sent events can
+        send no header."""
+        return bool(request.query) and request.is_event_stream and self.sources.has_parameter(request.query)
 
     def address_of(self, request: IncomingRequest) -> str | None:
         """The address by which limits count this client, an IPv6 address as its /64; None where it may be that of a

@@ -78,6 +78,8 @@ DEFAULTS: dict[str, str | None] = {
     "JWT_ALGORITHMS": None,
     "JWT_ISSUER": None,
     "JWT_AUDIENCE": None,
+    "JWT_REQUIRED_CLAIMS": "none",
+    "JWT_TYPES": "none",
     "JWT_LEEWAY": "10s",
     "JWT_USER_CLAIM": "sub",
     "ROLES_CLAIM": "roles",

@@ -243,8 +243,28 @@ def test_other_identity_headers_are_refused(text: str) -> None:
 def test_token_sources() -> None:
     text = "cookie:__Host-access,header,query:token,subprotocol"
     assert read("TOKEN_SOURCES", text) == tuple(text.split(","))
-    for wrong in ("none", "cookie", "cookie:", "cookie:a b", "header:x", "query:a&b", "body", "header,header"):
-        assert "accepted: header, cookie:NAME" in problem("TOKEN_SOURCES", wrong)
+    for wrong in ("none", "cookie", "cookie:", "cookie:a b", "query:a&b", "body", "header,header"):
+        assert "accepted: header, scheme:NAME" in problem("TOKEN_SOURCES", wrong)
+    text = "scheme:JWT,scheme:,header:X-Access-Token,header"
+    assert read("TOKEN_SOURCES", text) == tuple(text.split(","))
+    for wrong in ("scheme:Bearer", "scheme:a b", "header:", "header:cookie", "header:X_Gatekeeper_Token", "header:a:b"):
+        assert "accepted: header, scheme:NAME" in problem("TOKEN_SOURCES", wrong)
+    for twice in ("scheme:JWT,scheme:jwt", "header:X-A,header:x-a"):
+        assert "twice" in problem("TOKEN_SOURCES", twice)
+
+
+def test_required_claims_and_header_types() -> None:
+    assert read("JWT_REQUIRED_CLAIMS", "type=access, scope = api ,a.b=c=d") == (
+        ("type", "access"),
+        ("scope", "api"),
+        ("a.b", "c=d"),
+    )
+    assert read("JWT_REQUIRED_CLAIMS", "none") == ()
+    for wrong in ("type", "=access", "type=", "type=access,type=access"):
+        assert "accepted: claims with their values" in problem("JWT_REQUIRED_CLAIMS", wrong)
+    assert read("JWT_TYPES", "Access,application/example+jwt") == ("access", "example+jwt")
+    for wrong in ("a b", "application/", "logout+jwt", "Application/DPoP+JWT", "a/b", "access,ACCESS"):
+        assert "accepted: media types" in problem("JWT_TYPES", wrong)
 
 
 def test_the_settings_name_every_dialect_that_there_is() -> None:

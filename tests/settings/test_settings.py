@@ -76,6 +76,8 @@ DEFAULT_VALUES: dict[str, Any] = {
     "jwt_algorithms": None,
     "jwt_issuer": None,
     "jwt_audience": None,
+    "jwt_required_claims": (),
+    "jwt_types": (),
     "jwt_leeway": 10.0,
     "jwt_user_claim": "sub",
     "roles_claim": "roles",

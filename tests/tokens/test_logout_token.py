@@ -156,12 +156,11 @@ def test_the_types_are_checked_by_the_shared_layer() -> None:
         {"jti": None},
         {"jti": ""},
         {"jti": 1},
-        {"jti": "a b"},
+        {"jti": "a\x7fb"},
         {"jti": "x" * 257},
         {"sid": None},
         {"sid": ""},
         {"sid": 1},
-        {"sid": "s:1"},
         {"sid": "s\n"},
         {"sub": None},
         {"sub": ""},
@@ -224,7 +223,7 @@ async def test_times_are_judged_with_leeway() -> None:
 
 
 async def test_expired_is_said_only_where_exp_is_the_only_fault() -> None:
-    faults: list[dict[str, Any]] = [{"nonce": "n"}, {"jti": ...}, {"events": {}}, {"iss": "x"}, {"sid": "*"}]
+    faults: list[dict[str, Any]] = [{"nonce": "n"}, {"jti": ...}, {"events": {}}, {"iss": "x"}, {"sid": "\n"}]
     for fault in faults:
         await refused(made(exp=int(NOW) - 1, **fault))
 

@@ -66,6 +66,72 @@ def test_another_scheme_is_no_token(value: bytes) -> None:  # T23
     assert USUAL.find(authorization(value)) is None
 
 
+SCHEMES = TokenSources(["scheme:JWT", "header", "scheme:", "header:X-Access-Token"])
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (b"JWT a.b.c", PresentedToken("a.b.c", "scheme:JWT", ())),
+        (b"jwt a.b.c", PresentedToken("a.b.c", "scheme:JWT", ())),
+        (b"Bearer a.b.c", PresentedToken("a.b.c", "header", ())),
+        (b"a.b.c", PresentedToken("a.b.c", "scheme:", ())),
+        (b" a.b.c ", PresentedToken("a.b.c", "scheme:", ())),
+        (b"Token a.b.c", None),
+        (b"Basic YTpi", None),
+        (b"JWTs a.b.c", None),
+        (b'"a.b.c"', None),
+        (b"", None),
+    ],
+)
+def test_authorization_is_read_by_the_configured_schemes(value: bytes, found: PresentedToken | None) -> None:  # T23
+    assert SCHEMES.find(authorization(value)) == found
+    assert SCHEMES.unread_scheme(authorization(value)) is (found is None and value != b"")
+
+
+@pytest.mark.parametrize("value", [b"JWT", b"JWT  x", b"JWT\tx", b"JWT x y", b"jwt x,y", b"Bearer=x", b"JWT \xff"])
+def test_a_malformed_credential_of_a_configured_scheme_is_refused(value: bytes) -> None:  # T23
+    with pytest.raises(TokenRejected):
+        SCHEMES.find(authorization(value))
+
+
+@pytest.mark.parametrize(
+    ("values", "token"),
+    [([b"t"], "t"), ([b" t "], "t"), ([b"Bearer t"], "t"), ([b"t", b"bearer t"], "t"), ([b""], None), ([], None)],
+)
+def test_a_header_of_its_own_may_hold_the_token(values: list[bytes], token: str | None) -> None:
+    found = SCHEMES.find([(b"X-Access-Token", value) for value in values])
+    assert found == (None if token is None else PresentedToken(token, "header:X-Access-Token", ()))
+
+
+@pytest.mark.parametrize("values", [[b"t", b"u"], [b"a b"], [b"\xff"], [b"JWT t"]])
+def test_a_header_of_its_own_that_says_two_things_is_refused(values: list[bytes]) -> None:  # T22
+    with pytest.raises(TokenRejected):
+        SCHEMES.find([(b"x-access-token", value) for value in values])
+
+
+def test_strip_takes_the_token_out_of_whichever_source_held_it() -> None:
+    rest = [(b"host", b"a")]
+    for value in (b"JWT x", b"Bearer x", b"a.b.c", b"JWT", b"Bearer=x"):
+        assert SCHEMES.strip_tokens([*rest, (b"authorization", value)]) == rest
+    for name in (b"x-access-token", b"X-Access-Token", b"x_access_token", b"X.Access.Token"):
+        assert SCHEMES.strip_tokens([*rest, (name, b"t")]) == rest
+    kept = [*rest, (b"authorization", b"JWT x")]
+    assert SCHEMES.strip_tokens([*kept, (b"x-access-token", b"t")], keep_source="scheme:JWT") == kept
+    own = [*rest, (b"x-access-token", b"t")]
+    assert SCHEMES.strip_tokens([*own, (b"x_access_token", b"u")], keep_source="header:X-Access-Token") == own
+    assert SCHEMES.strip_tokens([(b"authorization", b"Basic YTpi")]) == [(b"authorization", b"Basic YTpi")]
+    assert USUAL.strip_tokens([(b"authorization", b"JWT x")]) == [(b"authorization", b"JWT x")]
+
+
+def test_a_query_parameter_counts_for_event_streams_too() -> None:
+    headers = [(b"sec-websocket-protocol", b"bearer, s")]
+    assert WEBSOCKET.find(headers, query=b"token=q", event_stream=True) == PresentedToken("q", "query:token", ())
+    assert WEBSOCKET.has_parameter(b"a=1&t%6Fken=")
+    assert not WEBSOCKET.has_parameter(b"a=token&tokens=1")
+    assert not USUAL.has_parameter(b"access_token=x")
+
+
 def test_no_credentials_are_no_token() -> None:
     assert USUAL.find([]) is None
     assert USUAL.find(cookies(b"a=1; b=2", b"", b";;;", b"access_token")) is None
@@ -99,14 +165,24 @@ def test_a_source_that_is_not_configured_holds_no_token() -> None:
     assert USUAL.find([], query=b"access_token=x&token=y") is None  # T22
 
 
-def test_two_different_cookies_of_one_name_are_refused() -> None:  # T24
+def test_different_cookies_of_one_name_are_all_told() -> None:  # T24
     for headers in (cookies(b"access_token=a; access_token=b"), cookies(b"access_token=a", b"x=1; access_token=b")):
-        with pytest.raises(TokenRejected):
-            USUAL.find(headers)
-        with pytest.raises(TokenRejected):
-            USUAL.find([*authorization(b"Bearer h"), *headers])
-    with pytest.raises(TokenRejected):
-        USUAL.find(cookies(b"access_token=; access_token=b"))
+        assert USUAL.find(headers) == PresentedToken("a", "cookie:access_token", (), ("b",))
+        assert USUAL.find([*authorization(b"Bearer h"), *headers]) == PresentedToken("h", "header", ("a", "b"))
+    empty_first = PresentedToken("", "cookie:access_token", (), ("b", "\xe9"))
+    assert USUAL.find(cookies(b"access_token=; access_token=b; access_token=\xe9")) == empty_first
+
+
+def test_twins_are_stripped_as_whole_pairs() -> None:  # T24
+    headers = [
+        *cookies(b'a=1;access_token=x;  access_token="y" ; b=2; =access_token=x', b"access_token=x"),
+        (b"x", b"x"),
+    ]
+    assert USUAL.strip_twins(headers, frozenset({"x"})) == [
+        (b"cookie", b'a=1;  access_token="y" ; b=2'),
+        (b"x", b"x"),
+    ]
+    assert USUAL.strip_twins(headers, frozenset()) == headers
 
 
 def test_equal_cookies_of_one_name_are_one() -> None:
@@ -146,6 +222,12 @@ def test_what_is_not_the_configured_cookie_is_no_token(header: bytes) -> None:  
         (b"a=1; \t access_token = t ; b=2", "t"),
         (b'access_token="t"', "t"),
         (b"access_token=t==", "t=="),
+        (b"access_token=Bearer t", "t"),
+        (b'access_token="Bearer t"', "t"),
+        (b"access_token=bearer%20t", "t"),
+        (b'access_token="BEARER%20t"', "t"),
+        (b"access_token=Bearert", "Bearert"),
+        (b"access_token=Basic t", "Basic t"),
         (b"access_token=t%3Bx", "t%3Bx"),
         (b"access_token=" + b"x" * 8192, "x" * 8192),
     ],

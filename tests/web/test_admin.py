@@ -157,24 +157,36 @@ def test_an_administrator_gets_there(strict: World, dialect: str, operation: Ope
 
 @pytest.mark.parametrize(
     "roles",
-    ["admin", ["admin"], "user admin", "admin user", ["user", "admin"], ["admin", "admin"], True, ["admin", ""]],
+    [
+        *("admin", ["admin"], "user admin", "admin user", ["user", "admin"], ["admin", "admin"], True, ["admin", ""]),
+        *("admin,user", "user, admin", {"admin": True}, {"admin": 1, "user": False}, [{"name": "admin"}]),
+        *([{"authority": "admin", "name": "x"}], [{"name": "admin", "enabled": True}, "user"]),
+    ],
     ids=repr,
 )
 def test_these_forms_of_the_claim_make_an_administrator(world: World, roles: Any) -> None:
-    # A02, ROLES_CLAIM: a list, or a string split at spaces, or a boolean
+    # A02, ROLES_CLAIM: a list, an object, or a string split at spaces and commas, or a boolean
     assert world.fetch("/admin/sessions/active", token(someone(), roles=roles)).status == 200
 
 
 @pytest.mark.parametrize(
     "roles",
     [
-        *("Admin", "ADMIN", "administrator", "admins", "superadmin", "admin,user", "user;admin", "admin\tuser", ""),
+        *("Admin", "ADMIN", "administrator", "admins", "superadmin", "user;admin", "admin\tuser", ""),
         *("user", "ädmin", "\u0430dmin", "admin\u200b", "role:admin", "*"),
         *(
-            {"admin": True},
+            {"admin": False},
+            {"admin": None, "user": True},
+            {"admin": 0},
+            {"admin": ""},
+            {"admin": []},
+            {"Admin": True},
             {"roles": ["admin"]},
             [["admin"]],
-            [{"name": "admin"}],
+            [{"name": "admin", "enabled": False}],
+            [{"name": "admin", "active": False}],
+            [{"authority": "user", "name": "admin"}],
+            [{"role": "admin"}],
             ["user admin"],
             [" admin"],
             ["Admin"],
