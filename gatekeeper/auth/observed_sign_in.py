@@ -12,26 +12,23 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
+from gatekeeper.auth.links import find_links, learnt_links, named_links
+from gatekeeper.auth.new_tokens import NewTokens, find_new_tokens, learnt, refresh_token, verified
 from gatekeeper.auth.requests import ObservedSignIn, SessionOwner, SignInRequest, SignInResponse
 from gatekeeper.auth.services import SignInServices, counted, record, record_failed_login, refusal
 from gatekeeper.auth.sign_out import SignOut
-from gatekeeper.errors import Reason, StoreUnavailable, TokenRejected
+from gatekeeper.errors import Reason, StoreUnavailable
 from gatekeeper.http.paths import PathKind
 from gatekeeper.models import Claims, Problem
 from gatekeeper.sessions.audit_event import Action
-from gatekeeper.sessions.sign_ins import RefreshToken
-from gatekeeper.tokens.credentials import unverified_expiry
+from gatekeeper.sessions.events import Actor
+from gatekeeper.sessions.sign_ins import NOTHING, Besides, TokenLookup
 from gatekeeper.tokens.issuer import digest
 
 _CROWDED_SECONDS: Final = 60
+_LIVE: Final = frozenset({"live", "crowded"})
 # Anything else is no usable token: there is nothing to end, and the backend responds.
 _LOGOUT_PROBLEMS: Final = frozenset({Reason.TOKEN_INVALID, Reason.STORE_UNAVAILABLE})
-
-
-def refresh_token(token: str | None) -> RefreshToken | None:
-    """A backend's refresh token as the store knows it. Its expiry is read without verification: it only tells how
-    long to remember the digest."""
-    return None if token is None else RefreshToken(digest(token), unverified_expiry(token))
 
 
 class _Observed:
@@ -45,15 +42,9 @@ class _Observed:
     def under_way(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    async def _claims(self, token: str | None, *, ignore_expiry: bool = False) -> Claims | None:
-        """Verify a token; None for one that is not good, from which nothing follows. Where this host's clock is late,
-        a new token is from the future: what is learnt from it, or refused because of it, admits no request."""
-        if token is None:
-            return None
-        try:
-            return await self._services.verifier.verify(token, ignore_start=True, ignore_expiry=ignore_expiry)
-        except TokenRejected:
-            return None
+    async def _new_tokens(self, response: SignInResponse) -> NewTokens | None:
+        services = self._services
+        return await find_new_tokens(services.verifier, services.sign_ins, self._request, response.given)
 
     async def _bearer(self) -> Claims | None:
         """The good token of the request itself, expired or not."""
@@ -61,6 +52,11 @@ class _Observed:
 
     def _is(self, user: str, session_id: int) -> None:
         self.owner.user, self.owner.session_id = user, session_id
+
+    async def _refuse(self, user: str, ended: TokenLookup) -> Problem:
+        self._is(user, ended.session_id)
+        await self._record(Action.REFRESH_REFUSED, reason=ended.end_reason)
+        return refusal(ended.end_reason)
 
     async def _record(self, action: Action, *, reason: str | None = None) -> None:
         await record(self._services, action, self._request, self.owner, reason=reason)
@@ -82,9 +78,24 @@ class Login(_Observed):
             self._or_raise(error)
             return None
         if not wait:
-            return None
+            return await self._refreshed_in_vain()
         await self._record(Action.LOGIN_THROTTLED)
         return Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=wait)
+
+    async def _refreshed_in_vain(self) -> Problem | None:
+        """The refusal of a refresh at a path for logins: of a request that says of no user who they are, but holds the
+        refresh token of a session that has ended."""
+        if not self._request.presented:
+            return None
+        try:
+            links = await find_links(self._services.sign_ins, list(map(digest, self._request.presented)))
+        except StoreUnavailable as error:
+            self._or_raise(error)
+            return None
+        for user, linked in links:
+            if linked.outcome == "ended":
+                return await self._refuse(user, linked)
+        return None
 
     async def after(self, response: SignInResponse) -> Problem | None:
         try:
@@ -100,14 +111,20 @@ class Login(_Observed):
 
     async def _signed_in(self, response: SignInResponse) -> Problem | None:
         address, attempts = self._request.address, self._services.attempts
-        claims = await self._claims(response.given.access_token)
-        if claims is None and response.status in self._services.failure_statuses:
+        new = await self._new_tokens(response)
+        if new is None and response.status in self._services.failure_statuses:
             if attempts is not None:
                 await attempts.failed(self._request.user_names, address)
             await record_failed_login(self._services, self._request, self.owner)
             return None
-        if claims is None:
+        if new is None:
             return None
+        claims = new.claims
+        if self._request.may_carry(new.text):
+            # What the request itself presents is not handed out anew: its session may have ended.
+            named = await self._services.sign_ins.lookup(claims.user, claims=claims)
+            if named.outcome == "ended":
+                return refusal(named.end_reason)
         bearer = await self._bearer()
         signed_in = await self._services.sign_ins.log_in(
             claims,
@@ -116,6 +133,7 @@ class Login(_Observed):
             refresh=refresh_token(response.given.refresh_token),
             presented=bearer.reference if bearer is not None and bearer.user == claims.user else None,
             user_name=self._request.sent.user_name or "",
+            besides=new.besides,
         )
         self._is(claims.user, signed_in.session_id)
         problem = counted(self._services.events, signed_in)
@@ -138,6 +156,8 @@ class Refresh(_Observed):
     def __init__(self, services: SignInServices, request: SignInRequest) -> None:
         super().__init__(services, request)
         self._sent = refresh_token(request.sent.refresh_token)
+        self._texts = request.token_like or ()
+        self._digests = list(dict.fromkeys([*([self._sent.digest] if self._sent else []), *map(digest, self._texts)]))
         self._is_known = False
 
     async def before(self) -> Problem | None:
@@ -152,19 +172,20 @@ class Refresh(_Observed):
             return Problem(reason=Reason.TOKEN_INVALID)
         self._is_known = self._sent is not None and self._sent.digest in holders
         for user in users:
-            return await self._look_up(user, list(holders), bearers, has_bearer=verdict.claims is not None)
-        return None
+            problem = await self._look_up(user, list(holders), bearers, has_bearer=verdict.claims is not None)
+            if problem is not None or self.owner.session_id is not None:
+                return problem
+        return await self._look_up_learnt()
 
     async def _holders(self) -> dict[str, str]:
         """The known refresh tokens of the request by digest, with their users; the one under its usual name comes
         first."""
-        digests = dict.fromkeys([*([self._sent.digest] if self._sent else []), *map(digest, self._request.token_like)])
-        users = await asyncio.gather(*map(self._services.sign_ins.user_of, digests))
-        return {digested: user for digested, user in zip(digests, users, strict=True) if user is not None}
+        users = await asyncio.gather(*map(self._services.sign_ins.user_of, self._digests))
+        return {digested: user for digested, user in zip(self._digests, users, strict=True) if user is not None}
 
     async def _access_tokens(self) -> list[Claims]:
-        jwts = [token for token in self._request.token_like if token.count(".") == 2]
-        found = [await self._claims(token, ignore_expiry=True) for token in jwts]
+        jwts = [token for token in self._texts if token.count(".") == 2]
+        found = [await verified(self._services.verifier, token, ignore_expiry=True) for token in jwts]
         return list({claims.reference: claims for claims in found if claims is not None}.values())
 
     async def _look_up(
@@ -177,31 +198,60 @@ class Refresh(_Observed):
             *(link(user, digest=digested) for digested in digests), *(link(user, claims=claims) for claims in bearers)
         )
         decisive = len(digests) + (1 if has_bearer else 0)
-        live = next((linked for linked in links if linked.outcome in {"live", "crowded"}), None)
+        live = next((linked for linked in links if linked.outcome in _LIVE), None)
         ended = next((linked for linked in links[: decisive if live else None] if linked.outcome == "ended"), None)
         if ended is not None:
-            self._is(user, ended.session_id)
-            await self._record(Action.REFRESH_REFUSED, reason=ended.end_reason)
-            return refusal(ended.end_reason)
-        if live is None:
-            return None
+            return await self._refuse(user, ended)
+        return None if live is None else self._link(user, live)
+
+    async def _look_up_learnt(self) -> Problem | None:
+        """Look up the sessions that were given texts of the request, where no token with a name says which it is. One
+        that has ended refuses the request. Two live ones link to neither."""
+        links = await learnt_links(self._services.sign_ins, self._digests)
+        for user, linked in links:
+            if linked.outcome == "ended":
+                return await self._refuse(user, linked)
+        live = [(user, linked) for user, linked in links if linked.outcome in _LIVE]
+        return self._link(*live[0]) if len(live) == 1 else None
+
+    def _link(self, user: str, live: TokenLookup) -> Problem | None:
         self._is(user, live.session_id)
         if live.outcome == "crowded":
             return Problem(reason=Reason.RATE_LIMITED, retry_after_seconds=_CROWDED_SECONDS)
         return None
 
+    async def _besides(self, new: NewTokens, response: SignInResponse) -> Besides:
+        """Everything else that belongs to the session: also the refresh token of a request that linked to none, if it
+        is the only text that may be one."""
+        if self.owner.session_id is not None or self._sent is not None or not 200 <= response.status < 300:
+            return new.besides
+        sent = await learnt(self._services.verifier, self._request.learnable)
+        return Besides(new.besides.more, [*new.besides.learnt, *sent]) if len(sent) == 1 else new.besides
+
     async def after(self, response: SignInResponse) -> Problem | None:
-        claims = await self._claims(response.given.access_token)
-        if claims is None:
+        new = await self._new_tokens(response)
+        if new is None:
             return None
+        claims, besides = new.claims, await self._besides(new, response)
+        if self.owner.user not in {None, claims.user}:
+            # The token of another user linked the request, so what was learnt has not been asked yet.
+            self.owner.user = self.owner.session_id = None
+            if (problem := await self._look_up_learnt()) is not None:
+                return problem
         given = refresh_token(response.given.refresh_token)
         # The backend accepted a refresh token that was not known, and may accept it again.
         unknown = self._sent if not self._is_known and self._sent is not None and self._sent != given else None
         linked = self.owner.session_id if claims.user == self.owner.user else None
         for token in [*([unknown] if unknown else []), given] if given or unknown else [None]:
             signed_in = await self._services.sign_ins.refresh(
-                claims, self._request.client, exempt=self._services.exempt.covers(claims), refresh=token, linked=linked
+                claims,
+                self._request.client,
+                exempt=self._services.exempt.covers(claims),
+                refresh=token,
+                linked=linked,
+                besides=besides,
             )
+            besides = NOTHING
             self._is(claims.user, signed_in.session_id)
             problem = counted(self._services.events, signed_in)
             if problem is not None:
@@ -210,6 +260,26 @@ class Refresh(_Observed):
                 return problem
             linked = signed_in.session_id
         return None
+
+
+class RefreshAtLogin(Refresh):
+    """A refresh at a path for logins. What it holds besides may be a user name and a password, so it counts as a login
+    where it hands out no token."""
+
+    def __init__(self, services: SignInServices, request: SignInRequest) -> None:
+        super().__init__(services, request)
+        self._login = Login(services, request)
+
+    def under_way(self) -> AbstractContextManager[None]:
+        return self._login.under_way()
+
+    async def before(self) -> Problem | None:
+        return await self._login.before() or await super().before()
+
+    async def after(self, response: SignInResponse) -> Problem | None:
+        if await self._new_tokens(response) is None:
+            return await self._login.after(response)
+        return await super().after(response)
 
 
 class Logout(_Observed):
@@ -222,8 +292,22 @@ class Logout(_Observed):
         )
         named = await sign_out.named(facts, self._request.sent, strict=False)
         if isinstance(named, Problem):
-            return named if named.reason in _LOGOUT_PROBLEMS else None
+            return named if named.reason in _LOGOUT_PROBLEMS else await self._end_found()
         self.owner.user, self.owner.session_id = named.user, await sign_out.end(named, facts)
+        return None
+
+    async def _end_found(self) -> Problem | None:
+        """End the session of a refresh token that stands in a place without a name, or of a text that was learnt."""
+        digests = list(map(digest, self._request.token_like or ()))
+        sign_ins = self._services.sign_ins
+        links = await named_links(sign_ins, digests) or await learnt_links(sign_ins, digests)
+        if len({user for user, _ in links}) != 1:
+            return None
+        for user, linked in links:
+            if linked.outcome in _LIVE:
+                actor = Actor.of(self._request.client, user)
+                await self._services.manager.by(actor).log_out_session(user, linked.session_id)
+                self._is(user, linked.session_id)
         return None
 
     async def after(self, response: SignInResponse) -> Problem | None:
@@ -232,6 +316,8 @@ class Logout(_Observed):
 
 def observation(kind: PathKind, services: SignInServices, request: SignInRequest) -> ObservedSignIn:
     """The object that follows a request for a login, refresh or logout path."""
+    if kind is PathKind.LOGIN and request.refreshes:
+        return RefreshAtLogin(services, request)
     return _KINDS[kind](services, request)
 
 

@@ -11,6 +11,7 @@ import msgspec
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import CheckResult, Client, Problem
 from gatekeeper.tokens.credentials import Credentials
+from gatekeeper.tokens.response_tokens import GivenTokens, looks_like_jwt
 
 
 class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,28 +30,44 @@ class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SignInRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One request for a login, refresh or logout path. `sent` are the credentials in its body and cookies,
-    `user_names` all names by which its login may count, `token_like` every text in it that may be a token;
-    `address` is the client's, None where several clients may share it, `language` that of the body."""
+    """One request for a login, refresh or logout path, received at `received_at` (seconds since 1970).
+
+    `sent` are the credentials in its body and cookies, `user_names` all names by which its login may count.
+    `token_like` is every text in it that may be a token, None where they could not all be found. `presented` are those
+    in the body, the query and `Authorization` of a login that holds neither a user name nor another proof of a user.
+    `learnable` are those that may be the refresh token although no name says so. `refreshes`: it is a refresh, whatever
+    its path is. `address` is the client's, None where several clients may share it, `language` that of the body.
+    """
 
     facts: RequestFacts
     sent: Credentials
     address: str | None
     request_id: str
+    received_at: float = 0.0
     user_names: Sequence[str] = ()
-    token_like: Sequence[str] = ()
+    token_like: Sequence[str] | None = ()
+    presented: Sequence[str] = ()
+    learnable: Sequence[str] = ()
+    refreshes: bool = False
     language: str | None = None
 
     @property
     def client(self) -> Client:
         return self.facts.client
 
+    def may_carry(self, token: str) -> bool:
+        """True unless the request is known not to hold this JWT, whatever its signature is written like."""
+        if self.token_like is None:
+            return True
+        payload = token.split(".")[1] if looks_like_jwt(token) else token
+        return any(payload in text.split(".") for text in self.token_like)
+
 
 class SignInResponse(msgspec.Struct, frozen=True):
-    """The backend's response: its status and the tokens in it."""
+    """The backend's response: its status and the texts in it that may be tokens."""
 
     status: int
-    given: Credentials
+    given: GivenTokens
 
 
 class SessionOwner(msgspec.Struct):

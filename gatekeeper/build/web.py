@@ -17,8 +17,10 @@ from gatekeeper.http.origins import Origins
 from gatekeeper.settings import Settings
 from gatekeeper.telemetry.telemetry import Telemetry
 from gatekeeper.tokens.login_names import LoginNames
+from gatekeeper.tokens.response_tokens import ResponseReader
 from gatekeeper.tokens.signing_keys import SigningKeys
 from gatekeeper.tokens.sources import TokenSources
+from gatekeeper.tokens.token_places import TokenPlaces
 from gatekeeper.web.endpoints import Endpoints
 from gatekeeper.web.operations import Operations
 from gatekeeper.web.pipeline import Pipeline
@@ -63,6 +65,12 @@ def web_parts(
         trusted=TrustedProxies(settings.trusted_proxies),
         origins=Origins(settings.cors_origins),
         login_names=LoginNames(settings.login_name_fields),
+        refresh_places=TokenPlaces(settings.refresh_token_sources),
+        responses=ResponseReader(
+            access_places=settings.login_token_pointers,
+            refresh_places=settings.login_refresh_pointers,
+            cookies=sources.cookie_names,
+        ),
         forward_authorization=settings.forward_authorization,
         cookie_transport=signing is not None and settings.token_transport == "cookie",  # noqa: S105 - no token
     )

@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable
-from typing import Any
+from typing import Any, Final
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import Claims
 from gatekeeper.sessions.keys import LATEST, SPARE_SECONDS, Keys, Rules, microseconds
+from gatekeeper.sessions.scripts import load
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.command import command
+
+LEARN: Final = load("learn", durable=True)
 
 
 class Indexes:
@@ -57,6 +60,21 @@ class Indexes:
 
     async def user_of_sid(self, sid: str) -> str | None:
         return _text(await self._redis.call(command("GET", self._keys.sid(sid))))
+
+    async def learn(self, digest: str, user: str, session_id: int, expires_at: float | None) -> None:
+        """Writes that a session was given a text that may be a refresh token. Given to a second one, it names none."""
+        key = self._keys.learnt(digest)
+        seconds = max(0.0 if expires_at is None else expires_at - time.time(), self._kept_seconds)
+        milliseconds = int(min(seconds + SPARE_SECONDS, LATEST) * 1000)
+        reply = await self._redis.call(LEARN.command((key,), (f"{session_id} {user}", milliseconds)))
+        if _list(reply) != [key]:
+            raise StoreUnavailable("reply for another key from the session store", kind="protocol")
+
+    async def owner_of_learnt(self, digest: str) -> tuple[str, int] | None:
+        """The user and the id of the only session that was given a text which may be a refresh token."""
+        owner = _text(await self._redis.call(command("GET", self._keys.learnt(digest))))
+        session_id, _, user = (owner or "").partition(" ")
+        return (user, int(session_id)) if session_id.isdigit() and user else None
 
     async def _set(self, key: bytes, user: bytes, seconds: float) -> None:
         milliseconds = int(min(seconds + SPARE_SECONDS, LATEST) * 1000)

@@ -118,6 +118,9 @@ class Keys:
     def refresh_token(self, digest: str) -> bytes:
         return f"{self._prefix}refresh:{digest}".encode()
 
+    def learnt(self, digest: str) -> bytes:
+        return f"{self._prefix}learnt:{digest}".encode()
+
     def sid(self, sid: str) -> bytes:
         return f"{self._prefix}sid:{written(sid)}".encode()
 

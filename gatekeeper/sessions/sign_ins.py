@@ -5,7 +5,8 @@ A refresh token is known by its digest alone, here and in the store: reading the
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -34,6 +35,17 @@ class RefreshToken(msgspec.Struct, frozen=True):
     expires_at: float | None = None
 
 
+class Besides(msgspec.Struct, frozen=True):
+    """Tokens that a response hands out besides its newest access token and its refresh token: more access tokens, and
+    texts that may be refresh tokens."""
+
+    more: Sequence[Claims] = ()
+    learnt: Sequence[RefreshToken] = ()
+
+
+NOTHING: Final = Besides()
+
+
 class SignInResult(msgspec.Struct, frozen=True):
     """The result of a login or a refresh for the new tokens.
 
@@ -55,7 +67,8 @@ class SignInResult(msgspec.Struct, frozen=True):
 class TokenLookup(msgspec.Struct, frozen=True):
     """The session that tokens name: `live`, `ended`, `unknown` (no session; tokens issued until `not_before`, in
     seconds, may not open one), or `crowded` (live, with more tokens than it may have). `is_newest`: the refresh token
-    asked about is the one that the session was given last."""
+    asked about is the one that the session was given last. `ended_at` is that of an ended session, in seconds; 0 where
+    the end covers tokens of any time."""
 
     outcome: Literal["live", "ended", "unknown", "crowded"]
     session_id: int
@@ -63,6 +76,7 @@ class TokenLookup(msgspec.Struct, frozen=True):
     expires_at: float
     not_before: float
     is_newest: bool
+    ended_at: float = 0.0
 
 
 class Rotation(msgspec.Struct, frozen=True):
@@ -103,6 +117,11 @@ class SignIns:
         """The user of a refresh token, as far as the index knows."""
         return await self._runner.indexes.user_of_refresh_token(digest)
 
+    async def owner_of_learnt(self, digest: str) -> tuple[str, int] | None:
+        """The user and the id of the only session that was given a text which may be a refresh token, as far as the
+        index knows."""
+        return await self._runner.indexes.owner_of_learnt(digest)
+
     async def user_of_sid(self, sid: str) -> str | None:
         """The user of a sign-in at an identity provider, as far as the index knows."""
         return await self._runner.indexes.user_of_sid(sid)
@@ -117,6 +136,7 @@ class SignIns:
         presented: str | None = None,
         kept_claims: str = "",
         user_name: str = "",
+        besides: Besides = NOTHING,
     ) -> SignInResult:
         """Opens a session for tokens that are about to be handed out. The session of `presented`, the reference of a
         token that came with the login request, ends. `kept_claims` (JSON) are kept for tokens issued later; `user_name`
@@ -137,21 +157,42 @@ class SignIns:
                 "opening": self._opening(claims, client, exempt, refresh, "password"),
                 "presented": presented or "",
                 "claims": kept_claims,
+                **self._besides(besides),
             },
             actor=actor,
             indexes=self._indexes(claims, refresh),
         )
         if signed_in.is_live and presented is not None and presented != claims.reference:
             self._runner.revoked.add_ended_reference(claims.user, presented, EndReason.LOGGED_OUT)
-        return self._cache(claims, signed_in)
+        return await self._settled(claims, signed_in, besides)
 
-    def _cache(self, claims: Claims, signed_in: SignInResult) -> SignInResult:
+    async def _settled(self, claims: Claims, signed_in: SignInResult, besides: Besides) -> SignInResult:
         if signed_in.is_live:
             self._runner.revoked.add_live(claims.user, claims.reference, signed_in.session_id)
+            learn = self._runner.indexes.learn
+            await asyncio.gather(
+                *(learn(each.digest, claims.user, signed_in.session_id, each.expires_at) for each in besides.learnt)
+            )
         return signed_in
 
+    def _besides(self, besides: Besides) -> dict[str, Any]:
+        arguments: dict[str, Any] = {}
+        if besides.more:
+            expires_at = self._runner.openings.expires_at
+            arguments["more"] = [[each.reference, expires_at(each.expires_at)] for each in besides.more]
+        if besides.learnt:
+            arguments["learnt_expires_at"] = microseconds(max(each.expires_at or 0 for each in besides.learnt))
+        return arguments
+
     async def refresh(
-        self, claims: Claims, client: Client, *, exempt: bool, refresh: RefreshToken | None, linked: int | None
+        self,
+        claims: Claims,
+        client: Client,
+        *,
+        exempt: bool,
+        refresh: RefreshToken | None,
+        linked: int | None,
+        besides: Besides = NOTHING,
     ) -> SignInResult:
         """Gives new tokens to the session `linked`; without one to the session that they name, or to a new one."""
         signed_in = await self._runner.run_audited(
@@ -162,15 +203,21 @@ class SignIns:
                 "opening": self._opening(claims, client, exempt, refresh, "refresh"),
                 "linked": str(linked or 0),
                 "adopt_not_before": self._runner.epoch.adopt_not_before,
+                **self._besides(besides),
             },
             actor=Actor.of(client, claims.user),
             indexes=self._indexes(claims, refresh),
         )
-        return self._cache(claims, signed_in)
+        return await self._settled(claims, signed_in, besides)
 
-    async def lookup(self, user: str, *, digest: str | None = None, claims: Claims | None = None) -> TokenLookup:
-        """Finds the session that a refresh token or an access token of `user` names. Touches nothing."""
+    async def lookup(
+        self, user: str, *, digest: str | None = None, claims: Claims | None = None, session_id: int | None = None
+    ) -> TokenLookup:
+        """Finds the session that a refresh token or an access token of `user` names, or the one with an id. Touches
+        nothing."""
         arguments: dict[str, str | int] = {"refresh": digest or "", "reference": ""}
+        if session_id is not None:
+            arguments["session"] = str(session_id)
         if claims is not None:
             arguments["reference"] = claims.reference
             arguments["token_expires_at"] = self._runner.openings.expires_at(claims.expires_at)
@@ -253,7 +300,13 @@ def _lookup(reply: list[Any]) -> TokenLookup:
     is_known = outcome != b"unknown"
     known = _outcome(outcome, "live", "ended", "unknown", "crowded")
     return TokenLookup(
-        known, int(session_id), _reason(reason), at if is_known else 0.0, 0.0 if is_known else at, newest == 1
+        known,
+        int(session_id),
+        _reason(reason),
+        at if is_known else 0.0,
+        0.0 if is_known else at,
+        newest == 1,
+        at if known == "ended" else 0.0,
     )
 
 

@@ -255,6 +255,16 @@ def parse_token_source(text: str) -> str:
     return text
 
 
+def parse_token_place(text: str) -> str:
+    """Parse a JSON pointer, `header:NAME` or `cookie:NAME`."""
+    if text.startswith("/"):
+        return parse_pointer(text)
+    kind, colon, name = text.partition(":")
+    if colon and kind in ("header", "cookie") and _TOKEN.fullmatch(name):
+        return text
+    raise ValueError("is neither a JSON pointer nor header:NAME nor cookie:NAME")
+
+
 def parse_algorithm(text: str) -> str:
     """Parse the name of a JWS algorithm."""
     if text not in (*ALGORITHMS["hmac"], *ALGORITHMS["public"]):

@@ -40,6 +40,11 @@ def _source_key(source: str) -> str:
 
 
 _CLAIM = free_text("the name of a claim, or a dotted path to it", most=256)
+_PLACES = ListReader(
+    parse=grammar.parse_token_place,
+    accepted="JSON pointers such as /user/token, header:NAME and cookie:NAME, separated by commas; or none",
+    none="empty",
+)
 
 
 class TokenSettings(SettingsGroup):
@@ -153,6 +158,23 @@ class TokenSettings(SettingsGroup):
     )
     logout_paths: Annotated[tuple[str, ...], _CREDENTIAL_PATTERNS] = _setting(
         "*/auth/logout,/logout", "Paths where clients sign out. A pattern without a method is for POST."
+    )
+    login_token_pointers: Annotated[tuple[str, ...], _PLACES] = _setting(
+        "none",
+        "Where the backend's responses to logins and refreshes hold the access token, besides the usual "
+        "places. These come first, in this order.",
+        example="/user/token,header:Authorization,cookie:jwt",
+    )
+    login_refresh_pointers: Annotated[tuple[str, ...], _PLACES] = _setting(
+        "none",
+        "Where these responses hold the refresh token, likewise.",
+        example="/user/renewal,cookie:rt",
+    )
+    refresh_token_sources: Annotated[tuple[str, ...], _PLACES] = _setting(
+        "none",
+        "Where refresh requests hold the refresh token, besides the usual places: in JSON or a form (`/name`), in a "
+        "header or a cookie.",
+        example="/renewal,header:X-Refresh-Token,cookie:rt",
     )
     login_name_fields: Annotated[
         tuple[str, ...],

@@ -20,7 +20,7 @@ import brotli
 
 from gatekeeper.http.headers import Headers
 from gatekeeper.tokens.body_fields import Field, Unsearchable
-from gatekeeper.tokens.credentials import MAX_BODY_BYTES
+from gatekeeper.tokens.credentials import MAX_BODY_BYTES, request_cookies
 
 # A shorter refresh token could be guessed, so it is no secret.
 _MIN_TOKEN_CHARACTERS: Final = 16
@@ -86,30 +86,31 @@ def _unbrotli(content: bytes) -> bytes:
 
 
 def find_token_candidates(
-    texts: Iterable[bytes], fields: Iterable[Field], headers: Headers, *, limit: int
+    texts: Iterable[bytes], fields: Iterable[Field], headers: Headers, *, limit: int, strict: bool = True
 ) -> list[str]:
-    """Return every text of a refresh that may be a token: runs of characters in the decodings of its body and query,
-    and in its headers, and the values of its fields.
+    """Return every text of a request that may be a token: runs of characters in the decodings of its body and query,
+    and in its headers, the values of its fields, and its cookies.
 
-    Raises `Unsearchable` for over `limit` of them, and for a token that no client is given: over 8,192 bytes, or not
-    ASCII.
+    Raises `Unsearchable` for over `limit` of them. So it does with `strict` for a token that no client is given: over
+    8,192 bytes, or not ASCII. Without, such a text is left out.
     """
     found: dict[str, None] = {}
     for text in texts:
         for run in _runs(text):
-            if len(run) > _MAX_TOKEN_BYTES:
+            if strict and len(run) > _MAX_TOKEN_BYTES:
                 raise Unsearchable
             found |= dict.fromkeys(_candidates(run))
         if len(found) > limit:
             raise Unsearchable
     for path, value in (*fields, *_named_headers(headers)):
         content = value.strip()
-        if any(map(_TOKEN_NAME.search, path)) or not path:
+        if strict and (any(map(_TOKEN_NAME.search, path)) or not path):
             _check_form(content)
         # Also as a backend may have it that resolves entities twice, or ignores the lines of a long text.
         for each in (content, html.unescape(content), "".join(content.split()) if "\n" in content else ""):
             if len(each) >= _MIN_TOKEN_CHARACTERS:
                 found[each] = None
+    found |= dict.fromkeys(value for _, value in request_cookies(headers) if len(value) >= _MIN_TOKEN_CHARACTERS)
     for _, line in headers:
         found |= dict.fromkeys(candidate for run in _runs(line) for candidate in _candidates(run))
     if len(found) > limit:

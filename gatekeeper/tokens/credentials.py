@@ -52,7 +52,6 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
         return f"Credentials({', '.join(found)})"
 
 
-_NONE = Credentials()
 _HTTP = HTTP.clone(max_line_length=None)
 
 
@@ -76,15 +75,19 @@ def from_request(content: bytes, content_type: bytes) -> Credentials:
 
     A body with another `Content-Type` is read too, as many backends do. `body_search` covers unusual places.
     """
+    return from_document(document_of_request(content, content_type))
+
+
+def document_of_request(content: bytes, content_type: bytes) -> Any:
+    """Read the body of a request: as JSON, or a form as an object of its fields. None for one that cannot be read."""
     if len(content) > MAX_BODY_BYTES:
-        return _NONE
+        return None
     if is_form(content_type):
-        return _found([_form(content)])
+        return _form(content)
     if _media_type(content_type) == b"multipart/form-data":
-        return _found([_multipart(content, content_type)])
-    if is_json(content_type):
-        return _found(_holders(content))
-    return _found(_holders(content) or [_form(content)])
+        return _multipart(content, content_type)
+    document = parse_json(content)
+    return document if is_json(content_type) or isinstance(document, dict) else _form(content)
 
 
 def _multipart(content: bytes, content_type: bytes) -> dict[str, str]:
@@ -111,21 +114,31 @@ def _utf8(octets: str) -> str:
     return octets.encode("latin-1").decode("utf-8", "replace")
 
 
-def from_response(content: bytes) -> Credentials:
-    """Find the tokens in a login or refresh response in JSON. As for clients, the last of two equal names counts."""
-    holders = _holders(content) if len(content) <= MAX_BODY_BYTES else []
-    found = _found(holders)
+def parse_json(content: bytes) -> Any:
+    """Decode a JSON body as clients do, the last of two equal names counting; None for one that cannot be read."""
+    if len(content) > MAX_BODY_BYTES:
+        return None
+    try:
+        return _decoder.decode(content.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def usual_access_tokens(document: Any) -> Iterator[str]:
+    """Yield the texts under the usual names of an access token in a document, and in its member `data`."""
+    return _tokens(_holders(document), _ACCESS_NAMES)
+
+
+def usual_refresh_token(document: Any) -> str | None:
+    """Return the text under the usual names of a refresh token in a document, or in its member `data`."""
+    holders = _holders(document)
     # Also one that no refresh may present under its name: it is to be recognised under any other.
     odd = (text for name in _REFRESH_NAMES for text in _texts(holders, name) if text)
-    return Credentials(access_token=found.access_token, refresh_token=found.refresh_token or next(odd, None))
+    return next(_tokens(holders, _REFRESH_NAMES), None) or next(odd, None)
 
 
-def _holders(content: bytes) -> list[Mapping[str, Any]]:
-    """Return the objects of a JSON document that may hold credentials: the document and its `data`."""
-    try:
-        document = _decoder.decode(content.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
-    except (ValueError, RecursionError):
-        return []
+def _holders(document: Any) -> list[Mapping[str, Any]]:
+    """Return the objects of a document that may hold credentials: the document and its `data`."""
     if not isinstance(document, dict):
         return []
     data = document.get("data")
@@ -136,7 +149,9 @@ def _holders(content: bytes) -> list[Mapping[str, Any]]:
 _decoder = json.JSONDecoder(parse_int=float)
 
 
-def _found(holders: Sequence[Mapping[str, Any]]) -> Credentials:
+def from_document(document: Any) -> Credentials:
+    """Find the credentials in a document, under their usual names."""
+    holders = _holders(document)
     return Credentials(
         access_token=next(_tokens(holders, _ACCESS_NAMES), None),
         refresh_token=next(_tokens(holders, _REFRESH_NAMES), None),
@@ -246,13 +261,20 @@ def _unbrotli(content: bytes) -> bytes | None:
     return output if inflater.is_finished() and len(output) <= MAX_BODY_BYTES else None
 
 
-def set_cookies(headers: Headers) -> dict[bytes, str]:
+class SetCookie(msgspec.Struct, frozen=True):
+    """A cookie that a response sets."""
+
+    value: str
+    http_only: bool
+
+
+def set_cookies(headers: Headers) -> dict[bytes, SetCookie]:
     """Return the cookies that a response sets, by name, values without quotes. The last one of a name counts.
 
     A `Set-Cookie` that deletes (an empty value, `Max-Age` of 0 or less, or else `Expires` in 1970 or before) is left
     out.
     """
-    cookies: dict[bytes, str] = {}
+    cookies: dict[bytes, SetCookie] = {}
     for header, line in headers:
         if header.lower() != b"set-cookie":
             continue
@@ -264,7 +286,8 @@ def set_cookies(headers: Headers) -> dict[bytes, str]:
             value = value[1:-1]
         cookies.pop(name, None)
         if value and not _deletes(attributes):
-            cookies[name] = value.decode("latin-1")
+            http_only = any(each.partition(b"=")[0].strip(b" \t").lower() == b"httponly" for each in attributes)
+            cookies[name] = SetCookie(value.decode("latin-1"), http_only)
     return cookies
 
 
@@ -289,6 +312,18 @@ def _year(date: bytes) -> int | None:
     except (ValueError, IndexError, TypeError, OverflowError):
         return None
     return None if parsed is None else parsed[0]
+
+
+def request_cookies(headers: Headers) -> list[tuple[bytes, str]]:
+    """Return the cookies of a request, values without quotes. `headers` have names in lower case."""
+    pairs: list[tuple[bytes, str]] = []
+    for header, line in headers:
+        for pair in line.split(b";") if header == b"cookie" else ():
+            name, separator, value = (part.strip(b" \t") for part in pair.partition(b"="))
+            if separator and name:
+                unquoted = value[1:-1] if len(value) > 1 and value[:1] == value[-1:] == b'"' else value
+                pairs.append((name, unquoted.decode("latin-1")))
+    return pairs
 
 
 def unverified_expiry(token: str) -> float | None:

@@ -17,13 +17,11 @@ import msgspec
 from gatekeeper.errors import TokenRejected, UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.tokens import strict_json
 from gatekeeper.tokens.claims import parse_user_id
+from gatekeeper.tokens.json_pointer import at, parsed_pointer
 
 MAX_RESPONSE_BYTES = 64 * 1024
 # Half of the longest token; the other claims and base64 need the rest.
 MAX_CLAIMS_BYTES = 4096
-# RFC 6901 section 3.
-_POINTER = re.compile(r"(?:/(?:[^~/]|~[01])*)*", re.DOTALL)
-_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 _FIXED_HEADERS = (
     (b"Content-Type", b"application/json"),
     (b"Accept", b"application/json"),
@@ -72,7 +70,7 @@ class LoginCheck:
         uds: str | None = None,
     ) -> None:
         self._url = _checked_url(url)
-        self._path = _parsed_pointer(user_pointer)
+        self._path = parsed_pointer(user_pointer)
         self._claims = tuple(claims)
         self._refusals = frozenset(refusals)
         self._timeout_seconds = timeout_seconds
@@ -135,7 +133,7 @@ class LoginCheck:
             document = strict_json.loads(body)
         except ValueError:
             raise _broken("is not strict JSON") from None
-        holder, found = _at(document, self._path)
+        holder, found = at(document, self._path)
         try:
             user = parse_user_id(found)
         except TokenRejected as error:
@@ -189,26 +187,6 @@ def _named_failures(timeout_seconds: float) -> Iterator[None]:
         raise UpstreamUnavailable(
             f"the login check closed the connection or violated HTTP ({type(error).__name__})", kind=kind
         ) from None
-
-
-def _at(document: Any, path: Sequence[str]) -> tuple[Any, Any]:
-    """Return the holder of the value at a pointer, and the value; both `None` where there is none."""
-    holder, value = None, document
-    for name in path:
-        holder = value
-        if isinstance(holder, dict):
-            value = holder.get(name)
-        elif isinstance(holder, list) and _INDEX.fullmatch(name) and int(name) < len(holder):
-            value = holder[int(name)]
-        else:
-            return None, None
-    return holder, value
-
-
-def _parsed_pointer(pointer: str) -> tuple[str, ...]:
-    if _POINTER.fullmatch(pointer) is None:
-        raise ValueError(f"the pointer is {pointer!r}; accepted: a JSON pointer such as /id or /data/user/0/name")
-    return tuple(part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:])
 
 
 def _checked_url(url: str) -> httpx.URL:

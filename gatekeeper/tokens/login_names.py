@@ -21,6 +21,7 @@ _MOST_NAMES: Final = 16
 # Names that stand for the place of a value and not for its kind: `username[0]`, `{"username": {"$eq": "a"}}`.
 _PLACES: Final = frozenset({"", "value", "val", "text", "eq", "in", "string", "int", "i4", "integer"})
 _NAMES_OF_NAMES: Final = frozenset({"name", "key", "field", "id", "k"})
+_PROOFS: Final = frozenset({"password", "code", "assertion", "samlresponse"})
 _SECRET: Final = re.compile(r"pass|pwd|secret|code|token|remember")
 _SEPARATORS: Final = re.compile(r"[\s._$#@-]+")
 _PHONE: Final = re.compile(r"\+?[0-9(][0-9()\s./-]{3,}[0-9]")
@@ -75,6 +76,16 @@ class LoginNames:
             if name in self._fields:
                 return tuple(names[: index + 1])
         return None
+
+
+def has_login_field(fields: Sequence[Field]) -> bool:
+    """Return true where a field has the name of another proof of a user: a password, a code, an assertion."""
+    return any(value and any(_plain(name) in _PROOFS for name in path) for path, value in fields)
+
+
+def is_refresh_grant(fields: Sequence[Field]) -> bool:
+    """Return true where any place of a request says `grant_type=refresh_token` (RFC 6749 section 6)."""
+    return any(path and _plain(path[-1]) == "granttype" and value.strip() == "refresh_token" for path, value in fields)
 
 
 def counted_name(value: str) -> str:

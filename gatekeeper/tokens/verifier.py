@@ -86,6 +86,11 @@ class Verifier:
         return f"Verifier({', '.join(sorted(self._algorithms))}; {len(self._cache)} tokens cached; {self._keys!r})"
 
     @property
+    def leeway_seconds(self) -> float:
+        """The clock difference that is allowed."""
+        return self._leeway_seconds
+
+    @property
     def roles_claim(self) -> str:
         """The claim that holds the roles."""
         return self._rules.roles_claim

@@ -181,7 +181,7 @@ class Handler:
             sender,
             passed.observation,
             telemetry=self._telemetry,
-            cookie_names=self._rules.sources.cookie_names,
+            reader=self._rules.responses,
             record=record,
             refuse=refuse,
         )

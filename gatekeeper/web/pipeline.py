@@ -30,7 +30,6 @@ from gatekeeper.models import Problem, Verdict
 from gatekeeper.telemetry.request_record import RequestRecord
 from gatekeeper.telemetry.telemetry import Telemetry
 from gatekeeper.web import cookies
-from gatekeeper.web.observe import read_sign_in
 from gatekeeper.web.outcome import (
     Passed,
     Refused,
@@ -46,6 +45,7 @@ from gatekeeper.web.outcome import (
 from gatekeeper.web.request import CurrentSession, IncomingRequest, without_credentials
 from gatekeeper.web.respond import Responder
 from gatekeeper.web.rules import RequestRules
+from gatekeeper.web.sign_in_request import read_sign_in
 
 _SIGN_IN_PATHS: Final = frozenset({PathKind.LOGIN, PathKind.REFRESH, PathKind.LOGOUT})
 # With a method override the backend may read the request as a POST, and so as a sign-in.

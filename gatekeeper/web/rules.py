@@ -10,7 +10,9 @@ from gatekeeper.http.headers import IdentityHeaders
 from gatekeeper.http.origins import Origins
 from gatekeeper.http.paths import PathTable
 from gatekeeper.tokens.login_names import LoginNames
+from gatekeeper.tokens.response_tokens import ResponseReader
 from gatekeeper.tokens.sources import TokenSources
+from gatekeeper.tokens.token_places import TokenPlaces
 from gatekeeper.web.request import IncomingRequest
 
 
@@ -27,6 +29,8 @@ class RequestRules(msgspec.Struct, frozen=True, kw_only=True):
     trusted: TrustedProxies
     origins: Origins
     login_names: LoginNames
+    refresh_places: TokenPlaces
+    responses: ResponseReader
     forward_authorization: bool = True
     cookie_transport: bool = False
 

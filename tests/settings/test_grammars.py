@@ -385,6 +385,14 @@ def test_what_is_no_retention_is_refused(text: str) -> None:
     assert "accepted: a number of events, or a duration with its unit" in problem("AUDIT_RETENTION", text)
 
 
+@pytest.mark.parametrize("name", ["LOGIN_TOKEN_POINTERS", "LOGIN_REFRESH_POINTERS", "REFRESH_TOKEN_SOURCES"])
+def test_places_of_tokens(name: str) -> None:
+    assert read(name, "/a/0/b~1c, header:X-Token,cookie:jwt") == ("/a/0/b~1c", "header:X-Token", "cookie:jwt")
+    assert read(name, "none") == read(name, "") == ()
+    for text in ("token", "/a~2", "query:t", "header:", "header:a b", "cookie:a=b", "cookie", "/a,/a"):
+        assert "accepted: JSON pointers such as /user/token" in problem(name, text)
+
+
 def test_names_and_statuses_of_a_login() -> None:
     assert read("LOGIN_NAME_FIELDS", "userId, kunden-nr,\u540d\u524d") == ("userId", "kunden-nr", "\u540d\u524d")
     assert read("LOGIN_FAILURE_STATUS", "400,422,200") == (400, 422, 200)

@@ -87,6 +87,9 @@ DEFAULT_VALUES: dict[str, Any] = {
     "login_paths": ("*/auth/login", "/login"),
     "refresh_paths": ("*/auth/refresh", "/refresh"),
     "logout_paths": ("*/auth/logout", "/logout"),
+    "login_token_pointers": (),
+    "login_refresh_pointers": (),
+    "refresh_token_sources": (),
     "login_name_fields": ("username", "email", "identifier", "login", "phone", "account"),
     "login_failure_status": (401, 403),
     "signing_key": (),
@@ -236,9 +239,15 @@ def test_the_upstream_is_required_only_where_asked_for() -> None:
     assert line.startswith("GATEKEEPER_UPSTREAM_URL: not set; accepted: http://host[:port]")
 
 
+LISTS_WITHOUT_DEFAULT = (
+    *("TRUSTED_PROXIES", "PUBLIC_PATHS", "CORS_ORIGINS", "EXEMPT_USERS"),
+    *("LOGIN_TOKEN_POINTERS", "LOGIN_REFRESH_POINTERS", "REFRESH_TOKEN_SOURCES"),
+)
+
+
 @pytest.mark.parametrize("name", [name for name in DEFAULTS if name != "JWT_SECRET"])
 def test_an_empty_variable_is_a_problem_unless_it_is_a_list_that_defaults_to_none(name: str) -> None:  # C02
-    if name in ("TRUSTED_PROXIES", "PUBLIC_PATHS", "CORS_ORIGINS", "EXEMPT_USERS"):
+    if name in LISTS_WITHOUT_DEFAULT:
         assert read(name, " ") == ()
         return
     line = next(line for line in problems(BASE | {f"GATEKEEPER_{name}": ""}) if "is empty" in line)

@@ -262,13 +262,10 @@ def test_whatever_names_the_session_a_login_opens_it(world: World, make: Callabl
 
 
 NOWHERE: dict[str, Callable[[str], Response]] = {
-    "text": lambda access: PlainTextResponse(of(token=access)),
-    "deeper": lambda access: JSONResponse({"result": {"token": access}}),
-    "list": lambda access: JSONResponse([{"token": access}]),
+    "page": lambda access: PlainTextResponse(f"<!doctype html><p>welcome {access}"),
     "error": lambda access: JSONResponse({"token": access}, status_code=400),
     "redirect": lambda access: Response(of(token=access), status_code=302, media_type="application/json"),
     "large": lambda access: JSONResponse({"token": access, "more": "x" * 65_536}),
-    "other cookie": lambda access: Response(headers={"set-cookie": f"session={access}"}),
     "cookie of an error": lambda access: Response(status_code=500, headers={"set-cookie": f"access_token={access}"}),
     "deleted cookie": lambda access: Response(headers={"set-cookie": f"access_token={access}; Max-Age=0"}),
     "broken": lambda access: Response(of(token=access)[:-1], media_type="application/json"),

@@ -1,5 +1,5 @@
-"""The Lua scripts that change sessions. Each but `attempts` and `trim_audit` begins with `audit` and `common`, which
-states the law."""
+"""The Lua scripts that change sessions. Each but `attempts`, `learn` and `trim_audit` begins with `audit` and `common`,
+which states the law."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
--- The law of a session. Every script of this folder but attempts.lua and trim_audit.lua begins with audit.lua and this file, and no other
+-- The law of a session. Every script of this folder but attempts.lua, learn.lua and trim_audit.lua begins with audit.lua and this file, and no other
 -- program changes a session.
 --
 -- Keys, all in the hash slot of one user:

@@ -1,7 +1,8 @@
 -- login: a user has signed in, and these are the tokens that the response hands out. Opens a session for them, whatever
 -- `not_before` says of older tokens.
 -- call: opening (opening.lua), presented (the reference of a token that came with the login request, or ''; its session
---       ends, so that a device has one session), claims (for tokens issued later, as JSON, or ''), actor
+--       ends, so that a device has one session), claims (for tokens issued later, as JSON, or ''), more and
+--       learnt_expires_at (add_besides() in opening.lua), actor
 -- Replies as sign_in.lua says: 'opened'; 'touched' (the response repeats a token that has a live session); 'ended' (it
 -- repeats one whose session has ended); 'unknown' (it repeats one whose record is damaged); 'full'; 'doubtful'. After
 -- 'opened' and 'touched' follow the id and the packed record of the session of `presented`, if it ended here.
@@ -30,6 +31,7 @@ if id then
     record[LOGIN_METHOD] = opening.login_method
     join(id, record, last_activity, opening)
     if opening.refresh ~= '' then redis.call('HSET', sessions, 'f:' .. opening.refresh, id) end
+    add_besides(id, call)
     return leave(presented, id, reply('touched', id, '', 0, record[EXPIRES_AT]))
   end
   if not string.match(opening.reference, '^h:') then
@@ -41,6 +43,7 @@ local status = state(leaving)
 local opened = open_and_reply(opening, (status == 'live' or status == 'doubtful') and leaving or nil)
 if opened[2] == 'opened' then
   if call.claims ~= '' then redis.call('HSET', sessions, 'c:' .. opened[3], call.claims) end
+  add_besides(opened[3], call)
   return leave(presented, opened[3], opened)
 end
 return opened

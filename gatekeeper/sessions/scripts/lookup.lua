@@ -1,8 +1,8 @@
 -- lookup: the session that tokens name, without a touch. It runs before a refresh, and for an introspection.
 -- call: refresh (the digest of a refresh token, or ''), reference (of an access token, or ''), token_expires_at and
---       issued_at (of that access token)
+--       issued_at (of that access token), session (nil, or the id of the session that was given a learnt text: learn.lua)
 -- Replies {KEYS[1], 'live', id, '', expires_at, 1|0}     where both tokens name one, that of the refresh token
---         {KEYS[1], 'ended', id, end reason, '0', 0}     one of them names an ended session
+--         {KEYS[1], 'ended', id, end reason, ended_at, 0}   one of them names an ended session ('0': at any time)
 --         {KEYS[1], 'crowded', id, '', expires_at, 1|0}  live, with so many unexpired access tokens that it gets no more
 --         {KEYS[1], 'unknown', '0', '', not_before, 0}   neither token is known
 --         {KEYS[1], 'doubtful'}                          one of them names a session that would have ended (due())
@@ -13,12 +13,12 @@ local MOST_TOKENS = 1000
 
 start_anew_if_lost()
 local found
-for _, field in ipairs({refresh ~= '' and 'f:' .. refresh, reference ~= '' and 'r:' .. reference}) do
-  local id = field and redis.call('HGET', sessions, field)
+for _, field in ipairs({call.session or refresh ~= '' and 'f:' .. refresh, reference ~= '' and 'r:' .. reference}) do
+  local id = field and (field == call.session and field or redis.call('HGET', sessions, field))
   local status, record = state(id)
   if status == 'ended' then
     if string.sub(field, 1, 2) == 'r:' then keep_ended(id, record, call.token_expires_at) end
-    return {sessions, 'ended', id, record[END_REASON], '0', 0}
+    return {sessions, 'ended', id, record[END_REASON], text(record[ENDED_AT]), 0}
   end
   if status == 'doubtful' then return {sessions, 'doubtful'} end
   if not id and field == 'r:' .. reference then

@@ -82,6 +82,26 @@ local function open(opening, leaving)
   return id, evicted
 end
 
+-- live → live: what a response hands out besides the newest access token. Further access tokens (`call.more`: {reference,
+-- token_expires_at}, …) name the session too, unless they name one already. A learnt text (learn.lua) may be a refresh token:
+-- it expires at `call.learnt_expires_at` (0: unknown, then with the session).
+local function add_besides(id, call)
+  if not (call.more or call.learnt_expires_at) then return end
+  local record, names = load(id), redis.call('HGET', sessions, 't:' .. id)
+  names = names and cmsgpack.unpack(names) or {}
+  for _, token in ipairs(call.more or {}) do
+    if redis.call('HSETNX', sessions, 'r:' .. token[1], id) == 1 then names[#names + 1] = {'r:' .. token[1], token[2]} end
+    record[TOKEN_EXPIRES_AT] = math.max(record[TOKEN_EXPIRES_AT], token[2])
+  end
+  if call.more and #names > 0 then redis.call('HSET', sessions, 't:' .. id, cmsgpack.pack(names)) end
+  if call.learnt_expires_at then
+    local at = call.learnt_expires_at > 0 and call.learnt_expires_at or record[EXPIRES_AT]
+    record[REFRESH_EXPIRES_AT] = math.max(record[REFRESH_EXPIRES_AT], at)
+  end
+  save(id, record)
+  keep_until(math.max(record[TOKEN_EXPIRES_AT], record[REFRESH_EXPIRES_AT]))
+end
+
 -- A session keeps at most this many older names; the oldest refresh tokens are forgotten first. Access tokens never are,
 -- because an unknown one opens a session: a session with so many unexpired ones gets no more (lookup.lua).
 local MOST_NAMES = 1000

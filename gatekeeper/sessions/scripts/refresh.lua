@@ -1,6 +1,7 @@
 -- refresh: a backend has renewed tokens, and these are the new ones.
 -- call: opening (the new tokens, and the session that they open where there is none: opening.lua), linked (the id of the
---       session that the request's own tokens name, by lookup.lua, or '0'), adopt_not_before (epoch.lua), actor
+--       session that the request's own tokens name, by lookup.lua, or '0'), adopt_not_before (epoch.lua), more and
+--       learnt_expires_at (add_besides() in opening.lua), actor
 -- Replies as sign_in.lua says: 'touched' (the tokens belong to session `linked` now, or to one that they name already),
 -- 'opened' (neither they nor the old ones were known), 'ended', 'unknown' (they may not open one), 'full', 'doubtful'
 
@@ -25,10 +26,13 @@ if status == 'live' then
     record_refreshed(linked, now)
   end
   join(linked, record, last_activity, opening)
+  add_besides(linked, call)
   return reply('touched', linked, '', 0, record[EXPIRES_AT])
 end
 local not_earlier = math.max(tokens_before, call.adopt_not_before)
 if rules.unknown == 'reject' or (not_earlier > 0 and opening.issued_at <= not_earlier) then return reply('unknown') end
 local out, reason = signed_out_at_the_provider(opening.reference, opening.issued_at)
 if out then return reply('ended', out, reason) end
-return open_and_reply(opening)
+local opened = open_and_reply(opening)
+if opened[2] == 'opened' then add_besides(opened[3], call) end
+return opened

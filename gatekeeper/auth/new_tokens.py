@@ -1,0 +1,98 @@
+"""The tokens that a backend's response hands out: which of its texts are good, and belong to one sign-in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from gatekeeper.auth.requests import SignInRequest
+from gatekeeper.errors import TokenRejected
+from gatekeeper.models import Claims
+from gatekeeper.sessions.sign_ins import Besides, RefreshToken, SignIns
+from gatekeeper.tokens.credentials import unverified_expiry
+from gatekeeper.tokens.issuer import digest
+from gatekeeper.tokens.response_tokens import GivenTokens, looks_like_jwt
+from gatekeeper.tokens.verifier import Verifier
+
+# Rules 5.12 and 5.13.
+MOST_ACCESS_TOKENS: Final = 4
+MOST_LEARNT: Final = 8
+
+
+class NewTokens(msgspec.Struct, frozen=True):
+    """The claims of the access token that names the session, and what else was handed out. `text` is that token."""
+
+    claims: Claims
+    text: str
+    besides: Besides
+
+
+def refresh_token(token: str | None) -> RefreshToken | None:
+    """A backend's refresh token as the store knows it. Its expiry is read without verification: it only tells how
+    long to remember the digest."""
+    return None if token is None else RefreshToken(digest(token), unverified_expiry(token))
+
+
+async def verified(verifier: Verifier, token: str | None, *, ignore_expiry: bool = False) -> Claims | None:
+    """Verify a token; None for one that is not good, from which nothing follows. Where this host's clock is late, a new
+    token is from the future: what is learnt from it, or refused because of it, admits no request. Raises
+    `KeysUnavailable`."""
+    if token is None:
+        return None
+    try:
+        return await verifier.verify(token, ignore_start=True, ignore_expiry=ignore_expiry)
+    except TokenRejected:
+        return None
+
+
+async def find_new_tokens(
+    verifier: Verifier, sign_ins: SignIns, request: SignInRequest, given: GivenTokens
+) -> NewTokens | None:
+    """Find the tokens of a response: the first good access token in a place that has a name; else those elsewhere,
+    within the bounds of rule 5.12. Raises `StoreUnavailable` and `KeysUnavailable`."""
+    for _, text in given.named:
+        claims = await verified(verifier, text)
+        if claims is not None:
+            return NewTokens(claims, text, Besides((), await learnt(verifier, given.learnable)))
+    found = await _elsewhere(verifier, sign_ins, request, given)
+    if not found:
+        return None
+    *more, (text, newest) = sorted(found, key=lambda each: (each[0] != given.refresh_token, each[1].expires_at))
+    besides = Besides([claims for _, claims in more], await learnt(verifier, given.learnable))
+    return NewTokens(newest, text, besides)
+
+
+async def _elsewhere(
+    verifier: Verifier, sign_ins: SignIns, request: SignInRequest, given: GivenTokens
+) -> Sequence[tuple[str, Claims]]:
+    """The access tokens that stand elsewhere, if they are new, few, and of one user. A response may repeat what it was
+    sent, and may list other sign-ins: their tokens are not new."""
+    oldest = request.received_at - verifier.leeway_seconds
+    found: list[tuple[str, Claims]] = []
+    for _, text in given.elsewhere:
+        claims = await verified(verifier, text)
+        if claims is not None and (claims.issued_at or 0) >= oldest and not request.may_carry(text):
+            found.append((text, claims))
+    if len(found) > MOST_ACCESS_TOKENS or len({claims.user for _, claims in found}) != 1:
+        return ()
+    over = await asyncio.gather(*(_is_over(sign_ins, claims) for _, claims in found))
+    return [each for each, is_over in zip(found, over, strict=True) if not is_over]
+
+
+async def _is_over(sign_ins: SignIns, claims: Claims) -> bool:
+    """True for a token whose session has ended since it was issued."""
+    named = await sign_ins.lookup(claims.user, claims=claims)
+    return named.outcome == "ended" and (claims.issued_at or 0) <= (named.ended_at or float("inf"))
+
+
+async def learnt(verifier: Verifier, texts: Sequence[str]) -> list[RefreshToken]:
+    """The texts that are learnt as refresh tokens: those that are no access tokens, a bounded number of them."""
+    found: list[RefreshToken] = []
+    for text in texts:
+        is_access = looks_like_jwt(text) and await verified(verifier, text, ignore_expiry=True) is not None
+        if not is_access and len(found) < MOST_LEARNT:
+            found.append(RefreshToken(digest(text), unverified_expiry(text)))
+    return found

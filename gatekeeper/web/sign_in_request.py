@@ -1,0 +1,159 @@
+"""Read a request for a login, refresh or logout path of the application, before it is forwarded.
+
+The body is read up to a bound and replayed as it came. Which texts of the request the backend takes for what is not
+known, so every text counts that may be the name of a user or a token.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from gatekeeper import messages
+from gatekeeper.auth.requests import SignInRequest
+from gatekeeper.errors import Reason
+from gatekeeper.http.headers import Headers, get, get_all
+from gatekeeper.http.paths import PathKind
+from gatekeeper.http.types import Message, Receive
+from gatekeeper.models import Problem
+from gatekeeper.tokens import body_search, credentials
+from gatekeeper.tokens.body_fields import Field, Unsearchable, fields_of_body, fields_of_query
+from gatekeeper.tokens.credentials import MAX_BODY_BYTES, Credentials
+from gatekeeper.tokens.login_names import has_login_field, is_refresh_grant
+from gatekeeper.tokens.response_tokens import REFRESH_COOKIE, is_learnable
+from gatekeeper.tokens.token_places import without_scheme
+from gatekeeper.web.request import IncomingRequest
+from gatekeeper.web.rules import RequestRules
+
+_UNREADABLE: Final = Problem(
+    reason=Reason.BODY_TOO_LARGE, detail="The body is too large, or compressed in an unknown way"
+)
+# A browser sends a few dozen candidates; each costs a look-up in the store.
+_MOST_CANDIDATES: Final = 256
+
+
+class _Found(msgspec.Struct, kw_only=True):
+    """Results of searching a request: see `SignInRequest`. `lacks_proof`: no field of it is one of a login."""
+
+    user_names: tuple[str, ...] = ()
+    token_like: list[str] | None = None
+    presented: list[str] | None = None
+    learnable: Sequence[str] = ()
+    refreshes: bool = False
+    lacks_proof: bool = False
+
+
+async def read_sign_in(
+    rules: RequestRules, kind: PathKind, incoming: IncomingRequest, receive: Receive, *, counts_logins: bool
+) -> tuple[SignInRequest, Receive] | Problem:
+    """Read a request for a login, refresh or logout path. The `Receive` replays its body.
+
+    A refresh that cannot be searched is a `Problem`, and so is a login while `counts_logins`, or where nothing says
+    that it is no refresh: it could hide the refresh token of an ended session, or the name of its user.
+    """
+    received_at = time.time()
+    content, replay = await _body(receive)
+    encoding = b",".join(get_all(incoming.headers, b"content-encoding"))
+    try:
+        found = _search(rules, kind, incoming, content, encoding)
+    except Unsearchable:
+        if kind is PathKind.REFRESH or (kind is PathKind.LOGIN and counts_logins):
+            return _UNREADABLE
+        found = _Found()
+    if found.lacks_proof and found.presented is None:
+        return _UNREADABLE
+    sent = _sent(rules, content, encoding, incoming.headers)
+    if sent.user_name is None and found.user_names:
+        sent = msgspec.structs.replace(sent, user_name=found.user_names[0])
+    request = SignInRequest(
+        facts=rules.facts(incoming, own=False),
+        sent=sent,
+        address=rules.address_of(incoming),
+        request_id=incoming.request_id,
+        received_at=received_at,
+        user_names=found.user_names,
+        token_like=found.token_like,
+        presented=(found.presented or ()) if found.lacks_proof else (),
+        learnable=found.learnable,
+        refreshes=found.refreshes,
+        language=messages.supported_language(sent.language) if sent.language else None,
+    )
+    return request, replay
+
+
+def _search(rules: RequestRules, kind: PathKind, incoming: IncomingRequest, content: bytes, encoding: bytes) -> _Found:
+    """Search the request for all that its kind of path asks for. Raises `Unsearchable`."""
+    texts = body_search.decodings(content, encoding)
+    kinds = get_all(incoming.headers, b"content-type")
+    fields = [field for text in texts for field in fields_of_body(text, kinds)]
+    fields += fields_of_query(incoming.query)
+    found = _Found(refreshes=kind is PathKind.REFRESH)
+    if kind is PathKind.LOGIN:
+        found.user_names = rules.login_names.find(fields)
+        found.refreshes = is_refresh_grant(fields)
+        found.lacks_proof = not (found.refreshes or found.user_names or has_login_field(fields))
+    searched = [*texts, incoming.query]
+    if found.refreshes:
+        found.learnable = _learnable(rules, fields, incoming.headers)
+        found.token_like = body_search.find_token_candidates(searched, fields, incoming.headers, limit=_MOST_CANDIDATES)
+        return found
+    if kind is PathKind.LOGOUT:
+        carrying = [pair for pair in incoming.headers if pair[0] in (b"authorization", b"cookie")]
+        found.token_like = body_search.find_token_candidates(
+            searched, fields, carrying, limit=_MOST_CANDIDATES, strict=False
+        )
+        return found
+    bearer = [pair for pair in incoming.headers if pair[0] == b"authorization"]
+    try:
+        found.presented = body_search.find_token_candidates(
+            searched, fields, bearer, limit=_MOST_CANDIDATES, strict=False
+        )
+        found.token_like = body_search.find_token_candidates(
+            searched, fields, incoming.headers, limit=_MOST_CANDIDATES, strict=False
+        )
+    except Unsearchable:
+        pass
+    return found
+
+
+def _sent(rules: RequestRules, content: bytes, encoding: bytes, headers: Headers) -> Credentials:
+    """The credentials in the places that are read for them, those of the settings first."""
+    plain = credentials.inflate(content, encoding)
+    document = credentials.document_of_request(plain, get(headers, b"content-type") or b"") if plain else None
+    sent = credentials.from_document(document)
+    jar: dict[bytes, str] = {}
+    for name, value in credentials.request_cookies(headers):
+        # Of two different ones it is not known which one the backend reads.
+        jar[name] = value if jar.setdefault(name, value) == value else ""
+    named = next(rules.refresh_places.find(document, headers, jar), None)
+    refresh = without_scheme(named.text) if named is not None else sent.refresh_token or jar.get(REFRESH_COOKIE)
+    return msgspec.structs.replace(sent, refresh_token=refresh or None)
+
+
+def _learnable(rules: RequestRules, fields: Sequence[Field], headers: Headers) -> list[str]:
+    """The texts of a refresh that may be its refresh token: cookies, and members of the body that are called so."""
+    access = {name.encode() for name in rules.sources.cookie_names}
+    found = [value for path, value in fields if path and "refresh" in path[-1].lower()]
+    found += [value for name, value in credentials.request_cookies(headers) if name not in access]
+    return [text for text in dict.fromkeys(found) if is_learnable(text)]
+
+
+async def _body(receive: Receive) -> tuple[bytes, Receive]:
+    """Read the body, or the beginning of one over the bound; the `Receive` replays all of it."""
+    taken: deque[Message] = deque()
+    content = bytearray()
+    more = True
+    while more and len(content) <= MAX_BODY_BYTES:
+        message = await receive()
+        taken.append(message)
+        content += message.get("body", b"")
+        more = message["type"] == "http.request" and message.get("more_body", False)
+
+    async def replay() -> Message:
+        return taken.popleft() if taken else await receive()
+
+    return bytes(content), replay
