@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 # A file's tests stay together: most files share one store, backend or sidecar. Four, for many of them wait for something.
 # Hundreds of processes are started, and none is to compile everything again.
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
+# Backends and clients from npm, in front of which Gatekeeper is tested (docs/recipes).
+NODE := .recipes/node
 SYNC := $(BIN)/uv sync --quiet --frozen --inexact --extra embedded
 
 # uv is to use the interpreter of $(VENV), whatever is active around it, and the certificates that pip uses too: behind
@@ -34,7 +36,7 @@ help:
 demo: $(VENV)/.installed
 	@exec $(BIN)/gatekeeper demo
 
-test: lint
+test: lint $(NODE)/.installed
 	$(PYTEST)
 
 check: lint fast
@@ -69,7 +71,7 @@ bench-soak: $(VENV)/.installed-dev
 	$(BENCH) soak $(if $(MINUTES),--minutes $(MINUTES))
 
 clean:
-	rm -rf bench/.work $(VENV) .venvs dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .grimp_cache .import_linter_cache
+	rm -rf bench/.work $(VENV) .venvs .recipes dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .grimp_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each step leaves a stamp, so that a second call does nothing. The syncs are inexact: one never takes away what the
@@ -91,3 +93,11 @@ $(VENV)/.installed: pyproject.toml uv.lock | $(VENV)/.uv-$(UV_VERSION)
 $(VENV)/.installed-dev: pyproject.toml uv.lock | $(VENV)/.uv-$(UV_VERSION)
 	$(SYNC)
 	@touch $@ $(VENV)/.installed
+
+# Without npm, or without a registry, the tests that need the packages are skipped, and fail in CI (tests/machine.py).
+# No package may run a script of its own.
+$(NODE)/.installed: tests/recipes/node/package.json tests/recipes/node/package-lock.json
+	@mkdir -p $(NODE) && cp $^ $(NODE)/
+	@if ! command -v npm >/dev/null; then echo "no npm: the recipes for Node are not tested"; \
+	elif (cd $(NODE) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error); then touch $@; \
+	else echo "npm ci failed: the recipes for Node are not tested" >&2; rm -rf $(NODE)/node_modules; fi

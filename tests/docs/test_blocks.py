@@ -21,11 +21,13 @@ _ROOT = Path(__file__).parent.parent.parent
 PAGES = sorted(
     {
         path.relative_to(_ROOT).as_posix()
-        for path in [*_ROOT.glob("*.md"), *_ROOT.glob("docs/*.md"), _ROOT / "bench" / "README.md"]
+        for path in [*_ROOT.glob("*.md"), *_ROOT.glob("docs/**/*.md"), _ROOT / "bench" / "README.md"]
     }
 )
 # Pages whose examples are those of the demo, which their readers have started as the README says.
 _WITH_DEMO = ("docs/dialects.md",)
+# Pages that are run by tests of their own, in front of the backends that they are about (tests/recipes).
+_RECIPES = "docs/recipes/"
 # Pages that speak of a store of the reader's own.
 _WITH_STORE = ("docs/operations.md",)
 # A page that shows how Gatekeeper is installed, so that it is not there before.
@@ -39,6 +41,8 @@ def _blocks(page: str) -> list[Block]:
 
 
 def _runs(page: str) -> bool:
+    if page.startswith(_RECIPES):
+        return False
     return any(block.language in {"bash", "python", "ini"} and not block.not_run for block in _blocks(page))
 
 

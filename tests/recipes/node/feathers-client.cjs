@@ -1,0 +1,53 @@
+// Feathers' own client as several devices. Each line of the input is {"device", "act", …}, each line of the output
+// what came of it.
+const auth = require("@feathersjs/authentication-client").default;
+const { feathers } = require("@feathersjs/feathers");
+const rest = require("@feathersjs/rest-client").default;
+const readline = require("node:readline");
+
+const url = process.argv[2];
+const devices = new Map();
+
+const device = (name) => {
+  if (!devices.has(name)) {
+    const app = feathers();
+    app.configure(rest(url).fetch(fetch));
+    app.configure(auth({ storage: memory() }));
+    devices.set(name, app);
+  }
+  return devices.get(name);
+};
+
+const memory = () => {
+  const kept = new Map();
+  return {
+    getItem: (key) => kept.get(key) ?? null,
+    setItem: (key, value) => kept.set(key, value),
+    removeItem: (key) => kept.delete(key),
+  };
+};
+
+const acts = {
+  login: (app, given) => app.authenticate({ strategy: "local", email: given.email, password: given.password }),
+  ask: async (app) => {
+    const found = await app.service("users").find();
+    return { user: found[0].email };
+  },
+  // A page that is loaded again signs in with the token that it has kept.
+  refresh: (app) => app.reAuthenticate(true),
+  logout: (app) => app.logout(),
+  token: async (app) => ({ token: await app.authentication.getAccessToken() }),
+};
+
+(async () => {
+  for await (const line of readline.createInterface({ input: process.stdin })) {
+    const given = JSON.parse(line);
+    let said;
+    try {
+      said = { status: 200, body: await acts[given.act](device(given.device), given) };
+    } catch (error) {
+      said = { status: error.code ?? 599, body: error.data ?? {}, message: String(error) };
+    }
+    console.log(JSON.stringify(said));
+  }
+})();

@@ -1,0 +1,11 @@
+"""All recipes, in the order of the index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from tests.recipes.real import NODE, PYTHON
+from tests.recipes.walk import Recipe
+
+ALL: Final[Sequence[Recipe]] = (*PYTHON, *NODE)
