@@ -147,8 +147,8 @@ def make_token(
             algorithm=settings.algorithms[0],
             claims={
                 settings.jwt_user_claim: sub,
-                "iss": settings.jwt_issuer,
-                "aud": settings.jwt_audience,
+                "iss": settings.jwt_issuer[0] if settings.jwt_issuer else None,
+                "aud": settings.jwt_audience[0] if settings.jwt_audience else None,
                 settings.roles_claim: role or None,
                 "iat": int(time.time()),
                 "exp": int(time.time()) + ttl,

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from gatekeeper import identifiers
 from gatekeeper.auth.requests import IssuedTokens, SessionOwner, SignInRequest
 from gatekeeper.auth.services import SignInServices, counted, record, record_failed_login
 from gatekeeper.auth.sign_out import SignOut
@@ -151,7 +152,10 @@ class IssuedSignIn:
         """Issue one more access token of a session, which moves its activity."""
         try:
             issued = self.sign(
-                session.user, sid=session.reference, claims=claims, session_expires_at=session.expires_at / 1e6
+                session.user,
+                sid=identifiers.read(session.reference),
+                claims=claims,
+                session_expires_at=session.expires_at / 1e6,
             )
             read = await self._services.verifier.verify(issued.token)
         except TokenRejected as rejected:

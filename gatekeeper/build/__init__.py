@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from contextlib import suppress
 from typing import Any, Final
@@ -17,6 +18,7 @@ from gatekeeper.build.store import StoreParts, open_store, revocation_listener
 from gatekeeper.build.tokens import (
     backchannel_logout,
     issued_sign_in,
+    key_set_fetcher,
     signing_keys,
     token_verifier,
     verification_keys,
@@ -28,17 +30,21 @@ from gatekeeper.sessions.device import warm_up
 from gatekeeper.sessions.housekeeping import Housekeeping
 from gatekeeper.sessions.open_streams import OpenStreams
 from gatekeeper.settings import Settings
+from gatekeeper.settings.advice import short_secrets_risk
+from gatekeeper.settings.tokens import USUAL_SECRET_FLOOR
 from gatekeeper.store.epoch import Epoch
 from gatekeeper.telemetry.access_log import AccessLog
 from gatekeeper.telemetry.metrics import Metrics, Mode
 from gatekeeper.telemetry.telemetry import Telemetry
-from gatekeeper.tokens.keys import FetchKeySet, KeySource, http_fetcher
+from gatekeeper.tokens.keys import FetchKeySet, KeySource
 from gatekeeper.tokens.sources import TokenSources
 from gatekeeper.tokens.verify_queue import VerifyQueue
 from gatekeeper.web.engine import Engine
 from gatekeeper.web.services import ApplicationClient, Services
 
 __all__ = ["build", "build_sidecar", "check_keys", "open_store"]
+
+_log = logging.getLogger("gatekeeper")
 
 _FIRST_BEAT_SECONDS: Final = 1.0
 
@@ -62,8 +68,10 @@ def build(
     metrics = Metrics(mode)
     telemetry = Telemetry(metrics, access_log)
     verify_queue = verify_queue or VerifyQueue()
+    if settings.key_kind == "hmac" and settings.jwt_secret_floor < USUAL_SECRET_FLOOR:
+        _log.warning("configuration accepts short HMAC secrets: %s", short_secrets_risk(settings.jwt_secret_floor))
     signing = signing_keys(settings)
-    keys = verification_keys(settings, signing, fetch or http_fetcher())
+    keys = verification_keys(settings, signing, fetch or key_set_fetcher(settings))
     store = open_store(settings, joins=joins_store)
     store.runner.outbox.events = metrics
     store.runner.recent.losses = metrics

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from gatekeeper.auth.oauth import IntrospectionClients
-from gatekeeper.build.tokens import client_secrets, signing_keys, verification_keys
+from gatekeeper.build.tokens import client_secrets, key_set_fetcher, signing_keys, verification_keys
 from gatekeeper.errors import ConfigError
 from gatekeeper.settings import Settings
-from gatekeeper.tokens.keys import JoinedKeys, JwksKeys, KeySource, StaticKeys, http_fetcher
+from gatekeeper.tokens.keys import JoinedKeys, JwksKeys, KeySource, StaticKeys
 from gatekeeper.tokens.signing_keys import SigningKeys
 
 _RESTART = "this change needs a restart"
@@ -14,7 +14,7 @@ _RESTART = "this change needs a restart"
 
 def check_keys(settings: Settings) -> None:
     """Raise `ConfigError` for keys that no engine could use."""
-    verification_keys(settings, signing_keys(settings), http_fetcher())
+    verification_keys(settings, signing_keys(settings), key_set_fetcher(settings))
 
 
 class Reload:
@@ -36,7 +36,7 @@ class Reload:
         """Take the secrets of `settings`. Raises `ConfigError`, and has then replaced nothing."""
         signing = signing_keys(settings)
         sources = _sources(self._keys)
-        found = _sources(verification_keys(settings, signing, http_fetcher()))
+        found = _sources(verification_keys(settings, signing, key_set_fetcher(settings)))
         if settings.algorithms != self._algorithms or list(map(type, sources)) != list(map(type, found)):
             raise ConfigError([f"GATEKEEPER_JWT_…: the keys are of another kind; {_RESTART}"])
         if bool(settings.introspection_clients) != self._knows_clients:

@@ -13,7 +13,7 @@ from gatekeeper.settings import Settings
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.replay import ReplayGuard
 from gatekeeper.tokens.issuer import AccessTokenIssuer
-from gatekeeper.tokens.keys import FetchKeySet, JoinedKeys, JwksKeys, KeySource, StaticKeys
+from gatekeeper.tokens.keys import FetchKeySet, JoinedKeys, JwksKeys, KeySource, StaticKeys, http_fetcher
 from gatekeeper.tokens.login_check import LoginCheck, asgi_transport
 from gatekeeper.tokens.logout_token import LogoutTokenVerifier
 from gatekeeper.tokens.signing_keys import SigningKeys
@@ -21,12 +21,22 @@ from gatekeeper.tokens.verifier import MAX_LEEWAY_SECONDS, Verifier
 from gatekeeper.tokens.verify_queue import VerifyQueue
 
 
+def key_set_fetcher(settings: Settings) -> FetchKeySet:
+    """The function that fetches the key set."""
+    return http_fetcher(ca_file=str(settings.jwks_ca_file) if settings.jwks_ca_file else None)
+
+
 def signing_keys(settings: Settings) -> SigningKeys | None:
     """The keys that sign; None where the backend issues the tokens. Raises `ConfigError`."""
     if settings.tokens != "issue":
         return None
     try:
-        return SigningKeys(settings.signing_secrets, settings.signing_keys_pem, settings.algorithms)
+        return SigningKeys(
+            settings.signing_secrets,
+            settings.signing_keys_pem,
+            settings.algorithms,
+            least_secret_bytes=settings.jwt_secret_floor,
+        )
     except ValueError as error:
         raise ConfigError([f"GATEKEEPER_SIGNING_KEY: {error}"]) from None
 
@@ -39,7 +49,7 @@ def verification_keys(settings: Settings, signing: SigningKeys | None, fetch: Fe
     try:
         parts: list[KeySource] = []
         if secrets or pems:
-            parts.append(StaticKeys(secrets, pems, settings.algorithms))
+            parts.append(StaticKeys(secrets, pems, settings.algorithms, least_secret_bytes=settings.jwt_secret_floor))
         if settings.jwks_url is not None:
             parts.append(JwksKeys(settings.jwks_url, fetch=fetch, algorithms=settings.algorithms))
         return parts[0] if len(parts) == 1 else JoinedKeys(*parts)
@@ -71,8 +81,8 @@ def issued_sign_in(
     try:
         access_tokens = AccessTokenIssuer(
             signing,
-            issuer=settings.jwt_issuer,
-            audience=settings.jwt_audience,
+            issuer=settings.jwt_issuer[0] if settings.jwt_issuer else None,
+            audience=settings.jwt_audience[0] if settings.jwt_audience else None,
             ttl_seconds=settings.access_token_ttl,
             user_claim=settings.jwt_user_claim,
         )

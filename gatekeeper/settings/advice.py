@@ -11,7 +11,7 @@ from gatekeeper.settings.grammars import is_loopback, matches_everything
 from gatekeeper.settings.model import Settings
 from gatekeeper.settings.secrets import store_servers
 from gatekeeper.settings.source import setting_infos
-from gatekeeper.settings.tokens import ISSUE_FIELDS
+from gatekeeper.settings.tokens import ISSUE_FIELDS, USUAL_SECRET_FLOOR
 from gatekeeper.settings.types import env_name
 
 
@@ -33,9 +33,22 @@ def _token_warnings(settings: Settings) -> Iterator[str]:
     for field, claim in (("jwt_issuer", "iss"), ("jwt_audience", "aud")):
         if getattr(settings, field) is None:
             yield f"{env_name(field)}: not set, so the `{claim}` of a token is not checked"
+    if settings.key_kind == "hmac" and settings.jwt_secret_floor < USUAL_SECRET_FLOOR:
+        yield f"{env_name('jwt_secret_floor')}: {short_secrets_risk(settings.jwt_secret_floor)}"
+    if settings.tokens == "issue" and settings.jwt_required_claims:
+        named = ", ".join(name for name, _ in settings.jwt_required_claims)
+        yield (
+            f"{env_name('jwt_required_claims')}: while {env_name('tokens')} is issue, tokens of Gatekeeper's own have "
+            f"{named} only if {env_name('login_claims')} names it"
+        )
     for pattern in settings.public_paths:
         if matches_everything(pattern):
             yield f"{env_name('public_paths')}: {pattern!r} matches every path, so no request needs a session"
+
+
+def short_secrets_risk(floor: int) -> str:
+    """Return what an operator should know of a floor under that of RFC 7518 section 3.2."""
+    return f"secrets of {floor} bytes are accepted; one of under {USUAL_SECRET_FLOOR} may be found from a single token"
 
 
 def _issue_warnings(settings: Settings) -> Iterator[str]:

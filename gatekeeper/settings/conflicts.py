@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 from gatekeeper.settings.fields import SettingFields
 from gatekeeper.settings.grammars import ALGORITHMS, LOGIN_CHECK_WORDS, ListenAddress, is_loopback
-from gatekeeper.settings.types import env_name
+from gatekeeper.settings.secrets import hmac_secret_reader, is_pem, secret_octets, signing_key_reader
+from gatekeeper.settings.types import MASK, env_name
 
 _KEYS = ("jwt_secret", "jwt_public_key", "jwks_url")
 # The settings that decide the kind of key.
@@ -25,6 +26,7 @@ class Conflict(NamedTuple):
 
 def conflicts(settings: SettingFields) -> Iterator[Conflict]:
     """Yield every conflict between settings that are valid one by one."""
+    yield from _short_secrets(settings)
     yield from _key_conflicts(settings)
     yield from _issue_conflicts(settings)
     yield from _address_conflicts(settings)
@@ -38,6 +40,25 @@ def mixed_keys(fields: Iterable[str]) -> Conflict | None:
         return None
     names = " and ".join(env_name(name) for name in given)
     return Conflict(frozenset(), f"{names}: set together; accepted: either HMAC secrets, or public keys and a key set")
+
+
+def _short_secrets(settings: SettingFields) -> Iterator[Conflict]:
+    """Find HMAC secrets under the floor."""
+    floor = settings.jwt_secret_floor
+    for field, secrets, reader in (
+        ("jwt_secret", settings.jwt_secret, hmac_secret_reader()),
+        ("signing_key", settings.signing_key, signing_key_reader()),
+    ):
+        texts = [secret.get_secret_value() for secret in secrets]
+        for number, text in enumerate(texts, 1):
+            if is_pem(text) or (size := len(secret_octets(text))) >= floor:
+                continue
+            line = f"in line {number} of {len(texts)} " if len(texts) > 1 else ""
+            yield Conflict(
+                frozenset({field, "jwt_secret_floor"}),
+                f"{env_name(field)}: read {MASK}, which {line}has {size} bytes, fewer than {floor} "
+                f"({env_name('jwt_secret_floor')}); accepted: {reader.accepted}",
+            )
 
 
 def _key_conflicts(settings: SettingFields) -> Iterator[Conflict]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,9 +88,39 @@ class SecretLinesReader(SecretReader):
         return _weakness(text)
 
 
+_HMAC_WORDS = f"secrets of at least {_SECRET_BYTES} bytes, as text or as base64:…, one a line"
+_BASE64_PREFIX = "base64:"
+
+
+def secret_octets(text: str) -> bytes:
+    """Return the bytes of an HMAC secret: its UTF-8, or after `base64:` what it decodes to. Raises `ValueError`."""
+    if not text.startswith(_BASE64_PREFIX):
+        return text.encode()
+    encoded = text.removeprefix(_BASE64_PREFIX).rstrip("=")
+    if not encoded or not re.fullmatch(r"[A-Za-z0-9+/]+|[A-Za-z0-9_-]+", encoded) or len(encoded) % 4 == 1:
+        raise ValueError("is not base64 after its prefix")
+    return base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_" if set("-_") & set(encoded) else None)
+
+
+def hmac_weakness(text: str) -> str | None:
+    """Return a verb phrase where a text is no HMAC secret, else `None`. The length is for `conflicts` to judge, by
+    `JWT_SECRET_FLOOR`."""
+    try:
+        octets = secret_octets(text)
+    except (ValueError, UnicodeError) as error:
+        return str(error) if text.startswith(_BASE64_PREFIX) else _weakness(text, least=0)
+    if not text.startswith(_BASE64_PREFIX):
+        return _weakness(text, least=0)
+    decoded = octets.decode("latin-1")
+    return _weakness(decoded, least=0) if decoded.isascii() and decoded.isprintable() else _repetition(decoded)
+
+
 @dataclass(frozen=True, kw_only=True)
 class HmacSecretsReader(SecretLinesReader):
     """Reads HMAC secrets."""
+
+    def _fault(self, text: str) -> str | None:
+        return hmac_weakness(text)
 
     def read_text(self, text: str) -> object:
         if "-----BEGIN" in text:
@@ -101,7 +132,7 @@ class HmacSecretsReader(SecretLinesReader):
 
 def hmac_secret_reader() -> SettingReader:
     """The reader of HMAC secrets."""
-    accepted = f"secrets of at least {_SECRET_BYTES} bytes, one a line, such as `openssl rand -base64 48` makes"
+    accepted = f"{_HMAC_WORDS}, such as `openssl rand -base64 48` makes"
     return HmacSecretsReader(parse=lambda text: text, accepted=accepted)
 
 
@@ -123,15 +154,12 @@ class SigningKeysReader(SecretLinesReader):
     def _fault(self, text: str) -> str | None:
         if _names_key_file(text):
             return "is a path (which belongs in GATEKEEPER_SIGNING_KEY_FILE)"
-        return super()._fault(text)
+        return hmac_weakness(text)
 
 
 def signing_key_reader() -> SettingReader:
     """The reader of signing keys."""
-    accepted = (
-        f"secrets of at least {_SECRET_BYTES} bytes, one a line, or private keys as PEM without a password "
-        f"({', '.join(_PRIVATE_KEY_LABELS)})"
-    )
+    accepted = f"{_HMAC_WORDS}, or private keys as PEM without a password ({', '.join(_PRIVATE_KEY_LABELS)})"
     return SigningKeysReader(parse=lambda text: text, accepted=accepted)
 
 
@@ -186,7 +214,7 @@ def _is_jwk(text: str) -> bool:
     return text.lstrip().startswith(("{", "[")) and re.search(r'"(?:kty|keys)"\s*:', text) is not None
 
 
-def _weakness(secret: str) -> str | None:
+def _weakness(secret: str, *, least: int = _SECRET_BYTES) -> str | None:
     """Return a verb phrase where a text is too weak for a secret or is none, else `None`."""
     if not is_unicode(secret):
         return "is not UTF-8"
@@ -201,11 +229,17 @@ def _weakness(secret: str) -> str | None:
     letters = re.sub(r"[^a-z0-9]", "", secret.lower())
     if secret in _PUBLISHED_SECRETS or any(word in letters for word in _PLACEHOLDERS):
         return "is a well-known placeholder"
+    if why := _repetition(secret):
+        return why
+    if (size := len(secret.encode())) < least:
+        return f"has {size} bytes, fewer than {least}"
+    return None
+
+
+def _repetition(secret: str) -> str | None:
     # A text repeats its first n characters where it equals itself shifted by n.
     if any(secret[size:] == secret[:-size] for size in range(1, min(9, len(secret)))):
         return "repeats a few characters"
-    if (size := len(secret.encode())) < _SECRET_BYTES:
-        return f"has {size} bytes, fewer than {_SECRET_BYTES}"
     return None
 
 

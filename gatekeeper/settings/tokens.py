@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import SecretStr
@@ -15,11 +16,14 @@ from gatekeeper.settings.secrets import (
     introspection_client_reader,
     is_pem,
     public_key_reader,
+    secret_octets,
     signing_key_reader,
     split_pem,
 )
-from gatekeeper.settings.types import ListReader, SettingReader, choice, duration, free_text
+from gatekeeper.settings.types import ListReader, SettingReader, ca_file, choice, duration, free_text, integer
 
+# RFC 7518 section 3.2.
+USUAL_SECRET_FLOOR = 32
 DEFAULT_ALGORITHMS = {"hmac": ("HS256",), "public": ("RS256", "ES256", "EdDSA")}
 # The additional token source where TOKEN_TRANSPORT is `cookie`: the cookie that Gatekeeper sets.
 ACCESS_COOKIE_SOURCE = "cookie:__Host-access"
@@ -52,7 +56,8 @@ class TokenSettings(SettingsGroup):
 
     jwt_secret: Annotated[tuple[SecretStr, ...], hmac_secret_reader()] = _setting(
         (),
-        "HMAC secrets that verify tokens, one a line. Not together with public keys or a key set.",
+        "HMAC secrets that verify tokens, one a line; `base64:…` stands for the bytes that it decodes to. Not together "
+        "with public keys or a key set.",
         example="changeme-to-what-openssl-rand-base64-48-prints",
     )
     jwt_public_key: Annotated[str | None, public_key_reader()] = _setting(
@@ -64,6 +69,11 @@ class TokenSettings(SettingsGroup):
         None,
         "The URL of the identity provider's key set (JWKS).",
         example="https://idp.example.com/.well-known/jwks.json",
+    )
+    jwks_ca_file: Annotated[Path | None, ca_file()] = _setting(
+        None,
+        "The certificate authorities that verify the host of `JWKS_URL`, instead of this host's.",
+        example="/etc/gatekeeper/ca.pem",
     )
     jwt_algorithms: Annotated[
         tuple[str, ...] | None,
@@ -78,14 +88,31 @@ class TokenSettings(SettingsGroup):
         default_text="by key: `HS256`; `RS256,ES256,EdDSA`",
         example="RS256",
     )
-    jwt_issuer: Annotated[str | None, free_text("the exact `iss` of the tokens")] = _setting(
+    jwt_issuer: Annotated[
+        tuple[str, ...] | None,
+        ListReader(
+            parse=free_text("").parse, accepted="the exact `iss` of the tokens; several are separated by commas"
+        ),
+    ] = _setting(
         None,
-        "The issuer (`iss`) that every token must name.",
+        "The issuers (`iss`) of which every token must name one.",
         default_text="not checked",
         example="https://idp.example.com/",
     )
-    jwt_audience: Annotated[str | None, free_text("the exact `aud` of the tokens")] = _setting(
-        None, "The audience (`aud`) that every token must name.", default_text="not checked", example="my-api"
+    jwt_audience: Annotated[
+        tuple[str, ...] | None,
+        ListReader(
+            parse=free_text("").parse, accepted="the exact `aud` of the tokens; several are separated by commas"
+        ),
+    ] = _setting(
+        None,
+        "The audiences (`aud`) of which every token must name one.",
+        default_text="not checked",
+        example="my-api",
+    )
+    jwt_secret_floor: Annotated[int, integer(16, USUAL_SECRET_FLOOR)] = _setting(
+        str(USUAL_SECRET_FLOOR),
+        "The least length of an HMAC secret in bytes. Under 32 a warning is written at each start.",
     )
     jwt_required_claims: Annotated[
         tuple[tuple[str, str], ...],
@@ -259,7 +286,7 @@ class TokenSettings(SettingsGroup):
 
     @property
     def hmac_secrets(self) -> tuple[bytes, ...]:
-        """The secrets of `jwt_secret` in clear, as UTF-8. Never show them."""
+        """The secrets of `jwt_secret` in clear. Never show them."""
         return _octets(self.jwt_secret)
 
     @property
@@ -269,7 +296,7 @@ class TokenSettings(SettingsGroup):
 
     @property
     def signing_secrets(self) -> tuple[bytes, ...]:
-        """The HMAC secrets that sign, in clear, as UTF-8: those of `signing_key`, else of `jwt_secret`.
+        """The HMAC secrets that sign, in clear: those of `signing_key`, else of `jwt_secret`.
 
         The first one signs. Empty where `signing_key` holds private keys. Never show them.
         """
@@ -291,4 +318,4 @@ class TokenSettings(SettingsGroup):
 
 
 def _octets(secrets: tuple[SecretStr, ...]) -> tuple[bytes, ...]:
-    return tuple(secret.get_secret_value().encode() for secret in secrets)
+    return tuple(secret_octets(secret.get_secret_value()) for secret in secrets)

@@ -138,11 +138,14 @@ def _header(segment: str) -> JoseHeader:
         raise TokenRejected("the header is not strict JSON") from None
     if not isinstance(header, dict):
         raise TokenRejected("the header is not an object")
-    algorithm, kid = header.get("alg"), header.get("kid")
+    algorithm: Any = header.get("alg")
+    kid: Any = header.get("kid")
     if not isinstance(algorithm, str):
         raise TokenRejected("the header has no alg")
+    if isinstance(kid, int) and not isinstance(kid, bool):
+        kid = str(kid)
     if not (isinstance(kid, str) or "kid" not in header):
-        raise TokenRejected("kid is not a string")
+        raise TokenRejected("kid is neither a string nor an integer")
     if not _FORBIDDEN.isdisjoint(header):
         raise TokenRejected("the header has crit, b64, zip or cty")
     return JoseHeader(algorithm, kid, _type(header["typ"]) if "typ" in header else None)

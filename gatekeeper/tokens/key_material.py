@@ -21,7 +21,7 @@ from jwt.exceptions import InvalidKeyError
 
 HMAC_ALGORITHMS = ("HS256", "HS384", "HS512")
 _RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
-PUBLIC_KEY_ALGORITHMS = (*_RSA_ALGORITHMS, "ES256", "ES384", "ES512", "EdDSA")
+PUBLIC_KEY_ALGORITHMS = (*_RSA_ALGORITHMS, "ES256", "ES384", "ES512", "EdDSA", "Ed25519", "Ed448")
 _CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 
 # RFC 7518 section 3.2 asks for the size of the hash; 256 bits cannot be guessed under any of the three (rule 2.4).
@@ -37,6 +37,8 @@ _ALGORITHMS: dict[str, Algorithm] = {
     for name, implementation in get_default_algorithms().items()
     if name in (*HMAC_ALGORITHMS, *PUBLIC_KEY_ALGORITHMS)
 }
+# RFC 9864: the names that say which curve. The key is checked against them in `fitting_algorithms`.
+_ALGORITHMS |= {"Ed25519": _ALGORITHMS["EdDSA"], "Ed448": _ALGORITHMS["EdDSA"]}
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | ed448.Ed448PublicKey
 
@@ -94,17 +96,19 @@ def check_algorithms(algorithms: Sequence[str]) -> None:
         raise ValueError("HMAC and public-key algorithms are never allowed together; choose HS… or one of the others")
 
 
-def hmac_keys(secret: str | bytes, algorithms: Iterable[str]) -> list[VerificationKey]:
+def hmac_keys(
+    secret: str | bytes, algorithms: Iterable[str], *, least_bytes: int = MIN_HMAC_SECRET_BYTES
+) -> list[VerificationKey]:
     """Make a key from a secret for each HMAC algorithm in `algorithms`.
 
-    Raises `ValueError`, without the secret in its text, for under 32 bytes (RFC 7518 section 3.2), a placeholder, and a
-    public key, certificate or JWK in any encoding (CVE-2022-29217, GHSA-xgmm-8j9v-c9wx).
+    Raises `ValueError`, without the secret in its text, for under `least_bytes` (RFC 7518 section 3.2: 32), a
+    placeholder, and a public key, certificate or JWK in any encoding (CVE-2022-29217, GHSA-xgmm-8j9v-c9wx).
     """
     data = secret.encode("utf-8", "surrogateescape") if isinstance(secret, str) else bytes(secret)
     if _is_asymmetric(data):
         raise ValueError("is a public key, private key, certificate or JWK; accepted: a random secret")
-    if len(data) < MIN_HMAC_SECRET_BYTES:
-        raise ValueError(f"is {len(data)} bytes long; accepted: {MIN_HMAC_SECRET_BYTES} bytes or more")
+    if len(data) < least_bytes:
+        raise ValueError(f"is {len(data)} bytes long; accepted: {least_bytes} bytes or more")
     if _is_placeholder(data):
         raise ValueError("is a placeholder, not a secret; accepted: 32 random bytes or more (`openssl rand -hex 32`)")
     return [VerificationKey(name, data) for name in algorithms if name in HMAC_ALGORITHMS]
@@ -160,7 +164,7 @@ def fitting_algorithms(key: PublicKey) -> tuple[str, ...]:
         if key.curve.name not in _CURVES:
             raise ValueError(f"is on the curve {key.curve.name}; accepted: P-256, P-384, P-521")
         return (_CURVES[key.curve.name],)
-    return ("EdDSA",)
+    return ("EdDSA", "Ed25519" if isinstance(key, ed25519.Ed25519PublicKey) else "Ed448")
 
 
 def _check_rsa(key: rsa.RSAPublicKey) -> None:
@@ -190,9 +194,11 @@ def jwk_keys(jwk: Any, algorithms: Iterable[str]) -> list[VerificationKey]:
     """
     if not isinstance(jwk, dict):
         raise ValueError("is not an object")  # noqa: TRY004 - a fault of the document
-    kid = jwk.get("kid")
+    kid: Any = jwk.get("kid")
+    if isinstance(kid, int) and not isinstance(kid, bool):
+        kid = str(kid)
     if "kid" in jwk and not (isinstance(kid, str) and len(kid) <= MAX_KID_LENGTH):
-        raise ValueError(f"has a kid that is not a string of up to {MAX_KID_LENGTH} characters")
+        raise ValueError(f"has a kid that is neither an integer nor a string of up to {MAX_KID_LENGTH} characters")
     if jwk.get("use", "sig") != "sig":
         raise ValueError("is not for signatures")
     operations = jwk.get("key_ops", ["verify"])

@@ -9,6 +9,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ from gatekeeper.tokens import strict_json
 from gatekeeper.tokens.key_material import (
     HMAC_ALGORITHMS,
     MAX_KID_LENGTH,
+    MIN_HMAC_SECRET_BYTES,
     VerificationKey,
     check_algorithms,
     hmac_keys,
@@ -40,7 +42,7 @@ MAX_JWKS_BYTES = 1 << 20
 
 
 class FetchError(Exception):
-    """A key set could not be fetched. The text names the cause."""
+    """A key set could not be fetched: the text says why."""
 
 
 class KeySource(Protocol):
@@ -61,6 +63,9 @@ class KeySource(Protocol):
 
         Raises `KeysUnavailable` where no key set was ever fetched.
         """
+
+    def may_verify(self, *, algorithm: str, kid: str | None) -> bool:
+        """Return false where no known key may verify a token with this header."""
 
     async def recheck(self) -> bool:
         """Look for newer keys after a signature fitted none, if a fetch is due. Return true where the keys changed."""
@@ -86,21 +91,26 @@ class StaticKeys:
     ready = True
 
     def __init__(
-        self, hmac_secrets: Sequence[str | bytes], public_keys_pem: Sequence[str | bytes], algorithms: Sequence[str]
+        self,
+        hmac_secrets: Sequence[str | bytes],
+        public_keys_pem: Sequence[str | bytes],
+        algorithms: Sequence[str],
+        *,
+        least_secret_bytes: int = MIN_HMAC_SECRET_BYTES,
     ) -> None:
         check_algorithms(algorithms)
         if hmac_secrets and public_keys_pem:
             raise ValueError("HMAC secrets and public keys are never used together; choose one kind")
         if not (hmac_secrets or public_keys_pem):
             raise ValueError("no key; accepted: HMAC secrets or public keys in PEM")
-        is_hmac = algorithms[0] in HMAC_ALGORITHMS
-        if is_hmac != bool(hmac_secrets):
+        if (is_hmac := algorithms[0] in HMAC_ALGORITHMS) != bool(hmac_secrets):
             kind = "HMAC secrets" if hmac_secrets else "public keys"
             raise ValueError(f"{', '.join(algorithms)} cannot be used with {kind}")
+        read = partial(hmac_keys, least_bytes=least_secret_bytes) if is_hmac else public_keys
         found: list[VerificationKey] = []
         for number, entry in enumerate(hmac_secrets or public_keys_pem, start=1):
             try:
-                found += hmac_keys(entry, algorithms) if is_hmac else public_keys(entry, algorithms)
+                found += read(entry, algorithms)
             except ValueError as error:
                 raise ValueError(f"{'HMAC secret' if is_hmac else 'public key'} {number} {error}") from None
         self._keys = {name: tuple(key for key in found if key.algorithm == name) for name in algorithms}
@@ -115,6 +125,9 @@ class StaticKeys:
 
     async def find(self, *, algorithm: str, kid: str | None) -> Sequence[VerificationKey]:
         return self._keys.get(algorithm, ())
+
+    def may_verify(self, *, algorithm: str, kid: str | None) -> bool:
+        return bool(self._keys.get(algorithm))
 
     async def recheck(self) -> bool:
         return False
@@ -163,6 +176,9 @@ class JoinedKeys:
         if missing is not None and not found:
             raise missing
         return found
+
+    def may_verify(self, *, algorithm: str, kid: str | None) -> bool:
+        return any(source.may_verify(algorithm=algorithm, kid=kid) for source in self._sources)
 
     async def recheck(self) -> bool:
         return any([await source.recheck() for source in self._sources])
@@ -236,13 +252,23 @@ class JwksKeys:
         return bool(self._index)
 
     async def find(self, *, algorithm: str, kid: str | None) -> Sequence[VerificationKey]:
-        wanted = (algorithm, kid)
-        if self._index is not None and wanted in self._index:
-            return self._index[wanted]
+        if found := self._candidates(algorithm, kid):
+            return found
         if kid is not None and len(kid) > MAX_KID_LENGTH:
             return ()
         await self.refresh()
-        return (self._index or {}).get(wanted, ())
+        return self._candidates(algorithm, kid)
+
+    def _candidates(self, algorithm: str, kid: str | None) -> Sequence[VerificationKey]:
+        """Return the keys with the id `kid` and those without one; for a token without `kid` every key."""
+        index = self._index or {}
+        if kid is None:
+            return [key for (name, _), keys in index.items() if name == algorithm for key in keys]
+        named, unnamed = index.get((algorithm, kid), []), index.get((algorithm, None), [])
+        return [*named, *unnamed] if unnamed else named
+
+    def may_verify(self, *, algorithm: str, kid: str | None) -> bool:
+        return self._index is None or bool(self._candidates(algorithm, kid))
 
     async def recheck(self) -> bool:
         before = self.generation
@@ -276,9 +302,7 @@ class JwksKeys:
             await self.refresh()
 
     def _is_due(self) -> bool:
-        if self._tried_at is None:
-            return True
-        return self._clock() - self._tried_at >= self._pause()
+        return self._tried_at is None or self._clock() - self._tried_at >= self._pause()
 
     def _pause(self) -> float:
         return self._retry_seconds if self._index is None else self._cooldown_seconds
@@ -363,23 +387,28 @@ def parse_key_set(body: bytes, algorithms: Sequence[str]) -> tuple[_Index, int]:
 
 
 def http_fetcher(
-    *, timeout_seconds: float = 5.0, max_bytes: int = MAX_JWKS_BYTES, verify: ssl.SSLContext | None = None
+    *,
+    timeout_seconds: float = 5.0,
+    max_bytes: int = MAX_JWKS_BYTES,
+    verify: ssl.SSLContext | None = None,
+    ca_file: str | None = None,
 ) -> FetchKeySet:
     """Make a function that fetches a key set over http or https, without redirects, cookies, and proxies or credentials
     of the environment.
 
     `timeout_seconds` bounds the whole call. The body must be uncompressed and at most `max_bytes`; its content type
-    is ignored. The function raises `FetchError`.
+    is ignored. `ca_file` replaces the host's certificates and is read for each fetch. The function raises `FetchError`.
     """
     context = verify or httpx.create_ssl_context(trust_env=False)
 
     async def fetch(url: str) -> bytes:
         try:
+            trusted = context if ca_file is None else ssl.create_default_context(cafile=ca_file)
             # A new client for each of the rare fetches: so none keeps cookies or a stale connection.
             async with (
                 asyncio.timeout(timeout_seconds),
                 httpx.AsyncClient(
-                    verify=context, trust_env=False, follow_redirects=False, timeout=timeout_seconds
+                    verify=trusted, trust_env=False, follow_redirects=False, timeout=timeout_seconds
                 ) as client,
                 client.stream("GET", _check_url(url), headers=_FETCH_HEADERS) as response,
             ):

@@ -34,7 +34,7 @@ class LogoutToken(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogoutTokenVerifier:
-    """Verifies logout tokens of one `issuer` for `audience` (`None`: not checked).
+    """Verifies logout tokens of one `issuer` for `audience`, one or several (`None`: not checked).
 
     `leeway_seconds` widens `exp`, `nbf` and `iat`, and `early_seconds` the last two further, for a host whose clock is
     late; `now` returns seconds since 1970. Raises `ValueError` for a configuration under which every token would pass,
@@ -47,7 +47,7 @@ class LogoutTokenVerifier:
         keys: KeySource,
         algorithms: Sequence[str],
         issuer: str,
-        audience: str | None,
+        audience: str | Sequence[str] | None,
         leeway_seconds: float,
         early_seconds: float = 0.0,
         verify_queue: VerifyQueue | None = None,
@@ -63,7 +63,7 @@ class LogoutTokenVerifier:
         self._keys = keys
         self._algorithms = frozenset(algorithms)
         self._issuer = issuer
-        self._audience = audience
+        self._audiences = None if audience is None else frozenset([audience] if isinstance(audience, str) else audience)
         self._leeway_seconds = leeway_seconds
         self._early_seconds = max(early_seconds, leeway_seconds)
         self._verify_queue = verify_queue or VerifyQueue()
@@ -83,8 +83,7 @@ class LogoutTokenVerifier:
             raise TokenRejected("the payload is not strict JSON") from None
         if not isinstance(members, dict):
             raise TokenRejected("the payload is not an object")
-        audiences = None if self._audience is None else frozenset({self._audience})
-        check_issuer_and_audience(members, issuers={self._issuer}, audiences=audiences)
+        check_issuer_and_audience(members, issuers={self._issuer}, audiences=self._audiences)
         _check_event(members)
         validity, issued_at = read_validity(members)
         found = _read(members, issued_at, validity.expires_at)

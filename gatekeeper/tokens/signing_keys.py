@@ -14,7 +14,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from jwt.utils import base64url_encode
 
-from gatekeeper.tokens.key_material import HMAC_ALGORITHMS, check_algorithms, fitting_algorithms, hmac_keys
+from gatekeeper.tokens.key_material import (
+    HMAC_ALGORITHMS,
+    MIN_HMAC_SECRET_BYTES,
+    check_algorithms,
+    fitting_algorithms,
+    hmac_keys,
+)
 
 # RFC 9068 section 2.1: this type keeps an access token from being used as an ID token.
 TOKEN_TYPE = "at+jwt"  # noqa: S105 - a media type
@@ -22,6 +28,8 @@ TOKEN_TYPE = "at+jwt"  # noqa: S105 - a media type
 _THUMBPRINT_MEMBERS = {"RSA": ("e", "kty", "n"), "EC": ("crv", "kty", "x", "y"), "OKP": ("crv", "kty", "x")}
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
+# RFC 9864 gives the curves names of their own; the signatures are those of EdDSA (RFC 8037).
+_IMPLEMENTED_AS = {"Ed25519": "EdDSA", "Ed448": "EdDSA"}
 
 
 class SigningKeys:
@@ -34,7 +42,12 @@ class SigningKeys:
     """
 
     def __init__(
-        self, hmac_secrets: Sequence[bytes], private_keys_pem: Sequence[str], algorithms: Sequence[str]
+        self,
+        hmac_secrets: Sequence[bytes],
+        private_keys_pem: Sequence[str],
+        algorithms: Sequence[str],
+        *,
+        least_secret_bytes: int = MIN_HMAC_SECRET_BYTES,
     ) -> None:
         check_algorithms(algorithms)
         if hmac_secrets and private_keys_pem:
@@ -47,7 +60,7 @@ class SigningKeys:
         self.hmac_secrets = tuple(hmac_secrets)
         for number, secret in enumerate(hmac_secrets, start=1):
             with _numbered(f"HMAC secret {number}"):
-                hmac_keys(secret, algorithms)
+                hmac_keys(secret, algorithms, least_bytes=least_secret_bytes)
         keys: list[tuple[PrivateKey, str]] = []
         for number, pem in enumerate(private_keys_pem, start=1):
             with _numbered(f"private key {number}"):
@@ -77,7 +90,9 @@ class SigningKeys:
         """Sign `claims` as a compact JWS. Raises `ValueError` where they are not JSON."""
         # `jwt.encode` would warn at each call that a secret for HS512 is under 64 bytes; rule 2.4 asks for 32.
         signing_input = self._head + b"." + base64url_encode(_json(claims))
-        signature = jwt.get_algorithm_by_name(self.algorithm).sign(signing_input, self._key)
+        signature = jwt.get_algorithm_by_name(_IMPLEMENTED_AS.get(self.algorithm, self.algorithm)).sign(
+            signing_input, self._key
+        )
         return (signing_input + b"." + base64url_encode(signature)).decode("ascii")
 
 
@@ -116,7 +131,7 @@ def _spki(key: PrivateKey) -> str:
 
 
 def _public_jwk(key: PrivateKey, algorithm: str) -> dict[str, Any]:
-    jwk = jwt.get_algorithm_by_name(algorithm).to_jwk(key.public_key(), as_dict=True)
+    jwk = jwt.get_algorithm_by_name(_IMPLEMENTED_AS.get(algorithm, algorithm)).to_jwk(key.public_key(), as_dict=True)
     parameters = {name: jwk[name] for name in _THUMBPRINT_MEMBERS[jwk["kty"]]}
     return {**parameters, "use": "sig", "alg": algorithm, "kid": thumbprint(parameters)}
 

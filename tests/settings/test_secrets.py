@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -100,6 +103,54 @@ def test_a_bad_secret_is_refused_and_not_shown(secret: str, why: str) -> None:
     with pytest.raises(ValidationError) as caught:
         Settings(jwt_secret=(secret,))
     assert len(secret) < 8 or secret not in str(caught.value)
+
+
+@pytest.mark.parametrize("spell", [base64.b64encode, base64.urlsafe_b64encode])
+def test_a_secret_may_be_base64(tmp_path: Path, spell: Callable[[bytes], bytes]) -> None:
+    octets = hashlib.sha256(b"a").digest() + b"\xff\xfe\xfb\x00"
+    text = spell(octets).decode()
+    for written in (f"base64:{text}", f"base64:{text.rstrip('=')}"):
+        assert load({"GATEKEEPER_JWT_SECRET": written}).hmac_secrets == (octets,)
+        assert load(BASE | {"GATEKEEPER_SIGNING_KEY": written}).signing_secrets == (octets,)
+        file = tmp_path / "secrets"
+        file.write_text(f"{SECRET}\n{written}\n")
+        assert load({"GATEKEEPER_JWT_SECRET_FILE": str(file)}).hmac_secrets == (SECRET.encode(), octets)
+
+
+@pytest.mark.parametrize(
+    ("encoded", "why"),
+    [  # T28
+        ("", "is not base64 after its prefix"),
+        ("====", "is not base64 after its prefix"),
+        ("a" * 45, "is not base64 after its prefix"),
+        ("with spaces and more than 32 bytes of them", "is not base64 after its prefix"),
+        ("+/-_" * 12, "is not base64 after its prefix"),
+        (base64.b64encode(b"8 bytes!").decode(), "has 8 bytes, fewer than 32"),
+        (base64.b64encode(SECRET[:31].encode()).decode(), "has 31 bytes, fewer than 32"),
+        (base64.b64encode(b"Change-Me-and-make-me-32-bytes-long").decode(), "well-known placeholder"),
+        (base64.b64encode(b"\x00" * 64).decode(), "repeats a few characters"),
+        (base64.b64encode(b"k" * 64).decode(), "repeats a few characters"),
+    ],
+)
+def test_a_bad_secret_in_base64_is_refused(encoded: str, why: str) -> None:
+    for name in ("JWT_SECRET", "SIGNING_KEY"):
+        line = problem(name, f"base64:{encoded}")
+        assert why in line
+        assert not encoded or encoded not in line
+
+
+def test_the_floor_of_secrets_can_be_lowered_with_a_warning() -> None:  # T28
+    short = SECRET[:20]
+    lowered = load({"GATEKEEPER_JWT_SECRET": short, "GATEKEEPER_JWT_SECRET_FLOOR": "16"})
+    assert lowered.hmac_secrets == (short.encode(),)
+    assert [line for line in warnings(lowered) if line.startswith("GATEKEEPER_JWT_SECRET_FLOOR: ")]
+    assert not [line for line in warnings(load(BASE)) if "FLOOR" in line]
+    assert "has 20 bytes, fewer than 24" in problem("JWT_SECRET", short, JWT_SECRET_FLOOR="24")
+    assert "has 15 bytes, fewer than 16" in problem("JWT_SECRET", SECRET[:15], JWT_SECRET_FLOOR="16")
+    for floor in ("15", "33", "off"):
+        assert "GATEKEEPER_JWT_SECRET_FLOOR" in problem("JWT_SECRET_FLOOR", floor)
+    for weak in ("changeme-changeme", "k" * 20):
+        assert "which" in problem("JWT_SECRET", weak, JWT_SECRET_FLOOR="16")
 
 
 @pytest.mark.parametrize("name", ["JWT_SECRET", "SIGNING_KEY", "INTROSPECTION_CLIENTS"])

@@ -73,9 +73,11 @@ DEFAULT_VALUES: dict[str, Any] = {
     "jwt_secret": (SecretStr(SECRET),),
     "jwt_public_key": None,
     "jwks_url": None,
+    "jwks_ca_file": None,
     "jwt_algorithms": None,
     "jwt_issuer": None,
     "jwt_audience": None,
+    "jwt_secret_floor": 32,
     "jwt_required_claims": (),
     "jwt_types": (),
     "jwt_leeway": 10.0,
@@ -308,6 +310,14 @@ def warned(**more: str) -> list[str]:
     if "JWKS_URL" in more:
         del environ["GATEKEEPER_JWT_SECRET"]
     return warnings(load(environ))
+
+
+def test_issuers_and_audiences_are_lists() -> None:
+    for name in ("JWT_ISSUER", "JWT_AUDIENCE"):
+        assert read(name, "https://idp") == ("https://idp",)
+        assert read(name, "https://idp/a, https://idp/b") == ("https://idp/a", "https://idp/b")
+        for wrong in ("", ",", "a,", "a,a"):
+            assert problem(name, wrong).startswith(f"GATEKEEPER_{name}: read ")
 
 
 def test_a_missing_issuer_and_audience_are_warned_of() -> None:

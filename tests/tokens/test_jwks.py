@@ -14,7 +14,7 @@ from gatekeeper.tokens.keys import MAX_KEYS, JwksKeys, http_fetcher
 from tests.tokens import forge
 from tests.tokens.forge import Clock, jwk
 from tests.tokens.jwks_server import ALLOWED, Source, admits, judge
-from tests.waiting import until
+from tests.waiting import HANG_SECONDS, until
 
 
 async def test_a_token_of_a_published_key_is_accepted(
@@ -50,7 +50,6 @@ async def test_a_set_that_is_read_again_was_asked_for_afterwards(source: Source,
 async def test_the_kid_is_an_exact_lookup(source: Source, keys: JwksKeys, rsa_key: rsa.RSAPrivateKey) -> None:  # T10
     source.publish(jwk(rsa_key, kid="Key-1"))
     for header in (
-        {},
         {"kid": "key-1"},
         {"kid": "Key-1 "},
         {"kid": ""},
@@ -64,12 +63,71 @@ async def test_the_kid_is_an_exact_lookup(source: Source, keys: JwksKeys, rsa_ke
     assert source.asked == 1
 
 
-async def test_a_key_without_kid_is_for_tokens_without_kid(
-    source: Source, keys: JwksKeys, rsa_key: rsa.RSAPrivateKey
+async def test_a_key_without_kid_is_a_candidate_for_every_token(
+    source: Source, keys: JwksKeys, rsa_key: rsa.RSAPrivateKey, other_rsa_key: rsa.RSAPrivateKey
 ) -> None:  # J03
-    source.publish(jwk(rsa_key))
+    source.publish(jwk(rsa_key), jwk(other_rsa_key, kid="k"))
+    headers: list[dict[str, Any]] = [{}, {"kid": "x"}, {"kid": "k"}]
+    for header in headers:
+        assert await admits(keys, forge.signed_by(rsa_key, {"alg": "RS256"} | header))
+    assert not await admits(keys, forge.signed_by(other_rsa_key, {"alg": "RS256", "kid": "x"}))
+
+
+async def test_a_token_without_kid_is_tried_against_every_key(
+    source: Source,
+    keys: JwksKeys,
+    rsa_key: rsa.RSAPrivateKey,
+    other_rsa_key: rsa.RSAPrivateKey,
+    ec_key: ec.EllipticCurvePrivateKey,
+) -> None:  # J03
+    source.publish(jwk(rsa_key, kid="a"), jwk(ec_key, kid="b"))
     assert await admits(keys, forge.signed_by(rsa_key, {"alg": "RS256"}))
-    assert not await admits(keys, forge.signed_by(rsa_key, {"alg": "RS256", "kid": "x"}))
+    assert await admits(keys, forge.signed_by(ec_key, {"alg": "ES256"}))
+    assert not await admits(keys, forge.signed_by(other_rsa_key, {"alg": "RS256"}))
+    assert not await admits(keys, forge.signed_by(ec_key, {"alg": "RS256"}))
+
+
+async def test_a_kid_of_another_key_is_refused(
+    source: Source, keys: JwksKeys, rsa_key: rsa.RSAPrivateKey, other_rsa_key: rsa.RSAPrivateKey
+) -> None:  # T10
+    source.publish(jwk(rsa_key, kid="a"), jwk(other_rsa_key, kid="b"))
+    assert await admits(keys, forge.signed_by(rsa_key, {"alg": "RS256", "kid": "a"}))
+    for key, kid in ((rsa_key, "b"), (other_rsa_key, "a"), (rsa_key, "c"), (rsa_key, "")):
+        assert not await admits(keys, forge.signed_by(key, {"alg": "RS256", "kid": kid}))
+
+
+@pytest.mark.parametrize(("published", "sent"), [(5, 5), (5, "5"), ("5", 5)])
+async def test_a_kid_may_be_a_number(
+    source: Source, keys: JwksKeys, rsa_key: rsa.RSAPrivateKey, published: Any, sent: Any
+) -> None:  # T10
+    source.publish(jwk(rsa_key, kid=published))
+    assert await admits(keys, forge.signed_by(rsa_key, {"alg": "RS256", "kid": sent}))
+    others: list[Any] = [6, "05", "5.0"]
+    for other in others:
+        assert not await admits(keys, forge.signed_by(rsa_key, {"alg": "RS256", "kid": other}))
+
+
+@pytest.mark.parametrize(
+    ("members", "admitted"),
+    [({}, True), ({"alg": "Ed25519"}, True), ({"alg": "EdDSA"}, False), ({"alg": "Ed448"}, False)],
+)
+async def test_the_curve_may_be_named_as_the_algorithm(
+    source: Source, ed_key: ed25519.Ed25519PrivateKey, members: dict[str, str], *, admitted: bool
+) -> None:  # RFC 9864
+    source.publish(jwk(ed_key, kid="o", **members), jwk(ed25519.Ed25519PrivateKey.generate(), alg="Ed25519"))
+    allowed = ["Ed25519", "Ed448"]
+    keys = JwksKeys(source.url, fetch=http_fetcher(timeout_seconds=HANG_SECONDS), algorithms=allowed)
+    by = forge.verifier(keys, algorithms=allowed)
+    try:
+        for alg, good in (("Ed25519", admitted), ("EdDSA", False), ("Ed448", False)):
+            bearing = forge.signed_by(ed_key, {"alg": alg, "kid": "o"})
+            if good:
+                assert await by.verify(bearing)
+                continue
+            with pytest.raises(TokenRejected):
+                await by.verify(bearing)
+    finally:
+        await keys.aclose()
 
 
 async def test_every_key_of_a_kid_is_tried(
@@ -204,7 +262,9 @@ def faulty_members(
         good | {"key_ops": ["sign"]},
         good | {"key_ops": []},
         good | {"key_ops": "verify"},
-        good | {"kid": 5},
+        good | {"kid": 5.0},
+        good | {"kid": True},
+        good | {"kid": None},
         good | {"kid": "x" * 257},
         good | {"alg": "HS256"},
         good | {"alg": "none"},

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import gzip
 import json
+import ssl
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -16,7 +18,8 @@ from gatekeeper.tokens.keys import FetchError, JwksKeys, http_fetcher
 from tests.tokens import forge
 from tests.tokens.forge import Clock, jwk
 from tests.tokens.jwks_server import ALLOWED, Source, admits, hang_up, judge
-from tests.waiting import until
+from tests.upstream.test_upstream import self_signed
+from tests.waiting import HANG_SECONDS, until
 
 BAD_BODIES: list[bytes] = [
     b"",
@@ -36,6 +39,29 @@ BAD_BODIES: list[bytes] = [
     b"x" * 2_000_000,
     b" " * 2_000_000 + b'{"keys":[]}',
 ]
+
+
+async def test_the_source_is_verified_against_the_given_authorities(
+    source: Source, tmp_path: Path, rsa_key: rsa.RSAPrivateKey
+) -> None:  # J01
+    source.publish(jwk(rsa_key, kid="k"))
+    certificate, other = self_signed(tmp_path, "localhost"), tmp_path / "other"
+    other.mkdir()
+    stranger = self_signed(other, "localhost")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    server = await asyncio.start_server(source.answer, "127.0.0.1", 0, ssl=context)
+    url = f"https://localhost:{server.sockets[0].getsockname()[1]}/jwks.json"
+    good = http_fetcher(timeout_seconds=HANG_SECONDS, ca_file=str(certificate))
+    assert json.loads(await good(url))["keys"][0]["kid"] == "k"
+    for fetch in (
+        http_fetcher(timeout_seconds=HANG_SECONDS),
+        http_fetcher(timeout_seconds=HANG_SECONDS, ca_file=str(stranger)),
+        http_fetcher(timeout_seconds=HANG_SECONDS, ca_file=str(tmp_path / "missing.pem")),
+    ):
+        with pytest.raises(FetchError):
+            await fetch(url)
+    server.close()
 
 
 @pytest.mark.parametrize("body", BAD_BODIES, ids=range(len(BAD_BODIES)))

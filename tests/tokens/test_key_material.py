@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import NameOID
 
+from gatekeeper.errors import TokenRejected
 from gatekeeper.tokens import key_material
 from gatekeeper.tokens.keys import StaticKeys, default_algorithms
 from tests.tokens import forge
@@ -123,6 +124,28 @@ def test_a_placeholder_is_refused_as_a_secret(secret: str | bytes) -> None:  # T
         StaticKeys([secret], [], ["HS256"])
     shown = secret if isinstance(secret, str) else secret.decode()
     assert shown not in str(caught.value)
+
+
+def test_the_floor_can_be_lowered() -> None:  # T28
+    for size, floor in ((16, 16), (20, 16), (24, 24)):
+        assert StaticKeys([secrets.token_bytes(size)], [], ["HS256"], least_secret_bytes=floor)
+        with pytest.raises(ValueError, match=f"accepted: {floor} bytes or more"):
+            StaticKeys([secrets.token_bytes(floor - 1)], [], ["HS256"], least_secret_bytes=floor)
+    with pytest.raises(ValueError, match="placeholder"):
+        StaticKeys(["changeme-changeme"], [], ["HS256"], least_secret_bytes=16)
+
+
+async def test_ed_keys_of_the_configuration_fit_the_name_of_their_curve(ed_key: ed25519.Ed25519PrivateKey) -> None:
+    # RFC 9864
+    by = forge.verifier(StaticKeys([], [forge.pem(ed_key)], ["EdDSA", "Ed25519"]), algorithms=["EdDSA", "Ed25519"])
+    for alg in ("EdDSA", "Ed25519"):
+        assert await by.verify(forge.signed_by(ed_key, {"alg": alg}))
+    with pytest.raises(TokenRejected):
+        await by.verify(forge.signed_by(ed_key, {"alg": "Ed448"}))
+    assert StaticKeys([], [forge.pem(ed448.Ed448PrivateKey.generate())], ["Ed448"])
+    for key, other in ((ed_key, "Ed448"), (ed448.Ed448PrivateKey.generate(), "Ed25519")):
+        with pytest.raises(ValueError, match="fits none of"):
+            StaticKeys([], [forge.pem(key)], [other])
 
 
 def test_random_secrets_are_accepted() -> None:

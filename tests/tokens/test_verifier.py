@@ -30,6 +30,9 @@ class CountedKeys:
         self.asked += 1
         return await self.keys.find(algorithm=algorithm, kid=kid)
 
+    def may_verify(self, *, algorithm: str, kid: str | None) -> bool:
+        return self.keys.may_verify(algorithm=algorithm, kid=kid)
+
     async def recheck(self) -> bool:
         return False
 
