@@ -48,6 +48,11 @@ class Reason(Enum):
     SESSION_EXPIRED = ("session_expired", 401, "Session has expired")
     INVALID_CREDENTIALS = ("invalid_credentials", 401, "Incorrect username or password")
     REFRESH_TOKEN_INVALID = ("refresh_token_invalid", 401, "Refresh token is invalid or expired")
+    INSUFFICIENT_USER_AUTHENTICATION = (
+        "insufficient_user_authentication",
+        401,
+        "A more recent sign-in is required",
+    )
     SESSION_LIMIT_EXCEEDED = ("session_limit_exceeded", 403, "Maximum number of concurrent sessions exceeded")
     FORBIDDEN = ("forbidden", 403, "Administrator rights are required")
     ORIGIN_NOT_ALLOWED = ("origin_not_allowed", 403, "This origin is not allowed")

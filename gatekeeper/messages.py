@@ -25,6 +25,7 @@ _FRENCH: Final[Mapping[str, str]] = {
     "Session has been revoked or is invalid": "La session a été révoquée ou n'est pas valide",
     "Session expired due to inactivity": "La session a expiré pour cause d'inactivité",
     "Session has expired": "La session a expiré",
+    "A more recent sign-in is required": "Une connexion plus récente est requise",
     "Incorrect username or password": "Nom d'utilisateur ou mot de passe incorrect",
     "Refresh token is invalid or expired": "Le jeton de rafraîchissement est invalide ou a expiré",
     "Maximum number of concurrent sessions exceeded": "Le nombre maximal de sessions simultanées est dépassé",

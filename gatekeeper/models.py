@@ -46,7 +46,8 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
 
     `user` is the validated user id. `reference` names the session: `sid`, else `jti`, else `h:` and a hash. `jti` is
     the token's own id if it has one. `issued_at` and `expires_at` are seconds since 1970 (RFC 7519, NumericDate).
-    `claims` is the complete decoded payload.
+    `claims` is the complete decoded payload, and `digest` its SHA-256 (hexadecimal), which tells the tokens of one
+    reference from each other.
     """
 
     user: str
@@ -57,6 +58,7 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
     issued_at: float | None
     expires_at: float
     claims: Mapping[str, Any]
+    digest: str = ""
 
 
 class Client(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,20 +151,21 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """An error response before a dialect words it. `detail` replaces the text of the reason; `headers` say what would
-    have been accepted."""
+    have been accepted, and `max_age` how old, in seconds, a sign-in may be to pass (RFC 9470)."""
 
     reason: Reason
     detail: str = ""
     end_reason: EndReason | None = None
     retry_after_seconds: int | None = None
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    max_age: int | None = None
 
     @property
     def text(self) -> str:
         return self.detail or self.reason.detail
 
 
-CheckOutcome = Literal["touched", "opened", "ended", "unknown", "full", "absent", "lost"]
+CheckOutcome = Literal["touched", "opened", "ended", "unknown", "full", "absent", "older", "lost"]
 
 
 class CheckResult(msgspec.Struct, frozen=True):

@@ -109,7 +109,7 @@ class Gate:
         """Find, judge and touch the session that `claims` name, or open one. Raises `StoreUnavailable`."""
         if isinstance(checked, StoreUnavailable):
             raise checked
-        if checked is None or checked.outcome == "absent":
+        if checked is None or checked.outcome in {"absent", "older"}:
             checked = await self._store.check(claims, client, exempt=self._exempt.covers(claims))
         self._count(checked)
         return _judged(identified, checked)

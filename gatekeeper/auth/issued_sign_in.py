@@ -115,7 +115,7 @@ class IssuedSignIn:
             request.client,
             exempt=self._services.exempt.covers(read),
             refresh=RefreshToken(digest(refresh)),
-            presented=bearer.reference if bearer is not None and bearer.user == read.user else None,
+            presented=bearer if bearer is not None and bearer.user == read.user else None,
             kept_claims=msgspec.json.encode(claims).decode() if claims else "",
             user_name=request.sent.user_name or "",
         )

@@ -151,4 +151,4 @@ class BackChannelLogout:
         owner.user = owner.user or await self._services.sign_ins.user_of_sid(logout.sid)
         if owner.user is not None:
             until = time.time() + self._session_seconds
-            await manager.log_out_sid(owner.user, logout.sid, tokens_expire_at=until)
+            await manager.log_out_sid(owner.user, logout.sid, tokens_expire_at=until, issued_at=logout.issued_at)

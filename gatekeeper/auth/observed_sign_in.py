@@ -120,18 +120,15 @@ class Login(_Observed):
         if new is None:
             return None
         claims = new.claims
-        if self._request.may_carry(new.text):
-            # What the request itself presents is not handed out anew: its session may have ended.
-            named = await self._services.sign_ins.lookup(claims.user, claims=claims)
-            if named.outcome == "ended":
-                return refusal(named.end_reason)
         bearer = await self._bearer()
         signed_in = await self._services.sign_ins.log_in(
             claims,
             self._request.client,
             exempt=self._services.exempt.covers(claims),
             refresh=refresh_token(response.given.refresh_token),
-            presented=bearer.reference if bearer is not None and bearer.user == claims.user else None,
+            presented=bearer if bearer is not None and bearer.user == claims.user else None,
+            # A backend that finds its own cookie good asks for no password: what the request brought is no new token.
+            repeats=self._request.may_carry(new.text),
             user_name=self._request.sent.user_name or "",
             besides=new.besides,
         )
@@ -186,7 +183,7 @@ class Refresh(_Observed):
     async def _access_tokens(self) -> list[Claims]:
         jwts = [token for token in self._texts if token.count(".") == 2]
         found = [await verified(self._services.verifier, token, ignore_expiry=True) for token in jwts]
-        return list({claims.reference: claims for claims in found if claims is not None}.values())
+        return list({(claims.reference, claims.digest): claims for claims in found if claims is not None}.values())
 
     async def _look_up(
         self, user: str, digests: Sequence[str], bearers: Sequence[Claims], *, has_bearer: bool

@@ -51,6 +51,8 @@ def counted(events: EventCounter, signed_in: SignInResult) -> Problem | None:
     if signed_in.outcome == "full":
         events.count(Event.LIMIT_REFUSED, "system")
         return Problem(reason=Reason.SESSION_LIMIT_EXCEEDED)
+    if signed_in.outcome == "stale":
+        return Problem(reason=Reason.INSUFFICIENT_USER_AUTHENTICATION, max_age=0)
     return refusal(signed_in.end_reason)
 
 

@@ -89,7 +89,7 @@ class SignOut:
         """End the sessions. Returns the id of one that was live, else None."""
         ended = None
         manager = self._manager.by(Actor.of(facts.client, named.user))
-        for claims in {claims.reference: claims for claims in named.tokens}.values():
+        for claims in {(claims.reference, claims.digest): claims for claims in named.tokens}.values():
             ended = await manager.log_out(claims, facts.client) or ended
         for digested in named.digests:
             linked = await self._sign_ins.lookup(named.user, digest=digested)

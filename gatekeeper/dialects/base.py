@@ -170,13 +170,15 @@ def instant(microseconds: int, *, digits: int) -> str:
 
 
 class DetailAndCode(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The error shape of `fastapi`, `mockstream` and `users_me`; `reason` is how the session ended, where it did."""
+    """The error shape of `fastapi`, `mockstream` and `users_me`; `reason` is how the session ended, where it did, and
+    `max_age` how old a sign-in may be (RFC 9470)."""
 
     detail: str
     code: str
     reason: EndReason | None = None
+    max_age: int | None = None
 
 
 def detail_and_code(problem: Problem, wording: Wording) -> DetailAndCode:
     """Words an error for the three dialects that share this shape."""
-    return DetailAndCode(wording.say(problem.text), problem.reason.code, problem.end_reason)
+    return DetailAndCode(wording.say(problem.text), problem.reason.code, problem.end_reason, problem.max_age)

@@ -165,6 +165,6 @@ operations: Final = tuple(operation for prefix in _PREFIXES for operation in _op
 
 
 def word(problem: Problem, wording: Wording) -> DjangoError:
-    unauthorized = problem.reason.status == HTTPStatus.UNAUTHORIZED
+    unauthorized = problem.reason.status == HTTPStatus.UNAUTHORIZED and problem.max_age is None
     code = "UNAUTHORIZED" if unauthorized else problem.reason.code.upper()
     return DjangoError(False, DjangoFault(code, wording.say(problem.text)))

@@ -41,9 +41,10 @@ class ExpressDone(msgspec.Struct, frozen=True):
     requestId: str  # noqa: N815
 
 
-class ExpressFault(msgspec.Struct, frozen=True):
+class ExpressFault(msgspec.Struct, frozen=True, omit_defaults=True):
     code: str
     details: str
+    max_age: int | None = None
 
 
 class ExpressError(msgspec.Struct, frozen=True):
@@ -161,7 +162,7 @@ def word(problem: Problem, wording: Wording) -> ExpressError:
     return ExpressError(
         False,
         wording.say(message),
-        ExpressFault(code, wording.say(details)),
+        ExpressFault(code, wording.say(details), problem.max_age),
         instant(wording.now, digits=3),
         _request_id(wording.request_id),
     )

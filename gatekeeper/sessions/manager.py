@@ -104,12 +104,14 @@ class Manager:
         self._events.count(Event.LOGGED_OUT, "system", count)
         return count
 
-    async def log_out_sid(self, user: str, sid: str, *, tokens_expire_at: float) -> int:
+    async def log_out_sid(self, user: str, sid: str, *, tokens_expire_at: float, issued_at: float | None = None) -> int:
         """Ends every session of one sign-in at an identity provider, also for tokens that were never seen. Returns how
         many live ones ended."""
         expect_own_end(user)
         actor = self._as("system")
-        count = await self._store.end_sid(user, sid, tokens_expire_at=tokens_expire_at, actor=actor)
+        count = await self._store.end_sid(
+            user, sid, tokens_expire_at=tokens_expire_at, issued_at=issued_at, actor=actor
+        )
         self._events.count(Event.LOGGED_OUT, "system", count)
         return count
 

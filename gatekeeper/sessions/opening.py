@@ -56,9 +56,7 @@ class Openings:
         user_agent = agents.packed(printable(client.user_agent, agents.MOST_CHARACTERS))
         return {
             "id": str(new_id()),
-            "reference": claims.reference,
             "jti": written(claims.jti) if claims.jti else "",
-            "issued_at": microseconds(claims.issued_at or 0),
             "token_expires_at": self.expires_at(claims.expires_at),
             "exempt": int(exempt),
             "login_method": login_method,
@@ -69,4 +67,21 @@ class Openings:
             "hints": hints_of(client.headers),
             "city": location.city,
             "country": location.country,
+            **named_by(claims),
+            **({"auth_time": _auth_time(claims.claims["auth_time"])} if "auth_time" in claims.claims else {}),
         }
+
+
+def named_by(claims: Claims) -> dict[str, Any]:
+    """The fields by which a script finds the session of an access token (`session_of` in scripts/upkeep.lua)."""
+    return {
+        "reference": claims.reference,
+        "issued_at": microseconds(claims.issued_at or 0),
+        "digest": claims.digest,
+    }
+
+
+def _auth_time(value: Any) -> int:
+    """The instant of `auth_time` (microseconds); 0 where it is no time, as for a sign-in of long ago."""
+    is_time = isinstance(value, int | float) and not isinstance(value, bool)
+    return microseconds(value) if is_time and value > 0 else 0

@@ -26,12 +26,22 @@ class EndedSession(msgspec.Struct, frozen=True):
     end_reason: EndReason | None
 
 
+class _Reopened(msgspec.Struct):
+    """A reference under which a login has opened another session: a token issued until `before` (seconds) is of the
+    ended one, unless it was admitted since (`digests`)."""
+
+    ended: EndedSession
+    before: float
+    digests: set[str] = set()
+
+
 class _User(msgspec.Struct):
-    """The sessions of one user: ids by token reference, and ended ones by id and by reference, each oldest first. Every
-    session opened until `before` (microseconds) has ended, except `spared_id`."""
+    """The sessions of one user: ids by token reference, and ended ones by id, reference or digest of a token, each
+    oldest first. Every session opened until `before` (microseconds) has ended, except `spared_id`."""
 
     sessions: dict[str, int] = {}
     ended: dict[int | str, EndedSession] = {}
+    reopened: dict[str, _Reopened] = {}
     before: int = 0
     spared_id: int = 0
     before_reason: EndReason | None = None
@@ -42,12 +52,18 @@ class RevokedCache:
     long as tokens of the session may be presented."""
 
     def __init__(
-        self, *, kept_seconds: float = 0.0, most_users: int = _MOST_USERS, clock: Callable[[], float] = time.monotonic
+        self,
+        *,
+        kept_seconds: float = 0.0,
+        most_users: int = _MOST_USERS,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._users: OrderedDict[str, _User] = OrderedDict()
         self._most_users = most_users
         self._kept_seconds = kept_seconds
         self._clock = clock
+        self._wall_clock = wall_clock
         self._gaps_until = float("-inf")
 
     @property
@@ -58,17 +74,26 @@ class RevokedCache:
     def __repr__(self) -> str:
         return f"<RevokedCache [{len(self._users)} users]>"
 
-    def add_live(self, user: str, reference: str, session_id: int) -> None:
-        """Adds a live session, after a token with that reference passed."""
+    def add_live(self, user: str, reference: str, session_id: int, digest: str = "") -> None:
+        """Adds a live session, after a token with that reference, whose payload has that digest, passed."""
         if not self._most_users:
             return
         known = self._user(user)
-        if known.sessions.get(reference) != session_id:
+        previous = known.sessions.get(reference)
+        if previous != session_id:
             known.sessions[reference] = session_id
-            # A login has opened another session under the same reference, which is possible for `h:` alone.
-            known.ended.pop(reference, None)
+            # A login has opened another session under the same reference.
+            ended = known.ended.pop(reference, None) or (known.ended.get(previous) if previous is not None else None)
+            if ended is not None:
+                known.reopened[reference] = _Reopened(ended, self._wall_clock())
             if len(known.sessions) > _MOST_NAMES:
                 del known.sessions[next(iter(known.sessions))]
+            if len(known.reopened) > _MOST_NAMES:
+                del known.reopened[next(iter(known.reopened))]
+                self._note_gap()
+        reopened = known.reopened.get(reference)
+        if reopened is not None and len(reopened.digests) < _MOST_NAMES:
+            reopened.digests.add(digest)
 
     def add_ended(self, user: str, session_id: int, reason: EndReason | None) -> None:
         """Adds an ended session."""
@@ -81,12 +106,26 @@ class RevokedCache:
         if session_id is not None:
             self._add(user, session_id, reason)
 
-    def add_ended_sid(self, user: str, sid: str, reason: EndReason | None) -> None:
-        """Adds the sessions of one sign-in at an identity provider as ended."""
+    def add_refused(self, claims: Claims, session_id: int, reason: EndReason | None) -> None:
+        """Adds the session of a refused token as ended: that of its reference, or one that had the reference before."""
+        known = self._users.get(claims.user)
+        live = known.sessions.get(claims.reference) if known else None
+        if session_id and known is not None and live not in {None, session_id} and live not in known.ended:
+            self._add(claims.user, session_id, reason)
+            self._add(claims.user, claims.digest, reason)
+        else:
+            self.add_ended_reference(claims.user, claims.reference, reason)
+
+    def add_ended_sid(self, user: str, sid: str, reason: EndReason | None, *, issued_at: float | None = None) -> None:
+        """Adds the sessions of one sign-in at an identity provider as ended, which reported it at `issued_at`
+        (seconds)."""
         known = self._users.get(user)
         references = [name for name in known.sessions if name.startswith(f"{sid}:")] if known else []
         for reference in (sid, *references):
-            self.add_ended_reference(user, reference, reason)
+            reopened = known.reopened.get(reference) if known else None
+            # Of a later session under the reference, the channel tells (revocations.py).
+            if reopened is None or issued_at is None or issued_at > reopened.before:
+                self.add_ended_reference(user, reference, reason)
 
     def add_all_ended(self, user: str, before: int, spared_id: int | None, reason: EndReason | None) -> None:
         """Adds every session of a user opened until `before` (microseconds) as ended, except `spared_id`."""
@@ -108,11 +147,14 @@ class RevokedCache:
         if known is None:
             return None
         session_id = known.sessions.get(claims.reference)
-        found = known.ended.get(claims.reference)
+        found = known.ended.get(claims.reference) or known.ended.get(claims.digest)
         if found is None and session_id is not None:
             found = known.ended.get(session_id)
         if found is not None:
             return found
+        reopened = known.reopened.get(claims.reference)
+        if reopened is not None and claims.digest not in reopened.digests:
+            return reopened.ended if (claims.issued_at or 0) <= reopened.before else None
         # Sessions known then were added one by one. For an unknown one, the age of its token decides.
         if session_id is None and known.before and (claims.issued_at or 0) * 1e6 <= known.before:
             return EndedSession(known.before_reason)

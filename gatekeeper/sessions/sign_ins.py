@@ -14,7 +14,7 @@ import msgspec
 from gatekeeper.models import Claims, Client, EndReason
 from gatekeeper.sessions.events import SYSTEM, Actor
 from gatekeeper.sessions.keys import microseconds
-from gatekeeper.sessions.opening import packed_string
+from gatekeeper.sessions.opening import named_by, packed_string
 from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.scripts import load
 
@@ -50,10 +50,11 @@ class SignInResult(msgspec.Struct, frozen=True):
     """The result of a login or a refresh for the new tokens.
 
     `opened`: they have a session of their own; `touched`: they belong to one that was there; `ended`: to one that has
-    ended; `full`: there is no room; `unknown`: they may not open a session. `expires_at` is the session's, in seconds.
+    ended; `stale`: to one that has ended out of distrust, and the user has not signed in since; `full`: there is no
+    room; `unknown`: they may not open a session. `expires_at` is the session's, in seconds.
     """
 
-    outcome: Literal["opened", "touched", "ended", "full", "unknown"]
+    outcome: Literal["opened", "touched", "ended", "stale", "full", "unknown"]
     session_id: int
     end_reason: EndReason | None
     evicted: int
@@ -133,20 +134,23 @@ class SignIns:
         *,
         exempt: bool,
         refresh: RefreshToken | None,
-        presented: str | None = None,
+        presented: Claims | None = None,
+        repeats: bool = False,
         kept_claims: str = "",
         user_name: str = "",
         besides: Besides = NOTHING,
     ) -> SignInResult:
-        """Opens a session for tokens that are about to be handed out. The session of `presented`, the reference of a
-        token that came with the login request, ends. `kept_claims` (JSON) are kept for tokens issued later; `user_name`
-        is the name that was typed, for the audit log."""
+        """Opens a session for tokens that are about to be handed out. The session of `presented`, a token of the login
+        request, ends. `repeats`: the token is no new one, because the request itself brought it; it opens nothing once
+        its session has ended. `kept_claims` (JSON) are kept for tokens issued later; `user_name` is the name that was
+        typed, for the audit log."""
         actor = Actor.of(client, claims.user, user_name=user_name)
 
         def read(reply: list[Any]) -> SignInResult:
-            if len(reply) > _SIGN_IN_FIELDS:
+            if len(reply) > _SIGN_IN_FIELDS and presented is not None:
                 left, record = reply[_SIGN_IN_FIELDS:]
                 self._runner.recent.remember_session(claims.user, left.decode(), record, actor)
+                self._runner.revoked.add_refused(presented, int(left), EndReason.LOGGED_OUT)
             return _signed_in(reply[:_SIGN_IN_FIELDS])
 
         signed_in = await self._runner.run_audited(
@@ -155,20 +159,19 @@ class SignIns:
             read,
             {
                 "opening": self._opening(claims, client, exempt, refresh, "password"),
-                "presented": presented or "",
+                **({"presented": named_by(presented)} if presented is not None else {}),
+                "repeats": repeats,
                 "claims": kept_claims,
                 **self._besides(besides),
             },
             actor=actor,
             indexes=self._indexes(claims, refresh),
         )
-        if signed_in.is_live and presented is not None and presented != claims.reference:
-            self._runner.revoked.add_ended_reference(claims.user, presented, EndReason.LOGGED_OUT)
         return await self._settled(claims, signed_in, besides)
 
     async def _settled(self, claims: Claims, signed_in: SignInResult, besides: Besides) -> SignInResult:
         if signed_in.is_live:
-            self._runner.revoked.add_live(claims.user, claims.reference, signed_in.session_id)
+            self._runner.revoked.add_live(claims.user, claims.reference, signed_in.session_id, claims.digest)
             learn = self._runner.indexes.learn
             await asyncio.gather(
                 *(learn(each.digest, claims.user, signed_in.session_id, each.expires_at) for each in besides.learnt)
@@ -179,7 +182,9 @@ class SignIns:
         arguments: dict[str, Any] = {}
         if besides.more:
             expires_at = self._runner.openings.expires_at
-            arguments["more"] = [[each.reference, expires_at(each.expires_at)] for each in besides.more]
+            arguments["more"] = [
+                {**named_by(each), "token_expires_at": expires_at(each.expires_at)} for each in besides.more
+            ]
         if besides.learnt:
             arguments["learnt_expires_at"] = microseconds(max(each.expires_at or 0 for each in besides.learnt))
         return arguments
@@ -215,13 +220,12 @@ class SignIns:
     ) -> TokenLookup:
         """Finds the session that a refresh token or an access token of `user` names, or the one with an id. Touches
         nothing."""
-        arguments: dict[str, str | int] = {"refresh": digest or "", "reference": ""}
+        arguments: dict[str, Any] = {"refresh": digest or "", "reference": ""}
         if session_id is not None:
             arguments["session"] = str(session_id)
         if claims is not None:
-            arguments["reference"] = claims.reference
+            arguments |= named_by(claims)
             arguments["token_expires_at"] = self._runner.openings.expires_at(claims.expires_at)
-            arguments["issued_at"] = microseconds(claims.issued_at or 0)
         found = await self._runner.run(LOOKUP, user, _lookup, arguments)
         if found.outcome == "unknown":
             lost = self._runner.epoch.adopt_not_before / 1e6
@@ -290,7 +294,7 @@ def _reason(text: bytes) -> EndReason | None:
 
 def _signed_in(reply: list[Any]) -> SignInResult:
     _, outcome, session_id, reason, evicted, expires_at = reply
-    known = _outcome(outcome, "opened", "touched", "ended", "full", "unknown")
+    known = _outcome(outcome, "opened", "touched", "ended", "stale", "full", "unknown")
     return SignInResult(known, int(session_id), _reason(reason), int(evicted), int(expires_at) / 1e6)
 
 

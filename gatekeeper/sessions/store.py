@@ -59,10 +59,10 @@ _ABSENT: Final = CheckResult("absent", 0, None, 0)
 
 
 class _KnownToken(NamedTuple):
-    """A token that passed: what its check depends on beside user and reference (`jti`, `exp`, exemption), and that
-    check, packed for one second of this host's clock. `iat` matters to openings only."""
+    """A token that passed: what its check depends on beside user and reference (payload, `exp`, exemption), and that
+    check, packed for one second of this host's clock."""
 
-    token: tuple[str | None, float, bool]
+    token: tuple[str, float, bool]
     touch: Command
     second: int
 
@@ -94,10 +94,12 @@ class SessionStore:
         known = self.touch(claims, exempt=exempt)
         if known is not None:
             checked = self.read_check(claims, known, await self._runner.send(known))
-            if checked.outcome != "absent":
+            if checked.outcome not in {"absent", "older"}:
                 return checked
-        arguments = self._check_arguments(claims, int(time.time()), exempt=exempt)
-        if known is None and (self._runner.replicated or len(self._known) >= _KNOWN_TOKENS):
+        arguments = self._check_arguments(claims, int(time.time()), exempt=exempt, with_digest=True)
+        decided_by_digest = checked.outcome == "older"
+        is_unknown = known is None and (self._runner.replicated or len(self._known) >= _KNOWN_TOKENS)
+        if decided_by_digest or is_unknown:
             # An opening waits for replicas, which a touch must not. And where more tokens are in use than are known
             # here, an unknown one may well have a session.
             checked = await self._runner.run_positional(CHECK, claims.user, _checked, *arguments)
@@ -105,7 +107,7 @@ class SessionStore:
             opening = self._runner.openings.fields(claims, client, exempt=exempt, login_method=login_method)
             checked = await self._open(claims, client, arguments, opening)
         if checked.outcome in {"touched", "opened"}:
-            self._remember(claims, exempt=exempt)
+            self._remember(claims, exempt=exempt, with_digest=decided_by_digest)
         self._cache(claims, checked)
         return checked
 
@@ -118,7 +120,7 @@ class SessionStore:
             return None
         self._known.move_to_end(key)
         second = int(time.time())
-        if known.token != (token := (claims.jti, claims.expires_at, exempt)):
+        if known.token != (token := (claims.digest, claims.expires_at, exempt)):
             known = self._known[key] = _KnownToken(token, self._prepared(claims, second, exempt=exempt), second)
         elif known.second != second:
             known = self._known[key] = _KnownToken(token, known.touch.with_last(b"%010d" % second), second)
@@ -139,16 +141,19 @@ class SessionStore:
     def _cache(self, claims: Claims, checked: CheckResult) -> None:
         """Remembers the result for a time in which the store cannot be reached."""
         if checked.outcome in {"touched", "opened"}:
-            self._runner.revoked.add_live(claims.user, claims.reference, checked.session_id)
+            self._runner.revoked.add_live(claims.user, claims.reference, checked.session_id, claims.digest)
         elif checked.outcome in {"ended", "unknown"}:
-            self._runner.revoked.add_ended_reference(claims.user, claims.reference, checked.end_reason)
+            self._runner.revoked.add_refused(claims, checked.session_id, checked.end_reason)
 
-    def _check_arguments(self, claims: Claims, second: int, *, exempt: bool) -> tuple[Any, ...]:
+    def _check_arguments(
+        self, claims: Claims, second: int, *, exempt: bool, with_digest: bool = False
+    ) -> tuple[Any, ...]:
         """The positions after the rules in `check.lua`. The last one is this host's clock, always as long."""
+        issued_at = microseconds(claims.issued_at or 0)
         return (
             claims.reference,
             written(claims.jti) if claims.jti else "",
-            microseconds(claims.issued_at or 0),
+            f"{issued_at} {claims.digest}" if with_digest else issued_at,
             self._runner.openings.expires_at(claims.expires_at),
             self._idle,
             self._ended_ttl,
@@ -157,8 +162,9 @@ class SessionStore:
             b"%010d" % second,
         )
 
-    def _prepared(self, claims: Claims, second: int, *, exempt: bool) -> Command:
-        return self._runner.prepare(CHECK, claims.user, *self._check_arguments(claims, second, exempt=exempt))
+    def _prepared(self, claims: Claims, second: int, *, exempt: bool, with_digest: bool = False) -> Command:
+        arguments = self._check_arguments(claims, second, exempt=exempt, with_digest=with_digest)
+        return self._runner.prepare(CHECK, claims.user, *arguments)
 
     async def _open(
         self, claims: Claims, client: Client, arguments: tuple[Any, ...], opening: Mapping[str, Any]
@@ -181,9 +187,9 @@ class SessionStore:
             await epoch.beat()
         raise StoreUnavailable("the session store keeps losing its data", kind="protocol")
 
-    def _remember(self, claims: Claims, *, exempt: bool) -> None:
-        token, second = (claims.jti, claims.expires_at, exempt), int(time.time())
-        prepared = self._prepared(claims, second, exempt=exempt)
+    def _remember(self, claims: Claims, *, exempt: bool, with_digest: bool) -> None:
+        token, second = (claims.digest, claims.expires_at, exempt), int(time.time())
+        prepared = self._prepared(claims, second, exempt=exempt, with_digest=with_digest)
         self._known[claims.user, claims.reference] = _KnownToken(token, prepared, second)
         if len(self._known) > _KNOWN_TOKENS:
             self._known.popitem(last=False)
@@ -269,17 +275,18 @@ class SessionStore:
         arguments = {"opening": self._runner.openings.fields(claims, client)}
         actor = Actor.of(client, claims.user)
 
-        def read(reply: list[Any]) -> int | None:
+        def read(reply: list[Any]) -> tuple[int, bool]:
             _, ended, session_id, record = reply
             if record:
                 self._runner.recent.remember_session(claims.user, session_id.decode(), record, actor)
-            return int(session_id) if ended else None
+            return int(session_id), bool(ended)
 
-        ended = await self._runner.run_audited(LOGOUT, claims.user, read, arguments, actor=actor)
-        self._runner.revoked.add_ended_reference(claims.user, claims.reference, EndReason.LOGGED_OUT)
-        if ended is not None:
-            self._runner.revoked.add_ended(claims.user, ended, EndReason.LOGGED_OUT)
-        return ended
+        session_id, ended = await self._runner.run_audited(LOGOUT, claims.user, read, arguments, actor=actor)
+        self._runner.revoked.add_refused(claims, session_id, EndReason.LOGGED_OUT)
+        if not ended:
+            return None
+        self._runner.revoked.add_ended(claims.user, session_id, EndReason.LOGGED_OUT)
+        return session_id
 
     async def log_out_unseen(self, user: str, reference: str, client: Client) -> None:
         """Makes sure that tokens with a reference which no session has open none, where unknown tokens would."""
@@ -297,14 +304,24 @@ class SessionStore:
         )
         await self.log_out(claims, client)
 
-    async def end_sid(self, user: str, sid: str, *, tokens_expire_at: float, actor: Actor = SYSTEM) -> int:
+    async def end_sid(
+        self,
+        user: str,
+        sid: str,
+        *,
+        tokens_expire_at: float,
+        issued_at: float | None = None,
+        actor: Actor = SYSTEM,
+    ) -> int:
         """Ends every session whose tokens carry `sid`, those never seen included; the last of these tokens expires at
-        `tokens_expire_at` (seconds). Returns how many live ones ended."""
+        `tokens_expire_at` (seconds). A report of `issued_at` (seconds) concerns no session that a login opened under
+        the reference of one that had ended by then. Returns how many live ones ended."""
         arguments = {
             "sid": written(sid),
             "tokens_expire_at": microseconds(tokens_expire_at),
             "id": str(new_id()),
             "at": 0,
+            "issued_at": microseconds(issued_at or 0),
         }
         ended = from_activity = 0
         while True:
@@ -316,7 +333,7 @@ class SessionStore:
             if not from_activity:
                 again = {**arguments, "from_activity": 0, "at": instant}
                 self._runner.recent.remember(END_SID, user, again, actor)
-                self._runner.revoked.add_ended_sid(user, written(sid), EndReason.LOGGED_OUT)
+                self._runner.revoked.add_ended_sid(user, written(sid), EndReason.LOGGED_OUT, issued_at=issued_at)
                 return ended
 
     async def clean_up(self) -> int:

@@ -98,6 +98,7 @@ class ClaimRules(msgspec.Struct, frozen=True, kw_only=True):
             issued_at=issued_at,
             expires_at=validity.expires_at,
             claims=members,
+            digest=hashlib.sha256(payload).hexdigest(),
         )
         return claims, validity
 

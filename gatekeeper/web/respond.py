@@ -61,9 +61,13 @@ class ResponseSender:
 
 def challenge(problem: Problem, *, token_sent: bool) -> bytes:
     """The value of `WWW-Authenticate` (RFC 6750 section 3): no error code where no token was sent."""
-    if not token_sent:
+    if not token_sent and problem.max_age is None:
         return b"Bearer"
-    return f'Bearer error="invalid_token", error_description="{problem.text}"'.encode()
+    error, age = "invalid_token", ""
+    if problem.max_age is not None:
+        # RFC 9470 section 3.
+        error, age = problem.reason.code, f", max_age={problem.max_age}"
+    return f'Bearer error="{error}", error_description="{problem.text}"{age}'.encode()
 
 
 def problem_headers(problem: Problem, *, token_sent: bool) -> HeaderList:

@@ -16,6 +16,7 @@ TABLE = {
     "session_revoked_or_invalid": (401, "Session has been revoked or is invalid"),
     "session_inactivity_timeout": (401, "Session expired due to inactivity"),
     "session_expired": (401, "Session has expired"),
+    "insufficient_user_authentication": (401, "A more recent sign-in is required"),
     "session_limit_exceeded": (403, "Maximum number of concurrent sessions exceeded"),
     "forbidden": (403, "Administrator rights are required"),
     "origin_not_allowed": (403, "This origin is not allowed"),

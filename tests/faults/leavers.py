@@ -161,7 +161,7 @@ async def _left(process: Process, user: str) -> Leaver:
     """A login that presents a token ends its session."""
     await process.store.check(_issued_before(user, user), CLIENT)
     new = token(f"{user}-new", user=user)
-    end = lambda: process.sign_ins.log_in(new, CLIENT, exempt=False, refresh=None, presented=user)  # noqa: E731
+    end = lambda: process.sign_ins.log_in(new, CLIENT, exempt=False, refresh=None, presented=token(user, user=user))  # noqa: E731
     return Leaver(end, [(user, user)], [])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import http.client
 import json
 import random
@@ -131,12 +132,15 @@ class Clients:
             )
         )
 
+    def _new_device(self, user: str, tokens: dict[str, Any]) -> Device:
+        return Device(user, tokens)
+
     def _log_in(self, chance: random.Random, user: str) -> None:
-        body = {"username": user, "password": "right"}
+        body = {"username": user, "password": "right", "browser": chance.randrange(2)}
         began, ended, response = self._ask(chance, "POST", "/auth/login", None, body)
         if response is None or response.status != 200:
             return
-        device = Device(user, json.loads(response.body))
+        device = self._new_device(user, json.loads(response.body))
         self.history.append(
             Operation(kind="login", user=user, began=began, ended=ended, result="done", session=device.session)
         )
@@ -186,6 +190,29 @@ class Clients:
                 successor=successor,
             )
         )
+
+
+class ReturningClients(Clients):
+    """Clients of a provider that remembers their browsers: every login of one browser has the same `sid` and
+    `auth_time`. What counts as a session here is one token, so that an old one that lives again is seen."""
+
+    def _new_device(self, user: str, tokens: dict[str, Any]) -> Device:
+        device = Device(user, tokens | {"refresh_token": ""})
+        device.session = hashlib.sha256(device.access.encode()).hexdigest()
+        return device
+
+    def _act(self, chance: random.Random, device: Device, others: list[Device]) -> None:
+        number = chance.random()
+        if number < 0.55:
+            self._record(chance, "request", device, "GET", "/")
+        elif number < 0.7:
+            self._record(chance, "end", device, "DELETE", "/sessions/logout", of=device.session)
+        elif number < 0.8:
+            self._record(chance, "end", device, "POST", "/auth/logout", of=device.session)
+        elif number < 0.85:
+            self._record(chance, "end_all", device, "DELETE", "/sessions/all")
+        else:
+            self._log_in(chance, device.user)
 
 
 def _result(response: ClientResponse | None) -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -40,6 +41,12 @@ for _, id in ipairs(redis.call('HKEYS', KEYS[1])) do
     local record = cmsgpack.unpack(redis.call('HGET', KEYS[1], id))
     for _, field in ipairs({1, 2, 3, 5, 8, 9}) do
       if record[field] > 0 then record[field] = record[field] - passed end
+    end
+    local earlier = record[19]
+    if earlier then
+      for _, field in ipairs({2, 5}) do
+        if earlier[field] > 0 then earlier[field] = earlier[field] - passed end
+      end
     end
     redis.call('HSET', KEYS[1], id, cmsgpack.pack(record))
     local score = tonumber(redis.call('ZSCORE', KEYS[2], id))
@@ -105,15 +112,18 @@ def token(
     """Makes a verified token. `issued_ago` None: it has no `iat`; below zero: its issuer's clock runs ahead. `claims`
     are further ones in its payload."""
     now = time.time()
+    issued_at = None if issued_ago is None else now - issued_ago
+    content = (user, reference, jti, issued_at, now + expires_in, sorted((claims or {}).items()))
     return Claims(
         user=user,
         reference=reference,
         jti=jti,
         roles=(),
         is_admin=False,
-        issued_at=None if issued_ago is None else now - issued_ago,
+        issued_at=issued_at,
         expires_at=now + expires_in,
         claims=claims or {},
+        digest=reference[2:] if reference.startswith("h:") else hashlib.sha256(repr(content).encode()).hexdigest(),
     )
 
 
@@ -127,7 +137,9 @@ class Door:
     async def log_in(
         self, claims: str | Claims, refresh: str | None = None, *, lives: float | None = None, **options: Any
     ) -> SignInResult:
-        """Logs in. `lives`: the seconds until the `exp` of the refresh token."""
+        """Logs in. `lives`: the seconds until the `exp` of the refresh token. `presented` may be a reference."""
+        if isinstance(presented := options.get("presented"), str):
+            options["presented"] = token(presented)
         return await self.sign_ins.log_in(
             claims if isinstance(claims, Claims) else token(claims),
             CLIENT,

@@ -118,10 +118,14 @@ async def test_a_later_sign_in_under_the_same_sid_is_admitted(door: Door) -> Non
 
 async def test_a_login_under_the_same_sid_opens_in_the_very_second(door: Door) -> None:
     # Section 5: an observed login answer opens regardless
-    claims = token("a-sid:200", issued_ago=0.0)
+    claims = token(f"a-sid:{int(time.time())}", issued_ago=0.0)
     await end_sid(door, "a-sid")
     assert (await door.log_in(claims)).outcome == "opened"
     assert await checked(door, claims) == ("touched", None)
+    # … unless the provider ended that very sign-in.
+    for reference in ("a-sid", "a-sid:200", f"a-sid:{int(time.time()) - 2}"):
+        answer = await door.log_in(token(reference, issued_ago=-2))
+        assert (answer.outcome, answer.end_reason) == ("ended", LOGGED_OUT)
 
 
 async def test_a_sid_can_end_again(door: Door) -> None:

@@ -54,6 +54,23 @@ class Token:
     expires: Instant
     real_expires: float
 
+    @property
+    def digest(self) -> str:
+        return self.reference[2:] if self.reference.startswith("h:") else self.jti
+
+    def issued_until(self, instant: Instant) -> bool:
+        return self.issued is None or self.issued <= instant
+
+
+@dataclass(eq=False)
+class Earlier:
+    """The session that had the reference before: it ended at `until`; tokens of it may be presented until `kept`."""
+
+    reference: str
+    until: Instant
+    record: Record
+    kept: int
+
 
 @dataclass(eq=False)
 class Record:
@@ -70,8 +87,10 @@ class Record:
     older: dict[str, int] = field(default_factory=dict)
     """Older names, and until when they are known."""
     ended: EndReason | None = None
+    ended_at: Instant = (0, 0)
     hidden: bool = False
     forget: int = 0
+    earlier: Earlier | None = None
 
 
 class SignInLaw(RuleBasedStateMachine):
@@ -136,7 +155,7 @@ class SignInLaw(RuleBasedStateMachine):
         if seconds:
             self.hand.let_pass(seconds)
 
-    def due(self, record: Record) -> EndReason | None:
+    def due(self, record: Record) -> tuple[EndReason, Instant] | None:
         causes: list[tuple[Instant, int, EndReason]] = []
         if self.not_before is not None:
             instant, spared = self.not_before
@@ -146,23 +165,53 @@ class SignInLaw(RuleBasedStateMachine):
             causes.append(((record.created[0] + TTL, record.created[1]), 1, EndReason.EXPIRED))
         if self.idle is not None and record.activity[0] + self.idle <= self.jumped:
             causes.append(((record.activity[0] + self.idle, record.activity[1]), 2, EndReason.IDLE))
-        return min(causes)[2] if causes else None
+        return (min(causes)[2], min(causes)[0]) if causes else None
 
-    def finish(self, record: Record, reason: EndReason) -> None:
+    def finish(self, record: Record, reason: EndReason, at: Instant | None = None) -> None:
         record.ended, record.hidden = reason, reason is EndReason.REVOKED_BY_USER
+        record.ended_at = at or self.now()
         record.forget = max(self.jumped + ENDED_TTL, record.token_expires[0], record.refresh_expires)
+        if record.earlier is not None:
+            record.forget = max(record.forget, record.earlier.kept)
 
     def settle(self) -> None:
         for record in self.records:
-            reason = None if record.ended else self.due(record)
-            if reason is not None:
-                self.finish(record, reason)
+            due = None if record.ended else self.due(record)
+            if due is not None:
+                self.finish(record, *due)
 
     def over_by(self, record: Record) -> EndReason | None:
         """Returns the end reason of a session that has ended, and settles one that is due."""
-        if record.ended is None and (reason := self.due(record)):
-            self.finish(record, reason)
+        if record.ended is None and (due := self.due(record)):
+            self.finish(record, *due)
         return record.ended
+
+    def older(self, asked: Token) -> Record | None:
+        """Returns the ended session of a token, where a login has opened another one under the reference since. The
+        newest one is kept while the token lives."""
+        newest = record = self.names.get(f"r:{asked.reference}")
+        handed_out_by = self.names.get(f"p:{asked.digest}")
+        while (
+            record in self.records
+            and (earlier := record.earlier) is not None
+            and earlier.reference == asked.reference
+            and asked.issued_until(earlier.until)
+            and handed_out_by is not record
+        ):
+            record = earlier.record
+        if record is newest:
+            return None
+        assert newest is not None
+        assert newest.earlier is not None
+        newest.earlier.kept = max(newest.earlier.kept, asked.expires[0])
+        newest.forget = max(newest.forget, newest.earlier.kept)
+        return record
+
+    def remember(self, record: Record, asked: Token) -> None:
+        earlier = record.earlier
+        if earlier is not None and earlier.reference == asked.reference and asked.issued_until(earlier.until):
+            self.names[f"p:{asked.digest}"] = record
+            record.older[f"p:{asked.digest}"] = asked.expires[0]
 
     def forget(self) -> None:
         gone = {id(record) for record in self.records if record.ended and record.forget <= self.jumped}
@@ -258,7 +307,8 @@ class SignInLaw(RuleBasedStateMachine):
     def claims(self, asked: Token) -> Claims:
         issued_at = None if asked.real_issued is None else asked.real_issued - self.jumped
         made = token(asked.reference, jti=asked.jti)
-        return replace_claims(made, issued_at=issued_at, expires_at=asked.real_expires - self.jumped)
+        expires_at = asked.real_expires - self.jumped
+        return replace_claims(made, issued_at=issued_at, expires_at=expires_at, digest=asked.digest)
 
     def token(self, reference: str, lives: int, *, fresh: bool, iat: bool = True) -> Token:
         known = self.tokens.get(reference)
@@ -282,6 +332,7 @@ class SignInLaw(RuleBasedStateMachine):
         refresh: str | None = None,
         lives: int | None = None,
         leaving: Record | None = None,
+        earlier: Earlier | None = None,
     ) -> None:
         self.forget()
         victims = self.victims(leaving)
@@ -294,11 +345,14 @@ class SignInLaw(RuleBasedStateMachine):
         now = self.now()
         opened = Record(answer.session_id, now, now, asked, asked.reference, refresh, method, asked.expires)
         opened.refresh_expires = self.refresh_expires(opened, lives) if refresh is not None else 0
+        opened.earlier = earlier
         self.records.append(opened)
         self.ids.append(opened.session_id)
         self.names[f"r:{asked.reference}"] = opened
         if refresh is not None:
             self.names[f"f:{refresh}"] = opened
+        if method == "password":
+            self.remember(opened, asked)
         if leaving is not None:
             self.finish(leaving, EndReason.LOGGED_OUT)
         assert self.limit is None or len(self.live()) <= self.limit
@@ -312,6 +366,9 @@ class SignInLaw(RuleBasedStateMachine):
         if not self.whole and record is not None and self.outlives(asked, record):
             return
         answer = self.runner.run(self.store.check(self.claims(asked), CLIENT))
+        if older := self.older(asked):
+            assert (answer.outcome, answer.session_id, answer.end_reason) == ("ended", older.session_id, older.ended)
+            return
         if record is None:
             if not self.adopts(asked):
                 assert answer.outcome == "unknown"
@@ -346,11 +403,17 @@ class SignInLaw(RuleBasedStateMachine):
         reference = self.told_apart(reference)
         asked = self.token(reference, lives, fresh=fresh)
         given = self.refresh_token(refresh, refresh_lives)
-        presented = None if presented is None else self.told_apart(presented)
+        brought = None if presented is None else self.token(self.told_apart(presented), LONGEST, fresh=False)
         answer = self.runner.run(
-            self.sign_ins.log_in(self.claims(asked), CLIENT, exempt=False, refresh=given, presented=presented)
+            self.sign_ins.log_in(
+                self.claims(asked),
+                CLIENT,
+                exempt=False,
+                refresh=given,
+                presented=None if brought is None else self.claims(brought),
+            )
         )
-        leaving = self.names.get(f"r:{presented}")
+        leaving = self.names.get(f"r:{brought.reference}") if brought is not None and not self.older(brought) else None
         if leaving is not None and self.over_by(leaving):
             leaving = None
         record = self.names.get(f"r:{reference}")
@@ -358,13 +421,26 @@ class SignInLaw(RuleBasedStateMachine):
             self.assert_touched(answer, record)
             record.method = "password"
             self.join(record, asked, refresh, refresh_lives, moves=True)
+            self.remember(record, asked)
             if leaving is not None and leaving is not record:
                 self.finish(leaving, EndReason.LOGGED_OUT)
-        elif record is not None and not reference.startswith("h:"):
-            assert (answer.outcome, answer.session_id) == ("ended", record.session_id)
-            assert answer.end_reason is record.ended
+        elif self.ended_by_the_provider(reference, record):
+            assert (answer.outcome, answer.end_reason) == ("ended", EndReason.LOGGED_OUT)
         else:
-            self.expect_opening(answer, asked, "password", refresh=refresh, lives=refresh_lives, leaving=leaving)
+            earlier = None
+            if record is not None and not reference.startswith("h:"):
+                kept = max(record.token_expires[0], record.earlier.kept if record.earlier else 0)
+                earlier = Earlier(reference, record.ended_at, record, kept)
+            self.expect_opening(
+                answer, asked, "password", refresh=refresh, lives=refresh_lives, leaving=leaving, earlier=earlier
+            )
+
+    def ended_by_the_provider(self, reference: str, record: Record | None) -> bool:
+        """Tells whether the provider ended the sign-in of a reference; each `auth_time` here is of long ago."""
+        sid = reference.partition(":")[0]
+        if sid not in self.marks or sid == "h":
+            return False
+        return record is None or record.created <= self.marks[sid][0]
 
     def assert_touched(self, answer: SignInResult, record: Record) -> None:
         assert (answer.outcome, answer.session_id, answer.end_reason) == ("touched", record.session_id, None)
@@ -392,6 +468,13 @@ class SignInLaw(RuleBasedStateMachine):
             assert (answer.outcome, answer.session_id) == ("unknown", 0)
             return
         if record is None or self.over_by(record) is None:
+            if older := self.older(asked):
+                assert (answer.outcome, answer.session_id, answer.end_reason) == (
+                    "ended",
+                    older.session_id,
+                    older.ended,
+                )
+                return
             record = self.names.get(f"r:{reference}", record)
         if record is not None and self.over_by(record):
             assert (answer.outcome, answer.session_id) == ("ended", record.session_id)
@@ -418,6 +501,8 @@ class SignInLaw(RuleBasedStateMachine):
         by_refresh, by_token = self.names.get(f"f:{digest}"), self.names.get(f"r:{reference}")
         if by_refresh is not None and self.over_by(by_refresh):
             assert (answer.outcome, answer.end_reason) == ("ended", by_refresh.ended)
+        elif asked is not None and (older := self.older(asked)):
+            assert (answer.outcome, answer.session_id, answer.end_reason) == ("ended", older.session_id, older.ended)
         elif by_token is not None and asked is not None and self.over_by(by_token):
             assert (answer.outcome, answer.session_id) == ("ended", by_token.session_id)
             assert answer.end_reason is by_token.ended
@@ -471,6 +556,9 @@ class SignInLaw(RuleBasedStateMachine):
         reference = self.told_apart(reference)
         asked = self.token(reference, lives, fresh=fresh)
         ended = self.runner.run(self.store.log_out(self.claims(asked), CLIENT))
+        if self.older(asked):
+            assert ended is None
+            return
         record = self.names.get(f"r:{reference}")
         if record is None:
             assert ended is None
@@ -573,7 +661,7 @@ class SignInLaw(RuleBasedStateMachine):
 
     @invariant()
     def the_names_are_the_model_s(self) -> None:
-        stored = {name: self.hand.owner(name) for name in self.hand.fields() if name[:2] in {"r:", "f:"}}
+        stored = {name: self.hand.owner(name) for name in self.hand.fields() if name[:2] in {"r:", "f:", "p:"}}
         # What remembers a provider's word is not looked into.
         marked = {name for name in stored if name[2:].partition(":")[0] in self.marks and name not in self.names}
         expected = {name: record.session_id for name, record in self.names.items()}

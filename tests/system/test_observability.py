@@ -48,6 +48,7 @@ DENIALS = {
     "session_revoked_or_invalid",
     "session_inactivity_timeout",
     "session_expired",
+    "insufficient_user_authentication",
     "session_limit_exceeded",
     "forbidden",
     "origin_not_allowed",

@@ -597,20 +597,6 @@ def test_the_same_token_again_is_the_same_session_while_that_lives(world: World)
         assert world.store.live(user) == 1
 
 
-def test_a_jti_of_an_ended_session_is_not_handed_out_again(world: World) -> None:  # S24
-    user = someone()
-    access = token(user)
-    for end, body in ((log_out, LOGGED_OUT), (end_all, REVOKED)):
-        user = someone()
-        access = token(user)
-        assert post(world, LOGIN, handed(Pair(access, opaque()))).status == 200
-        end(world, access)
-        answer = post(world, LOGIN, handed(Pair(access, opaque())))
-        assert_own_response(answer, 401, body)
-        assert access not in str(answer)
-        assert world.store.live(user) == 0
-
-
 def test_after_the_end_of_all_a_login_of_the_same_second_opens(world: World) -> None:  # C-13, rule 4.4
     user = someone()
     first = sign_in(world, user)

@@ -1,10 +1,15 @@
--- adopt, the rest of check.lua: a token that names no session opens one.
+-- adopt, the rest of check.lua: a token that names no session opens one; one of before a login names an ended one.
 -- call: opening (opening.lua), adopt_not_before, epoch, actor. The first two instants and the epoch are explained in
 -- epoch.lua. KEYS[5] is the key of the epoch. It is left out in a Cluster, where it lies on another node: a loss is known
 -- there as soon as the caller has looked.
 
 start_anew_if_lost()
-issued_at = tonumber(issued_at)
+local digest = string.match(issued_at, ' (.*)$')
+issued_at = tonumber(string.match(issued_at, '^%S+'))
+if is_older then
+  local ended, _, reason = session_of(reference, issued_at, digest, token_expires_at)
+  return {sessions, 'ended', ended, reason, 0}
+end
 if rules.unknown == 'reject' or (tokens_before > 0 and issued_at <= tokens_before) then return {sessions, 'unknown', '0', '', 0} end
 local out, end_reason = signed_out_at_the_provider(reference, issued_at)
 if out then return {sessions, 'ended', out, end_reason, 0} end

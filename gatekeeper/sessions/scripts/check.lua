@@ -4,6 +4,7 @@
 --         {KEYS[1], 'ended', id, end reason, 0}   the session has ended
 --         {KEYS[1], 'unknown', '0', '', 0}        there is none, and this token may not open one
 --         {KEYS[1], 'full', '0', '', 0}           there is no room, by policy `reject`
+--         {KEYS[1], 'older', '0', '', 0}          the digest of the token decides, and the caller left it out
 --         {KEYS[1], 'absent', '0', '', 0}         there is none, and the caller left out `packed_call`
 --         {KEYS[1], 'lost', '0', '', 0}           there is none, and the store has lost data since the caller's last look
 --         {KEYS[1], 'doubtful', id, '', 0}        the session would have ended, were it not for clocks that disagree
@@ -14,8 +15,17 @@ token_expires_at, exempt = tonumber(token_expires_at), tonumber(exempt)
 rules = {idle = tonumber(idle), ended_ttl = tonumber(ended_ttl)}
 
 local id = redis.call('HGET', sessions, 'r:' .. reference)
-if id then
-  local record = load(id)
+local record = id and load(id)
+local earlier = record and record[EARLIER]
+-- Whether the token is one of before a login (EARLIER): adopt.lua finds its session then. Where its digest decides, it
+-- stands behind the instant in `issued_at`.
+local is_older = earlier and earlier[1] == reference and tonumber(string.match(issued_at, '^%S+')) <= earlier[2]
+if is_older then
+  local digest = string.match(issued_at, ' (.*)$')
+  if not digest then return {sessions, 'older', '0', '', 0} end
+  is_older = redis.call('HGET', sessions, 'p:' .. digest) ~= id
+end
+if id and not is_older then
   -- A reference without a record, or a live record that the index does not call live, is damage. It opens nothing.
   if not record then return {sessions, 'unknown', '0', '', 0} end
   if record[ENDED_AT] > 0 then

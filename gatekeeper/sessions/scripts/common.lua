@@ -5,7 +5,9 @@
 --   KEYS[1] sessions    hash    <id>          → the record (fields below), packed
 --                               r:<reference> → <id>: the session that an access token names
 --                               f:<digest>    → <id>: the session that a refresh token names, by its SHA-256
---                               t:<id>        → older names of a session, packed: {field, when its token expires}, …
+--                               p:<digest>    → <id>: the session of a token that a login handed out, by the SHA-256 of
+--                                               its payload; only where its `iat` does not tell (EARLIER below)
+--                               t:<id>        → other names of a session, packed: {field, when its token expires}, …
 --                               c:<id>        → the claims for the access tokens issued to it, as JSON
 --   KEYS[2] index       zset    <id>, score > 0: live; the score is the last activity
 --                                     score < 0: ended; minus the instant from which the record may be deleted
@@ -30,8 +32,9 @@
 --                          not_before refuses every token issued until then
 -- There is no other move; above all, none from ended to live.
 --
--- A name never moves from one session to another, with two exceptions, both in login.lua: a refresh token that a login
--- response repeats, and an `h:` reference (tokens in which no claim tells one sign-in from the next) of an ended session.
+-- A name never moves from one session to another, with these exceptions, all in login.lua: a refresh token or a payload
+-- that a login response repeats, and the reference of an ended session, under which a login opens a new one. The older
+-- tokens of that reference still name the ended session: EARLIER below, session_of() in upkeep.lua.
 --
 -- Arguments: ARGV[1] is the packed table of rules (Rules in keys.py): `idle` (0: off), `ttl`, `ended_ttl`, `limit`
 -- (0: off), `policy`, `unknown`, `tolerance`. ARGV[2] is the packed table of what the script itself is called with:
@@ -51,6 +54,11 @@ local rules
 local CREATED_AT, EXPIRES_AT, TOKEN_EXPIRES_AT, EXEMPT = 1, 2, 3, 4
 local ENDED_AT, END_REASON, HIDDEN, LAST_ACTIVITY, REFRESH_EXPIRES_AT = 5, 6, 7, 8, 9
 local REFERENCE, JTI, LOGIN_METHOD, REFRESH = 10, 11, 12, 13
+-- The last field, absent from most records: {reference, until, id, end reason, kept until}. The reference named session
+-- `id` before a login opened this one under it. A token of the reference that was issued `until` then, or that does not
+-- say when, names that ended session, unless `p:<digest>` says that a login of this one handed it out. This record is
+-- kept at least until `kept until`.
+local EARLIER = 19
 
 -- The keys of a user stay for this long after they are needed, because the store deletes them by its own clock: one that
 -- is ahead by less loses no ended session whose tokens have not expired. Milliseconds.
@@ -106,6 +114,8 @@ local function load(id)
       error('a record is garbled')
     end
   end
+  local earlier = record[EARLIER]
+  if earlier and not (earlier[2] >= 0 and earlier[2] <= 9007199254740992) then error('a record is garbled') end
   return record
 end
 
@@ -161,7 +171,8 @@ local function record_end(id, record, last_activity, at, reason, hidden)
   record[ENDED_AT], record[END_REASON], record[HIDDEN] = at, reason, hidden
   record[LAST_ACTIVITY] = last_activity
   save(id, record)
-  local forget_at = math.max(now + rules.ended_ttl, record[TOKEN_EXPIRES_AT], record[REFRESH_EXPIRES_AT])
+  local forget_at = math.max(now + rules.ended_ttl, record[TOKEN_EXPIRES_AT], record[REFRESH_EXPIRES_AT],
+                             record[EARLIER] and record[EARLIER][5] or 0)
   redis.call('ZADD', index, text(-forget_at), id)
   keep_until(forget_at)
   record_session_ended(id, at, reason, now,

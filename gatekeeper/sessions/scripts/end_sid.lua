@@ -2,7 +2,9 @@
 -- leaves a record by which tokens that were never seen are known as ended (signed_out_at_the_provider() in upkeep.lua).
 -- Looks at STEP sessions, those with the oldest activity first: one that moves meanwhile is met by a later call.
 -- call: sid, tokens_expire_at (of the last such token), id (for the new record), from_activity (0 at first), actor, at (0:
---       now; else an earlier instant, where the report is repeated: sessions that began after it are not concerned)
+--       now; else an earlier instant, where the report is repeated: sessions that began after it are not concerned),
+--       issued_at (of the report; 0: unknown). A session that a login opened under the reference of one that had ended by
+--       then is not concerned
 -- Replies {KEYS[1], how many live sessions ended, `from_activity` of the next call (0: all have been looked at), the instant}
 
 local function carries_sid(id, record)
@@ -16,9 +18,16 @@ local function carries_sid(id, record)
   return false
 end
 
+-- Whether the report is about the session that had the reference of `record` before (EARLIER).
+local function is_about_an_earlier(record)
+  local earlier = record and record[EARLIER]
+  return earlier and call.issued_at > 0 and call.issued_at <= earlier[2] and sid_of(earlier[1]) == call.sid
+end
+
 -- Whether a session that carries the `sid` is over. One that began after the instant is not, unless a token that the end
 -- covers whenever it was issued has opened it, since this server did not know of the end (a repetition).
 local function is_concerned(record)
+  if is_about_an_earlier(record) then return false end
   if call.at == 0 or record[CREATED_AT] <= call.at then return true end
   local _, one_of_several = sid_of(record[REFERENCE])
   return record[LOGIN_METHOD] == 'token' and one_of_several == ''
@@ -28,6 +37,10 @@ local from = call.from_activity
 local instant = call.at > 0 and call.at or now
 
 start_anew_if_lost()
+local newest = redis.call('HGET', sessions, 'r:' .. call.sid)
+newest = newest and load(newest)
+local is_late = is_about_an_earlier(newest)
+if is_late then instant = math.min(instant, newest[EARLIER][2]) end
 if from == 0 then
   forget()
   -- The record's `ended_at` says when the provider last said so.
@@ -41,7 +54,7 @@ if from == 0 then
   if not known or known[ENDED_AT] < instant then
     local record = new_record({created_at = instant, expires_at = instant, token_expires_at = call.tokens_expire_at,
                                reference = reference, jti = '', login_method = 'token'})
-    finish(id, record, instant, call.at > 0 and instant or token_now, 'logged_out', 1)
+    finish(id, record, instant, (call.at > 0 or is_late) and instant or token_now, 'logged_out', 1)
   end
 end
 

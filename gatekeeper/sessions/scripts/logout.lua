@@ -1,5 +1,5 @@
--- logout: ends the session that a token names. A session that has ended stays as it is, and is kept while this token
--- lives. A token that was never seen, or whose record is lost, gets an ended record, so that it cannot open a session
+-- logout: ends the session that a token names. A session that has ended stays as it is, also where a login has opened
+-- another one under its reference, and is kept while this token lives. A token that was never seen, or whose record is lost, gets an ended record, so that it cannot open a session
 -- afterwards.
 -- call: opening (the fields of a new record: opening.lua), actor
 -- Replies {KEYS[1], 1 | 0, id, record}: 1 where a live session ended; the record is packed, and '' of one that was found
@@ -8,8 +8,8 @@
 local opening = call.opening
 
 start_anew_if_lost()
-local id = redis.call('HGET', sessions, 'r:' .. opening.reference)
-local record = id and load(id)
+local id, record, reason = session_of(opening.reference, opening.issued_at, opening.digest, opening.token_expires_at)
+if reason then return {sessions, 0, id, record and cmsgpack.pack(record) or ''} end
 if not record then
   forget()
   id = unused_id(opening.id)

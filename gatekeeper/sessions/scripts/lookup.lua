@@ -1,6 +1,6 @@
 -- lookup: the session that tokens name, without a touch. It runs before a refresh, and for an introspection.
--- call: refresh (the digest of a refresh token, or ''), reference (of an access token, or ''), token_expires_at and
---       issued_at (of that access token), session (nil, or the id of the session that was given a learnt text: learn.lua)
+-- call: refresh (the digest of a refresh token, or ''), reference (of an access token, or ''), token_expires_at, issued_at
+--       and digest (of that access token), session (nil, or the id of the session that was given a learnt text: learn.lua)
 -- Replies {KEYS[1], 'live', id, '', expires_at, 1|0}     where both tokens name one, that of the refresh token
 --         {KEYS[1], 'ended', id, end reason, ended_at, 0}   one of them names an ended session ('0': at any time)
 --         {KEYS[1], 'crowded', id, '', expires_at, 1|0}  live, with so many unexpired access tokens that it gets no more
@@ -14,7 +14,13 @@ local MOST_TOKENS = 1000
 start_anew_if_lost()
 local found
 for _, field in ipairs({call.session or refresh ~= '' and 'f:' .. refresh, reference ~= '' and 'r:' .. reference}) do
-  local id = field and (field == call.session and field or redis.call('HGET', sessions, field))
+  local id, gone
+  if field == 'r:' .. reference then
+    id, _, gone = session_of(reference, call.issued_at, call.digest, call.token_expires_at)
+  elseif field then
+    id = field == call.session and field or redis.call('HGET', sessions, field)
+  end
+  if gone then return {sessions, 'ended', id, gone, '0', 0} end
   local status, record = state(id)
   if status == 'ended' then
     if string.sub(field, 1, 2) == 'r:' then keep_ended(id, record, call.token_expires_at) end

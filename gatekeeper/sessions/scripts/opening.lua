@@ -2,7 +2,8 @@
 --
 -- An opening is a table with the fields of a new record: id, reference, jti, issued_at, token_expires_at, exempt (1 | 0),
 -- login_method, ip_address, user_agent, hints, city, country; refresh (the digest of its refresh token, or '') and
--- refresh_expires_at (0: unknown). Python packs it in ScriptRunner.opening (script_runner.py).
+-- refresh_expires_at (0: unknown). Further: digest (the SHA-256 of the token's payload) and auth_time (nil: it has none).
+-- Python packs it in Openings.fields (opening.py).
 
 local function record_session_opened(id, at, login_method)
   append_to_outbox({'session_opened', id, at, login_method, actor})
@@ -77,21 +78,23 @@ local function open(opening, leaving)
   redis.call('HSET', sessions, 'r:' .. opening.reference, id)
   if opening.refresh ~= '' then redis.call('HSET', sessions, 'f:' .. opening.refresh, id) end
   redis.call('ZADD', index, text(opening.created_at), id)
-  keep_until(math.max(opening.expires_at + rules.ended_ttl, opening.token_expires_at, opening.refresh_expires_at))
+  keep_until(math.max(opening.expires_at + rules.ended_ttl, opening.token_expires_at, opening.refresh_expires_at,
+                      opening.earlier and opening.earlier[5] or 0))
   record_session_opened(id, opening.created_at, opening.login_method)
   return id, evicted
 end
 
--- live → live: what a response hands out besides the newest access token. Further access tokens (`call.more`: {reference,
--- token_expires_at}, …) name the session too, unless they name one already. A learnt text (learn.lua) may be a refresh token:
+-- live → live: what a response hands out besides the newest access token. Further access tokens (`call.more`, each
+-- with reference, issued_at, digest and token_expires_at) name the session too, unless they name one already. A learnt text (learn.lua) may be a refresh token:
 -- it expires at `call.learnt_expires_at` (0: unknown, then with the session).
 local function add_besides(id, call)
   if not (call.more or call.learnt_expires_at) then return end
   local record, names = load(id), redis.call('HGET', sessions, 't:' .. id)
   names = names and cmsgpack.unpack(names) or {}
   for _, token in ipairs(call.more or {}) do
-    if redis.call('HSETNX', sessions, 'r:' .. token[1], id) == 1 then names[#names + 1] = {'r:' .. token[1], token[2]} end
-    record[TOKEN_EXPIRES_AT] = math.max(record[TOKEN_EXPIRES_AT], token[2])
+    local name, expires_at = 'r:' .. token.reference, token.token_expires_at
+    if redis.call('HSETNX', sessions, name, id) == 1 then names[#names + 1] = {name, expires_at} end
+    record[TOKEN_EXPIRES_AT] = math.max(record[TOKEN_EXPIRES_AT], expires_at)
   end
   if call.more and #names > 0 then redis.call('HSET', sessions, 't:' .. id, cmsgpack.pack(names)) end
   if call.learnt_expires_at then
@@ -102,13 +105,13 @@ local function add_besides(id, call)
   keep_until(math.max(record[TOKEN_EXPIRES_AT], record[REFRESH_EXPIRES_AT]))
 end
 
--- A session keeps at most this many older names; the oldest refresh tokens are forgotten first. Access tokens never are,
--- because an unknown one opens a session: a session with so many unexpired ones gets no more (lookup.lua).
+-- A session keeps at most this many other names; the oldest refresh tokens and payloads are forgotten first. References
+-- never are, because an unknown one opens a session: a session with so many unexpired ones gets no more (lookup.lua).
 local MOST_NAMES = 1000
 
-local function forget_oldest_refresh_token(id, names)
+local function forget_oldest_token(id, names)
   for i, name in ipairs(names) do
-    if string.sub(name[1], 1, 2) == 'f:' then
+    if string.sub(name[1], 1, 2) ~= 'r:' then
       unname(id, name[1])
       table.remove(names, i)
       return true
@@ -138,7 +141,7 @@ local function join(id, record, last_activity, tokens)
     if record[REFRESH] ~= '' then kept[#kept + 1] = {'f:' .. record[REFRESH], record[REFRESH_EXPIRES_AT]} end
     redis.call('HSETNX', sessions, 'f:' .. refresh, id)
   end
-  while #kept > MOST_NAMES and forget_oldest_refresh_token(id, kept) do end
+  while #kept > MOST_NAMES and forget_oldest_token(id, kept) do end
   if #kept > 0 then
     redis.call('HSET', sessions, 't:' .. id, cmsgpack.pack(kept))
   elseif names then
@@ -153,4 +156,16 @@ local function join(id, record, last_activity, tokens)
   save(id, record)
   keep_until(math.max(record[TOKEN_EXPIRES_AT], record[REFRESH_EXPIRES_AT]))
   redis.call('ZADD', index, text(math.max(present(last_activity), last_activity + 1)), id)
+end
+
+-- Remembers by its payload that a token of the session's reference is one that a login of it handed out (EARLIER).
+local function remember_payload(id, opening)
+  local field = 'p:' .. opening.digest
+  local packed, kept = redis.call('HGET', sessions, 't:' .. id), {}
+  for _, name in ipairs(packed and cmsgpack.unpack(packed) or {}) do
+    if name[1] ~= field then kept[#kept + 1] = name end
+  end
+  kept[#kept + 1] = {field, opening.token_expires_at}
+  while #kept > MOST_NAMES and forget_oldest_token(id, kept) do end
+  redis.call('HSET', sessions, field, id, 't:' .. id, cmsgpack.pack(kept))
 end

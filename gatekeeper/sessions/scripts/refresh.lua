@@ -12,7 +12,8 @@ local status, record, last_activity = state(linked ~= '0' and linked)
 if status == 'ended' then return reply('ended', linked, record[END_REASON]) end
 if status == 'doubtful' then return reply('doubtful') end
 if linked ~= '0' and not status then return reply('unknown') end
-local id = redis.call('HGET', sessions, 'r:' .. opening.reference)
+local id, _, gone = session_of(opening.reference, opening.issued_at, opening.digest, opening.token_expires_at)
+if gone then return reply('ended', id, gone) end
 if id and id ~= linked then
   linked = id
   status, record, last_activity = state(id)

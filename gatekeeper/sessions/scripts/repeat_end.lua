@@ -1,6 +1,7 @@
 -- repeat_end: ends a session that was ended before, on a server that may not know of it (recent_revocations.py): writes
 -- what replication would have brought. A session that began after that instant is not concerned, except for one that the
--- same tokens opened because this server did not know that they were revoked; never one that began with a login.
+-- same tokens opened because this server did not know that they were revoked; never one that began with a login, of which
+-- only the older tokens of its reference are taken away (EARLIER).
 -- call: id, record (packed, as it was stored when the session had ended), actor
 -- Replies {KEYS[1], 1 | 0}: 1 where the server did not know.
 
@@ -27,7 +28,16 @@ end
 local owner = redis.call('HGET', sessions, 'r:' .. ended[REFERENCE])
 if not record and owner and owner ~= call.id then
   local other = known(owner)
-  if not other or other[ENDED_AT] > 0 or other[LOGIN_METHOD] ~= 'token' then return {sessions, 0} end
+  if not other or other[ENDED_AT] > 0 then return {sessions, 0} end
+  if other[LOGIN_METHOD] == 'password' and other[CREATED_AT] > at then
+    local earlier = other[EARLIER]
+    if earlier and (earlier[2] >= at or earlier[1] ~= ended[REFERENCE]) then return {sessions, 0} end
+    other[EARLIER] = {ended[REFERENCE], at, call.id, reason, ended[TOKEN_EXPIRES_AT]}
+    save(owner, other)
+    keep_until(ended[TOKEN_EXPIRES_AT])
+    return {sessions, 1}
+  end
+  if other[LOGIN_METHOD] ~= 'token' then return {sessions, 0} end
   finish(owner, other, tonumber(redis.call('ZSCORE', index, owner) or other[CREATED_AT]), now, reason, hidden)
   return {sessions, 1}
 end

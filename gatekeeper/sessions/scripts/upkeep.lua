@@ -51,6 +51,38 @@ local function state(id)
   return 'ended', record
 end
 
+-- ended → ended, or live → live: an older token of this session's reference was refused (EARLIER), and the record stays
+-- until that token has expired.
+local function keep_earlier(id, record, token_expires_at)
+  local earlier = record[EARLIER]
+  if token_expires_at <= earlier[5] then return end
+  earlier[5] = token_expires_at
+  save(id, record)
+  local score = tonumber(redis.call('ZSCORE', index, id) or '0')
+  if score < 0 and -score < token_expires_at then redis.call('ZADD', index, text(-token_expires_at), id) end
+  if score ~= 0 then keep_until(token_expires_at) end
+end
+
+-- No login is followed back through more sessions of one reference than this.
+local MOST_EARLIER = 20
+
+-- The id of the session that an access token names, and its record: of the one under its reference, or of an ended one
+-- that had the reference before (EARLIER). Of that one the end reason too, and the record is nil once it was forgotten.
+local function session_of(reference, issued_at, digest, token_expires_at)
+  local id = redis.call('HGET', sessions, 'r:' .. reference)
+  local record = id and load(id)
+  local newest, newest_record, reason = id, record, nil
+  local handed_out_by = record and record[EARLIER] and redis.call('HGET', sessions, 'p:' .. digest)
+  for _ = 1, MOST_EARLIER do
+    local earlier = record and record[EARLIER]
+    if not earlier or earlier[1] ~= reference or issued_at > earlier[2] or handed_out_by == id then break end
+    id, reason = earlier[3], earlier[4]
+    record = load(id)
+  end
+  if id ~= newest then keep_earlier(newest, newest_record, token_expires_at) end
+  return id, record, reason
+end
+
 -- When a live session will be over if nothing more happens to it.
 local function over_at(record, last_activity)
   if rules.idle > 0 and record[EXEMPT] == 0 then return math.min(record[EXPIRES_AT], last_activity + rules.idle) end
@@ -67,7 +99,8 @@ end
 local function new_record(fields)
   return {fields.created_at, fields.expires_at, fields.token_expires_at, fields.exempt or 0, 0, '', 0, 0,
           fields.refresh_expires_at or 0, fields.reference, fields.jti, fields.login_method, fields.refresh or '',
-          fields.ip_address or '', fields.user_agent or '', fields.hints or '', fields.city or '', fields.country or ''}
+          fields.ip_address or '', fields.user_agent or '', fields.hints or '', fields.city or '', fields.country or '',
+          fields.earlier}
 end
 
 -- Removes a name of a session, unless it names another one by now (an `h:` reference can).
