@@ -88,3 +88,6 @@ class SdkDevice(Device):
 
     def logout(self) -> Said:
         return self._act("logout")
+
+    def restored(self) -> None:
+        self._act("hold", token=self.http.headers["Authorization"].removeprefix("Bearer "))

@@ -141,7 +141,9 @@ class FastApiTemplate(BearerDevice):
 
 PYTHON: Final[Sequence[Recipe]] = (
     Recipe("Django with Simple JWT", "django.md", "simplejwt.env", partial(_gunicorn, "django_recipes"), SimpleJwt),
+    Recipe("Django with djoser", "django.md", "djoser.env", partial(_gunicorn, "django_recipes"), Djoser),
     Recipe("Django with Ninja JWT", "django.md", "ninja.env", partial(_gunicorn, "django_recipes"), Ninja),
+    Recipe("Flask-JWT-Extended", "flask.md", "flask.env", partial(_gunicorn, "flask_recipe:app"), Flask),
     Recipe(
         "FastAPI Users",
         "fastapi.md",
@@ -232,4 +234,15 @@ class Feathers(SdkDevice):
 
 NODE: Final[Sequence[Recipe]] = (
     Recipe("NestJS", "nestjs.md", "nestjs.env", partial(_node, "nest.cjs"), Nest, apart=True),
+    Recipe("Express with passport", "express.md", "passport.env", partial(_node, "express.cjs"), Express, apart=True),
+    Recipe(
+        "Express with a header",
+        "express.md",
+        "header.env",
+        partial(_node, "express.cjs"),
+        ExpressHeader,
+        apart=True,
+    ),
+    Recipe("Fastify", "fastify.md", "fastify.env", partial(_node, "fastify.cjs"), Fastify, apart=True),
+    Recipe("Feathers", "feathers.md", "feathers.env", partial(_node, "feathers.cjs"), Feathers),
 )

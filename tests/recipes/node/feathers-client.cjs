@@ -1,23 +1,10 @@
-// Feathers' own client as several devices. Each line of the input is {"device", "act", …}, each line of the output
-// what came of it.
+// Feathers' own client as one device. Each line of the input is {"act", …}, each line of the output what came of it.
 const auth = require("@feathersjs/authentication-client").default;
 const { feathers } = require("@feathersjs/feathers");
 const rest = require("@feathersjs/rest-client").default;
 const readline = require("node:readline");
 
 const url = process.argv[2];
-const devices = new Map();
-
-const device = (name) => {
-  if (!devices.has(name)) {
-    const app = feathers();
-    app.configure(rest(url).fetch(fetch));
-    app.configure(auth({ storage: memory() }));
-    devices.set(name, app);
-  }
-  return devices.get(name);
-};
-
 const memory = () => {
   const kept = new Map();
   return {
@@ -25,6 +12,13 @@ const memory = () => {
     setItem: (key, value) => kept.set(key, value),
     removeItem: (key) => kept.delete(key),
   };
+};
+
+const device = () => {
+  const app = feathers();
+  app.configure(rest(url).fetch(fetch));
+  app.configure(auth({ storage: memory() }));
+  return app;
 };
 
 const acts = {
@@ -36,17 +30,24 @@ const acts = {
   // A page that is loaded again signs in with the token that it has kept.
   refresh: (app) => app.reAuthenticate(true),
   logout: (app) => app.logout(),
+  hold: (app, given) => {
+    app.set("authentication", Promise.resolve({ accessToken: given.token }));
+    return app.authentication.setAccessToken(given.token);
+  },
   token: async (app) => ({ token: await app.authentication.getAccessToken() }),
 };
 
 (async () => {
+  const app = device();
   for await (const line of readline.createInterface({ input: process.stdin })) {
     const given = JSON.parse(line);
     let said;
     try {
-      said = { status: 200, body: await acts[given.act](device(given.device), given) };
+      said = { status: 200, body: await acts[given.act](app, given) };
     } catch (error) {
-      said = { status: error.code ?? 599, body: error.data ?? {}, message: String(error) };
+      // What an application catches.
+      const { code, data, message } = error;
+      said = { status: error.response?.status ?? code, body: { code, data, message } };
     }
     console.log(JSON.stringify(said));
   }
