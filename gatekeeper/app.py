@@ -63,7 +63,7 @@ def create_app(settings: Settings, engine: Engine) -> App:
         trusted_proxies=rules.trusted,
         own_headers=own_headers,
         own_spelling=rules.identity.spelling,
-        on_error=engine.telemetry.metrics.upstream_failed,
+        on_error=engine.telemetry.upstream_failed,
     )
     handler = Handler(
         proxy,

@@ -193,10 +193,18 @@ class Readiness:
         return [_failovers_survived(wanted, wanted)]
 
     async def watch(self) -> None:
-        """Check at each beat and log what changes. The store's faults are logged by the breaker."""
+        """Check at each beat and log what changes. The store's faults are logged by the breaker; of a Cluster, whose
+        breaker does not open, they are logged here."""
         known: list[str] = []
+        failing = False
         while True:
-            await self._store_fault()
+            fault = await self._store_fault()
+            if self._client.is_cluster and (fault is not None) is not failing:
+                failing = fault is not None
+                if failing:
+                    _log.warning("gatekeeper not ready: %s", fault)
+                else:
+                    _log.info("session store works again")
             found = await self._other_faults()
             self._metrics.settle()
             if found != known:

@@ -311,7 +311,7 @@ class DirectForward:
     # Failures, and the end of the request
 
     def _upstream_failed(self, error: Failure) -> None:
-        self._services.telemetry.metrics.upstream_failed(error.kind)
+        self._services.telemetry.upstream_failed(error)
         self._fail(error)
 
     def _fail(self, error: GatekeeperError) -> None:

@@ -22,6 +22,7 @@ from gatekeeper.http.headers import HeaderList, get
 from gatekeeper.http.spelling import written_names
 from gatekeeper.http.types import Message, Receive, Scope, Send
 from gatekeeper.net import CLIENT_LEFT
+from gatekeeper.upstream.http1 import Failure
 from gatekeeper.upstream.interface import Upstream, UpstreamRequest, UpstreamResponse
 
 # The schemes of WebSocket handshakes, as browsers see the origin and proxies write `X-Forwarded-Proto`.
@@ -50,8 +51,7 @@ class Proxy:
     The `headers` of a scope must be clean already: identity headers of the client removed, those of Gatekeeper and the
     request id set. `own_headers` are the names of the latter, lower-case, and
     `own_spelling` has them as they are written. `on_upstream` gets the seconds until the head
-    of each response, which are also stored in `scope["state"]["upstream_seconds"]`; `on_error` gets the kind of each
-    failure (`connect`, `timeout`, `reset`, `protocol`).
+    of each response, which are also stored in `scope["state"]["upstream_seconds"]`; `on_error` gets each failure.
 
     Until a response has begun it raises the errors of `Upstream.send`, after that `ResponseTruncated`. When the client
     disconnects, the request to the backend is cancelled and the application returns. A WebSocket that has been accepted
@@ -66,7 +66,7 @@ class Proxy:
         own_headers: frozenset[bytes] = frozenset(),
         own_spelling: Mapping[bytes, bytes] | None = None,
         on_upstream: Callable[[float], None] | None = None,
-        on_error: Callable[[str], None] | None = None,
+        on_error: Callable[[Failure], None] | None = None,
     ) -> None:
         self._upstream = upstream
         self._trusted_proxies = trusted_proxies
@@ -162,9 +162,9 @@ class Proxy:
             self._failed(error)
             raise ResponseTruncated(str(error), kind=error.kind) from error
 
-    def _failed(self, error: UpstreamUnavailable | UpstreamTimeout) -> None:
+    def _failed(self, error: Failure) -> None:
         if self._on_error is not None:
-            self._on_error(error.kind)
+            self._on_error(error)
 
 
 class _ClientCapabilities:

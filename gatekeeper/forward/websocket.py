@@ -24,6 +24,7 @@ from gatekeeper.forward.departure import CancelWhenClientLeaves
 from gatekeeper.http.forwarding import response_headers
 from gatekeeper.http.types import Message, Receive, Scope, Send
 from gatekeeper.net import CLIENT_LEFT
+from gatekeeper.upstream.http1 import Failure
 from gatekeeper.upstream.interface import Upstream, UpstreamRequest
 from gatekeeper.upstream.websocket import BackendWebSocket, HandshakeRefused, WebSocketClose, open_websocket
 
@@ -43,7 +44,7 @@ class WebSocketTunnel:
     """Forwards WebSockets to the backend behind `upstream`.
 
     `on_upstream` gets the seconds until the response to each handshake, which are also stored in
-    `scope["state"]["upstream_seconds"]`; `on_error` gets the kind of each failure, also those of open WebSockets.
+    `scope["state"]["upstream_seconds"]`; `on_error` gets each failure, also those of open WebSockets.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class WebSocketTunnel:
         upstream: Upstream,
         *,
         on_upstream: Callable[[float], None] | None = None,
-        on_error: Callable[[str], None] | None = None,
+        on_error: Callable[[Failure], None] | None = None,
     ) -> None:
         self._upstream = upstream
         self._on_upstream = on_upstream
@@ -82,7 +83,7 @@ class WebSocketTunnel:
         try:
             backend = await open_websocket(self._upstream, request)
         except (UpstreamUnavailable, UpstreamTimeout) as error:
-            self._failed(error.kind)
+            self._failed(error)
             raise
         seconds = time.perf_counter() - started
         scope.setdefault("state", {})["upstream_seconds"] = seconds
@@ -95,15 +96,16 @@ class WebSocketTunnel:
             await client.accept(backend)
             frames = await _forward_messages(client, backend)
             if backend.failure is not None:
-                self._failed(backend.failure)
+                what = "broke the protocol" if backend.failure == "protocol" else "closed the connection"
+                self._failed(UpstreamUnavailable(f"the backend {what} of an open WebSocket", kind=backend.failure))
             # At the same time: a client that still has messages to read must not delay the close of the backend.
             await asyncio.gather(client.close(frames.for_client), backend.close(frames.for_backend))
         finally:
             backend.abort()
 
-    def _failed(self, kind: str) -> None:
+    def _failed(self, error: Failure) -> None:
         if self._on_error is not None:
-            self._on_error(kind)
+            self._on_error(error)
 
 
 async def _forward_messages(client: _WebSocketClient, backend: BackendWebSocket) -> CloseFrames:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from typing import Final
 
 from hiredis import ReplyError
@@ -65,6 +66,9 @@ def unavailable_from(error: BaseException) -> StoreUnavailable:
         kind = "timeout"
     elif isinstance(error, OSError):
         kind = "connection"
+        if type(error) in (OSError, socket.gaierror) and error.strerror:
+            # These names say nothing: no file is left, no port is free, the name is unknown.
+            detail = f"{detail}: {error.strerror}"
     return StoreUnavailable(f"session store failed: {kind} ({detail})", kind=kind)
 
 

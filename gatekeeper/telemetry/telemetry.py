@@ -14,6 +14,7 @@ from typing import Final
 from gatekeeper.errors import GatekeeperError, StoreUnavailable, UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.telemetry.access_log import AccessLog
 from gatekeeper.telemetry.metrics import Metrics
+from gatekeeper.telemetry.repeated import RepeatedWarning
 from gatekeeper.telemetry.request_record import RequestRecord
 
 _log = logging.getLogger("gatekeeper")
@@ -21,6 +22,14 @@ _log = logging.getLogger("gatekeeper")
 # The metrics of several workers are read from files, which lag behind by this much.
 _SETTLE_SECONDS: Final = 0.1
 _SECONDS_BETWEEN_WARNINGS: Final = 10.0
+
+
+def _warn_of_login_check(why: str, times: int) -> None:
+    _log.warning("login check failed: %s", why, extra={"times": times})
+
+
+def _warn_of_upstream(why: str, times: int) -> None:
+    _log.warning("upstream failed: %s", why, extra={"times": times})
 
 
 class Telemetry:
@@ -33,6 +42,8 @@ class Telemetry:
         # request on a loop of its own.
         self._flush_loop: asyncio.AbstractEventLoop | None = None
         self._settle_loop: asyncio.AbstractEventLoop | None = None
+        self._login_check_warning = RepeatedWarning(_warn_of_login_check)
+        self._upstream_warning = RepeatedWarning(_warn_of_upstream)
         self._refused_connections = 0
         self._next_warning_at = 0.0
 
@@ -59,7 +70,12 @@ class Telemetry:
             self.metrics.store_failed(error.kind)
         elif isinstance(error, UpstreamUnavailable | UpstreamTimeout):
             self.metrics.upstream_failed(error.kind)
-            _log.warning("login check failed: %s", error)
+            self._login_check_warning(str(error))
+
+    def upstream_failed(self, error: UpstreamUnavailable | UpstreamTimeout) -> None:
+        """Count a failure of the backend, and log why at most every ten seconds."""
+        self.metrics.upstream_failed(error.kind)
+        self._upstream_warning(str(error))
 
     def finished(self, record: RequestRecord) -> None:
         record.seconds = time.perf_counter() - record.started_at

@@ -194,6 +194,13 @@ def _may_be_sent_again(request: UpstreamRequest, exchange: HttpxExchange) -> boo
     return exchange.reused and not exchange.heard and request.body is None and request.method in SAFE_METHODS
 
 
+def _cause_of(error: BaseException) -> BaseException:
+    """Return the first error of a chain: what the layers above make of it says only that the attempt failed."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else cause
+    return error
+
+
 @contextmanager
 def _translated_errors(exchange: HttpxExchange) -> Iterator[None]:
     """Turn httpcore's exceptions into ours."""
@@ -202,11 +209,12 @@ def _translated_errors(exchange: HttpxExchange) -> Iterator[None]:
     except httpcore.TimeoutException as error:
         raise UpstreamTimeout(f"the backend was silent for too long ({type(error).__name__})") from error
     except httpcore.ConnectError as error:
-        raise UpstreamUnavailable(f"the backend cannot be reached: {error}", kind="connect") from error
+        raise UpstreamUnavailable(f"the backend cannot be reached: {_cause_of(error)}", kind="connect") from error
     except httpcore.NetworkError as error:
         raise UpstreamUnavailable("the backend closed the connection", kind="reset") from error
     except httpcore.RemoteProtocolError as error:
         kind = "reset" if exchange.ended else "protocol"
-        raise UpstreamUnavailable(f"the backend broke off or broke HTTP: {error}", kind=kind) from error
+        # Not its text, which may quote the response.
+        raise UpstreamUnavailable(f"the backend broke off or broke HTTP ({type(error).__name__})", kind=kind) from error
     except (httpcore.LocalProtocolError, h11.LocalProtocolError) as error:
         raise RequestNotForwardable from error

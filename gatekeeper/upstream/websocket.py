@@ -243,7 +243,9 @@ async def _shake_hands(line: BackendStreams, request: UpstreamRequest) -> Backen
             protocol.process_response(HandshakeResponse(head.status_code, "", fields))
             return BackendWebSocket(line, protocol, headers, handshake.rest())
     except InvalidHandshake as error:
-        raise UpstreamUnavailable(f"the backend broke the WebSocket handshake: {error}", kind="protocol") from error
+        # Not the text of the error, which may quote the response.
+        name = type(error).__name__
+        raise UpstreamUnavailable(f"the backend broke the WebSocket handshake ({name})", kind="protocol") from error
     if not 300 <= head.status_code < 600:
         # A success would be that of a plain request, which the client did not make. Statuses end at 599 (RFC 9110
         # section 15).
@@ -312,5 +314,5 @@ class _HandshakeRequest:
         except OSError as error:
             raise UpstreamUnavailable("the backend closed the connection", kind="reset") from error
         except h11.RemoteProtocolError as error:
-            raise UpstreamUnavailable(f"the backend broke off or broke HTTP: {error}", kind="protocol") from error
+            raise UpstreamUnavailable("the backend broke off or broke HTTP in a handshake", kind="protocol") from error
         return event

@@ -92,7 +92,7 @@ async def chain(
             trusted_proxies=TrustedProxies([]),
             own_headers=frozenset({b"x-user-id"}),
             on_upstream=seconds.append,
-            on_error=kinds.append,
+            on_error=lambda error: kinds.append(error.kind),
         )
         guarded = Guarded(proxy)
         server = serve_asgi(guarded)

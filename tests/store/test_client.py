@@ -523,6 +523,9 @@ async def test_a_wrong_password_is_an_error_that_does_not_show_it() -> None:
 def test_an_error_text_holds_the_kind_alone() -> None:
     assert str(unavailable_from(TimeoutError("secret"))) == "session store failed: timeout (TimeoutError)"
     assert str(unavailable_from(OSError("secret"))) == "session store failed: connection (OSError)"
+    assert str(unavailable_from(OSError(24, "Too many open files"))) == (
+        "session store failed: connection (OSError: Too many open files)"
+    )
     assert str(unavailable_from(ReplyError("NOPERM secret"))) == "session store failed: denied (NOPERM)"
     assert unavailable_from(ValueError("secret")).kind == "protocol"
 
