@@ -108,7 +108,8 @@ def _failovers_survived(wanted: int, connected: int) -> str:
 
 
 class Readiness:
-    """Answers whether requests can be judged now: the store and the keys answer, and the clocks agree."""
+    """Answers whether requests can be judged now: the store and the keys answer, and the clocks agree. `store_problem`
+    says why an embedded store is down, where that is known."""
 
     def __init__(
         self,
@@ -119,6 +120,7 @@ class Readiness:
         keys: KeySource,
         metrics: Metrics,
         leeway_seconds: float,
+        store_problem: Callable[[], str | None] = lambda: None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
@@ -127,6 +129,7 @@ class Readiness:
         self._keys = keys
         self._metrics = metrics
         self._leeway_seconds = leeway_seconds
+        self._store_problem = store_problem
         self._wall_clock = wall_clock
         # The store's clock less this host's, in seconds, when it was last asked.
         self._skew = 0.0
@@ -147,9 +150,9 @@ class Readiness:
             except StoreUnavailable as error:
                 self._metrics.store_failed(error.kind)
                 self._metrics.store_is_up(False)
-                return str(error)
+                return self._store_problem() or str(error)
             self._metrics.store_is_up(self._breaker.fault is None)
-        return None if self._breaker.fault is None else str(self._breaker.fault)
+        return None if self._breaker.fault is None else self._store_problem() or str(self._breaker.fault)
 
     async def _store_clock(self) -> float:
         clock = await self._epoch.beat()

@@ -97,6 +97,7 @@ COMPONENTS: Final = (
     "revocation channel",
     "server",
     "session store",
+    "upstream",
     "worker",
 )
 # Lines that are not free text: their words are promised (docs/operations.md), or a program looks for them.

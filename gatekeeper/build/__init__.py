@@ -96,6 +96,7 @@ def build(
         keys=keys,
         metrics=metrics,
         leeway_seconds=settings.jwt_leeway,
+        store_problem=(lambda: embedded.problem) if (embedded := store.embedded) is not None else lambda: None,
     )
     services = Services(
         rules=web.rules,

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import hashlib
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -33,8 +35,13 @@ _log = logging.getLogger("gatekeeper.store.embedded")
 
 _START_SECONDS: Final = 15.0
 _WATCH_SECONDS: Final = 0.2
+_RETRY_SECONDS: Final = 1.0
+_NEW_SECONDS: Final = 5.0
+# A server that is started with less room dies within a few writes.
+_ROOM_BYTES: Final = 1024 * 1024
 # sockaddr_un.sun_path holds 108 bytes on Linux and 104 elsewhere.
 _LONGEST_SOCKET_PATH: Final = 100
+_LOG_PREFIX: Final = re.compile(r"^[0-9]+:[A-Z] .{6,30} [-.*#] ")
 
 
 class EmbeddedStoreFailed(Exception):
@@ -72,6 +79,11 @@ class EmbeddedValkey:
         self._data_dir = Path(os.path.realpath(data_dir))
         self._child: subprocess.Popen[bytes] | None = None
         self._in_use: int | None = None
+        self._started_at: float | None = None
+        # The kinds of problems that were logged since the server last worked.
+        self._logged: set[str] = set()
+        # Why the server is down and cannot be started; None while it is not known to be.
+        self.problem: str | None = None
 
     def __repr__(self) -> str:
         return f"<EmbeddedValkey {self._data_dir} [{'alive' if self.is_alive() else 'down'}]>"
@@ -119,19 +131,51 @@ class EmbeddedValkey:
             self._in_use = None
 
     async def watch(self) -> None:
-        """Restart the server whenever it has died, whichever process started it. Runs until cancelled."""
+        """Restart the server whenever it has died, whichever process started it. Runs until cancelled.
+
+        On a full disk it would die again at its first write (`appendfsync always`), so it is started when there is
+        room. The log has one line for what is wrong, and one when it is right again.
+        """
+        pause = _WATCH_SECONDS
         while True:
-            await asyncio.sleep(_WATCH_SECONDS)
-            if self._child is not None and self._child.poll() is None:
-                continue
-            if await asyncio.to_thread(self._is_listening):
-                continue
-            _log.error("embedded store died: starting it again")
+            await asyncio.sleep(pause)
+            pause = _WATCH_SECONDS
+            if (self._child is None or self._child.poll() is not None) and not await asyncio.to_thread(
+                self._is_listening
+            ):
+                if await self._start_again():
+                    pause = _RETRY_SECONDS
+            elif self.problem is not None and not self._is_new():
+                _log.info("embedded store works again: it was started")
+                self.problem = None
+                self._logged.clear()
+
+    async def _start_again(self) -> bool:
+        """Start the server that has died, unless the disk is full. Returns True if something is wrong with it, and logs
+        what, once."""
+        problem = await asyncio.to_thread(_fault_of_disk, self._data_dir)
+        if problem is not None:
+            # That explains its death.
+            self._started_at = None
+        else:
+            if self._is_new():
+                problem = f"it died soon after it was started: {_last_line(self._data_dir / 'valkey.log')}"
+            elif self.problem is None:
+                _log.error("embedded store died: starting it again")
             try:
                 await asyncio.to_thread(self.start)
             except (EmbeddedStoreFailed, OSError) as error:
-                _log.error("embedded store cannot be started: %s", error)
-                await asyncio.sleep(1)
+                problem = str(error)
+        # Each kind once, whatever the server logged last.
+        if problem is not None and (kind := problem.partition(": ")[0]) not in self._logged:
+            self._logged.add(kind)
+            _log.error("embedded store cannot work: %s", problem)
+        self.problem = problem or self.problem
+        return problem is not None
+
+    def _is_new(self) -> bool:
+        """Tell whether this process has started the server a moment ago."""
+        return self._started_at is not None and time.monotonic() - self._started_at < _NEW_SECONDS
 
     def fault(self) -> str | None:
         """Return why no server could be started, None if one could. Nothing of the attempt stays."""
@@ -141,8 +185,9 @@ class EmbeddedValkey:
             while not place.exists() and not place.is_symlink():
                 place = place.parent
             # Only an attempt finds a read-only or full file system.
-            with tempfile.TemporaryDirectory(prefix=".gatekeeper-check-", dir=place):
-                pass
+            with tempfile.TemporaryDirectory(prefix=".gatekeeper-check-", dir=place) as folder:
+                if (full := _fault_of_disk(Path(folder), place)) is not None:
+                    return full
             if self.socket_path.parent.exists():
                 self._check_owner()
             for name in ("start.lock", "in-use.lock", "server.lock"):
@@ -185,6 +230,24 @@ class EmbeddedValkey:
             yield
         finally:
             os.close(lock)
+
+    @contextlib.contextmanager
+    def unused(self) -> Iterator[Path]:
+        """Keep everyone from using the data, and give its folder. Raises `EmbeddedStoreFailed` where it is in use."""
+        self._prepare()
+        with contextlib.ExitStack() as held, self._exclusively():
+            users = os.open(self._data_dir / "in-use.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            held.callback(os.close, users)
+            server = None
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                server = self._lock_for_server()
+            if server is None:
+                raise EmbeddedStoreFailed(
+                    f"GATEKEEPER_DATA_DIR {self._data_dir} is in use: stop `gatekeeper serve`, and what else uses it"
+                )
+            held.callback(os.close, server)
+            yield self._data_dir
 
     def _lock_for_server(self) -> int | None:
         lock = os.open(self._data_dir / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -238,6 +301,7 @@ class EmbeddedValkey:
         command = [server_binary()]
         for name, value in arguments.items():
             command += [f"--{name}", value]
+        self._started_at = time.monotonic()
         self._child = subprocess.Popen(  # noqa: S603 - our own arguments
             command,
             stdin=subprocess.DEVNULL,
@@ -254,7 +318,8 @@ class EmbeddedValkey:
             if self._child.poll() is not None or time.monotonic() > deadline:
                 self._child.kill()
                 self._child.wait()
-                raise EmbeddedStoreFailed(f"the embedded Valkey did not start: {_last_line(log_file)}")
+                why = _fault_of_disk(self._data_dir) or _last_line(log_file)
+                raise EmbeddedStoreFailed(f"the embedded Valkey did not start: {why}")
             time.sleep(0.005)
 
     def _shut_down(self) -> None:
@@ -318,9 +383,27 @@ class JoinedValkey(EmbeddedValkey):
         )
 
 
+def _fault_of_disk(folder: Path, named: Path | None = None) -> str | None:
+    """Write as much as the server needs to go on, and remove it. Returns why that failed, None if it did not."""
+    try:
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:
+            written = probe.write(bytes(_ROOM_BYTES))
+            if written != _ROOM_BYTES:
+                # The rest says why.
+                probe.write(bytes(_ROOM_BYTES - written))
+            os.fsync(probe.fileno())
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"the disk of GATEKEEPER_DATA_DIR {named or folder} is full: {error.strerror}"
+        return f"the disk of GATEKEEPER_DATA_DIR {named or folder} cannot be written: {error.strerror}"
+    return None
+
+
 def _last_line(log_file: Path) -> str:
     try:
         lines = log_file.read_text(errors="replace").split("\n")
     except OSError:
         lines = []
-    return next((line for line in reversed(lines) if line.strip()), "its log is empty")
+    last = next((line for line in reversed(lines) if line.strip()), "its log is empty")
+    # Without process, time and level: what is the same is the same text.
+    return _LOG_PREFIX.sub("", last)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -20,6 +21,7 @@ import pytest
 import redis
 
 from gatekeeper.store.embedded import EmbeddedStoreFailed, EmbeddedValkey, server_binary
+from tests.machine import lacks
 from tests.waiting import START_SECONDS, eventually, until
 
 # A process that prints a line once it uses the store, and uses it until its standard input ends.
@@ -380,3 +382,86 @@ def test_its_status_line(store: EmbeddedValkey, data_dir: Path) -> None:
     assert repr(store) == f"<EmbeddedValkey {data_dir} [down]>"
     store.start()
     assert repr(store) == f"<EmbeddedValkey {data_dir} [alive]>"
+
+
+# A disk without room
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of four megabytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True).returncode:
+        lacks("no file system may be mounted")
+    yield folder
+    # Lazily: the server of a test that failed may still have its files open.
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fill(store: EmbeddedValkey, disk: Path) -> Path:
+    """Leave no room, and write until the server has died."""
+    filler = disk / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(65_536))
+    with suppress(redis.exceptions.ConnectionError):
+        for number in range(1000):
+            ask(store, "SET", f"lost {number}", "x" * 10_000)
+    eventually(lambda: not store.is_alive())
+    return filler
+
+
+async def test_a_full_disk_is_named_once_and_the_server_started_when_there_is_room(
+    small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = EmbeddedValkey(small_disk / "data")
+    store.start()
+    ask(store, "SET", "kept", "yes")
+    watching = asyncio.create_task(store.watch())
+    with caplog.at_level(logging.INFO, "gatekeeper"):
+        filler = await asyncio.to_thread(fill, store, small_disk)
+        await until(lambda: store.problem is not None)
+        # Several rounds of the watch.
+        await asyncio.sleep(3)
+        expected = f"the disk of GATEKEEPER_DATA_DIR {small_disk / 'data'} is full: No space left on device"
+        assert store.problem == expected
+        assert [record.getMessage() for record in caplog.records] == [f"embedded store cannot work: {expected}"]
+        assert not store.is_alive()
+        assert store.fault() == expected
+        caplog.clear()
+        filler.unlink()
+        await until(store.is_alive)
+        assert await asyncio.to_thread(ask, store, "GET", "kept") == "yes"
+        await until(lambda: store.problem is None)
+        assert [record.getMessage() for record in caplog.records] == ["embedded store works again: it was started"]
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    store.stop()
+
+
+async def test_a_server_that_dies_again_and_again_does_not_fill_the_log(
+    store: EmbeddedValkey, data_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.start()
+    watching = asyncio.create_task(store.watch())
+    with caplog.at_level(logging.ERROR, "gatekeeper"):
+        for _ in range(4):
+            pid = server_pid(data_dir)
+            os.kill(pid, signal.SIGKILL)
+            await until(partial(_is_replaced, store, pid))
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    # One for the first death, and one for each way in which it goes on.
+    lines = [record.getMessage() for record in caplog.records]
+    assert sum("it died soon after it was started" in line for line in lines) == 1
+    assert len(lines) <= 3
+
+
+def test_a_start_on_a_full_disk_says_so(small_disk: Path) -> None:
+    store = EmbeddedValkey(small_disk / "data")
+    with suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(65_536))
+    with pytest.raises(EmbeddedStoreFailed, match="is full: No space left on device"):
+        store.start()
