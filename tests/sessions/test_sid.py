@@ -74,7 +74,7 @@ async def test_a_sid_is_no_pattern(door: Door, sid: str) -> None:
         await door.check(reference)
     assert await end_sid(door, sid) == 1
     assert await door.live() == {"axsid:100", "a:100", "aa:100", "anything"}
-    assert await checked(door, token(f"{sid}:200")) == ("ended", LOGGED_OUT)
+    assert await checked(door, token(f"{written(sid)}:200")) == ("ended", LOGGED_OUT)
     assert await checked(door, token("axsid:200")) == ("opened", None)
 
 
