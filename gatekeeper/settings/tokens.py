@@ -232,9 +232,9 @@ class TokenSettings(SettingsGroup):
         alias_unit="m",
     )
     refresh_reuse_window: Annotated[float, duration("0s", "5m")] = _setting(
-        "10s",
-        "With `TOKENS=issue`: the time in which a used refresh token gets the same new tokens again. Used later, "
-        "it ends its session.",
+        "60s",
+        "With `TOKENS=issue`: the time in which a refresh token that comes again gets the same new tokens. Later it "
+        "gets other ones, while those are unused; after that it ends its session.",
     )
     login_check_url: Annotated[
         str | None, SettingReader(parse=grammar.parse_login_check, accepted=grammar.LOGIN_CHECK_WORDS)

@@ -18,6 +18,8 @@ from gatekeeper.tokens.verify_queue import VerifyQueue
 
 # Section 2.4 recommends the first; older providers write the second or none. None is the type of an access token.
 LOGOUT_TYPES = frozenset({"logout+jwt", "jwt"})
+# The latest `exp` that section 2.4 recommends.
+_SECONDS_WITHOUT_EXPIRY = 120
 
 
 class LogoutToken(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,12 +87,21 @@ class LogoutTokenVerifier:
             raise TokenRejected("the payload is not an object")
         check_issuer_and_audience(members, issuers={self._issuer}, audiences=self._audiences)
         _check_event(members)
-        validity, issued_at = read_validity(members)
+        validity, issued_at = read_validity(_with_expiry(members))
         found = _read(members, issued_at, validity.expires_at)
         now = self._now()
         validity.check(now, self._early_seconds, ignore_expiry=True)
         validity.check(now, self._leeway_seconds, ignore_start=True)
         return found
+
+
+def _with_expiry(members: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The claims, with an `exp` two minutes after `iat` where there is none: older versions of the specification asked
+    for none."""
+    issued_at = members.get("iat")
+    if "exp" in members or isinstance(issued_at, bool) or not isinstance(issued_at, int | float):
+        return members
+    return {**members, "exp": issued_at + _SECONDS_WITHOUT_EXPIRY}
 
 
 def _check_event(members: Mapping[str, Any]) -> None:

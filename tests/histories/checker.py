@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations
 from typing import Literal
 
 import msgspec
@@ -40,13 +41,13 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         return self.result == "done" and self.kind != "login" and self.of != self.session
 
 
-def violations(history: Sequence[Operation], *, limit: int) -> list[str]:
-    """Every breach of an invariant, in words."""
+def violations(history: Sequence[Operation], *, limit: int, window: float = 60.0) -> list[str]:
+    """Every breach of an invariant, in words. `window` is that in which a refresh token gets the same pair again."""
     return [
         *_admitted_after_an_end(history),
         *_revived(history),
         *_over_the_limit(history, limit),
-        *_several_successors(history),
+        *_several_successors(history, window),
         *_lists_that_disagree(history),
     ]
 
@@ -119,14 +120,18 @@ def _over_the_limit(history: Sequence[Operation], limit: int) -> Iterator[str]:
             yield f"a list of {len(each.listed)} live sessions: {each}"
 
 
-def _several_successors(history: Sequence[Operation]) -> Iterator[str]:
-    successors: defaultdict[str, set[str]] = defaultdict(set)
+def _several_successors(history: Sequence[Operation], window: float) -> Iterator[str]:
+    """Within the window, a refresh token has one successor; after it another one, while that is unused."""
+    refreshes: defaultdict[str, list[Operation]] = defaultdict(list)
     for each in history:
         if each.kind == "refresh" and each.result == "done":
-            successors[each.presented].add(each.successor)
-    for presented, found in successors.items():
-        if len(found) > 1:
-            yield f"{len(found)} successors of the refresh token {presented}"
+            refreshes[each.presented].append(each)
+    for presented, found in refreshes.items():
+        for first, second in combinations(sorted(found, key=lambda each: each.ended), 2):
+            if first.successor != second.successor and second.ended < first.began + window:
+                yield f"2 successors of the refresh token {presented}"
+            if any(used.ended < second.began for used in refreshes.get(first.successor, ())):
+                yield f"a refresh token whose successor was used: {second}"
 
 
 def _may_have_been_ended(asked: Operation, history: Sequence[Operation]) -> bool:

@@ -48,6 +48,13 @@ def test_a_sound_history_has_no_violation() -> None:
         ([op("login", 1.5, "d"), op("request", 3, "d"), op("request", 5.6, "b")], "live sessions of u"),
         ([op("list", 2.6, "a", listed=frozenset({"a", "b", "d"}))], "a list of 3"),
         ([op("refresh", 4.4, "b", presented="r1", successor="another")], "2 successors"),
+        (
+            [
+                op("refresh", 4.3, "b", presented="r2", successor="r3"),
+                op("refresh", 5, "b", presented="r1", successor="r2"),
+            ],
+            "was used",
+        ),
         ([op("list", 9.1, "a", listed=frozenset({"a", "b"}))], "a list with the ended session b"),
         ([op("list", 2.6, "a", listed=frozenset({"a"})), op("request", 5, "b")], "a list without the live session b"),
         ([op("list", 2.6, "a", listed=frozenset({"b"}))], "a list without the session that asked"),
@@ -55,6 +62,12 @@ def test_a_sound_history_has_no_violation() -> None:
 )
 def test_each_violation_is_found(forged: list[Operation], found: str) -> None:
     assert [each for each in violations([*SOUND, *forged], limit=2) if found in each]
+
+
+def test_after_the_window_an_unused_successor_may_be_replaced() -> None:
+    late = [op("login", 20, "d"), *(op("refresh", 20 + n, "d", presented="s1", successor=f"t{n}") for n in (1, 62))]
+    assert violations([*SOUND, *late], limit=3) == []
+    assert violations([*SOUND, *late], limit=3, window=100.0) != []
 
 
 def test_an_end_that_was_not_acknowledged_forbids_nothing() -> None:

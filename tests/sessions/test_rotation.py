@@ -152,16 +152,78 @@ async def test_the_window_is_for_the_immediate_predecessor_only(door: Door, olde
     assert (await ask(door, "4")).outcome == "ended"
 
 
-async def test_a_token_used_again_after_the_window_ends_the_session(make_door: Callable[..., Door], hand: Hand) -> None:
-    # S06: its successor has not been used, and still
+async def test_a_token_used_again_after_the_window_gets_a_new_pair_while_its_successor_is_unused(
+    make_door: Callable[..., Door], hand: Hand
+) -> None:
+    # A phone that lost the response and slept is no thief
     door = make_door(window=600)
-    await door.log_in("a", "1")
+    session_id = (await door.log_in("a", "1", kept_claims='{"roles":[]}')).session_id
     await door.rotate("1", "2")
     hand.let_pass(540)
     assert await words(door, "1") == ["repeated"]
     hand.let_pass(60)
-    assert (await ask(door, "1")).end_reason is REUSED
+    asked = await ask(door, "1")
+    assert (asked.outcome, asked.session_id, asked.reference, asked.claims) == (
+        "current",
+        session_id,
+        "a",
+        '{"roles":[]}',
+    )
+    assert await door.rotate("1", "3") == Rotation("rotated", session_id)
+    # Within the window that begins then, once more the same pair.
+    assert (await door.rotate("1", "another")).sealed == b"sealed for 1: 3"
+    assert (await door.rotate("3", "4")).outcome == "rotated"
+    assert await door.check("a") == ("touched", session_id)
+    assert await words(door, "4", "1") == ["current", "reused"]
+
+
+@pytest.mark.parametrize("void", ["2", "3"])
+async def test_the_unused_successor_that_was_replaced_is_a_used_token(
+    make_door: Callable[..., Door], hand: Hand, void: str
+) -> None:
+    # S06: a thief has the first token, or its owner has; the other one comes with the successor
+    door = make_door(window=600)
+    session_id = (await door.log_in("a", "1")).session_id
+    for successor in ("2", "3", "4"):
+        assert await door.rotate("1", successor) == Rotation("rotated", session_id)
+        hand.let_pass(600)
+    assert await door.rotate(void, "5") == Rotation("reused", session_id, REUSED)
+    assert await words(door, "1", "4") == ["ended", "ended"]
     assert await door.reason("a") is REUSED
+
+
+async def test_a_token_gets_ten_new_pairs_and_then_ends_the_session(make_door: Callable[..., Door], hand: Hand) -> None:
+    door = make_door(window=60)
+    session_id = (await door.log_in("a", "1")).session_id
+    for number in range(11):
+        assert await door.rotate("1", f"s{number}") == Rotation("rotated", session_id)
+        hand.let_pass(60)
+    assert await words(door, "s10", "1") == ["current", "reused"]
+
+
+async def test_a_successor_that_was_used_makes_every_earlier_token_a_used_one(
+    make_door: Callable[..., Door], hand: Hand
+) -> None:
+    # S06, S07: within the window and after it
+    for pause in (0, 600):
+        door = make_door(window=600)
+        session_id = (await door.log_in(f"a{pause}", f"{pause}.1")).session_id
+        await door.rotate(f"{pause}.1", f"{pause}.2")
+        await door.rotate(f"{pause}.2", f"{pause}.3")
+        hand.let_pass(pause)
+        assert await door.rotate(f"{pause}.1", "thief") == Rotation("reused", session_id, REUSED)
+
+
+async def test_rotations_at_once_after_the_window_have_one_new_successor(
+    make_door: Callable[..., Door], hand: Hand
+) -> None:
+    # S05
+    door, other = make_door(window=600), make_door(window=600)
+    await door.log_in("a", "1")
+    await door.rotate("1", "2")
+    hand.let_pass(600)
+    answers = await asyncio.gather(*((door, other)[n % 2].rotate("1", f"s{n}") for n in range(50)))
+    assert Counter(answer.outcome for answer in answers) == {"rotated": 1, "repeated": 49}
 
 
 async def test_giving_a_pair_again_does_not_make_the_window_longer(make_door: Callable[..., Door], hand: Hand) -> None:
@@ -174,16 +236,18 @@ async def test_giving_a_pair_again_does_not_make_the_window_longer(make_door: Ca
         assert (await door.rotate("1", "another")).outcome == "repeated"
     assert hand.needed_until(hand.pairs()) == leaves_at
     hand.let_pass(110)
-    assert await words(door, "1") == ["reused"]
+    assert await words(door, "1") == ["current"]
 
 
-async def test_without_a_window_a_second_use_ends_the_session(make_door: Callable[..., Door], hand: Hand) -> None:
+async def test_without_a_window_a_second_use_gets_another_pair(make_door: Callable[..., Door], hand: Hand) -> None:
     # S24, REFRESH_REUSE_WINDOW=0
     door = make_door(window=0)
     await door.log_in("a", "1")
     assert (await door.rotate("1", "2")).outcome == "rotated"
     assert not hand.redis.exists(hand.pairs())
-    assert await words(door, "2", "1", "2") == ["current", "reused", "ended"]
+    assert await words(door, "2", "1", "2") == ["current", "current", "current"]
+    assert (await door.rotate("1", "3")).outcome == "rotated"
+    assert await words(door, "3", "2", "3") == ["current", "reused", "ended"]
 
 
 async def test_a_window_that_was_switched_off_gives_nothing_again(make_door: Callable[..., Door], hand: Hand) -> None:
@@ -192,7 +256,7 @@ async def test_a_window_that_was_switched_off_gives_nothing_again(make_door: Cal
     await before.rotate("1", "2")
     await door.rotate("2", "3")
     assert not hand.redis.exists(hand.pairs())
-    assert await words(door, "2") == ["reused"]
+    assert await words(door, "1") == ["reused"]
 
 
 async def test_pairs_leave_by_themselves_with_the_window(make_door: Callable[..., Door], hand: Hand) -> None:
@@ -204,7 +268,7 @@ async def test_pairs_leave_by_themselves_with_the_window(make_door: Callable[...
     await door.rotate("b1", "b2")
     assert hand.needed_until(hand.pairs()) - time.time() <= 2
     hand.let_pass(2)
-    assert await words(door, "1", "b2") == ["reused", "current"]
+    assert await words(door, "1", "b2") == ["current", "current"]
 
 
 async def test_a_longer_window_is_not_cut_short_by_the_next_rotation_of_another_session(
@@ -239,7 +303,7 @@ async def test_100_rotations_at_once_without_a_window_end_the_session(make_door:
     door, other = make_door(window=0), make_door(window=0)
     await door.log_in("a", "1")
     answers = await asyncio.gather(*((door, other)[n % 2].rotate("1", f"s{n}") for n in range(100)))
-    assert Counter(answer.outcome for answer in answers) == {"rotated": 1, "reused": 1, "ended": 98}
+    assert Counter(answer.outcome for answer in answers) == {"rotated": 11, "reused": 1, "ended": 88}
     assert await door.store.sessions("74") == []
 
 

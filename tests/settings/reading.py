@@ -98,7 +98,7 @@ DEFAULTS: dict[str, str | None] = {
     "LOGIN_FAILURE_STATUS": "401,403",
     "SIGNING_KEY": None,
     "ACCESS_TOKEN_TTL": "15m",
-    "REFRESH_REUSE_WINDOW": "10s",
+    "REFRESH_REUSE_WINDOW": "60s",
     "LOGIN_CHECK_URL": None,
     "LOGIN_USER_POINTER": "/id",
     "LOGIN_CLAIMS": "roles",

@@ -96,7 +96,7 @@ DEFAULT_VALUES: dict[str, Any] = {
     "login_failure_status": (401, 403),
     "signing_key": (),
     "access_token_ttl": 900.0,
-    "refresh_reuse_window": 10.0,
+    "refresh_reuse_window": 60.0,
     "login_check_url": None,
     "login_user_pointer": "/id",
     "login_claims": ("roles",),

@@ -810,7 +810,7 @@ def test_the_window_is_for_the_immediate_predecessor_only(world: World) -> None:
     assert not admitted(world, third)
 
 
-def test_after_the_window_a_used_token_ends_the_session(
+def test_after_the_window_an_unused_successor_is_replaced_and_its_use_ends_the_session(
     store: Store, backend: Backend, caplog: pytest.LogCaptureFixture
 ) -> None:  # S05, S06
     with issuing(store, backend, refresh_reuse_window="3s") as world:
@@ -819,15 +819,21 @@ def test_after_the_window_a_used_token_ends_the_session(
         second = pair(renew(world, first.refresh))
         assert pair(renew(world, first.refresh)) == second
         time.sleep(3.05)
+        # The phone that lost the response wakes up.
+        third = pair(renew(world, first.refresh))
+        assert third.refresh != second.refresh
+        assert pair(renew(world, first.refresh)) == third
+        assert admitted(world, third)
         with caplog.at_level(logging.INFO, "gatekeeper.audit"):
-            assert_own_response(renew(world, first.refresh), 401, refresh_invalid("refresh_reused"))
+            # Somebody else has the response that was lost.
+            assert_own_response(renew(world, second.refresh), 401, refresh_invalid("refresh_reused"))
 
             def said() -> list[Any]:
                 found = [vars(record) for record in caplog.records if vars(record).get("user_id") == user]
                 return [each["reason"] for each in found if each["action"] == "session_ended"]
 
             assert eventually(said) == ["refresh_reused"]
-        for each in (first, second):
+        for each in (first, second, third):
             assert_own_response(world.refused("/", each.access), 401, REUSED)
             assert_own_response(renew(world, each.refresh), 401, refresh_invalid("refresh_reused"))
 
@@ -838,8 +844,12 @@ def test_without_a_window_nothing_is_given_twice(store: Store, backend: Backend)
         first = sign_in(world, user)
         second = pair(renew(world, first.refresh))
         assert store.client.exists(f"gk:{{{user}}}:pairs") == 0
+        third = pair(renew(world, first.refresh))
+        assert third != second
+        fourth = pair(renew(world, third.refresh))
+        # Its successor was used.
         assert_own_response(renew(world, first.refresh), 401, refresh_invalid("refresh_reused"))
-        assert not admitted(world, second)
+        assert not admitted(world, fourth)
 
 
 def test_a_client_that_lost_the_answer_gets_the_same_pair(world: World) -> None:  # S08

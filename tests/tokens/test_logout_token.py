@@ -149,7 +149,10 @@ def test_the_types_are_checked_by_the_shared_layer() -> None:
         {"iat": True},
         {"iat": int(NOW) + 1},
         {"nbf": int(NOW) + 1},
-        {"exp": ...},
+        {"exp": ..., "iat": ...},
+        {"exp": ..., "iat": True},
+        {"exp": ..., "iat": str(int(NOW))},
+        {"exp": ..., "iat": 10**11 - 1},
         {"exp": None},
         {"exp": str(int(NOW) + 99)},
         {"jti": ...},
@@ -220,6 +223,18 @@ async def test_times_are_judged_with_leeway() -> None:
     await refused(made(exp=int(NOW) - 10), by(leeway_seconds=10), Reason.TOKEN_EXPIRED)
     assert await by(leeway_seconds=10).verify(made(iat=int(NOW) + 10))
     await refused(made(iat=int(NOW) + 11), by(leeway_seconds=10))
+
+
+async def test_without_exp_it_counts_for_two_minutes_from_its_iat() -> None:
+    for ago in (0, 60, 119):
+        assert (await by().verify(made(exp=..., iat=int(NOW) - ago))).expires_at == int(NOW) - ago + 120
+    for ago in (120, 121, 10**6):
+        await refused(made(exp=..., iat=int(NOW) - ago), reason=Reason.TOKEN_EXPIRED)
+    assert await by(leeway_seconds=10).verify(made(exp=..., iat=int(NOW) - 129))
+    await refused(made(exp=..., iat=int(NOW) - 130), by(leeway_seconds=10), Reason.TOKEN_EXPIRED)
+    # One from the future, and what an access token must have: none of it is forgiven.
+    await refused(made(exp=..., iat=int(NOW) + 1))
+    await refused(made(exp=..., events=...))
 
 
 async def test_expired_is_said_only_where_exp_is_the_only_fault() -> None:

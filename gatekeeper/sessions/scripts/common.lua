@@ -9,6 +9,7 @@
 --                                               its payload; only where its `iat` does not tell (EARLIER below)
 --                               t:<id>        → other names of a session, packed: {field, when its token expires}, …
 --                               c:<id>        → the claims for the access tokens issued to it, as JSON
+--                               u:<id>        → the refresh token whose successor its newest one is: rotate.lua
 --   KEYS[2] index       zset    <id>, score > 0: live; the score is the last activity
 --                                     score < 0: ended; minus the instant from which the record may be deleted
 --   KEYS[3] not_before  string  "<instant> <spared id or 0> <end reason>": every session created until that instant has

@@ -121,7 +121,7 @@ local function forget()
     if older then
       for _, name in ipairs(cmsgpack.unpack(older)) do unname(id, name[1]) end
     end
-    redis.call('HDEL', sessions, id, 't:' .. id, 'c:' .. id)
+    redis.call('HDEL', sessions, id, 't:' .. id, 'c:' .. id, 'u:' .. id)
     redis.call('ZREM', index, id)
   end
 end
