@@ -173,11 +173,11 @@ async def test_a_killed_primary_is_no_loss_and_its_successor_is_watched(store: S
 def give_all(store: Sharded, lost: Node, heir: Node) -> None:
     """As who repairs a cluster does it: the slots of a primary that is gone are another's, and empty."""
     number = store.primaries.index(lost)
-    for node in (heir, *(node for node in store.primaries if node not in (heir, lost))):
-        together = node.client.pipeline(transaction=False)
-        for slot in range(number * SLOTS // 3, (number + 1) * SLOTS // 3):
-            together.execute_command("CLUSTER", "SETSLOT", slot, "NODE", store.id_of(heir))  # type: ignore[no-untyped-call]
-        together.execute()
+    slots = number * SLOTS // 3, (number + 1) * SLOTS // 3 - 1
+    for node in store.primaries:
+        if node is not lost:
+            node.ask("CLUSTER", "DELSLOTSRANGE", *slots)
+    heir.ask("CLUSTER", "ADDSLOTSRANGE", *slots)
     heir.ask("CLUSTER", "BUMPEPOCH")
 
 
