@@ -710,7 +710,7 @@ def test_sign_ins_keep_the_law(store_url: str) -> None:
 
 @pytest.mark.slow
 def test_sign_ins_keep_the_law_for_long(store_url: str) -> None:
-    run(store_url, examples=100, steps=40)
+    run(store_url, examples=60, steps=40)
 
 
 def test_sign_ins_and_a_provider_s_words_keep_the_law(store_url: str) -> None:

@@ -353,4 +353,4 @@ def test_the_store_keeps_the_law(store_url: str) -> None:
 
 @pytest.mark.slow
 def test_the_store_keeps_the_law_for_long(store_url: str) -> None:
-    run(store_url, examples=600, steps=20)
+    run(store_url, examples=250, steps=20)
