@@ -239,7 +239,13 @@ class Trial:
                 eventually(partial(_is_unready, gate))
                 eventually(partial(_says, gate, 0.0))
         time.sleep(max(0.0, deadline - time.monotonic()))
+        for clients in self.clients.values():
+            # On a slow machine none may have asked yet.
+            eventually(partial(self._has_asked, clients))
         self._lasted_until = time.monotonic()
+
+    def _has_asked(self, clients: Clients) -> bool:
+        return any(s.ask == "live" and s.at >= self._began_at for s in list(clients.seen))
 
     def heals(self) -> None:
         """From now on all is well again."""
