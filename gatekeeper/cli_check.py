@@ -13,6 +13,7 @@ from gatekeeper.errors import KeysUnavailable, StoreUnavailable
 from gatekeeper.models import Client
 from gatekeeper.settings import Settings, load, store_name, warnings
 from gatekeeper.store.embedded import EmbeddedStoreDown, EmbeddedStoreFailed, EmbeddedValkey
+from gatekeeper.tokens import diagnosis
 from gatekeeper.web.engine import Engine
 
 
@@ -20,23 +21,23 @@ async def run(*, online: bool, token_file: Path | None) -> int:
     """Prints every finding. Returns the exit code, 1 if a check failed. Raises `ConfigError` for invalid settings."""
     settings = load()
     engine = build(settings, mode="sidecar", joins_store=True)
-    for warning in warnings(settings):
-        print(f"warning: {warning}")
-    print("paths that Gatekeeper serves itself (switch a dialect off with GATEKEEPER_DIALECTS):")
-    for claimed in engine.claimed:
-        method, _, path = claimed.partition(" ")
-        print(f"  {method:6} {path}")
     failed = False
-    if settings.redis_url is None and (fault := EmbeddedValkey(settings.data_dir).fault()) is not None:
-        failed = True
-        print(f"failed: {fault}")
     try:
+        if token_file is not None:
+            failed = not await _check_token(settings, engine, token_file)
+        for warning in warnings(settings):
+            print(f"warning: {warning}")
+        print("paths that Gatekeeper serves itself (switch a dialect off with GATEKEEPER_DIALECTS):")
+        for claimed in engine.claimed:
+            method, _, path = claimed.partition(" ")
+            print(f"  {method:6} {path}")
+        if settings.redis_url is None and (fault := EmbeddedValkey(settings.data_dir).fault()) is not None:
+            failed = True
+            print(f"failed: {fault}")
         if online:
             async for failure in _failures(settings, engine):
                 failed = True
                 print(f"failed: {failure}")
-        if token_file is not None and not await _check_token(engine, token_file):
-            failed = True
     finally:
         await engine.runtime.aclose()
     print("failed" if failed else "ok")
@@ -91,8 +92,9 @@ async def _reachable(url: str) -> bool:
     return True
 
 
-async def _check_token(engine: Engine, token_file: Path) -> bool:
-    """Prints if a token would be accepted, and returns that. Writes nothing to the store."""
+async def _check_token(settings: Settings, engine: Engine, token_file: Path) -> bool:
+    """Prints if a token would be accepted, which claims it has, and the setting that would change the verdict. Returns
+    whether it would. Writes nothing to the store."""
     try:
         token = (await asyncio.to_thread(token_file.read_bytes)).strip()
     except OSError as error:
@@ -109,11 +111,23 @@ async def _check_token(engine: Engine, token_file: Path) -> bool:
     except KeysUnavailable as error:
         print(f"failed: {error}")
         return False
+    text = token.decode("latin-1")
     if verdict.claims is None:
         print(f"the token is refused: {verdict.reason.code}{f' ({verdict.why})' if verdict.why else ''}")
+    else:
+        claims = verdict.claims
+        roles = ",".join(claims.roles) or "none"
+        print(f"the token is good: user {claims.user}, roles {roles}, session {claims.reference}")
+    members = diagnosis.unverified_members(text)
+    if members is None:
         return False
-    claims = verdict.claims
-    print(
-        f"the token is good: user {claims.user}, roles {','.join(claims.roles) or 'none'}, session {claims.reference}"
-    )
-    return True
+    print(f"  looked for: the user in {settings.jwt_user_claim}, roles in {settings.roles_claim}")
+    print(f"  claims in the token: {diagnosis.shown_names(members)}")
+    if verdict.claims is None:
+        proposed = diagnosis.proposal(verdict.why, text)
+    else:
+        is_without = not (verdict.claims.roles or verdict.claims.is_admin)
+        proposed = diagnosis.roles_proposal(members) if is_without else None
+    if proposed is not None:
+        print(f"  try: {proposed}")
+    return verdict.claims is not None

@@ -150,6 +150,8 @@ def test_check_tells_what_would_happen_to_a_token(tmp_path: Path, store: Store) 
         assert (done.returncode, "Traceback" in done.stderr) == (code, False)
         assert said in done.stdout
         assert text not in done.stdout + done.stderr
+        # The verdict comes first.
+        assert done.stdout.startswith("the token is ")
     # Without a trace in the store.
     assert store.scripts_run == before
     missing = command("check", "--token", str(tmp_path / "nothing"))

@@ -22,8 +22,10 @@ from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.command import Command, ReplyReceiver
 from gatekeeper.store.rate_limit import RateLimiter
 from gatekeeper.tokens.sources import PresentedToken, TokenSources
+from gatekeeper.tokens.token_warnings import TokenWarnings
 from gatekeeper.tokens.verifier import Verifier
 
+TWO_USERS: Final = "credentials of two users"
 # Behind one address there are several people.
 _ADDRESS_FACTOR: Final = 4
 
@@ -56,6 +58,7 @@ class Gate:
         exempt: Exemptions,
         limiter: RateLimiter | None = None,
         degraded: DegradedMode | None = None,
+        warnings: TokenWarnings | None = None,
     ) -> None:
         self._sources = sources
         self._verifier = verifier
@@ -64,6 +67,7 @@ class Gate:
         self._exempt = exempt
         self._limiter = limiter
         self._degraded = degraded
+        self._warnings = warnings or TokenWarnings()
 
     async def judge(self, facts: RequestFacts) -> Verdict:
         """Judge a request in one round trip to the store. Raises `StoreUnavailable` and `KeysUnavailable`."""
@@ -165,9 +169,11 @@ class Gate:
                 found.token, ignore_start=ignore_times, ignore_expiry=ignore_times
             )
         except TokenRejected as rejected:
+            if rejected.reason is Reason.TOKEN_INVALID and not ignore_times:
+                self._warnings.refused(rejected.why, found.token)
             return Verdict(reason=rejected.reason, token_source=found.source, why=rejected.why)
         if found.others and await self._disagree(found, claims):
-            return Verdict(reason=Reason.TOKEN_INVALID, token_source=found.source, why="credentials of two users")
+            return Verdict(reason=Reason.TOKEN_INVALID, token_source=found.source, why=TWO_USERS)
         return Verdict(
             reason=Reason.SESSION_REVOKED_OR_INVALID,
             claims=claims,

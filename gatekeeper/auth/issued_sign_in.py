@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from gatekeeper import identifiers
+from gatekeeper.auth.gate import TWO_USERS
 from gatekeeper.auth.requests import IssuedTokens, SessionOwner, SignInRequest
 from gatekeeper.auth.services import SignInServices, counted, record, record_failed_login
 from gatekeeper.auth.sign_out import SignOut
@@ -160,7 +161,7 @@ class IssuedSignIn:
             read = await self._services.verifier.verify(issued.token)
         except TokenRejected as rejected:
             # The session was opened by a token that Gatekeeper did not issue, whose reference is no `sid`.
-            return Problem(reason=rejected.reason)
+            return Problem(reason=rejected.reason, why=rejected.why)
         signed_in = await self._services.sign_ins.refresh(
             read, client, exempt=self._services.exempt.covers(read), refresh=None, linked=session.id
         )
@@ -178,7 +179,7 @@ class IssuedSignIn:
             return Problem(reason=Reason.REFRESH_TOKEN_INVALID)
         bearer = (await self._services.gate.identify(request.facts, ignore_times=True)).claims
         if bearer is not None and bearer.user != user:
-            return Problem(reason=Reason.TOKEN_INVALID)
+            return Problem(reason=Reason.TOKEN_INVALID, why=TWO_USERS)
         owner.user = user
         wait = await self._services.gate.wait_seconds(user, address=request.address)
         if wait:

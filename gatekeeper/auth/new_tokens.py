@@ -15,11 +15,16 @@ from gatekeeper.sessions.sign_ins import Besides, RefreshToken, SignIns
 from gatekeeper.tokens.credentials import unverified_expiry
 from gatekeeper.tokens.issuer import digest
 from gatekeeper.tokens.response_tokens import GivenTokens, looks_like_jwt
+from gatekeeper.tokens.token_warnings import UnusableToken
 from gatekeeper.tokens.verifier import Verifier
 
 # Rules 5.12 and 5.13.
 MOST_ACCESS_TOKENS: Final = 4
 MOST_LEARNT: Final = 8
+
+_NO_IAT: Final = "iat is missing, which has to show that it is new; name its place in GATEKEEPER_LOGIN_TOKEN_POINTERS"
+_NOT_NEW: Final = "iat is before the request, so it may be old; name its place in GATEKEEPER_LOGIN_TOKEN_POINTERS"
+_NOT_ONE: Final = "it is one of over four, or of several users; name its place in GATEKEEPER_LOGIN_TOKEN_POINTERS"
 
 
 class NewTokens(msgspec.Struct, frozen=True):
@@ -49,15 +54,20 @@ async def verified(verifier: Verifier, token: str | None, *, ignore_expiry: bool
 
 
 async def find_new_tokens(
-    verifier: Verifier, sign_ins: SignIns, request: SignInRequest, given: GivenTokens
+    verifier: Verifier,
+    sign_ins: SignIns,
+    request: SignInRequest,
+    given: GivenTokens,
+    unusable: list[UnusableToken],
 ) -> NewTokens | None:
     """Find the tokens of a response: the first good access token in a place that has a name; else those elsewhere,
-    within the bounds of rule 5.12. Raises `StoreUnavailable` and `KeysUnavailable`."""
-    for _, text in given.named:
-        claims = await verified(verifier, text)
+    within the bounds of rule 5.12. Adds to `unusable` what is not good. Raises `StoreUnavailable` and
+    `KeysUnavailable`."""
+    for place, text in given.named:
+        claims = await _verified(verifier, place, text, unusable)
         if claims is not None:
             return NewTokens(claims, text, Besides((), await learnt(verifier, given.learnable)))
-    found = await _elsewhere(verifier, sign_ins, request, given)
+    found = await _elsewhere(verifier, sign_ins, request, given, unusable)
     if not found:
         return None
     *more, (text, newest) = sorted(found, key=lambda each: (each[0] != given.refresh_token, each[1].expires_at))
@@ -65,18 +75,38 @@ async def find_new_tokens(
     return NewTokens(newest, text, besides)
 
 
+async def _verified(verifier: Verifier, place: str, text: str, unusable: list[UnusableToken]) -> Claims | None:
+    try:
+        return await verifier.verify(text, ignore_start=True)
+    except TokenRejected as rejected:
+        if looks_like_jwt(text):
+            unusable.append(UnusableToken(place, text, rejected.why))
+        return None
+
+
 async def _elsewhere(
-    verifier: Verifier, sign_ins: SignIns, request: SignInRequest, given: GivenTokens
+    verifier: Verifier,
+    sign_ins: SignIns,
+    request: SignInRequest,
+    given: GivenTokens,
+    unusable: list[UnusableToken],
 ) -> Sequence[tuple[str, Claims]]:
     """The access tokens that stand elsewhere, if they are new, few, and of one user. A response may repeat what it was
     sent, and may list other sign-ins: their tokens are not new."""
     oldest = request.received_at - verifier.leeway_seconds
     found: list[tuple[str, Claims]] = []
-    for _, text in given.elsewhere:
-        claims = await verified(verifier, text)
-        if claims is not None and (claims.issued_at or 0) >= oldest and not request.may_carry(text):
+    for place, text in given.elsewhere:
+        claims = await _verified(verifier, place, text, unusable)
+        if claims is None:
+            continue
+        if claims.issued_at is None or claims.issued_at < oldest:
+            unusable.append(UnusableToken(place, text, _NOT_NEW if claims.issued_at else _NO_IAT))
+        elif request.may_carry(text):
+            unusable.append(UnusableToken(place, text, "the request held it already"))
+        else:
             found.append((text, claims))
-    if len(found) > MOST_ACCESS_TOKENS or len({claims.user for _, claims in found}) != 1:
+    if len(found) > MOST_ACCESS_TOKENS or len({claims.user for _, claims in found}) > 1:
+        unusable += [UnusableToken(place, text, _NOT_ONE) for place, text in given.elsewhere[:1]]
         return ()
     over = await asyncio.gather(*(_is_over(sign_ins, claims) for _, claims in found))
     return [each for each, is_over in zip(found, over, strict=True) if not is_over]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
+from gatekeeper.auth.gate import TWO_USERS
 from gatekeeper.auth.links import find_links, learnt_links, named_links
 from gatekeeper.auth.new_tokens import NewTokens, find_new_tokens, learnt, refresh_token, verified
 from gatekeeper.auth.requests import ObservedSignIn, SessionOwner, SignInRequest, SignInResponse
@@ -24,6 +25,7 @@ from gatekeeper.sessions.audit_event import Action
 from gatekeeper.sessions.events import Actor
 from gatekeeper.sessions.sign_ins import NOTHING, Besides, TokenLookup
 from gatekeeper.tokens.issuer import digest
+from gatekeeper.tokens.token_warnings import UnusableToken
 
 _CROWDED_SECONDS: Final = 60
 _LIVE: Final = frozenset({"live", "crowded"})
@@ -34,6 +36,8 @@ _LOGOUT_PROBLEMS: Final = frozenset({Reason.TOKEN_INVALID, Reason.STORE_UNAVAILA
 class _Observed:
     """The common part of logins, refreshes and logouts."""
 
+    _what = "login"
+
     def __init__(self, services: SignInServices, request: SignInRequest) -> None:
         self._services = services
         self._request = request
@@ -43,8 +47,13 @@ class _Observed:
         return nullcontext()
 
     async def _new_tokens(self, response: SignInResponse) -> NewTokens | None:
-        services = self._services
-        return await find_new_tokens(services.verifier, services.sign_ins, self._request, response.given)
+        services, unusable = self._services, list[UnusableToken]()
+        new = await find_new_tokens(services.verifier, services.sign_ins, self._request, response.given, unusable)
+        if new is None and unusable:
+            services.warnings.unusable(self._what, unusable)
+        elif new is None and self._what == "login" and 200 <= response.status < 300:
+            services.warnings.nothing_found(self._what, response.given.names)
+        return new
 
     async def _bearer(self) -> Claims | None:
         """The good token of the request itself, expired or not."""
@@ -150,6 +159,8 @@ class Refresh(_Observed):
     token is looked up: together they must name one user, and none of them may carry a session past its end.
     """
 
+    _what = "refresh"
+
     def __init__(self, services: SignInServices, request: SignInRequest) -> None:
         super().__init__(services, request)
         self._sent = refresh_token(request.sent.refresh_token)
@@ -160,13 +171,13 @@ class Refresh(_Observed):
     async def before(self) -> Problem | None:
         verdict = await self._services.gate.identify(self._request.facts, ignore_times=True)
         if verdict.token_source == "ambiguous":  # noqa: S105 - a source, no token
-            return Problem(reason=Reason.TOKEN_INVALID)
+            return Problem(reason=Reason.TOKEN_INVALID, why=verdict.why)
         holders = await self._holders()
         others = [claims for claims in await self._access_tokens() if claims != verdict.claims]
         bearers = [*([verdict.claims] if verdict.claims is not None else []), *others]
         users = {*holders.values(), *(claims.user for claims in bearers)}
         if len(users) > 1:
-            return Problem(reason=Reason.TOKEN_INVALID)
+            return Problem(reason=Reason.TOKEN_INVALID, why=TWO_USERS)
         self._is_known = self._sent is not None and self._sent.digest in holders
         for user in users:
             problem = await self._look_up(user, list(holders), bearers, has_bearer=verdict.claims is not None)

@@ -17,6 +17,7 @@ from gatekeeper.sessions.events import Actor, Event, EventCounter
 from gatekeeper.sessions.login_attempts import LoginAttempts
 from gatekeeper.sessions.manager import Manager
 from gatekeeper.sessions.sign_ins import SignInResult, SignIns
+from gatekeeper.tokens.token_warnings import TokenWarnings
 from gatekeeper.tokens.verifier import Verifier
 
 
@@ -32,6 +33,7 @@ class SignInServices(msgspec.Struct, frozen=True, kw_only=True):
     audit_log: AuditLog
     attempts: LoginAttempts | None
     failure_statuses: Collection[int]
+    warnings: TokenWarnings
 
 
 def refusal(end_reason: EndReason | None) -> Problem:

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from gatekeeper.auth.gate import Gate
+from gatekeeper.auth.gate import TWO_USERS, Gate
 from gatekeeper.auth.requests import RequestFacts
 from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.models import Claims, Problem
@@ -49,11 +49,11 @@ class SignOut:
         unusable: list[str] = []
         if verdict.claims is None and verdict.reason is not Reason.TOKEN_MISSING:
             if strict:
-                return Problem(reason=verdict.reason)
+                return Problem(reason=verdict.reason, why=verdict.why)
             for token, is_good in await self._gate.unusable(facts):
                 if is_good:
                     # It does not decide, or contradicts another one.
-                    return Problem(reason=Reason.TOKEN_INVALID)
+                    return Problem(reason=Reason.TOKEN_INVALID, why=verdict.why or TWO_USERS)
                 unusable.append(token)
         tokens = [] if verdict.claims is None else [verdict.claims]
         if sent.access_token is not None:
@@ -61,7 +61,7 @@ class SignOut:
                 tokens.append(await self._verifier.verify(sent.access_token, ignore_start=True, ignore_expiry=True))
             except TokenRejected as rejected:
                 if strict:
-                    return Problem(reason=rejected.reason)
+                    return Problem(reason=rejected.reason, why=rejected.why)
                 if rejected.is_signed:
                     unusable.append(sent.access_token)
         return await self._targets(tokens, sent.refresh_token, unusable)
@@ -78,7 +78,7 @@ class SignOut:
                 holders[digested] = user
         users = {*(claims.user for claims in tokens), *holders.values()}
         if len(users) > 1:
-            return Problem(reason=Reason.TOKEN_INVALID)
+            return Problem(reason=Reason.TOKEN_INVALID, why=TWO_USERS)
         if not users and unusable:
             return CANNOT_END
         if not users:

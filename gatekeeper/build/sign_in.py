@@ -11,6 +11,7 @@ from gatekeeper.sessions.sign_ins import SignIns
 from gatekeeper.settings import Settings
 from gatekeeper.telemetry.metrics import Metrics
 from gatekeeper.tokens.sources import TokenSources
+from gatekeeper.tokens.token_warnings import TokenWarnings
 from gatekeeper.tokens.verifier import Verifier
 
 
@@ -18,7 +19,7 @@ def sign_in_services(
     settings: Settings, store: StoreParts, verifier: Verifier, sources: TokenSources, metrics: Metrics
 ) -> SignInServices:
     """The gate and all that stands beside it, over one store and one verifier."""
-    exempt = Exemptions(settings.exempt_users)
+    exempt, warnings = Exemptions(settings.exempt_users), TokenWarnings()
     gate = Gate(
         sources=sources,
         verifier=verifier,
@@ -27,6 +28,7 @@ def sign_in_services(
         exempt=exempt,
         limiter=rate_limiter(settings, store.client),
         degraded=degraded(settings, store),
+        warnings=warnings,
     )
     manager = Manager(store.sessions, metrics)
     sign_ins = SignIns(store.runner, reuse_window_seconds=settings.refresh_reuse_window)
@@ -40,6 +42,7 @@ def sign_in_services(
         audit_log=store.runner.outbox.audit_log,
         attempts=login_attempts(settings, store.client),
         failure_statuses=frozenset(settings.login_failure_status),
+        warnings=warnings,
     )
 
 

@@ -14,8 +14,8 @@ from gatekeeper.telemetry.request_record import RequestRecord
 _PATH_CHARACTERS: Final = 2048
 
 
-class _Line(msgspec.Struct):
-    """One line of the access log, with the fields in the order of rule 8.2."""
+class _Line(msgspec.Struct, omit_defaults=True):
+    """One line of the access log, with the fields in the order of rule 8.2; `why` only where it says something."""
 
     ts: str
     level: str
@@ -33,6 +33,7 @@ class _Line(msgspec.Struct):
     user_id: str | None
     session_id: int | None
     bytes_out: int
+    why: str = ""
 
 
 class AccessLog:
@@ -88,6 +89,7 @@ class AccessLog:
             record.user_id,
             record.session_id,
             record.bytes_out,
+            record.why,
         )
 
     def _stamp(self) -> None:
@@ -105,6 +107,8 @@ class AccessLog:
 def _text_line(record: RequestRecord) -> bytes:
     user = "-" if record.user_id is None else record.user_id
     outcome = record.decision if record.reason == "none" else f"{record.decision} {record.reason}"
+    if record.why:
+        outcome += f" ({record.why})"
     path = record.path[:_PATH_CHARACTERS]
     text = f"{record.status} {record.method:6} {path}  {outcome}  user={user}  {record.seconds * 1000:.1f} ms"
     return "".join(c if c.isprintable() else "?" for c in text).encode("utf-8", "replace") + b"\n"

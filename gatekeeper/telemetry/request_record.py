@@ -14,7 +14,8 @@ class RequestRecord(msgspec.Struct, kw_only=True):
 
     `route` is a path template, or `upstream` for a forwarded request. `started_at` is a time of `time.perf_counter`.
     Seconds after that: `decided_seconds` until the verdict, `upstream_seconds` from sending the request to the backend
-    until the head of its response, `seconds` until the request was finished.
+    until the head of its response, `seconds` until the request was finished. `why` names the rule that a bad token
+    broke.
     """
 
     method: str
@@ -33,3 +34,4 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     decided_seconds: float | None = None
     upstream_seconds: float | None = None
     seconds: float = 0.0
+    why: str = ""

@@ -89,8 +89,11 @@ class ClaimRules(msgspec.Struct, frozen=True, kw_only=True):
         validity, issued_at = read_validity(members)
         jti = read_id(members, "jti")
         roles, is_admin = self._roles(members)
+        user = at_path(members, self.user_claim)
+        if user is None:
+            raise TokenRejected(f"the user is missing: no claim {self.user_claim}")
         claims = Claims(
-            user=parse_user_id(at_path(members, self.user_claim)),
+            user=parse_user_id(user),
             reference=_reference(members, jti, payload),
             jti=jti,
             roles=roles,

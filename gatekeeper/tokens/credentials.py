@@ -124,8 +124,9 @@ def parse_json(content: bytes) -> Any:
         return None
 
 
-def usual_access_tokens(document: Any) -> Iterator[str]:
-    """Yield the texts under the usual names of an access token in a document, and in its member `data`."""
+def usual_access_tokens(document: Any) -> Iterator[tuple[str, str]]:
+    """Yield the names and texts of the members that are called as access tokens usually are, in a document and in its
+    member `data`."""
     return _tokens(_holders(document), _ACCESS_NAMES)
 
 
@@ -134,7 +135,7 @@ def usual_refresh_token(document: Any) -> str | None:
     holders = _holders(document)
     # Also one that no refresh may present under its name: it is to be recognised under any other.
     odd = (text for name in _REFRESH_NAMES for text in _texts(holders, name) if text)
-    return next(_tokens(holders, _REFRESH_NAMES), None) or next(odd, None)
+    return next((text for _, text in _tokens(holders, _REFRESH_NAMES)), None) or next(odd, None)
 
 
 def _holders(document: Any) -> list[Mapping[str, Any]]:
@@ -153,8 +154,8 @@ def from_document(document: Any) -> Credentials:
     """Find the credentials in a document, under their usual names."""
     holders = _holders(document)
     return Credentials(
-        access_token=next(_tokens(holders, _ACCESS_NAMES), None),
-        refresh_token=next(_tokens(holders, _REFRESH_NAMES), None),
+        access_token=next((text for _, text in _tokens(holders, _ACCESS_NAMES)), None),
+        refresh_token=next((text for _, text in _tokens(holders, _REFRESH_NAMES)), None),
         user_name=next(_user_names(holders[:1]), None),
         language=next((text for text in _texts(holders[:1], "language") if len(text) <= _LONGEST_TAG), None),
     )
@@ -167,12 +168,12 @@ def _texts(holders: Sequence[Mapping[str, Any]], name: str) -> Iterator[str]:
             yield value
 
 
-def _tokens(holders: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Iterator[str]:
+def _tokens(holders: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Iterator[tuple[str, str]]:
     for members in holders:
         for name in names:
             value = members.get(name)
             if isinstance(value, str) and _is_token(value):
-                yield value
+                yield name, value
 
 
 def _is_token(text: str) -> bool:

@@ -6,6 +6,7 @@ be an access token, which its signature will tell, or a refresh token, which not
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
@@ -25,7 +26,7 @@ _ACCESS_HEADERS: Final = (b"authorization", b"x-auth-token", b"x-access-token")
 _JWT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _REFRESH: Final = re.compile("refresh", re.IGNORECASE)
 # JSON, or one text in the form of a token. Pages, scripts and events begin otherwise.
-_BEGINNING: Final = re.compile(rb"""(?:\xef\xbb\xbf)?\s*(?:[{\["]|(?:bearer )?ey|\Z)""", re.IGNORECASE)
+_BEGINNINGS: Final = (b"{", b"[", b'"', b"ey", b"bearer ey")
 _MOST_DEPTH: Final = 3
 # More can only be a list of something else; each costs the verification of a signature.
 _MOST_CANDIDATES: Final = 32
@@ -90,11 +91,11 @@ class ResponseReader:
         """The access tokens in the places that have names, in the order in which they count."""
         for place, text in self._access.find(document, headers, values):
             yield FoundText(place, without_scheme(text))
-        for text in credentials.usual_access_tokens(document):
-            yield FoundText("its usual member", without_scheme(text))
-        for name in self._cookies:
-            if name in values:
-                yield FoundText(f"cookie {name.decode()}", without_scheme(values[name]))
+        for name, text in credentials.usual_access_tokens(document):
+            yield FoundText(name, without_scheme(text))
+        for cookie in self._cookies:
+            if cookie in values:
+                yield FoundText(f"cookie {cookie.decode()}", without_scheme(values[cookie]))
 
     def _refresh_token(self, document: Any, headers: Headers, values: dict[bytes, str]) -> str | None:
         named = next((without_scheme(found.text) for found in self._refresh.find(document, headers, values)), None)
@@ -122,8 +123,9 @@ def looks_like_jwt(text: str) -> bool:
 
 def may_begin_tokens(beginning: bytes) -> bool:
     """Return true for the first bytes of a body that may be JSON, or one text in the form of a token, whatever its
-    media type is."""
-    return _BEGINNING.match(beginning) is not None
+    media type is; also where they are too few to tell."""
+    text = beginning.removeprefix(codecs.BOM_UTF8[: len(beginning)]).lstrip().lower()
+    return any(text.startswith(each) or each.startswith(text) for each in _BEGINNINGS)
 
 
 def _document(headers: Headers, content: bytes) -> Any:
@@ -148,7 +150,7 @@ def _members(document: Any) -> Iterator[tuple[str, FoundText]]:
         elif isinstance(value, list):
             waiting += [((*path, ""), each, depth) for each in reversed(value)]
         elif isinstance(value, str) and value:
-            yield path[-1] if path else "", FoundText(".".join(path) or "the whole body", value)
+            yield path[-1] if path else "", FoundText(".".join(path) or "body", value)
             if value[:1] in ("{", "[", '"') and depth < _MOST_DEPTH:
                 waiting.append((path, credentials.parse_json(value.encode("utf-8", "replace")), depth + 1))
 

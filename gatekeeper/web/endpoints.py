@@ -90,6 +90,7 @@ class Endpoints:
         endpoint: Endpoint, record: RequestRecord, problem: Problem, language: str, *, token_sent: bool = False
     ) -> Refused:
         conclude(record, "error" if problem.reason.status >= 500 else "deny", problem.reason)
+        record.why = problem.why
         token_sent = token_sent and problem.reason is not Reason.TOKEN_MISSING
         return Refused(problem, endpoint.dialect, None, token_sent, language)
 

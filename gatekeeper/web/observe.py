@@ -23,8 +23,8 @@ from gatekeeper.web.outcome import conclude, conclude_failed, identify_as
 
 _PLAIN: Final = frozenset({b"", b"identity"})
 _ENCODINGS: Final = _PLAIN | {b"gzip", b"x-gzip", b"deflate", b"br"}
-# So much of a body tells whether it may hold tokens.
-_BEGINNING_BYTES: Final = 16
+# So much of a body tells whether it may hold tokens, unless it begins with more space than that.
+_BEGINNING_BYTES: Final = 256
 
 
 class ResponseObserver:
@@ -107,6 +107,7 @@ class ResponseObserver:
             problem = await self.observation.after(response)
             if problem is not None:
                 conclude(self._record, "deny", problem.reason)
+                self._record.why = problem.why
         except (StoreUnavailable, KeysUnavailable) as error:
             self._telemetry.failed(error)
             conclude_failed(self._record, error)
@@ -116,8 +117,7 @@ class ResponseObserver:
 
     def _is_page(self) -> bool:
         """True once the beginning of the body shows that it is neither JSON nor a token."""
-        beginning = bytes(self._content[: 4 * _BEGINNING_BYTES]).lstrip()
-        return len(beginning) >= _BEGINNING_BYTES and not may_begin_tokens(beginning)
+        return not may_begin_tokens(bytes(self._content[:_BEGINNING_BYTES]))
 
 
 def _lowered(start: Message) -> list[tuple[bytes, bytes]]:

@@ -67,7 +67,8 @@ def conclude_failed(record: RequestRecord, error: GatekeeperError) -> None:
 
 def problem_of(verdict: Verdict) -> Problem:
     """The problem that a refusing verdict stands for."""
-    return Problem(reason=verdict.reason, detail=verdict.detail, end_reason=verdict.end_reason)
+    why = verdict.why if verdict.reason is Reason.TOKEN_INVALID else ""
+    return Problem(reason=verdict.reason, detail=verdict.detail, end_reason=verdict.end_reason, why=why)
 
 
 def identify(record: RequestRecord, verdict: Verdict) -> None:
@@ -99,6 +100,7 @@ def refuse(
 ) -> Refused:
     """Record a refusal and make its outcome."""
     conclude(record, "deny", problem.reason)
+    record.why = problem.why
     dialect, operation = (asked.dialect, asked.operation) if isinstance(asked, Bound) else (asked, None)
     token_sent = token_sent or (verdict is not None and verdict.token_source is not None)
     return Refused(problem, dialect, operation, token_sent, language)

@@ -21,6 +21,7 @@ from tests.system.sidecar import (
     someone,
     token,
 )
+from tests.tokens import forge
 
 FIELDS = [
     "ts",
@@ -95,7 +96,8 @@ def test_the_line_of_an_admitted_request(gate: Sidecar, world: World) -> None:
 def test_the_lines_of_other_requests(gate: Sidecar, world: World) -> None:
     def told(*arguments: str, **options: object) -> tuple[object, ...]:
         line = line_of(gate, world, *arguments, **options)
-        assert list(line) == FIELDS
+        # Why a token is bad: the rule, and nothing of the token.
+        assert list(line) == FIELDS + (["why"] if line["reason"] == "token_invalid" else [])
         return tuple(line[name] for name in ("method", "route", "status", "decision", "reason"))
 
     bearing = token(someone())
@@ -111,6 +113,21 @@ def test_the_lines_of_other_requests(gate: Sidecar, world: World) -> None:
     assert told("/x", bearing, method="PURGE") == ("PURGE", "upstream", 200, "allow", "none")
     line = line_of(gate, world, "/sessions/5", bearing, method="DELETE")
     assert (line["status"], line["path"], line["route"]) == (404, "/sessions/5", "/sessions/{id}")
+
+
+def test_the_line_of_a_bad_token_says_which_rule_it_broke(gate: Sidecar, world: World) -> None:  # rule 5.15
+    user = someone()
+    for bad, why in (
+        ("x", "the token is not three base64url segments"),
+        (forge.token(forge.OTHER_SECRET), "no key verifies the signature"),
+        (token(user, exp=...), "exp is missing"),
+        (token(user, sub=...), "the user is missing: no claim sub"),
+        (token(user, type="refresh"), "type is that of another kind of token"),
+    ):
+        for path in ("/x", "/sessions/me"):
+            assert line_of(gate, world, path, bad)["why"] == why
+    line = line_of(gate, world, "/x", token(user, exp=1))
+    assert (line["reason"], "why" in line) == ("token_expired", False)
 
 
 def test_metrics_are_there_before_anything_has_happened(store: Store, backend: Backend) -> None:

@@ -243,11 +243,11 @@ READ: dict[str, Made] = {
     "a cookie and a page without end": lambda access: then_gone(
         head(f"Set-Cookie: access_token={access}", "Connection: close", kind="text/html") + b"<p>"
     ),
+    "text": lambda access: whole(of(token=access), kind="text/plain"),
+    "no type": lambda access: whole(of(token=access), kind=""),
 }
 UNREAD: dict[str, Made] = {
-    "text": lambda access: whole(of(token=access), kind="text/plain"),
     "HTML": lambda access: whole(f"<script>token={access}</script>".encode(), kind="text/html"),
-    "no type": lambda access: whole(of(token=access), kind=""),
     "over 64 KiB": lambda access: whole(of(token=access) + b" " * MOST_BYTES),
     "over 64 KiB in chunks": lambda access: chunked(of(token=access) + b" " * MOST_BYTES, size=1000),
     "over 64 KiB inflated": lambda access: coded("gzip", gzip.compress(of(token=access) + b" " * MOST_BYTES)),

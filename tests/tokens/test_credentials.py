@@ -32,7 +32,7 @@ def answered(body: Any) -> Credentials:
 
 def usual_tokens(body: bytes) -> Credentials:
     document = credentials.parse_json(body)
-    access = next(credentials.usual_access_tokens(document), None)
+    access = next((text for _, text in credentials.usual_access_tokens(document)), None)
     return Credentials(access_token=access, refresh_token=credentials.usual_refresh_token(document))
 
 
