@@ -151,8 +151,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """An error response before a dialect words it. `detail` replaces the text of the reason; `headers` say what would
-    have been accepted, and `max_age` how old, in seconds, a sign-in may be to pass (RFC 9470). `why` names the rule that
-    a bad token broke: for the log."""
+    have been accepted, and `max_age` how old, in seconds, a sign-in may be to pass (RFC 9470). `why` names the rule
+    that a bad token broke: for the log."""
 
     reason: Reason
     detail: str = ""
