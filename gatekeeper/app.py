@@ -78,7 +78,9 @@ def create_app(settings: Settings, engine: Engine) -> App:
     app = with_lifespan(handler, engine.runtime, around=proxy)
     if not isinstance(upstream, Http1Upstream):
         return App(app, no_fast_path)
-    services = DirectServices(engine.gate, rules, engine.streams, engine.telemetry, engine.responder, upstream)
+    services = DirectServices(
+        engine.gate, rules, engine.streams, engine.telemetry, engine.responder, upstream, engine.strays
+    )
     return App(app, DirectRoute(services, engine.runtime, own_headers=own_headers))
 
 

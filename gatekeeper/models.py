@@ -123,6 +123,15 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
         return self.end_reason is None
 
 
+class Removal(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens that must not go on to the backend, by their texts: stray ones in `headers` and `cookies`, and of several
+    cookies of one name those that do not decide (`twins`)."""
+
+    headers: frozenset[str] = frozenset()
+    cookies: frozenset[str] = frozenset()
+    twins: frozenset[str] = frozenset()
+
+
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """The decision about one request. The zero value refuses.
 
@@ -133,7 +142,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     rule that a bad token broke: for the operator, never for a client. `detail` replaces the text of the reason.
 
     `user` is the user of a token whose signature is good, for the log. `token_source` names the source of the token
-    (`header`, `cookie:NAME`, …), None if the request has no token. `more_tokens` means that other sources had one too.
+    (`header`, `cookie:NAME`, …), None if the request has no token. `more_tokens` means that other sources had one too;
+    `removal` names tokens that do not go on.
     """
 
     admitted: bool = False
@@ -144,6 +154,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     session_id: int | None = None
     token_source: str | None = None
     more_tokens: bool = False
+    removal: Removal | None = None
     degraded: bool = False
     why: str = ""
     detail: str = ""

@@ -13,9 +13,10 @@ from typing import Any, Final
 
 import msgspec
 
-from gatekeeper.auth.requests import RequestFacts
+from gatekeeper.auth.requests import RequestFacts, StandingLookup
+from gatekeeper.auth.twins import MOST_VERIFIED, choose
 from gatekeeper.errors import Reason, StoreUnavailable, TokenRejected
-from gatekeeper.models import CheckResult, Claims, Client, Verdict
+from gatekeeper.models import CheckResult, Claims, Client, Removal, Verdict
 from gatekeeper.sessions.degraded import DegradedMode
 from gatekeeper.sessions.events import Event, EventCounter
 from gatekeeper.sessions.store import SessionStore
@@ -56,6 +57,7 @@ class Gate:
         store: SessionStore,
         events: EventCounter,
         exempt: Exemptions,
+        standings: StandingLookup,
         limiter: RateLimiter | None = None,
         degraded: DegradedMode | None = None,
         warnings: TokenWarnings | None = None,
@@ -65,6 +67,7 @@ class Gate:
         self._store = store
         self._events = events
         self._exempt = exempt
+        self._standings = standings
         self._limiter = limiter
         self._degraded = degraded
         self._warnings = warnings or TokenWarnings()
@@ -159,9 +162,16 @@ class Gate:
             return Verdict(reason=rejected.reason, token_source="ambiguous", why=rejected.why)  # noqa: S106 - a source, no token
         if found is None:
             return self._without_token(facts)
+        removal = None
         if found.twins:
-            why = "two cookies of one name with different values"
-            return Verdict(reason=Reason.TOKEN_INVALID, token_source="ambiguous", why=why)  # noqa: S106 - a source, no token
+            try:
+                choice = await choose(
+                    [found.token, *found.twins], self._verifier, self._standings, ignore_times=ignore_times
+                )
+            except TokenRejected as rejected:
+                return Verdict(reason=rejected.reason, token_source="ambiguous", why=rejected.why)  # noqa: S106 - a source, no token
+            found = msgspec.structs.replace(found, token=choice.token, twins=())
+            removal = Removal(twins=choice.left_out)
         if not facts.cookie_allowed and found.source.startswith("cookie:"):
             return Verdict(reason=Reason.ORIGIN_NOT_ALLOWED, token_source=found.source)
         try:
@@ -180,6 +190,7 @@ class Gate:
             user=claims.user,
             token_source=found.source,
             more_tokens=bool(found.others),
+            removal=removal,
         )
 
     def _without_token(self, facts: RequestFacts) -> Verdict:
@@ -198,7 +209,11 @@ class Gate:
         """Find the well-signed tokens of a request that `identify` gets no claims from: they contradict each other, or
         break a rule other than their times. Each comes with True if it is good by itself. Raises `KeysUnavailable`."""
         found: list[tuple[str, bool]] = []
-        for token in self._sources.candidates(facts.headers):
+        candidates = [token for token in self._sources.candidates(facts.headers) if self._verifier.may_be_signed(token)]
+        if len(candidates) > MOST_VERIFIED:
+            # Too many to find the good one among them: they contradict each other.
+            return [(candidates[0], True)]
+        for token in candidates:
             try:
                 await self._verifier.verify(token, ignore_start=True, ignore_expiry=True)
             except TokenRejected as rejected:
@@ -210,9 +225,12 @@ class Gate:
 
     async def _disagree(self, found: PresentedToken, claims: Claims) -> bool:
         """True if a token in another source is good too and names another user."""
-        for token in found.others:
+        others = [token for token in found.others if self._verifier.may_verify(token)]
+        if len(others) > MOST_VERIFIED:
+            return True
+        for token in others:
             try:
-                other = await self._verifier.verify(token)
+                other = await self._verifier.verify_once(token)
             except TokenRejected:
                 continue
             if other.user != claims.user:
@@ -238,6 +256,7 @@ def _judged(identified: Verdict, checked: CheckResult) -> Verdict:
             session_id=checked.session_id,
             token_source=source,
             more_tokens=identified.more_tokens,
+            removal=identified.removal,
         )
     if checked.outcome == "full":
         return Verdict(reason=Reason.SESSION_LIMIT_EXCEEDED, user=user, token_source=source)

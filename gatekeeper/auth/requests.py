@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 
 from gatekeeper.errors import StoreUnavailable
-from gatekeeper.models import CheckResult, Client, Problem
+from gatekeeper.models import CheckResult, Claims, Client, EndReason, Problem
 from gatekeeper.tokens.credentials import Credentials
 from gatekeeper.tokens.response_tokens import GivenTokens, looks_like_jwt
 
@@ -27,6 +27,22 @@ class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
     event_stream: bool = False
     cookie_allowed: bool = True
     checked: CheckResult | StoreUnavailable | None = None
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """The state of the session of a token. `is_over`: it has ended, for `end_reason` if there was one; a token that
+    was never seen is over only where one issued at its time opens no session. Tokens of one session have one
+    `session`."""
+
+    is_over: bool
+    end_reason: EndReason | None
+    session: tuple[str, str | int]
+
+
+class StandingLookup(Protocol):
+    """Looks up the sessions of tokens, all at once (`standing.Standings`)."""
+
+    async def of(self, tokens: Sequence[Claims]) -> list[Standing]: ...
 
 
 class SignInRequest(msgspec.Struct, frozen=True, kw_only=True):

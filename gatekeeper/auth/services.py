@@ -9,6 +9,7 @@ import msgspec
 
 from gatekeeper.auth.gate import Exemptions, Gate
 from gatekeeper.auth.requests import SessionOwner, SignInRequest
+from gatekeeper.auth.strays import StrayTokens
 from gatekeeper.errors import Reason, StoreUnavailable
 from gatekeeper.models import EndReason, Problem
 from gatekeeper.sessions.audit import AuditLog
@@ -26,6 +27,7 @@ class SignInServices(msgspec.Struct, frozen=True, kw_only=True):
 
     gate: Gate
     verifier: Verifier
+    strays: StrayTokens
     sign_ins: SignIns
     manager: Manager
     exempt: Exemptions

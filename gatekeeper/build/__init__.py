@@ -115,6 +115,7 @@ def build(
         rules=web.rules,
         responder=web.responder,
         gate=sign_in.gate,
+        strays=sign_in.strays,
         streams=streams,
         telemetry=telemetry,
         verify_queue=verify_queue,

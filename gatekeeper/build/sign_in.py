@@ -5,12 +5,15 @@ from __future__ import annotations
 from gatekeeper.auth.gate import Exemptions, Gate
 from gatekeeper.auth.services import SignInServices
 from gatekeeper.auth.sign_out import SignOut
+from gatekeeper.auth.standing import Standings
+from gatekeeper.auth.strays import StrayTokens
 from gatekeeper.build.store import StoreParts, degraded, login_attempts, rate_limiter
 from gatekeeper.sessions.manager import Manager
 from gatekeeper.sessions.sign_ins import SignIns
 from gatekeeper.settings import Settings
 from gatekeeper.telemetry.metrics import Metrics
 from gatekeeper.tokens.sources import TokenSources
+from gatekeeper.tokens.strays import StrayPlaces
 from gatekeeper.tokens.token_warnings import TokenWarnings
 from gatekeeper.tokens.verifier import Verifier
 
@@ -20,6 +23,9 @@ def sign_in_services(
 ) -> SignInServices:
     """The gate and all that stands beside it, over one store and one verifier."""
     exempt, warnings = Exemptions(settings.exempt_users), TokenWarnings()
+    sign_ins = SignIns(store.runner, reuse_window_seconds=settings.refresh_reuse_window)
+    degraded_mode = degraded(settings, store)
+    standings = Standings(sign_ins, degraded_mode)
     gate = Gate(
         sources=sources,
         verifier=verifier,
@@ -27,14 +33,15 @@ def sign_in_services(
         events=metrics,
         exempt=exempt,
         limiter=rate_limiter(settings, store.client),
-        degraded=degraded(settings, store),
         warnings=warnings,
+        degraded=degraded_mode,
+        standings=standings,
     )
     manager = Manager(store.sessions, metrics)
-    sign_ins = SignIns(store.runner, reuse_window_seconds=settings.refresh_reuse_window)
     return SignInServices(
         gate=gate,
         verifier=verifier,
+        strays=StrayTokens(StrayPlaces(sources), verifier, standings),
         sign_ins=sign_ins,
         manager=manager,
         exempt=exempt,

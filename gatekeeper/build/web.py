@@ -20,6 +20,7 @@ from gatekeeper.tokens.login_names import LoginNames
 from gatekeeper.tokens.response_tokens import ResponseReader
 from gatekeeper.tokens.signing_keys import SigningKeys
 from gatekeeper.tokens.sources import TokenSources
+from gatekeeper.tokens.strays import StrayPlaces
 from gatekeeper.tokens.token_places import TokenPlaces
 from gatekeeper.web.endpoints import Endpoints
 from gatekeeper.web.operations import Operations
@@ -61,6 +62,7 @@ def web_parts(
     rules = RequestRules(
         paths=path_table(settings, router, enabled),
         sources=sources,
+        strays=StrayPlaces(sources),
         identity=IdentityHeaders(settings.identity_headers),
         trusted=TrustedProxies(settings.trusted_proxies),
         origins=Origins(settings.cors_origins),

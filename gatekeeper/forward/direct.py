@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from msgspec import structs
 
 from gatekeeper.auth.gate import Gate
+from gatekeeper.auth.strays import StrayTokens
 from gatekeeper.errors import (
     GatekeeperError,
     Reason,
@@ -95,6 +96,7 @@ class DirectServices(NamedTuple):
     telemetry: Telemetry
     responder: Responder
     upstream: Http1Upstream
+    strays: StrayTokens
 
 
 class DirectForward:

@@ -49,14 +49,16 @@ class DirectRoute:
         return f"<DirectRoute to {self._services.upstream!r}>"
 
     def __call__(self, exchange: Exchange) -> bool:
-        head, rules = exchange.head, self._services.rules
+        services, head, rules = self._services, exchange.head, self._services.rules
         if head.method in _INDIRECT_METHODS or not self._runtime.started or rules.cookie_transport:
             return False
         if exchange.is_full:
             # A client that pipelines requests and reads no response has to wait: the application's `send` does that.
             return False
         path, _, query = head.target.partition(b"?")
-        if query and (query_overrides_method(query) or rules.sources.has_parameter(query)):
+        if query and (
+            query_overrides_method(query) or rules.sources.has_parameter(query) or services.strays.in_query(query)
+        ):
             return False
         try:
             if rules.paths.classify(head.method, path) is not PathKind.PROTECTED:
@@ -97,7 +99,7 @@ class DirectRoute:
         if overrides_method(headers):
             return None
         token = services.gate.token_of(headers)
-        if token is None:
+        if token is None or services.strays.rules_out_direct_route(headers):
             return None
         kept = [pair for pair in rules.identity.without_spoofed(headers) if pair[0] != REQUEST_ID]
         if not rules.forward_authorization:

@@ -24,9 +24,6 @@ _SCHEME: Final = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]*")
 # `Bearer` as some backends write it in front of the token in a cookie.
 _BEARER_IN_COOKIE: Final = re.compile(rb"bearer(?: |%20)+", re.IGNORECASE)
 
-# Each costs a signature.
-_MAX_CANDIDATES: Final = 4
-
 _AUTHORIZATION: Final = b"authorization"
 _COOKIE: Final = b"cookie"
 _PROTOCOLS: Final = b"sec-websocket-protocol"
@@ -86,7 +83,8 @@ class TokenSources:
         self._schemes = {each.key: each.name for each in parsed if each.kind == "scheme"}
         self._headers = {each.key: each.name for each in parsed if each.kind == "header"}
         self._cookies = frozenset(each.key for each in parsed if each.kind == "cookie")
-        self._parameters = frozenset(each.key for each in parsed if each.kind == "query")
+        self.parameters = frozenset(each.key for each in parsed if each.kind == "query")
+        self.header_names = frozenset(self._headers)
         self.schemes = tuple(_scheme_name(each) for each in parsed if each.kind == "scheme")
 
     def __repr__(self) -> str:
@@ -150,9 +148,18 @@ class TokenSources:
         values = [value for name, value in headers if name.lower() == _AUTHORIZATION]
         return any(value.strip(b" \t") and self._scheme_source(value) is None for value in values)
 
+    def reads_authorization(self, value: bytes) -> bool:
+        """Return true where a source reads this `Authorization`."""
+        return self._scheme_source(value) is not None
+
+    def reads_cookie(self, piece: bytes) -> bool:
+        """Return true where a pair of a `Cookie` header is a configured cookie."""
+        name, separator, _ = piece.partition(b"=")
+        return bool(separator) and name.strip(b" \t") in self._cookies
+
     def has_parameter(self, query: bytes) -> bool:
         """Return true where a raw query string has a member that is a source."""
-        return bool(self._parameters) and any(_parameter_name(piece) in self._parameters for piece in query.split(b"&"))
+        return bool(self.parameters) and any(_parameter_name(piece) in self.parameters for piece in query.split(b"&"))
 
     def _scheme_source(self, authorization: bytes) -> str | None:
         """Return the name of the source that reads this `Authorization`, None where there is none."""
@@ -163,8 +170,7 @@ class TokenSources:
         return source
 
     def candidates(self, headers: Headers) -> list[str]:
-        """Return every text of an HTTP request that stands where a source looks, the first few of them: contradicting
-        ones too."""
+        """Return every text of an HTTP request that stands where a source looks, contradicting ones too."""
         texts: list[bytes] = []
         for name, value in headers:
             lowered = name.lower()
@@ -175,7 +181,7 @@ class TokenSources:
                 texts.append(_bare(value))
             elif lowered == _COOKIE:
                 texts.extend(value for _, value in self._pairs(value))
-        return [text.decode("ascii") for text in dict.fromkeys(texts) if text and text.isascii()][:_MAX_CANDIDATES]
+        return [text.decode("ascii") for text in dict.fromkeys(texts) if text and text.isascii()]
 
     def _pairs(self, header: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Iterate over the configured cookies of one `Cookie` header."""
@@ -277,7 +283,7 @@ class TokenSources:
 
     def strip_query(self, query: bytes, *, keep_source: str | None = None) -> bytes:
         """Remove the configured parameters, except that of `keep_source`, from a raw query string."""
-        names = frozenset(name for name in self._parameters if f"query:{name.decode('ascii')}" != keep_source)
+        names = frozenset(name for name in self.parameters if f"query:{name.decode('ascii')}" != keep_source)
         if not names:
             return query
         return b"&".join(piece for piece in query.split(b"&") if _parameter_name(piece) not in names)

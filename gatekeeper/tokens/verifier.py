@@ -7,6 +7,7 @@ fetched because a header says so (3.10).
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -80,6 +81,7 @@ class Verifier:
         self._now = now
         self._cache_size = cache_size
         self._cache: OrderedDict[str, _CachedClaims] = OrderedDict()
+        self._refused: OrderedDict[bytes, None] = OrderedDict()
         self._generation = keys.generation
 
     def __repr__(self) -> str:
@@ -98,8 +100,7 @@ class Verifier:
     def cached(self, token: str) -> Claims | None:
         """Return the claims of a token in the cache, if it is still valid and the keys are the same; else `None`."""
         if self._generation != self._keys.generation:
-            self._cache.clear()
-            self._generation = self._keys.generation
+            self._forget(self._keys.generation)
             return None
         entry = self._cache.get(token)
         if entry is None:
@@ -140,13 +141,71 @@ class Verifier:
             self._remember(token, _CachedClaims(claims, validity), generation)
         return claims
 
+    def has_form(self, token: str) -> bool:
+        """Return true where a text may be an access token, keys and times aside."""
+        try:
+            self._rules.read(jws.parse(token, self._algorithms, self._types).payload)
+        except TokenRejected:
+            return False
+        return True
+
+    def may_verify(self, token: str, *, ignore_times: bool = False) -> bool:
+        """Return false for a text that is certainly no good token now: by its form, its header, its claims and times,
+        or because `verify_once` refused it under the same keys. No signature is verified."""
+        if self.cached(token) is not None:
+            return True
+        if not self.may_be_signed(token):
+            return False
+        try:
+            parsed = jws.parse(token, self._algorithms, self._types)
+            _, validity = self._rules.read(parsed.payload)
+            if not ignore_times:
+                validity.check(self._now(), self._leeway_seconds)
+        except TokenRejected:
+            return False
+        return True
+
+    def may_be_signed(self, token: str) -> bool:
+        """Return false for a text that no key verifies: by its form, its header, or because `verify_once` refused it
+        under the same keys."""
+        if _digest(token) in self._refused:
+            return False
+        try:
+            header = jws.parse(token, self._algorithms, self._types).header
+        except TokenRejected:
+            return False
+        return self._keys.may_verify(algorithm=header.algorithm, kid=header.kid)
+
+    async def verify_once(self, token: str) -> Claims:
+        """Verify a token as `verify` does, and remember one with a bad signature until the keys change: a client may
+        send it with every request, and it is no reason to refuse one."""
+        generation = self._keys.generation
+        try:
+            return await self.verify(token)
+        except TokenRejected as rejected:
+            if not rejected.is_signed and generation == self._keys.generation:
+                if generation != self._generation:
+                    self._forget(generation)
+                self._refused[_digest(token)] = None
+                if len(self._refused) > self._cache_size:
+                    self._refused.popitem(last=False)
+            raise
+
+    def _forget(self, generation: int) -> None:
+        self._cache.clear()
+        self._refused.clear()
+        self._generation = generation
+
     def _remember(self, token: str, entry: _CachedClaims, generation: int) -> None:
         if generation != self._generation:
-            self._cache.clear()
-            self._generation = generation
+            self._forget(generation)
         self._cache[token] = entry
         while len(self._cache) > self._cache_size:
             self._cache.popitem(last=False)
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 def _names(what: str, value: str | Sequence[str] | None) -> frozenset[str] | None:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from gatekeeper.auth.gate import Gate
+from gatekeeper.auth.strays import StrayTokens
 from gatekeeper.runtime import Readiness, Runtime
 from gatekeeper.sessions.open_streams import OpenStreams
 from gatekeeper.telemetry.telemetry import Telemetry
@@ -28,6 +29,7 @@ class Engine(NamedTuple):
     rules: RequestRules
     responder: Responder
     gate: Gate
+    strays: StrayTokens
     streams: OpenStreams
     telemetry: Telemetry
     verify_queue: VerifyQueue

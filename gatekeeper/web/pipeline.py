@@ -22,7 +22,7 @@ from gatekeeper.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from gatekeeper.http.headers import DEGRADED, HeaderList
+from gatekeeper.http.headers import HeaderList
 from gatekeeper.http.methods import ALLOWED_METHODS
 from gatekeeper.http.paths import BadPath, PathKind, RouteMatch
 from gatekeeper.http.types import Receive
@@ -30,6 +30,7 @@ from gatekeeper.models import Problem, Verdict
 from gatekeeper.telemetry.request_record import RequestRecord
 from gatekeeper.telemetry.telemetry import Telemetry
 from gatekeeper.web import cookies
+from gatekeeper.web.judge import Judge, admitted_headers, anonymous_headers
 from gatekeeper.web.outcome import (
     Passed,
     Refused,
@@ -97,7 +98,7 @@ class Pipeline:
     ) -> None:
         self._rules = rules
         self._responder = responder
-        self._gate = gate
+        self._judge = Judge(rules, gate, sign_in.strays, telemetry)
         self._sign_in = sign_in
         self._operations = operations
         self._endpoints = endpoints
@@ -160,23 +161,17 @@ class Pipeline:
         if kind is not PathKind.PUBLIC and incoming.is_preflight:
             conclude(record, "bypass")
             return Passed(without_credentials(clean), body=False)
-        try:
-            verdict = await self._judge(incoming)
-        except (StoreUnavailable, KeysUnavailable) as error:
-            if kind is not PathKind.PUBLIC:
-                raise
-            self._telemetry.failed(error)
-            verdict = Verdict(token_source="unjudged")  # noqa: S106 - a source, no token
+        verdict = await self._judge.verdict(incoming, public=kind is PathKind.PUBLIC)
         identify(record, verdict)
         if verdict.admitted:
             conclude(record, "allow")
-            passed = self._admitted(clean, verdict)
+            passed = self._admitted(clean, verdict, incoming)
             if kind in _LOOKALIKES and not incoming.websocket:
                 return await self._observe(_LOOKALIKES[kind], passed, incoming, record, receive)
             return passed
-        if kind is PathKind.PUBLIC:
+        if kind is PathKind.PUBLIC and verdict.token_source != "query":  # noqa: S105 - a source, no token
             conclude(record, "bypass")
-            return Passed(clean if verdict.token_source is None else self._rules.sources.strip_tokens(clean))
+            return Passed(anonymous_headers(self._rules, clean, verdict))
         return refuse(record, problem_of(verdict), None, verdict)
 
     def _effective_kind(self, kind: PathKind, incoming: IncomingRequest) -> PathKind:
@@ -186,22 +181,6 @@ class Pipeline:
             return _LIKE.get(named, PathKind.PROTECTED) if isinstance(named, PathKind) else PathKind.PROTECTED
         # No login is made over a WebSocket.
         return PathKind.PROTECTED if kind in _SIGN_IN_PATHS and incoming.websocket else kind
-
-    async def _judge(self, incoming: IncomingRequest) -> Verdict:
-        """The verdict on a request to the application; without the store while that is away and the operator allows
-        it. Raises `StoreUnavailable` and `KeysUnavailable`."""
-        facts = self._rules.facts(incoming, own=False)
-        identified = await self._gate.identify(facts)
-        if identified.claims is None:
-            return identified
-        try:
-            return await self._gate.admit(identified, identified.claims, facts.client, facts.checked)
-        except StoreUnavailable as error:
-            verdict = self._gate.without_store(identified, error)
-            self._telemetry.failed(error)
-            if verdict.admitted:
-                self._telemetry.metrics.passed_degraded()
-            return verdict
 
     async def _observe(
         self, kind: PathKind, passed: Passed, incoming: IncomingRequest, record: RequestRecord, receive: Receive
@@ -223,23 +202,16 @@ class Pipeline:
         watched = observed if kind is not PathKind.LOGOUT else None
         return msgspec.structs.replace(passed, receive=replay, observation=watched, language=request.language)
 
-    def _admitted(self, headers: HeaderList, verdict: Verdict) -> Passed:
-        claims, session_id, rules = verdict.claims, verdict.session_id, self._rules
+    def _admitted(self, headers: HeaderList, verdict: Verdict, incoming: IncomingRequest) -> Passed:
+        claims = verdict.claims
         assert claims is not None  # noqa: S101 - an admitted verdict has them
-        if not rules.forward_authorization:
-            headers = rules.sources.strip_tokens(headers)
-        elif verdict.more_tokens:
-            # A backend that looks elsewhere first, and less closely, must not find a token that was not judged.
-            headers = rules.sources.strip_tokens(headers, keep_source=verdict.token_source)
-        headers.extend(rules.identity.values(claims.user, session_id, claims.roles, claims.claims))
-        if verdict.degraded:
-            headers.append((DEGRADED, b"1"))
         session = CurrentSession(
             user=claims.user,
-            session_id=session_id or 0,
+            session_id=verdict.session_id or 0,
             roles=claims.roles,
             is_admin=claims.is_admin,
             claims=claims,
             degraded=verdict.degraded,
         )
-        return Passed(headers, session)
+        facts = self._rules.facts(incoming, own=False)
+        return Passed(admitted_headers(self._rules, headers, verdict, facts), session)

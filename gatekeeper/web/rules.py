@@ -12,6 +12,7 @@ from gatekeeper.http.paths import PathTable
 from gatekeeper.tokens.login_names import LoginNames
 from gatekeeper.tokens.response_tokens import ResponseReader
 from gatekeeper.tokens.sources import TokenSources
+from gatekeeper.tokens.strays import StrayPlaces
 from gatekeeper.tokens.token_places import TokenPlaces
 from gatekeeper.web.request import IncomingRequest
 
@@ -25,6 +26,7 @@ class RequestRules(msgspec.Struct, frozen=True, kw_only=True):
 
     paths: PathTable
     sources: TokenSources
+    strays: StrayPlaces
     identity: IdentityHeaders
     trusted: TrustedProxies
     origins: Origins

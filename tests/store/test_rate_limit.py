@@ -13,9 +13,11 @@ import redis
 
 from gatekeeper.auth.gate import Exemptions, Gate
 from gatekeeper.auth.requests import RequestFacts
+from gatekeeper.auth.standing import Standings
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.sessions.events import ActorKind, Event
 from gatekeeper.sessions.script_runner import ScriptRunner
+from gatekeeper.sessions.sign_ins import SignIns
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.command import Command
@@ -198,10 +200,12 @@ class Silent:
 
 
 def gate(store_client: StoreClient, rate: Rate | None = SLOW) -> Gate:
+    runner = ScriptRunner(store_client, key_prefix="gk:", rules=RULES)
     return Gate(
         sources=TokenSources(["header"]),
+        standings=Standings(SignIns(runner), None),
         verifier=forge.verifier(StaticKeys([forge.SECRET], [], ["HS256"]), now=time.time),
-        store=SessionStore(ScriptRunner(store_client, key_prefix="gk:", rules=RULES)),
+        store=SessionStore(runner),
         events=Silent(),
         exempt=Exemptions(()),
         limiter=None if rate is None else RateLimiter(store_client, key_prefix="gk:", rate=rate, burst_seconds=BURST),

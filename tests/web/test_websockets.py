@@ -128,12 +128,18 @@ def test_a_cookie_opens_a_websocket_for_its_own_site_alone(
     assert handshake(url, "/ws", [bearer(bearing), *headers[1:]]).status == 101
 
 
+def assert_only_in_authorization(bearing: str, found: dict[str, Any]) -> None:
+    assert [value for name, value in found["headers"] if name == "authorization"] == [f"Bearer {bearing}"]
+    rest = {**found, "headers": [pair for pair in found["headers"] if pair[0] != "authorization"]}
+    assert bearing not in json.dumps(rest)
+
+
 def test_a_token_in_the_query_is_for_the_gate_alone(url: str) -> None:  # W02
     user = someone()
     bearing = token(user)
     found = told(url, f"/ws?a=1&token={bearing}&b=%20", [("Origin", "https://app.example")])
     assert (found["user"], found["query"]) == (user, "a=1&b=%20")
-    assert bearing not in json.dumps(found)
+    assert_only_in_authorization(bearing, found)
 
 
 def test_a_token_among_the_subprotocols_is_for_the_gate_alone(url: str) -> None:  # W02
@@ -146,7 +152,17 @@ def test_a_token_among_the_subprotocols_is_for_the_gate_alone(url: str) -> None:
     ):
         found = told(url, "/ws", [("Sec-WebSocket-Protocol", offered)])
         assert (found["user"], found["subprotocols"], found["chosen"]) == (user, left, chosen)
-        assert bearing not in json.dumps(found)
+        assert_only_in_authorization(bearing, found)
+
+
+def test_a_token_can_be_kept_from_the_application(store: Store) -> None:  # W02
+    with serve_asgi(application(store, forward_authorization="false")) as url:
+        bearing = token(someone())
+        for target, headers in (
+            (f"/ws?token={bearing}", []),
+            ("/ws", [("Sec-WebSocket-Protocol", f"bearer, {bearing}")]),
+        ):
+            assert bearing not in json.dumps(told(url, target, headers))
 
 
 def test_query_and_subprotocol_tokens_are_for_websockets_only(url: str) -> None:  # T22
