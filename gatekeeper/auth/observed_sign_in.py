@@ -51,9 +51,12 @@ class _Observed:
         new = await find_new_tokens(services.verifier, services.sign_ins, self._request, response.given, unusable)
         if new is None and unusable:
             services.warnings.unusable(self._what, unusable)
-        elif new is None and self._what == "login" and 200 <= response.status < 300:
+        elif new is None and self._what == "login" and self._is_success(response.status):
             services.warnings.nothing_found(self._what, response.given.names)
         return new
+
+    def _is_success(self, status: int) -> bool:
+        return 200 <= status < 300 and status not in self._services.failure_statuses
 
     async def _bearer(self) -> Claims | None:
         """The good token of the request itself, expired or not."""

@@ -15,7 +15,7 @@ from gatekeeper.auth.requests import IssuedTokens, SessionOwner, SignInRequest
 from gatekeeper.dialects.base import Answer, Wording
 from gatekeeper.dialects.endpoints import UNKNOWN_CLIENT, Endpoint, LoggedOut, Nothing, Serves, TokenPair
 from gatekeeper.errors import Reason, TokenRejected
-from gatekeeper.http.headers import HeaderList, Headers, get_all
+from gatekeeper.http.headers import HeaderList, Headers, get, get_all
 from gatekeeper.http.paths import RouteMatch
 from gatekeeper.http.types import Receive
 from gatekeeper.models import Problem
@@ -177,7 +177,9 @@ class Endpoints:
     def _client_headers(incoming: IncomingRequest) -> list[tuple[str, str]]:
         """The headers about the client for the backend that checks a password."""
         headers = [("x-request-id", incoming.request_id), ("x-forwarded-for", incoming.client.ip_address)]
-        return [*headers, ("user-agent", incoming.client.user_agent or "gatekeeper")]
+        # As it was sent: each character is an octet.
+        user_agent = (get(incoming.headers, b"user-agent") or b"gatekeeper").decode("latin-1")
+        return [*headers, ("user-agent", user_agent)]
 
     # OAuth and OpenID Connect
 

@@ -122,11 +122,19 @@ def read(scope: Scope, trusted: TrustedProxies) -> IncomingRequest:
         checked=scope.get(CHECKED),
         client=Client(
             ip_address=trusted.client(peer, headers),
-            user_agent=(get(headers, b"user-agent") or b"").decode("latin-1"),
+            user_agent=_text(get(headers, b"user-agent") or b""),
             headers=headers,
             request_id=request,
         ),
     )
+
+
+def _text(octets: bytes) -> str:
+    """The text of a header field: UTF-8 where it is that, else the older ISO-8859-1 (RFC 9110 section 5.5)."""
+    try:
+        return octets.decode()
+    except UnicodeDecodeError:
+        return octets.decode("latin-1")
 
 
 def _scheme(scope: Scope, headers: Headers, *, trusted: bool) -> str:

@@ -30,6 +30,7 @@ GRACE_SECONDS: Final = 0.3
 _LAST_MESSAGE_SECONDS: Final = 1.0
 # The time that an application has to leave a WebSocket: longer than its own closing handshake may take.
 _LEAVING_SECONDS: Final = 6.0
+_HEADS: Final = frozenset({"http.response.start", "websocket.http.response.start"})
 _WITHOUT_BODY: Final = frozenset({"GET", "HEAD"})
 _clock = time.monotonic
 
@@ -116,8 +117,11 @@ class SessionBoundRequest:
         if self._cut:
             raise ClientCutOff("the session of the client has ended")
         self.moved_at = _clock()
-        await self._sender(message)
         kind = message["type"]
+        if kind in _HEADS and not isinstance(message.get("headers"), list):
+            # An iterable by the ASGI specification, which may be one that can be read once.
+            message = {**message, "headers": list(message.get("headers", ()))}
+        await self._sender(message)
         if kind == "http.response.body":
             self._complete = not message.get("more_body", False)
         elif kind == "http.response.start":

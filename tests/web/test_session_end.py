@@ -54,11 +54,17 @@ class Host:
         self.app.add_middleware(GatekeeperMiddleware, settings=load(environ_for(store)))
 
     def noting(self, app: Any) -> Any:
-        """Notes when the application has left a request for a stream."""
+        """Notes when the application has left a request for a stream. Its headers can be read once only, as those of
+        some frameworks: ASGI promises an iterable."""
 
         async def noted(scope: Any, receive: Any, send: Any) -> None:
+            async def once(message: Any) -> None:
+                if "headers" in message:
+                    message = {**message, "headers": iter(message["headers"])}
+                await send(message)
+
             try:
-                await app(scope, receive, send)
+                await app(scope, receive, once)
             finally:
                 if scope["type"] == "http" and scope["path"] in {"/events", "/download", "/stubborn"}:
                     self.seen.append("left")
