@@ -7,8 +7,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -242,6 +242,63 @@ def export_audit(
                 _print_event(event)
 
     _with_audit_log(work)
+
+
+@app.command()
+def backup(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty directory.")],
+) -> None:
+    """Copy the embedded session store into DIR, consistently, while it runs."""
+    from gatekeeper.settings import load
+    from gatekeeper.store.backup import make_backup
+
+    settings = load(require_keys=False)
+    _name_store(settings)
+    _require_embedded(settings)
+    with _failures_in_one_line():
+        made = make_backup(settings.data_dir, folder, version=__version__)
+    print(f"backed up {made.size} bytes, all that was acknowledged until {made.time}, into {folder}")
+
+
+@app.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The directory of a backup.")],
+) -> None:
+    """Make the backup in DIR the data of the embedded session store, while it does not run."""
+    from gatekeeper.settings import load
+    from gatekeeper.store.backup import restore_backup
+
+    settings = load(require_keys=False)
+    _name_store(settings)
+    _require_embedded(settings)
+    with _failures_in_one_line():
+        restored, replaced = restore_backup(settings.data_dir, folder, key_prefix=settings.key_prefix)
+    print(f"restored the sessions of {restored.time}: `gatekeeper serve` serves them")
+    if replaced is not None:
+        print(f"the data of before is in {replaced}", file=sys.stderr)
+    print(f"sessions that have ended since {restored.time} are live again: end them once more", file=sys.stderr)
+
+
+def _require_embedded(settings: Settings) -> None:
+    if settings.redis_url is not None:
+        print(
+            "gatekeeper: GATEKEEPER_REDIS_URL is set: back that store up by its own means, such as `redis-cli --rdb`",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _failures_in_one_line() -> Iterator[None]:
+    """Prints a failure of the embedded store, or of a backup of it, in one line, and exits with 1."""
+    from gatekeeper.store.backup import BackupFailed
+    from gatekeeper.store.embedded import EmbeddedStoreFailed
+
+    try:
+        yield
+    except (BackupFailed, EmbeddedStoreFailed) as error:
+        print(f"gatekeeper: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
 
 
 def _print_event(event: RecordedEvent) -> None:
