@@ -57,6 +57,10 @@ _MAX_SHARED_BYTES: Final = 2048
 HEADERS_TOO_LARGE: Final = "The headers are too large"
 TOO_MANY_HEADERS: Final = "There are too many headers"
 TARGET_TOO_LONG: Final = "The request target is too long"
+PROXY_PROTOCOL: Final = "The PROXY protocol is not spoken here, only HTTP"
+TLS: Final = "TLS is not spoken here, only HTTP"
+# The first of its two empty lines may have been skipped.
+_PROXY_V2: Final = b"\r\n\r\n\0\r\nQUIT\n"
 CONTROL_BYTE: Final = "A line ends wrongly or holds a control byte"
 
 
@@ -202,6 +206,13 @@ def salvage(raw: bytes, limits: Limits) -> tuple[str, bytes, HeaderList]:
     fields = islice(_FIELD.finditer(raw, line.end() if line else 0), limits.max_headers)
     headers = [(field[1].lower(), field[2].rstrip(b" \t")) for field in fields]
     return (line[1].decode(), line[2], headers) if line else ("", b"", headers)
+
+
+def protocol_instead(raw: bytes) -> str | None:
+    """Return what was sent in the place of HTTP, in a sentence, where a faulty head shows that."""
+    if raw.startswith((_PROXY_V2, _PROXY_V2[2:])) or (raw.startswith(b"PROXY ") and not _REQUEST_LINE.match(raw)):
+        return PROXY_PROTOCOL
+    return TLS if raw.startswith(b"\x16\x03") else None
 
 
 def parse_trailer(line: bytes) -> tuple[bytes, bytes]:

@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from gatekeeper.http.headers import HeaderList, Headers
-from gatekeeper.http.request_head import Limits, RequestHead, RequestRejected, salvage
+from gatekeeper.http.request_head import Limits, RequestHead, RequestRejected, protocol_instead, salvage
 from gatekeeper.http.spelling import USUAL
 from gatekeeper.http.types import Scope
 from gatekeeper.server.exchange import status_line
@@ -62,11 +62,14 @@ def reject(
     scope: Scope | None,
 ) -> bytes:
     """Return the full response to a rejected request, of which `read` is the head, or else the bytes so far."""
+    detail = rejected.detail
     if isinstance(read, RequestHead):
         method, target, headers = read.method, read.target, read.headers
     else:
         method, target, headers = salvage(read, limits)
-    request = RejectedRequest(rejected.status, rejected.detail, method, target, headers, client, scope)
+        if rejected.status == 400:
+            detail = protocol_instead(read) or detail
+    request = RejectedRequest(rejected.status, detail, method, target, headers, client, scope)
     return error_response(render_error, request, rejected.headers)
 
 

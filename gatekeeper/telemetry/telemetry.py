@@ -32,6 +32,11 @@ def _warn_of_upstream(why: str, times: int) -> None:
     _log.warning("upstream failed: %s", why, extra={"times": times})
 
 
+def _warn_of_protocol(name: str, times: int) -> None:
+    why = "let the load balancer send it to HTTP ports only" if name == "TLS" else "switch it off in the load balancer"
+    _log.warning("listener got the %s, and speaks only HTTP: %s", name, why, extra={"times": times})
+
+
 class Telemetry:
     """Records requests from their beginning to their end, and failures of the services that they need."""
 
@@ -43,6 +48,7 @@ class Telemetry:
         self._flush_loop: asyncio.AbstractEventLoop | None = None
         self._settle_loop: asyncio.AbstractEventLoop | None = None
         self._login_check_warning = RepeatedWarning(_warn_of_login_check)
+        self._protocol_warning = RepeatedWarning(_warn_of_protocol)
         self._upstream_warning = RepeatedWarning(_warn_of_upstream)
         self._refused_connections = 0
         self._next_warning_at = 0.0
@@ -71,6 +77,10 @@ class Telemetry:
         elif isinstance(error, UpstreamUnavailable | UpstreamTimeout):
             self.metrics.upstream_failed(error.kind)
             self._login_check_warning(str(error))
+
+    def protocol_refused(self, name: str) -> None:
+        """Log that something in front speaks another protocol, which it does on each of its connections."""
+        self._protocol_warning(name)
 
     def upstream_failed(self, error: UpstreamUnavailable | UpstreamTimeout) -> None:
         """Count a failure of the backend, and log why at most every ten seconds."""

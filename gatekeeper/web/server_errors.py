@@ -10,6 +10,7 @@ import msgspec
 from gatekeeper.errors import Reason
 from gatekeeper.http.headers import REQUEST_ID
 from gatekeeper.http.paths import BadPath, PathKind, RouteMatch
+from gatekeeper.http.request_head import PROXY_PROTOCOL, TLS
 from gatekeeper.models import Problem
 from gatekeeper.server import EXTENSION, ErrorResponse, RejectedRequest
 from gatekeeper.telemetry.request_record import RequestRecord
@@ -44,6 +45,8 @@ class ServerErrors:
 
     def __call__(self, refusal: RejectedRequest) -> ErrorResponse:
         reason = _REASONS[refusal.status]
+        if refusal.detail in (PROXY_PROTOCOL, TLS):
+            self._telemetry.protocol_refused("PROXY protocol" if refusal.detail == PROXY_PROTOCOL else "TLS")
         incoming = self._incoming(refusal)
         kind = self._kind(incoming)
         refused = failed(Problem(reason=reason, detail="" if reason.detail else refusal.detail), kind)

@@ -39,6 +39,7 @@ def authorization() -> str:
 
 
 HANDSHAKE = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==")
+PROXY_V2 = b"\r\n\r\n\x00\r\nQUIT\n"
 REFUSED = [
     (request("Content-Length: 1", "Transfer-Encoding: chunked"), 400, "bad_request"),  # F01
     (b"GET http://evil/x HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_request"),  # P14
@@ -81,6 +82,40 @@ async def test_a_refusal_is_worded_counted_and_logged_once(
     assert front.metric("gatekeeper_decisions_total", result="deny", reason=code, mode="sidecar") == counted + 1
     assert front.metric("gatekeeper_http_requests_in_flight") == 0
     assert len(backend.raw) == reached
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("PROXY protocol", b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n" + request()),
+        ("PROXY protocol", b"PROXY TCP6 2001:db8::1 2001:db8::2 56324 443\r\n" + request()),
+        ("PROXY protocol", b"PROXY UNKNOWN\r\n" + request()),
+        ("PROXY protocol", b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n"),
+        ("PROXY protocol", PROXY_V2 + b"\x21\x11\x00\x0c" + b"\x0a" * 12 + request()),
+        ("PROXY protocol", PROXY_V2 + b"\x21\x21\x00\x24" + bytes(36) + request()),
+        ("PROXY protocol", PROXY_V2 + b"\x20\x00\x00\x00" + request()),
+        ("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500)),
+    ],
+)
+async def test_another_protocol_in_the_place_of_http_is_named(front: Sidecar, name: str, data: bytes) -> None:
+    for _ in range(3):
+        async with raw_client(front.url) as client:
+            await client.send(data)
+            status, _, body = await answer(client)
+        assert (status, json.loads(body)["detail"]) == (
+            400,
+            f"{'The ' * (name != 'TLS')}{name} is not spoken here, only HTTP",
+        )
+    # It begins every connection of a load balancer, and must not fill the log.
+    lines = eventually(lambda: [line for line in front.log if line["event"].startswith(f"listener got the {name}")])
+    assert len(lines) <= 3
+    assert sum(line["times"] for line in lines) <= 30
+
+
+async def test_a_method_that_is_called_proxy_is_the_backends(front: Sidecar, backend: Backend) -> None:
+    async with raw_client(front.url) as client:
+        await client.send(request(authorization(), start="PROXY /x HTTP/1.1"))
+        assert (await answer(client))[0] == 200
 
 
 async def test_a_refusal_keeps_the_request_id_and_speaks_the_language_and_to_the_origin(front: Sidecar) -> None:
