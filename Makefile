@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 # Hundreds of processes are started, and none is to compile everything again.
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
 # Backends and clients from npm, in front of which Gatekeeper is tested (docs/recipes).
-NODE := .recipes/node
+NPM := .recipes/node/.installed .recipes/directus/.installed
 SYNC := $(BIN)/uv sync --quiet --frozen --inexact --extra embedded
 
 # uv is to use the interpreter of $(VENV), whatever is active around it, and the certificates that pip uses too: behind
@@ -36,7 +36,7 @@ help:
 demo: $(VENV)/.installed
 	@exec $(BIN)/gatekeeper demo
 
-test: lint $(NODE)/.installed
+test: lint $(NPM)
 	$(PYTEST)
 
 check: lint fast
@@ -96,8 +96,8 @@ $(VENV)/.installed-dev: pyproject.toml uv.lock | $(VENV)/.uv-$(UV_VERSION)
 
 # Without npm, or without a registry, the tests that need the packages are skipped, and fail in CI (tests/machine.py).
 # No package may run a script of its own.
-$(NODE)/.installed: tests/recipes/node/package.json tests/recipes/node/package-lock.json
-	@mkdir -p $(NODE) && cp $^ $(NODE)/
-	@if ! command -v npm >/dev/null; then echo "no npm: the recipes for Node are not tested"; \
-	elif (cd $(NODE) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error); then touch $@; \
-	else echo "npm ci failed: the recipes for Node are not tested" >&2; rm -rf $(NODE)/node_modules; fi
+.recipes/%/.installed: tests/recipes/%/package.json tests/recipes/%/package-lock.json
+	@rm -rf $(@D) && mkdir -p .recipes && cp -r tests/recipes/$* $(@D)
+	@if ! command -v npm >/dev/null; then echo "no npm: the recipes for $* are not tested"; \
+	elif (cd $(@D) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error); then touch $@; \
+	else echo "npm ci failed: the recipes for $* are not tested" >&2; rm -rf $(@D)/node_modules; fi

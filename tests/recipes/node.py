@@ -16,30 +16,33 @@ from tests.recipes.walk import SECRET, Device, Said
 from tests.servers import process
 from tests.waiting import HANG_SECONDS
 
-_SCRIPTS: Final = Path(__file__).parent / "node"
-_INSTALLED: Final = Path(__file__).parent.parent.parent / ".recipes" / "node"
+_SCRIPTS: Final = Path(__file__).parent
+_INSTALLED: Final = Path(__file__).parent.parent.parent / ".recipes"
 _MAJOR: Final = 20
 
 
 def _script(name: str) -> list[str]:
-    """The command that runs a script of ours among the packages."""
+    """The command that runs a script of ours, such as `node/express.cjs`, among the packages of its folder."""
     node = need("node")
     version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
     if int(version.removeprefix("v").split(".")[0]) < _MAJOR:
         lacks(f"node is older than {_MAJOR}: {version.strip()}")
-    if not (_INSTALLED / "node_modules").is_dir():
-        lacks("no packages from npm: `make .recipes/node/.installed`")
+    place = _INSTALLED / name
+    if not (place.parent / "node_modules").is_dir():
+        lacks(f"no packages from npm: `make .recipes/{place.parent.name}/.installed`")
     # Scripts find packages beside themselves. Another process may be copying the same at this moment.
-    copy = _INSTALLED / f".{name}.{os.getpid()}"
+    copy = place.with_name(f".{place.name}.{os.getpid()}")
     shutil.copyfile(_SCRIPTS / name, copy)
-    copy.replace(_INSTALLED / name)
-    return [node, str(_INSTALLED / name)]
+    copy.replace(place)
+    return [node, str(place)]
 
 
 @contextmanager
-def node_process(script: str) -> Iterator[str]:
+def node_process(script: str, directory: Path) -> Iterator[str]:
     """Runs a server that prints its address; yields its base URL."""
-    with process(_script(script), {"SIGNING_KEY": SECRET}, listening=r"listening on (http://127\.0\.0\.1:\d+)") as url:
+    environment = {"SIGNING_KEY": SECRET, "DATA_DIRECTORY": str(directory)}
+    listening = r"(?:listening on|Server started at) (http://127\.0\.0\.1:\d+)"
+    with process(_script(script), environment, listening=listening) as url:
         yield url
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Final
+
+import httpx
 
 from tests.recipes.node import SdkDevice, node_process
 from tests.recipes.walk import AT_GATEKEEPER, SECRET, BearerDevice, Device, Recipe, Said, said
@@ -33,10 +35,6 @@ def _uvicorn(application: str, _: Path) -> Iterator[str]:
     command += ["--app-dir", str(_PYTHON), application]
     with process(command, {"SIGNING_KEY": SECRET}, listening=r"running on (http://127\.0\.0\.1:\d+)") as url:
         yield url
-
-
-def _node(script: str, _: Path) -> AbstractContextManager[str]:
-    return node_process(script)
 
 
 # Python
@@ -228,21 +226,70 @@ class Feathers(SdkDevice):
     """Its own client, which signs in again with the token that it has kept."""
 
     user = "alice@example.org"
-    script = "feathers-client.cjs"
+    script = "node/feathers-client.cjs"
     credentials = _ALICE_MAIL
 
 
+class Directus(SdkDevice):
+    user = "alice@example.org"
+    script = "directus/client.cjs"
+    credentials = _ALICE_MAIL
+
+
+class DirectusCookies(BearerDevice):
+    """A browser's script: the refresh token is in a cookie, the access token is in the answer."""
+
+    user = "alice@example.org"
+
+    def _keep(self, answer: httpx.Response) -> Said:
+        if answer.is_success:
+            self.bear(answer.json()["data"]["access_token"])
+        return said(answer)
+
+    def sign_in(self) -> Said:
+        return self._keep(self.http.post("/auth/login", json={**_ALICE_MAIL, "mode": "cookie"}))
+
+    def ask(self) -> Said:
+        return said(self.http.get("/users/me?fields=email"))
+
+    def refresh(self) -> Said:
+        return self._keep(self.http.post("/auth/refresh", json={"mode": "cookie"}))
+
+    def logout(self) -> Said:
+        return said(self.http.post("/auth/logout", json={"mode": "cookie"}))
+
+
+DIRECTUS: Final[Sequence[Recipe]] = (
+    Recipe(
+        "Directus", "directus.md", "directus.env", partial(node_process, "directus/serve.cjs"), Directus, apart=True
+    ),
+    Recipe(
+        "Directus with cookies",
+        "directus.md",
+        "directus.env",
+        partial(node_process, "directus/serve.cjs"),
+        DirectusCookies,
+        apart=True,
+    ),
+)
 NODE: Final[Sequence[Recipe]] = (
-    Recipe("NestJS", "nestjs.md", "nestjs.env", partial(_node, "nest.cjs"), Nest, apart=True),
-    Recipe("Express with passport", "express.md", "passport.env", partial(_node, "express.cjs"), Express, apart=True),
+    Recipe("NestJS", "nestjs.md", "nestjs.env", partial(node_process, "node/nest.cjs"), Nest, apart=True),
+    Recipe(
+        "Express with passport",
+        "express.md",
+        "passport.env",
+        partial(node_process, "node/express.cjs"),
+        Express,
+        apart=True,
+    ),
     Recipe(
         "Express with a header",
         "express.md",
         "header.env",
-        partial(_node, "express.cjs"),
+        partial(node_process, "node/express.cjs"),
         ExpressHeader,
         apart=True,
     ),
-    Recipe("Fastify", "fastify.md", "fastify.env", partial(_node, "fastify.cjs"), Fastify, apart=True),
-    Recipe("Feathers", "feathers.md", "feathers.env", partial(_node, "feathers.cjs"), Feathers),
+    Recipe("Fastify", "fastify.md", "fastify.env", partial(node_process, "node/fastify.cjs"), Fastify, apart=True),
+    Recipe("Feathers", "feathers.md", "feathers.env", partial(node_process, "node/feathers.cjs"), Feathers),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from tests.recipes.real import NODE, PYTHON
+from tests.recipes.real import DIRECTUS, NODE, PYTHON
 from tests.recipes.walk import Recipe
 
-ALL: Final[Sequence[Recipe]] = (*PYTHON, *NODE)
+ALL: Final[Sequence[Recipe]] = (*DIRECTUS, *PYTHON, *NODE)
