@@ -22,7 +22,7 @@ from gatekeeper.sessions.events import Event, EventCounter
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.command import Command, ReplyReceiver
 from gatekeeper.store.rate_limit import RateLimiter
-from gatekeeper.tokens.sources import PresentedToken, TokenSources
+from gatekeeper.tokens.sources import MalformedCredential, PresentedToken, TokenSources
 from gatekeeper.tokens.token_warnings import TokenWarnings
 from gatekeeper.tokens.verifier import Verifier
 
@@ -159,7 +159,8 @@ class Gate:
                 facts.headers, query=facts.query, websocket=facts.websocket, event_stream=facts.event_stream
             )
         except TokenRejected as rejected:
-            return Verdict(reason=rejected.reason, token_source="ambiguous", why=rejected.why)  # noqa: S106 - a source, no token
+            fault = "malformed" if isinstance(rejected, MalformedCredential) else "ambiguous"
+            return Verdict(reason=rejected.reason, token_source=fault, why=rejected.why)
         if found is None:
             return self._without_token(facts)
         removal = None

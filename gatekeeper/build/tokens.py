@@ -70,6 +70,7 @@ def token_verifier(settings: Settings, keys: KeySource, verify_queue: VerifyQueu
         admin_roles=settings.admin_roles,
         required_claims=settings.jwt_required_claims,
         types=settings.jwt_types,
+        max_token_bytes=settings.max_header_bytes,
         verify_queue=verify_queue,
     )
 

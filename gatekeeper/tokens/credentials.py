@@ -27,6 +27,8 @@ from gatekeeper.tokens import jws
 # Rule 5.3: before and after decompression.
 MAX_BODY_BYTES = 64 * 1024
 MAX_USER_NAME_LENGTH = 512
+# A longer text is presented to no refresh path (rule 5.5).
+_MAX_REFRESH_TOKEN_BYTES = 8192
 _LONGEST_TAG = 35  # RFC 5646 section 4.4.1
 
 _ACCESS_NAMES = ("access_token", "accessToken", "token", "access")
@@ -333,6 +335,8 @@ def unverified_expiry(token: str) -> float | None:
     It may limit how long something about the token is kept, and never grants anything. Returns `None` for a text that
     is not a JWT, and where `exp` is missing or after the year 9999.
     """
+    if len(token) > _MAX_REFRESH_TOKEN_BYTES:
+        return None
     try:
         members = _decoder.decode(jws.unverified_payload(token).decode("utf-8"))
     except (TokenRejected, ValueError, RecursionError):

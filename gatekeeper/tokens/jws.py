@@ -19,8 +19,8 @@ from gatekeeper.tokens import strict_json
 from gatekeeper.tokens.keys import KeySource
 from gatekeeper.tokens.verify_queue import VerifyQueue
 
-# nginx and Apache limit a header line to 8 KiB, so no token in use is longer. This bounds all later work.
-MAX_TOKEN_BYTES = 8192
+# The default of MAX_HEADER_BYTES: no request holds a longer one. This bounds all later work.
+MAX_TOKEN_BYTES = 64 * 1024
 
 _COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 _TO_BASE64 = str.maketrans("-_", "+/")
@@ -55,13 +55,19 @@ class Jws(msgspec.Struct, frozen=True):
     signature: bytes
 
 
-def parse(token: str, algorithms: Container[str], types: Container[str] = ACCESS_TYPES) -> Jws:
+def parse(
+    token: str,
+    algorithms: Container[str],
+    types: Container[str] = ACCESS_TYPES,
+    *,
+    max_bytes: int = MAX_TOKEN_BYTES,
+) -> Jws:
     """Parse `token` without verifying it. Its `alg` must be in `algorithms`, and its `typ`, if any, in `types`.
 
     Raises `TokenRejected` for anything but one compact JWS in canonical base64url without padding, such as JWE, JSON
     serialization and unsecured tokens (RFC 8725 section 3.2).
     """
-    match = _segments(token)
+    match = _segments(token, max_bytes)
     head, payload, signature = match.groups()
     header = _header(head)
     if header.algorithm not in algorithms:
@@ -84,9 +90,9 @@ def unverified_header(token: str) -> bytes:
     return _decode(_segments(token)[1])
 
 
-def _segments(token: str) -> re.Match[str]:
-    if len(token) > MAX_TOKEN_BYTES:
-        raise TokenRejected("the token is longer than 8 KiB")
+def _segments(token: str, max_bytes: int = MAX_TOKEN_BYTES) -> re.Match[str]:
+    if len(token) > max_bytes:
+        raise TokenRejected(f"the token is longer than {max_bytes} bytes")
     match = _COMPACT.fullmatch(token)
     if match is None:
         raise TokenRejected("the token is not three base64url segments")
@@ -100,13 +106,14 @@ async def verify(
     algorithms: Container[str],
     verify_queue: VerifyQueue,
     types: Container[str] = ACCESS_TYPES,
+    max_bytes: int = MAX_TOKEN_BYTES,
 ) -> Jws:
     """Parse `token` as `parse` does, and verify it with one of `keys`.
 
     All that needs no key is checked first; then each signature waits in `verify_queue`. Raises `TokenRejected`,
     `KeysUnavailable` from `keys`, and `TooManySignatures`.
     """
-    jws = parse(token, algorithms, types)
+    jws = parse(token, algorithms, types, max_bytes=max_bytes)
     if await _is_signed(jws, keys, verify_queue):
         return jws
     # A provider may publish a new key under an old id, which a lookup by id cannot notice.

@@ -31,6 +31,10 @@ _BEARER: Final = b"bearer"
 ACCEPTED: Final = "header, scheme:NAME, header:NAME, cookie:NAME, query:NAME, subprotocol"
 
 
+class MalformedCredential(TokenRejected):
+    """A credential that is no token by its form. It contradicts no other one."""
+
+
 class PresentedToken(msgspec.Struct, frozen=True):
     """A token that a request carries, not verified yet. `source` is the name of its source as configured.
 
@@ -346,7 +350,7 @@ def _ascii(value: bytes) -> str:
     try:
         return value.decode("ascii")
     except UnicodeDecodeError:
-        raise TokenRejected("the credential is not ASCII") from None
+        raise MalformedCredential("the credential is not ASCII") from None
 
 
 def _is_token68(value: bytes) -> bool:
@@ -370,7 +374,7 @@ def _credential(authorization: bytes, wanted: bytes) -> str | None:
         return None
     token = rest[1:]
     if rest[:1] != b" " or not _is_token68(token):
-        raise TokenRejected(f"the {wanted.decode().capitalize()} credential is malformed")
+        raise MalformedCredential(f"the {wanted.decode().capitalize()} credential is malformed")
     return token.decode("ascii")
 
 
@@ -386,7 +390,7 @@ def _field(values: Sequence[bytes]) -> str | None:
         raise TokenRejected("two headers of one name with different values")
     text = texts.pop() if texts else b""
     if text and not _is_token68(text):
-        raise TokenRejected("the credential is malformed")
+        raise MalformedCredential("the credential is malformed")
     return text.decode("ascii") if text else None
 
 

@@ -24,6 +24,8 @@ from gatekeeper.tokens.verify_queue import VerifyQueue
 
 # Rule 2.5.
 MAX_LEEWAY_SECONDS = 300.0
+# Of the texts in the cache; their claims take a few times as much.
+_MAX_CACHED_BYTES = 32 * 1024 * 1024
 
 
 class _CachedClaims(msgspec.Struct, frozen=True):
@@ -35,7 +37,8 @@ class Verifier:
     """Verifies access tokens under one configuration.
 
     `issuer` and `audience` must match exactly: one string, one of several, or `None` for no check. `required_claims`
-    are names and values; `types` are accepted in the header beside `JWT` and `at+jwt`. `leeway_seconds`
+    are names and values; `types` are accepted in the header beside `JWT` and `at+jwt`; longer
+    tokens than `max_token_bytes` are refused. `leeway_seconds`
     (0 to 300) widens `exp`, `nbf` and `iat`; `now` returns seconds since 1970. The cache keeps the claims of the last
     `cache_size` good tokens while the keys stay the same; 0 switches it off. The configuration belongs to the
     instance, so a result for one audience never serves another (CVE-2026-33496).
@@ -56,6 +59,7 @@ class Verifier:
         admin_roles: Sequence[str],
         required_claims: Sequence[tuple[str, str]] = (),
         types: Sequence[str] = (),
+        max_token_bytes: int = jws.MAX_TOKEN_BYTES,
         verify_queue: VerifyQueue | None = None,
         now: Callable[[], float] = time.time,
         cache_size: int = 10_000,
@@ -76,11 +80,13 @@ class Verifier:
             required=tuple(required_claims),
         )
         self._types = jws.ACCESS_TYPES.union(map(jws.normalise_type, types))
+        self._max_token_bytes = max_token_bytes
         self._leeway_seconds = leeway_seconds
         self._verify_queue = verify_queue or VerifyQueue()
         self._now = now
         self._cache_size = cache_size
         self._cache: OrderedDict[str, _CachedClaims] = OrderedDict()
+        self._cached_bytes = 0
         self._refused: OrderedDict[bytes, None] = OrderedDict()
         self._generation = keys.generation
 
@@ -109,6 +115,7 @@ class Verifier:
             entry.validity.check(self._now(), self._leeway_seconds)
         except TokenRejected:
             del self._cache[token]
+            self._cached_bytes -= len(token)
             return None
         self._cache.move_to_end(token)
         return entry.claims
@@ -129,6 +136,7 @@ class Verifier:
             algorithms=self._algorithms,
             verify_queue=self._verify_queue,
             types=self._types,
+            max_bytes=self._max_token_bytes,
         )
         generation = self._keys.generation
         try:
@@ -144,7 +152,7 @@ class Verifier:
     def has_form(self, token: str) -> bool:
         """Return true where a text may be an access token, keys and times aside."""
         try:
-            self._rules.read(jws.parse(token, self._algorithms, self._types).payload)
+            self._rules.read(self._parse(token).payload)
         except TokenRejected:
             return False
         return True
@@ -157,7 +165,7 @@ class Verifier:
         if not self.may_be_signed(token):
             return False
         try:
-            parsed = jws.parse(token, self._algorithms, self._types)
+            parsed = self._parse(token)
             _, validity = self._rules.read(parsed.payload)
             if not ignore_times:
                 validity.check(self._now(), self._leeway_seconds)
@@ -171,7 +179,7 @@ class Verifier:
         if _digest(token) in self._refused:
             return False
         try:
-            header = jws.parse(token, self._algorithms, self._types).header
+            header = self._parse(token).header
         except TokenRejected:
             return False
         return self._keys.may_verify(algorithm=header.algorithm, kid=header.kid)
@@ -193,15 +201,22 @@ class Verifier:
 
     def _forget(self, generation: int) -> None:
         self._cache.clear()
+        self._cached_bytes = 0
         self._refused.clear()
         self._generation = generation
 
     def _remember(self, token: str, entry: _CachedClaims, generation: int) -> None:
         if generation != self._generation:
             self._forget(generation)
+        if token not in self._cache:
+            self._cached_bytes += len(token)
         self._cache[token] = entry
-        while len(self._cache) > self._cache_size:
-            self._cache.popitem(last=False)
+        while len(self._cache) > self._cache_size or self._cached_bytes > _MAX_CACHED_BYTES:
+            oldest, _ = self._cache.popitem(last=False)
+            self._cached_bytes -= len(oldest)
+
+    def _parse(self, token: str) -> jws.Jws:
+        return jws.parse(token, self._algorithms, self._types, max_bytes=self._max_token_bytes)
 
 
 def _digest(token: str) -> bytes:

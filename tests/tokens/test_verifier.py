@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from gatekeeper.errors import TokenRejected
+from gatekeeper.tokens import verifier
 from gatekeeper.tokens.keys import StaticKeys, VerificationKey
 from tests.tokens import forge
 from tests.tokens.forge import NOW, Clock
@@ -76,6 +77,20 @@ async def test_a_cached_token_is_refused_when_the_clock_goes_back_before_it() ->
     assert by.cached(token) is None
     with pytest.raises(TokenRejected):
         await by.verify(token)
+
+
+async def test_long_tokens_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:  # T21
+    monkeypatch.setattr(verifier, "_MAX_CACHED_BYTES", 200_000)
+    by = forge.verifier()
+    long = [forge.token(n=number, x="x" * 40_000) for number in range(6)]
+    for text in long:
+        await by.verify(text)
+        assert by.cached(text) is not None
+    kept = [text for text in long if by.cached(text) is not None]
+    assert kept == long[-3:]
+    short = forge.token()
+    await by.verify(short)
+    assert by.cached(short) is not None
 
 
 async def test_changed_keys_empty_the_cache() -> None:

@@ -113,7 +113,7 @@ async def test_what_needs_no_key_is_looked_at_first_and_takes_no_turn(rsa_key: r
         "x",
         f"{head}.{payload}",
         f"{head}.{payload}.{signature}=",
-        f"{head}.{payload}.{'A' * 8192}",
+        f"{head}.{payload}.{'A' * 65_536}",
         forge.token(),
         forge.signed_by(rsa_key, {"alg": "RS256", "typ": "logout+jwt"}),
         forge.signed_by(rsa_key, {"alg": "RS256", "crit": ["exp"]}),

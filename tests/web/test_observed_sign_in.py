@@ -763,6 +763,32 @@ def test_a_refresh_is_the_same_session(
         pair = new
 
 
+MALFORMED = ["", "Bearer", "Bearer ", "Bearer undefined", "Bearer null", "Bearer  x", "Bearer a b", "Basic", "\xff"]
+
+
+@pytest.mark.parametrize("value", MALFORMED)
+def test_a_malformed_authorization_is_no_reason_to_refuse_a_refresh(world: World, value: str) -> None:  # C-02, rule 5.5
+    user = someone()
+    pair = sign_in(world, user)
+    before = session(world, pair.access)
+    renewed = Pair(token(user), opaque())
+    assert renew(world, renewed, of(refresh_token=pair.refresh), (JSON, ("Authorization", value))).status == 200
+    assert session(world, renewed.access) == before
+    # The refresh token of a session that has ended is refused all the same.
+    log_out(world, renewed.access)
+    answer = refused(world, REFRESH, of(refresh_token=renewed.refresh), (JSON, ("Authorization", value)))
+    assert answer.status == 401
+
+
+@pytest.mark.parametrize("value", ["Bearer  {}", "Bearer\t{}", 'Bearer "{}"', "Bearer {} x"])
+def test_a_malformed_authorization_hides_no_session_that_has_ended(world: World, value: str) -> None:  # rule 5.5
+    user = someone()
+    pair = sign_in(world, user)
+    log_out(world, pair.access)
+    sent = ("Authorization", value.replace("{}", pair.access))
+    assert refused(world, REFRESH, of(refresh_token=opaque()), (JSON, sent)).status == 401
+
+
 @pytest.mark.parametrize("kind", ["sid", "jti"])
 def test_an_expired_bearer_links_too(world: World, kind: str) -> None:  # C-02
     user, name = someone(), opaque()
