@@ -10,10 +10,12 @@ from gatekeeper.auth.services import SignInServices
 from gatekeeper.build.paths import enabled_endpoints, path_table
 from gatekeeper.build.sign_in import sign_out
 from gatekeeper.build.tokens import client_secrets
+from gatekeeper.dialects.error_template import ErrorTemplate
 from gatekeeper.dialects.router import Router
 from gatekeeper.http.client_address import TrustedProxies
 from gatekeeper.http.headers import IdentityHeaders
 from gatekeeper.http.origins import Origins
+from gatekeeper.http.paths import compile_pattern
 from gatekeeper.settings import Settings
 from gatekeeper.telemetry.telemetry import Telemetry
 from gatekeeper.tokens.login_names import LoginNames
@@ -23,6 +25,7 @@ from gatekeeper.tokens.sources import TokenSources
 from gatekeeper.tokens.strays import StrayPlaces
 from gatekeeper.tokens.token_places import TokenPlaces
 from gatekeeper.web.endpoints import Endpoints
+from gatekeeper.web.opaque import OpaqueBearers
 from gatekeeper.web.operations import Operations
 from gatekeeper.web.pipeline import Pipeline
 from gatekeeper.web.respond import Responder
@@ -58,6 +61,7 @@ def web_parts(
         debug_for_everybody=settings.debug_endpoints,
         cookies=sources.cookie_names,
         endpoints=enabled,
+        template=None if settings.error_body is None else ErrorTemplate(settings.error_body),
     )
     rules = RequestRules(
         paths=path_table(settings, router, enabled),
@@ -67,6 +71,7 @@ def web_parts(
         trusted=TrustedProxies(settings.trusted_proxies),
         origins=Origins(settings.cors_origins),
         login_names=LoginNames(settings.login_name_fields),
+        opaque=OpaqueBearers([compile_pattern(text) for text in settings.opaque_bearer_paths]),
         refresh_places=TokenPlaces(settings.refresh_token_sources),
         responses=ResponseReader(
             access_places=settings.login_token_pointers,

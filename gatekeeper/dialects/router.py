@@ -11,6 +11,7 @@ import msgspec
 from gatekeeper.dialects import DIALECTS
 from gatekeeper.dialects.base import Answer, Call, Dialect, Needs, Operation, SessionActions, Wording
 from gatekeeper.dialects.endpoints import Endpoint
+from gatekeeper.dialects.error_template import ErrorTemplate
 from gatekeeper.dialects.openapi import document
 from gatekeeper.dialects.openapi_endpoints import add_endpoints
 from gatekeeper.errors import Reason
@@ -58,10 +59,12 @@ class Router:
         debug_for_everybody: bool = False,
         cookies: Sequence[str] = (),
         endpoints: Sequence[Endpoint] = (),
+        template: ErrorTemplate | None = None,
     ) -> None:
         self._manager = manager
         self._dialects = [DIALECTS[name] for name in dialects]
         self._fallback = DIALECTS[error_dialect]
+        self._template = template
         self._debug_for_everybody = debug_for_everybody
         described = document(
             self._dialects, fallback=self._fallback, debug_for_everybody=debug_for_everybody, cookies=cookies
@@ -132,7 +135,10 @@ class Router:
         return await operation.handler(call)
 
     def word(self, problem: Problem, dialect: Dialect | None, wording: Wording) -> Any:
-        """Returns the body of an error response in the shape of `dialect`; without one, of `ERROR_DIALECT`."""
+        """Returns the body of an error response in the shape of `dialect`; without one, of `ERROR_BODY`, else of
+        `ERROR_DIALECT`."""
+        if dialect is None and self._template is not None:
+            return self._template.fill(problem, wording)
         return (dialect or self._fallback).word(problem, wording)
 
 

@@ -221,6 +221,11 @@ def _matches(patterns: Iterable[PathPattern], method: str, ways: frozenset[bytes
     return all(any(regex.match(way) for regex in globs) for way in ways)
 
 
+def matches_every_reading(patterns: Iterable[PathPattern], method: str, path: bytes) -> bool:
+    """Return true where every way in which a backend may read a path matches a pattern. Raises `BadPath`."""
+    return _matches(patterns, method, readings(path))
+
+
 class Route(msgspec.Struct, frozen=True):
     """A path that Gatekeeper serves: its method, its template (`/api/sessions/{id}`), and the object that serves it."""
 

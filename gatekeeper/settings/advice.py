@@ -44,6 +44,12 @@ def _token_warnings(settings: Settings) -> Iterator[str]:
     for pattern in settings.public_paths:
         if matches_everything(pattern):
             yield f"{env_name('public_paths')}: {pattern!r} matches every path, so no request needs a session"
+    for pattern in settings.opaque_bearer_paths:
+        if matches_everything(pattern):
+            yield (
+                f"{env_name('opaque_bearer_paths')}: {pattern!r} matches every path, so no request with an opaque "
+                "Bearer needs a session"
+            )
 
 
 def short_secrets_risk(floor: int) -> str:

@@ -6,6 +6,7 @@ in linear time. Operators write no regular expressions, so no setting can be a s
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -269,6 +270,15 @@ def parse_algorithm(text: str) -> str:
     """Parse the name of a JWS algorithm."""
     if text not in (*ALGORITHMS["hmac"], *ALGORITHMS["public"]):
         raise ValueError("is not an accepted algorithm")
+    return text
+
+
+def parse_error_body(text: str) -> str:
+    """Parse a JSON template of an error body."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError("is not JSON") from None
     return text
 
 

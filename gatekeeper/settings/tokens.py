@@ -139,6 +139,25 @@ class TokenSettings(SettingsGroup):
         "Header types (`typ`) of access tokens beside `JWT` and `at+jwt`; in any letter case, with or without "
         "`application/`.",
     )
+    opaque_bearer_paths: Annotated[
+        tuple[str, ...], ListReader(parse=grammar.parse_pattern, accepted=grammar.PATTERN_WORDS, none="word")
+    ] = _setting(
+        "none",
+        "Paths where a Bearer that is no JWT, such as an API key, passes as it is, for the backend to judge: 16 to 512 "
+        "characters with at most one dot that do not begin with `ey`. No identity header is sent.",
+    )
+    error_body: Annotated[
+        str | None,
+        SettingReader(
+            parse=grammar.parse_error_body,
+            accepted="JSON with the words {status}, {code}, {detail}, {reason} and {request_id}",
+        ),
+    ] = _setting(
+        None,
+        "The body of errors on forwarded paths, for clients that know the shape of the backend only; else that of "
+        "`ERROR_DIALECT`. A string that is one word alone becomes its value, a number or null too.",
+        example='{"statusCode":"{status}","message":"{detail}","error":"{code}"}',
+    )
     jwt_leeway: Annotated[float, duration("0s", "300s")] = _setting(
         "10s", "The clock difference that is allowed when the times of a token are checked."
     )

@@ -45,6 +45,16 @@ class Judge:
             self._telemetry.failed(error)
             return Verdict(token_source="unjudged", removal=all_of(found))  # noqa: S106 - a source, no token
 
+    async def opaque(self, incoming: IncomingRequest) -> Verdict:
+        """The verdict on a request whose Bearer is the backend's to judge: a refusal, or what is removed from it.
+        Raises `StoreUnavailable` and `KeysUnavailable`."""
+        found = self._strays.find(self._rules.facts(incoming, own=False), public=False)
+        if not found:
+            return Verdict()
+        strays = await self._strays.verified(found)
+        refusal, removal = await self._strays.judge(found, strays, user=None, public=True)
+        return refusal or Verdict(removal=removal)
+
     async def _alone(self, facts: RequestFacts) -> Verdict:
         return await self._admit(await self._gate.identify(facts), facts)
 
@@ -103,6 +113,13 @@ def admitted_headers(rules: RequestRules, headers: HeaderList, verdict: Verdict,
     if verdict.degraded:
         headers.append((DEGRADED, b"1"))
     return headers
+
+
+def opaque_headers(rules: RequestRules, headers: HeaderList, verdict: Verdict) -> HeaderList:
+    """The headers of a request whose Bearer is the backend's to judge: no token of another source goes on."""
+    own = [pair for pair in headers if pair[0] == b"authorization"]
+    rest = rules.sources.strip_tokens([pair for pair in headers if pair[0] != b"authorization"])
+    return _without(rules, [*rest, *own], verdict.removal)
 
 
 def _as_authorization(rules: RequestRules, facts: RequestFacts) -> tuple[bytes, bytes]:

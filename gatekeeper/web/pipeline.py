@@ -30,7 +30,7 @@ from gatekeeper.models import Problem, Verdict
 from gatekeeper.telemetry.request_record import RequestRecord
 from gatekeeper.telemetry.telemetry import Telemetry
 from gatekeeper.web import cookies
-from gatekeeper.web.judge import Judge, admitted_headers, anonymous_headers
+from gatekeeper.web.judge import Judge, admitted_headers, anonymous_headers, opaque_headers
 from gatekeeper.web.outcome import (
     Passed,
     Refused,
@@ -58,6 +58,8 @@ _LIKE: Final = {
 }
 # Protected paths that a backend may read as a sign-in path: judged, and then observed as one.
 _LOOKALIKES: Final = {PathKind.LIKE_LOGIN: PathKind.LOGIN, PathKind.LIKE_REFRESH: PathKind.REFRESH}
+# Where an opaque Bearer may be the backend's to judge.
+_OPAQUE_KINDS: Final = frozenset({PathKind.PROTECTED, PathKind.PUBLIC})
 _UNTUNNELLED: Final = frozenset({"TRACE", "CONNECT"})
 _METHOD_NOT_ALLOWED: Final = Problem(
     reason=Reason.METHOD_NOT_ALLOWED, detail="This method is not allowed", headers=((b"allow", ALLOWED_METHODS),)
@@ -161,6 +163,12 @@ class Pipeline:
         if kind is not PathKind.PUBLIC and incoming.is_preflight:
             conclude(record, "bypass")
             return Passed(without_credentials(clean), body=False)
+        if kind in _OPAQUE_KINDS and self._rules.opaque.covers(incoming):
+            verdict = await self._judge.opaque(incoming)
+            if verdict.token_source is not None:
+                return refuse(record, problem_of(verdict), None, verdict)
+            conclude(record, "bypass")
+            return Passed(opaque_headers(self._rules, clean, verdict))
         verdict = await self._judge.verdict(incoming, public=kind is PathKind.PUBLIC)
         identify(record, verdict)
         if verdict.admitted:

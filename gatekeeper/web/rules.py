@@ -14,6 +14,7 @@ from gatekeeper.tokens.response_tokens import ResponseReader
 from gatekeeper.tokens.sources import TokenSources
 from gatekeeper.tokens.strays import StrayPlaces
 from gatekeeper.tokens.token_places import TokenPlaces
+from gatekeeper.web.opaque import OpaqueBearers
 from gatekeeper.web.request import IncomingRequest
 
 
@@ -31,6 +32,7 @@ class RequestRules(msgspec.Struct, frozen=True, kw_only=True):
     trusted: TrustedProxies
     origins: Origins
     login_names: LoginNames
+    opaque: OpaqueBearers = OpaqueBearers()
     refresh_places: TokenPlaces
     responses: ResponseReader
     forward_authorization: bool = True

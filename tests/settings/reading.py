@@ -82,6 +82,8 @@ DEFAULTS: dict[str, str | None] = {
     "JWT_SECRET_FLOOR": "32",
     "JWT_REQUIRED_CLAIMS": "none",
     "JWT_TYPES": "none",
+    "OPAQUE_BEARER_PATHS": "none",
+    "ERROR_BODY": None,
     "JWT_LEEWAY": "10s",
     "JWT_USER_CLAIM": "sub",
     "ROLES_CLAIM": "roles",

@@ -253,6 +253,13 @@ def test_token_sources() -> None:
         assert "twice" in problem("TOKEN_SOURCES", twice)
 
 
+def test_a_template_of_errors_is_json() -> None:
+    for text in ('{"a":"{status}"}', "[]", '"x"', "null"):
+        assert read("ERROR_BODY", text) == text
+    for wrong in ("{status}", '{"a":{status}}', "<error/>", "{", "[" * 100_000):
+        assert "which is not JSON" in problem("ERROR_BODY", wrong)
+
+
 def test_required_claims_and_header_types() -> None:
     assert read("JWT_REQUIRED_CLAIMS", "type=access, scope = api ,a.b=c=d") == (
         ("type", "access"),

@@ -80,6 +80,8 @@ DEFAULT_VALUES: dict[str, Any] = {
     "jwt_secret_floor": 32,
     "jwt_required_claims": (),
     "jwt_types": (),
+    "opaque_bearer_paths": (),
+    "error_body": None,
     "jwt_leeway": 10.0,
     "jwt_user_claim": "sub",
     "roles_claim": "roles",
