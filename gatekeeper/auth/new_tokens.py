@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -93,7 +94,8 @@ async def _elsewhere(
 ) -> Sequence[tuple[str, Claims]]:
     """The access tokens that stand elsewhere, if they are new, few, and of one user. A response may repeat what it was
     sent, and may list other sign-ins: their tokens are not new."""
-    oldest = request.received_at - verifier.leeway_seconds
+    # Most issuers count whole seconds.
+    oldest = math.floor(request.received_at) - verifier.leeway_seconds
     found: list[tuple[str, Claims]] = []
     for place, text in given.elsewhere:
         claims = await _verified(verifier, place, text, unusable)

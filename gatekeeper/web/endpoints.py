@@ -13,7 +13,7 @@ from gatekeeper.auth.issued_sign_in import IssuedSignIn
 from gatekeeper.auth.oauth import BackChannelLogout, IntrospectionClients, TokenEndpoints
 from gatekeeper.auth.requests import IssuedTokens, SessionOwner, SignInRequest
 from gatekeeper.dialects.base import Answer, Wording
-from gatekeeper.dialects.endpoints import UNKNOWN_CLIENT, Endpoint, LoggedOut, Nothing, Serves, TokenPair
+from gatekeeper.dialects.endpoints import UNKNOWN_CLIENT, Endpoint, LoggedOut, Nothing, Serves, TokenPair, by_pattern
 from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.http.headers import HeaderList, Headers, get, get_all
 from gatekeeper.http.paths import RouteMatch
@@ -22,6 +22,7 @@ from gatekeeper.models import Problem
 from gatekeeper.telemetry.request_record import RequestRecord
 from gatekeeper.tokens.body_fields import Unsearchable, fields_of_document, fields_of_query
 from gatekeeper.tokens.credentials import Credentials, user_name
+from gatekeeper.tokens.login_names import is_refresh_grant
 from gatekeeper.web import cookies
 from gatekeeper.web.body import read_form, read_object
 from gatekeeper.web.outcome import Refused, Served, conclude
@@ -71,6 +72,8 @@ class Endpoints:
         asked = members.get("language")
         language = (messages.supported_language(asked) if isinstance(asked, str) else None) or language
         owner = SessionOwner()
+        if endpoint.serves is Serves.LOGIN and _asks_for_refresh(incoming, members):
+            endpoint = by_pattern(Serves.REFRESH, endpoint.path)
         if endpoint.form:
             outcome = await self._form(endpoint, incoming, members, owner)
         else:
@@ -225,3 +228,11 @@ def _basic(authorization: bytes) -> tuple[str, str] | None:
         return None
     # RFC 6749 section 2.3.1: both are form-encoded before.
     return (unquote_plus(name), unquote_plus(secret)) if colon else None
+
+
+def _asks_for_refresh(incoming: IncomingRequest, members: Mapping[str, Any]) -> bool:
+    """True for a request to a path for logins that says that it is a refresh (rule 5.14)."""
+    try:
+        return is_refresh_grant([*fields_of_document(members), *fields_of_query(incoming.query)])
+    except Unsearchable:
+        return False

@@ -114,6 +114,20 @@ def test_the_flow_of_the_specification(world: World) -> None:  # C-01, C-02, C-0
     assert_own_response(renew(world, second.refresh), 401, refresh_invalid("logged_out"))
 
 
+def test_a_path_for_logins_takes_refreshes_that_say_so(world: World) -> None:  # C-02, rule 5.14
+    user = someone()
+    first = pair(post(world, "/auth/login", {"username": user, "password": PASSWORD}))
+    second = pair(post(world, "/auth/login", {"grant_type": "refresh_token", "refresh_token": first.refresh}))
+    third = pair(post(world, "/auth/login?grant_type=refresh_token", {"refresh_token": second.refresh}))
+    assert world.store.live(user) == 1
+    assert world.fetch("/api/v1/protected", third.access).body == user.encode()
+    # A password beside it is not asked about, and opens nothing.
+    guess = {"grant_type": "refresh_token", "username": user, "password": PASSWORD, "refresh_token": "x" * 43}
+    assert post(world, "/auth/login", guess).status == 401
+    assert post(world, "/auth/login", {"grant_type": "refresh_token"}).status == 400
+    assert world.store.live(user) == 1
+
+
 def test_the_application_is_asked_and_nobody_else_can_ask_it(mounting: tuple[World, Application]) -> None:
     world, application = mounting
     before = len(application.asked)

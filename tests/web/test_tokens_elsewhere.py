@@ -225,6 +225,20 @@ def test_a_response_that_repeats_the_token_of_its_request_signs_nobody_in(
     assert world.refused("/", gone).status == 401
 
 
+def test_a_token_of_the_second_of_its_request_is_new(store: Store) -> None:  # rule 5.12
+    """`iat` is whole seconds, and a leeway of none is allowed."""
+    with mounted(store, mount, login_rate_limit="off", jwt_leeway="0s") as world:
+        for _ in range(5):
+            user = someone()
+
+            # Issued when the backend answers, a moment after the request came.
+            async def app(scope: Any, receive: Any, send: Any, user: str = user) -> None:
+                await JSONResponse({"jwt": token(user)})(scope, receive, send)
+
+            post(world, LOGIN, app)
+            assert world.store.live(user) == 1
+
+
 # Refresh tokens: learnt
 
 
