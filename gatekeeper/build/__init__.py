@@ -121,7 +121,7 @@ def build(
         verify_queue=verify_queue,
         services=services,
         claimed=web.claimed,
-        reload=Reload(settings, keys, signing, web.clients),
+        reload=Reload(settings, keys, signing, web.clients, store.take_credentials),
     )
 
 

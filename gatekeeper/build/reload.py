@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+
 from gatekeeper.auth.oauth import IntrospectionClients
 from gatekeeper.build.tokens import client_secrets, key_set_fetcher, signing_keys, verification_keys
 from gatekeeper.errors import ConfigError
 from gatekeeper.settings import Settings
 from gatekeeper.tokens.keys import JoinedKeys, JwksKeys, KeySource, StaticKeys
 from gatekeeper.tokens.signing_keys import SigningKeys
+
+_log = logging.getLogger("gatekeeper")
 
 _RESTART = "this change needs a restart"
 
@@ -21,8 +26,14 @@ class Reload:
     """Replaces the secrets of an engine, and lets it read key sets again."""
 
     def __init__(
-        self, settings: Settings, keys: KeySource, signing: SigningKeys | None, clients: IntrospectionClients
+        self,
+        settings: Settings,
+        keys: KeySource,
+        signing: SigningKeys | None,
+        clients: IntrospectionClients,
+        take_credentials: Callable[[str], bool],
     ) -> None:
+        self._take_credentials = take_credentials
         self._algorithms = settings.algorithms
         self._knows_clients = bool(settings.introspection_clients)
         self._keys = keys
@@ -46,6 +57,8 @@ class Reload:
                 self._signing.replace(signing)
             except ValueError as error:
                 raise ConfigError([f"GATEKEEPER_SIGNING_KEY: {error}"]) from None
+        if settings.redis_url is not None and not self._take_credentials(settings.redis_url.get_secret_value()):
+            _log.warning("configuration needs a restart: GATEKEEPER_REDIS_URL")
         self._clients.replace(client_secrets(settings))
         for source, other in zip(sources, found, strict=True):
             if isinstance(source, StaticKeys) and isinstance(other, StaticKeys):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 from gatekeeper.errors import ConfigError
@@ -28,7 +27,9 @@ from gatekeeper.store.rate_limit import Rate, RateLimiter
 
 
 class StoreParts(NamedTuple):
-    """The store client and what stands on it. `connect` opens a redis-py client for what is not a verdict."""
+    """The store client and what stands on it. `connect` opens a redis-py client for what is not a verdict.
+    `take_credentials` has new connections use the user and the password of another URL of the same store; it returns
+    False for another store."""
 
     client: StoreClient
     runner: ScriptRunner
@@ -37,6 +38,7 @@ class StoreParts(NamedTuple):
     sessions: SessionStore
     embedded: EmbeddedValkey | None
     connect: Callable[[], Any]
+    take_credentials: Callable[[str], bool]
 
 
 def open_store(settings: Settings, *, joins: bool = False) -> StoreParts:
@@ -46,7 +48,17 @@ def open_store(settings: Settings, *, joins: bool = False) -> StoreParts:
     embedded = kind(settings.data_dir) if settings.redis_url is None else None
     url = embedded.url if embedded is not None else settings.redis_url.get_secret_value()  # type: ignore[union-attr]
     ca_file = str(settings.store_ca_file) if settings.store_ca_file else None
-    connect = partial(open_client, url, timeout_seconds=settings.store_timeout, ca_file=ca_file)
+    newest_url = [url]
+
+    def connect() -> Any:
+        return open_client(newest_url[-1], timeout_seconds=settings.store_timeout, ca_file=ca_file)
+
+    def take_credentials(other: str) -> bool:
+        taken = client.take_credentials(other)
+        if taken:
+            newest_url[:] = [other]
+        return taken
+
     client = StoreClient(url, timeout_seconds=settings.store_timeout, ca_file=ca_file, replicas=settings.store_replicas)
     epoch = Epoch(client, key_prefix=settings.key_prefix)
     client.breaker = breaker = Breaker(epoch.beat, opens=not client.is_cluster, probe_first=True)
@@ -59,7 +71,7 @@ def open_store(settings: Settings, *, joins: bool = False) -> StoreParts:
         revoked=_revoked(settings),
         retention=Retention(*settings.audit_retention),
     )
-    return StoreParts(client, runner, epoch, breaker, SessionStore(runner), embedded, connect)
+    return StoreParts(client, runner, epoch, breaker, SessionStore(runner), embedded, connect, take_credentials)
 
 
 def _revoked(settings: Settings) -> RevokedCache | None:

@@ -18,8 +18,8 @@ from gatekeeper.settings.types import env_name
 
 _log = logging.getLogger("gatekeeper")
 
-IN_PLACE = frozenset({"jwt_secret", "jwt_public_key", "signing_key", "introspection_clients"})
-"""The settings that a single process replaces while it runs."""
+IN_PLACE = frozenset({"jwt_secret", "jwt_public_key", "signing_key", "introspection_clients", "redis_url"})
+"""The settings that a single process replaces while it runs; of `redis_url`, the user and the password."""
 
 
 class Reread:

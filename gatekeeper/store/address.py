@@ -23,7 +23,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from gatekeeper.store.connection import ConnectionOptions, Server
+from gatekeeper.store.connection import ConnectionOptions, Server, StoreCredentials
 
 Topology = Literal["server", "sentinel", "cluster"]
 
@@ -39,6 +39,17 @@ class Address(msgspec.Struct, frozen=True):
     servers: tuple[Server, ...]
     options: ConnectionOptions
     service: str = ""
+
+    def take_credentials(self, other: Address) -> bool:
+        """Use the user and the password of another URL from now on. Returns False, and does not, if that names another
+        place than this one."""
+        place = (self.topology, self.servers, self.service, self.options.database, self.options.tls is None)
+        theirs = other.options
+        if place != (other.topology, other.servers, other.service, theirs.database, theirs.tls is None):
+            return False
+        self.options.credentials.user = theirs.credentials.user
+        self.options.credentials.password = theirs.credentials.password
+        return True
 
     def __repr__(self) -> str:
         return f"<Address {self.topology} {','.join(map(str, self.servers))} {self.service}>"
@@ -69,7 +80,8 @@ def parse(url: str, *, ca_file: str | None = None) -> Address:
 
 
 def _options(fields: Any, tls: ssl.SSLContext | None) -> ConnectionOptions:
-    return ConnectionOptions(fields.get("username"), fields.get("password"), int(fields.get("db") or 0), tls)
+    credentials = StoreCredentials(fields.get("username"), fields.get("password"))
+    return ConnectionOptions(credentials, int(fields.get("db") or 0), tls)
 
 
 def _servers(hosts: str, topology: Topology) -> tuple[Server, ...]:
@@ -99,7 +111,8 @@ def open_client(url: str, *, timeout_seconds: float, ca_file: str | None = None)
             url, max_connections=_CLIENT_CONNECTIONS, timeout=timeout_seconds, **options
         )
         return Redis.from_pool(pool)
-    options |= {"username": connection_options.user, "password": connection_options.password}
+    credentials = connection_options.credentials
+    options |= {"username": credentials.user, "password": credentials.password}
     if connection_options.tls is not None:
         options |= {"ssl": True, "ssl_ca_certs": ca_file}
     if address.topology == "cluster":

@@ -148,7 +148,8 @@ def _save(server: Any) -> int:
             server.bgsave(schedule=False)
             break
         except ResponseError as error:
-            if "in progress" not in str(error):
+            # Of a snapshot, or of the append-only file, which the server rewrites now and then.
+            if "in progress" not in str(error) and "child process is active" not in str(error):
                 raise
             time.sleep(_POLL_SECONDS)
     while (state := server.info("persistence"))["rdb_bgsave_in_progress"]:

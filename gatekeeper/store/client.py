@@ -60,7 +60,7 @@ class StoreClient:
             on_error_reply=self._error_reply,
             on_outcome=self._tell_breaker,
         )
-        address = parse(url, ca_file=ca_file)
+        self._address = address = parse(url, ca_file=ca_file)
         self.is_cluster: Final = address.topology == "cluster"
         self.replicas: Final = replicas
         self._route: StoreRoute = make_route(address, make_queue, timeout_seconds=timeout_seconds, replicas=replicas)
@@ -71,6 +71,10 @@ class StoreClient:
         queues = self._route.queues()
         waiting = sum(queue.waiting for queue in queues) + len(self._paused)
         return f"<StoreClient [{waiting} waiting, {sum(queue.in_flight for queue in queues)} in flight]>"
+
+    def take_credentials(self, url: str) -> bool:
+        """Use the user and the password of `url` for new connections. Returns False if that names another store."""
+        return self._address.take_credentials(parse(url))
 
     def repeat_at_new_primaries(self, recent: RecentWrites) -> None:
         """Have recent writes repeated at every primary that is met from now on, before any other call is sent to it."""

@@ -156,12 +156,22 @@ class Server(msgspec.Struct, frozen=True):
         return self.path or f"{self.host}:{self.port}"
 
 
+class StoreCredentials(msgspec.Struct):
+    """The user and the password of the store. They may be replaced, for the connections that are opened from then on:
+    all options of one store share them."""
+
+    user: str | None = None
+    password: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<StoreCredentials of {self.user or 'the default user'}>"
+
+
 class ConnectionOptions(msgspec.Struct, frozen=True):
     """Credentials, database and TLS of a connection. `password_is_optional` is for sentinels, which may or may not ask
     for the password of the store."""
 
-    user: str | None = None
-    password: str | None = None
+    credentials: StoreCredentials
     database: int = 0
     tls: ssl.SSLContext | None = None
     must_be_primary: bool = False
@@ -213,8 +223,9 @@ def _tls_error(error: ssl.SSLError) -> str:
 
 async def _handshake(connection: StoreConnection, options: ConnectionOptions, deadline: float) -> None:
     commands = [server_command("CLIENT", "SETNAME", "gatekeeper")]
-    if options.password is not None:
-        commands.insert(0, server_command("AUTH", *([options.user] if options.user else []), options.password))
+    user, password = options.credentials.user, options.credentials.password
+    if password is not None:
+        commands.insert(0, server_command("AUTH", *([user] if user else []), password))
     if options.database:
         commands.append(server_command("SELECT", options.database))
     if options.must_be_primary:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.servers import fetch
 from tests.system.sidecar import Backend, Sidecar, Store, bearer, eventually, sidecar, someone
+from tests.system.test_key_sets import KeySource, signed
 from tests.system.test_workers import workers_of
 from tests.tokens import forge
 
@@ -115,3 +122,110 @@ def test_workers_are_replaced_one_by_one_and_nothing_is_lost(backend: Backend, s
             eventually(lambda: passes(gate, OTHER), seconds=SECONDS)
         finally:
             os.kill(after[1], signal.SIGCONT)
+
+
+def test_a_single_process_takes_another_password_of_the_store(backend: Backend, tmp_path: Path) -> None:
+    store, file = Store(tmp_path), tmp_path / "url"
+
+    def change(password: str) -> None:
+        file.write_text(f"unix://gate:{password}@{store.path}\n")
+
+    def as_admin(*words: str) -> None:
+        admin: Any = store.client
+        admin.execute_command(*words)
+
+    store.start()
+    try:
+        as_admin("ACL", "SETUSER", "gate", "on", ">one", "~*", "&*", "+@all")
+        change("one")
+        with sidecar(backend.url, redis_url_file=str(file)) as gate:
+            assert passes(gate, ONE)
+            # The new one is added first, and the old one taken away once it is in use.
+            as_admin("ACL", "SETUSER", "gate", ">two")
+            change("two")
+            hang_up(gate)
+            eventually(lambda: said(gate, "configuration reloaded") == 1, seconds=SECONDS)
+            as_admin("ACL", "SETUSER", "gate", "<one")
+            as_admin("CLIENT", "KILL", "USER", "gate")
+            eventually(lambda: passes(gate, ONE), seconds=SECONDS)
+            # The other way round, it is 503 until the process is informed.
+            as_admin("ACL", "SETUSER", "gate", "resetpass", ">three")
+            as_admin("CLIENT", "KILL", "USER", "gate")
+            eventually(lambda: gate.ready().status == 503, seconds=SECONDS)
+            assert not passes(gate, ONE)
+            change("three")
+            hang_up(gate)
+            eventually(lambda: passes(gate, ONE), seconds=SECONDS)
+            eventually(lambda: gate.ready().status == 200, seconds=SECONDS)
+            # Open streams hear of ends again.
+            eventually(lambda: said(gate, "revocation channel restored") >= 1, seconds=SECONDS)
+            # Another place is another store, with other sessions.
+            file.write_text("redis://gate:three@127.0.0.1:1\n")
+            hang_up(gate)
+            eventually(lambda: said(gate, "configuration needs a restart: GATEKEEPER_REDIS_URL") == 1, seconds=SECONDS)
+            assert passes(gate, ONE)
+            assert not {"one", "two", "three"} & set(re.findall(r"[a-z]+", gate.stderr.replace("session store", "")))
+    finally:
+        store.close()
+
+
+def test_a_single_process_reads_a_key_set_again(backend: Backend, store: Store) -> None:
+    """At once, and not after the pause that requests with unknown keys must keep."""
+    old, new = (rsa.generate_private_key(65537, 2048) for _ in range(2))
+    with KeySource().serving() as source:
+        source.publish(forge.jwk(old, kid="old"))
+        with sidecar(backend.url, redis_url=store.url, jwks_url=source.url) as gate:
+
+            def admits(key: Any, kid: str) -> bool:
+                return fetch(gate.url, "GET", "/", [bearer(signed(key, kid))]).status == 200
+
+            eventually(lambda: admits(old, "old"), seconds=SECONDS)
+            source.publish(forge.jwk(new, kid="new"))
+            hang_up(gate)
+            eventually(lambda: admits(new, "new"), seconds=SECONDS)
+            assert not admits(old, "old")
+            # A set that cannot be fetched changes nothing.
+            source.status = 500
+            hang_up(gate)
+            eventually(lambda: said(gate, "configuration reloaded") == 2, seconds=SECONDS)
+            assert admits(new, "new")
+
+
+def test_a_single_process_signs_with_another_key(store: Store, tmp_path: Path) -> None:
+    file = tmp_path / "signing"
+    first = "the first of two that are long enough to sign with"
+    file.write_text(first)
+    login = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n{"id":"signer"}'
+    with (
+        Backend(login) as backend,
+        sidecar(
+            backend.url,
+            redis_url=store.url,
+            tokens="issue",
+            login_check_url=f"{backend.url}/check",
+            signing_key_file=str(file),
+        ) as gate,
+    ):
+
+        def access() -> str:
+            body = b'{"username":"signs","password":"secret"}'
+            headers = [("Content-Type", "application/json")]
+            answer = fetch(gate.url, "POST", "/auth/login", headers, body)
+            assert answer.status == 200, answer
+            return str(json.loads(answer.body)["access_token"])
+
+        def signed_by(secret: str, token: str) -> bool:
+            with suppress(jwt.InvalidSignatureError):
+                jwt.decode(token, secret, algorithms=["HS256"], options={"verify_aud": False})
+                return True
+            return False
+
+        before = access()
+        assert signed_by(first, before)
+        file.write_text(f"{OTHER}\n{first}")
+        hang_up(gate)
+        eventually(lambda: signed_by(OTHER, access()), seconds=SECONDS)
+        assert fetch(gate.url, "GET", "/", [bearer(before)]).status == 200
+        file.write_text(OTHER)
+        hang_up(gate)
+        eventually(lambda: fetch(gate.url, "GET", "/", [bearer(before)]).status == 401, seconds=SECONDS)
