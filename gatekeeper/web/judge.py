@@ -96,7 +96,9 @@ def anonymous_headers(rules: RequestRules, headers: HeaderList, verdict: Verdict
     return _without(rules, headers, verdict.removal)
 
 
-def admitted_headers(rules: RequestRules, headers: HeaderList, verdict: Verdict, facts: RequestFacts) -> HeaderList:
+def admitted_headers(
+    rules: RequestRules, headers: HeaderList, verdict: Verdict, incoming: IncomingRequest
+) -> HeaderList:
     """The headers of an admitted request: the token that decided, if it goes on, and who the user is."""
     claims, source = verdict.claims, verdict.token_source or ""
     assert claims is not None  # noqa: S101 - an admitted verdict has them
@@ -108,7 +110,7 @@ def admitted_headers(rules: RequestRules, headers: HeaderList, verdict: Verdict,
     if verdict.removal is not None:
         headers = _without(rules, headers, verdict.removal)
     if rules.forward_authorization and source.startswith(("query:", "subprotocol")):
-        headers = [*(pair for pair in headers if pair[0] != b"authorization"), _as_authorization(rules, facts)]
+        headers = [*(pair for pair in headers if pair[0] != b"authorization"), _as_authorization(rules, incoming)]
     headers.extend(rules.identity.values(claims.user, verdict.session_id, claims.roles, claims.claims))
     if verdict.degraded:
         headers.append((DEGRADED, b"1"))
@@ -122,8 +124,9 @@ def opaque_headers(rules: RequestRules, headers: HeaderList, verdict: Verdict) -
     return _without(rules, [*rest, *own], verdict.removal)
 
 
-def _as_authorization(rules: RequestRules, facts: RequestFacts) -> tuple[bytes, bytes]:
+def _as_authorization(rules: RequestRules, incoming: IncomingRequest) -> tuple[bytes, bytes]:
     """The token of a query or a subprotocol in the place where backends look for it."""
+    facts = rules.facts(incoming, own=False)
     found = rules.sources.find(
         facts.headers, query=facts.query, websocket=facts.websocket, event_stream=facts.event_stream
     )

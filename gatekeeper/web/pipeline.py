@@ -221,5 +221,4 @@ class Pipeline:
             claims=claims,
             degraded=verdict.degraded,
         )
-        facts = self._rules.facts(incoming, own=False)
-        return Passed(admitted_headers(self._rules, headers, verdict, facts), session)
+        return Passed(admitted_headers(self._rules, headers, verdict, incoming), session)
