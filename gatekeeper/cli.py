@@ -146,6 +146,7 @@ def make_token(
             secrets[0],
             algorithm=settings.algorithms[0],
             claims={
+                **dict(settings.jwt_required_claims),
                 settings.jwt_user_claim: sub,
                 "iss": settings.jwt_issuer[0] if settings.jwt_issuer else None,
                 "aud": settings.jwt_audience[0] if settings.jwt_audience else None,

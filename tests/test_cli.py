@@ -183,6 +183,9 @@ def test_a_development_token_keeps_to_the_settings() -> None:
     assert jwt.get_unverified_header(bearing)["alg"] == "HS512"
     claims = jwt.decode(bearing, options={"verify_signature": False})
     assert (claims["uid"], claims["iss"], claims["aud"]) == ("7", "https://issuer.example", "api")
+    several = {"jwt_issuer": "https://a.example,https://b.example", "jwt_required_claims": "type=access,app.level=2"}
+    claims = jwt.decode(command("token", "--sub", "7", **several).stdout.strip(), options={"verify_signature": False})
+    assert (claims["iss"], claims["type"], claims["app.level"]) == ("https://a.example", "access", "2")
 
 
 def test_there_is_no_development_token_without_a_secret() -> None:
