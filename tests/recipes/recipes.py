@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from tests.recipes.real import DIRECTUS, NODE, PYTHON
+from tests.recipes.recorded import RECORDED
 from tests.recipes.walk import Recipe
 
-ALL: Final[Sequence[Recipe]] = (*DIRECTUS, *PYTHON, *NODE)
+ALL: Final[Sequence[Recipe]] = (*DIRECTUS, *PYTHON, *NODE, *RECORDED)

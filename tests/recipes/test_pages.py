@@ -9,7 +9,6 @@ import pytest
 from gatekeeper.settings import load
 from tests.recipes import pages
 from tests.recipes.recipes import ALL
-from tests.recipes.walk import SECRET
 
 
 def test_every_block_of_settings_is_walked_through() -> None:
@@ -28,9 +27,11 @@ def test_the_index_links_every_page() -> None:
 @pytest.mark.parametrize(("page", "block"), sorted(pages.blocks()))
 def test_the_settings_of_a_page_are_good(page: str, block: str, tmp_path: Path) -> None:
     settings = pages.settings_of(page, block)
+    recipe = next(each for each in ALL if (each.page, each.block) == (page, block))
     if "jwt_secret_file" in settings:
-        (tmp_path / "jwt-secret").write_text(SECRET)
+        (tmp_path / "jwt-secret").write_text(recipe.secret)
         settings["jwt_secret_file"] = str(tmp_path / "jwt-secret")
+    settings |= recipe.live_settings("http://127.0.0.1", tmp_path)
     load({f"GATEKEEPER_{name.upper()}": value for name, value in settings.items()}, require_upstream=True)
 
 

@@ -124,8 +124,10 @@ class Recipe:
     device: type[Device]
     apart: bool = False
     """Whether two sign-ins in one second get the same token, and so the same session."""
-    live_settings: Callable[[Path], dict[str, str]] = lambda _: {}
-    """Settings whose values only exist when the test runs, such as the address of a key set."""
+    live_settings: Callable[[str, Path], dict[str, str]] = lambda _url, _directory: {}
+    """Settings whose values only exist when the test runs, such as the address of a key set, by the backend's URL."""
+    secret: str = SECRET
+    """What stands in the file `jwt-secret`."""
 
 
 @dataclass
@@ -164,11 +166,11 @@ def site(recipe: Recipe, backend: str, store: Store) -> Iterator[Site]:
     settings = pages.settings_of(recipe.page, recipe.block)
     with tempfile.TemporaryDirectory(prefix="gk-recipe-") as name:
         directory = Path(name)
-        settings |= {"upstream_url": backend} | recipe.live_settings(directory)
+        settings |= {"upstream_url": backend} | recipe.live_settings(backend, directory)
         if "jwt_secret_file" in settings:
             secret = directory / "jwt-secret"
             secret.touch(mode=0o600)
-            secret.write_text(SECRET + "\n")
+            secret.write_text(recipe.secret + "\n")
             settings["jwt_secret_file"] = str(secret)
         prefix = f"{uuid.uuid4().hex[:8]}:"
         with sidecar(redis_url=store.url, key_prefix=prefix, upstream=settings.pop("upstream_url"), **settings) as gate:
