@@ -74,12 +74,20 @@ def create_app(settings: Settings, engine: Engine) -> App:
         streams=engine.streams,
         telemetry=engine.telemetry,
         mounted=False,
+        renewals=engine.renewals,
     )
     app = with_lifespan(handler, engine.runtime, around=proxy)
     if not isinstance(upstream, Http1Upstream):
         return App(app, no_fast_path)
     services = DirectServices(
-        engine.gate, rules, engine.streams, engine.telemetry, engine.responder, upstream, engine.strays
+        engine.gate,
+        rules,
+        engine.streams,
+        engine.telemetry,
+        engine.responder,
+        upstream,
+        engine.strays,
+        engine.renewals,
     )
     return App(app, DirectRoute(services, engine.runtime, own_headers=own_headers))
 

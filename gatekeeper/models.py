@@ -178,7 +178,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
         return self.detail or self.reason.detail
 
 
-CheckOutcome = Literal["touched", "opened", "ended", "unknown", "full", "absent", "older", "lost"]
+CheckOutcome = Literal["touched", "opened", "ended", "unknown", "full", "absent", "older", "crowded", "lost"]
 
 
 class CheckResult(msgspec.Struct, frozen=True):

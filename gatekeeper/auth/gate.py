@@ -259,6 +259,8 @@ def _judged(identified: Verdict, checked: CheckResult) -> Verdict:
             more_tokens=identified.more_tokens,
             removal=identified.removal,
         )
+    if checked.outcome == "crowded":
+        return Verdict(reason=Reason.RATE_LIMITED, user=user, session_id=checked.session_id, token_source=source)
     if checked.outcome == "full":
         return Verdict(reason=Reason.SESSION_LIMIT_EXCEEDED, user=user, token_source=source)
     # A session that is over, or none at all.

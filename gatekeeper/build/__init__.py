@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from gatekeeper.auth.issued_sign_in import IssuedSignIn
 from gatekeeper.build.reload import Reload, check_keys
-from gatekeeper.build.sign_in import sign_in_services
+from gatekeeper.build.sign_in import renewals, sign_in_services
 from gatekeeper.build.store import StoreParts, open_store, revocation_listener
 from gatekeeper.build.tokens import (
     backchannel_logout,
@@ -120,6 +120,7 @@ def build(
         telemetry=telemetry,
         verify_queue=verify_queue,
         services=services,
+        renewals=renewals(sign_in, sources, telemetry) if issued is None else None,
         claimed=web.claimed,
         reload=Reload(settings, keys, signing, web.clients, store.take_credentials),
     )

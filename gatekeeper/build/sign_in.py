@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gatekeeper.auth.gate import Exemptions, Gate
+from gatekeeper.auth.renewals import Renewals
 from gatekeeper.auth.services import SignInServices
 from gatekeeper.auth.sign_out import SignOut
 from gatekeeper.auth.standing import Standings
@@ -12,6 +13,7 @@ from gatekeeper.sessions.manager import Manager
 from gatekeeper.sessions.sign_ins import SignIns
 from gatekeeper.settings import Settings
 from gatekeeper.telemetry.metrics import Metrics
+from gatekeeper.telemetry.telemetry import Telemetry
 from gatekeeper.tokens.sources import TokenSources
 from gatekeeper.tokens.strays import StrayPlaces
 from gatekeeper.tokens.token_warnings import TokenWarnings
@@ -51,6 +53,11 @@ def sign_in_services(
         failure_statuses=frozenset(settings.login_failure_status),
         warnings=warnings,
     )
+
+
+def renewals(services: SignInServices, sources: TokenSources, telemetry: Telemetry) -> Renewals:
+    """The tokens that a backend renews on any response."""
+    return Renewals(services.verifier, services.sign_ins, cookies=sources.cookie_names, on_failure=telemetry.failed)
 
 
 def sign_out(services: SignInServices) -> SignOut:

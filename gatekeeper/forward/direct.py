@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from msgspec import structs
 
 from gatekeeper.auth.gate import Gate
+from gatekeeper.auth.renewals import Renewals
 from gatekeeper.auth.strays import StrayTokens
 from gatekeeper.errors import (
     GatekeeperError,
@@ -18,11 +21,12 @@ from gatekeeper.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
+from gatekeeper.forward.held import HeldResponse
+from gatekeeper.forward.prepared import REQUEST_ID_LINE, Plan
 from gatekeeper.http.forwarding import response_headers
-from gatekeeper.http.headers import REQUEST_ID, HeaderList, IdentityHeaders, random_uuid
+from gatekeeper.http.headers import REQUEST_ID, HeaderList, random_uuid
 from gatekeeper.http.methods import SAFE_METHODS
 from gatekeeper.http.response_parser import ResponseHead
-from gatekeeper.http.spelling import USUAL
 from gatekeeper.http.types import ASGIApp, Receive, Scope, Send
 from gatekeeper.models import CheckResult, Claims, EndReason
 from gatekeeper.server import Exchange, response_head_lines
@@ -43,8 +47,6 @@ from gatekeeper.web.session_end import GRACE_SECONDS, is_of_events, last_event
 
 _log = logging.getLogger("gatekeeper")
 
-_REQUEST_ID: Final = USUAL[REQUEST_ID] + b": "
-
 # Backends repeat response heads many times within a second. As many as the response parser caches.
 _MAX_HEAD_LINES: Final = 512
 _head_lines: Final[dict[ResponseHead, bytes]] = {}
@@ -56,39 +58,9 @@ class InternalError(GatekeeperError):
     reason = Reason.INTERNAL_ERROR
 
 
-class Plan:
-    """The data that all requests with the same headers from the same address have in common.
-
-    `before` and `after` are the header lines for the backend in front of and behind the identity lines. `identity`
-    caches the identity lines for `claims` and `session_id`. `request_id` is None if every request gets a new one.
-    """
-
-    __slots__ = ("after", "before", "claims", "client_ip", "identity", "request_id", "session_id", "token")
-
-    def __init__(self, token: str, client_ip: str, request_id: str | None, before: bytes, after: bytes) -> None:
-        self.token = token
-        self.client_ip = client_ip
-        self.request_id = request_id
-        self.before = before
-        self.after = after
-        self.claims: Claims | None = None
-        self.session_id = 0
-        self.identity = b""
-
-    def identity_of(self, headers: IdentityHeaders, claims: Claims, session_id: int) -> bytes:
-        """Return the identity lines for the backend, and the beginning of the line with the request id."""
-        if self.claims is not claims or self.session_id != session_id:
-            values = headers.values(claims.user, session_id, claims.roles, claims.claims)
-            self.identity = (
-                b"".join([b"%b: %b\r\n" % (headers.spelling.get(name, name), value) for name, value in values])
-                + _REQUEST_ID
-            )
-            self.claims, self.session_id = claims, session_id
-        return self.identity
-
-
 class DirectServices(NamedTuple):
-    """The services that every direct request uses. `responder` writes responses that do not come from the backend."""
+    """The services that every direct request uses. `responder` writes responses that do not come from the backend;
+    `renewals` is None where the backend issues no tokens."""
 
     gate: Gate
     rules: RequestRules
@@ -97,6 +69,7 @@ class DirectServices(NamedTuple):
     responder: Responder
     upstream: Http1Upstream
     strays: StrayTokens
+    renewals: Renewals | None
 
 
 class DirectForward:
@@ -262,6 +235,33 @@ class DirectForward:
     def on_head(self, head: ResponseHead) -> None:
         record = self._record
         record.upstream_seconds = time.perf_counter() - self._sent_at
+        renewals, connection = self._services.renewals, self._connection
+        if renewals is not None and connection is not None and renewals.may_be_in(head.status, head.headers):
+            self._hold(renewals, head, partial(HeldResponse(self, connection).release, head))
+        else:
+            self.begin_response(head)
+
+    def _hold(self, renewals: Renewals, head: ResponseHead, go_on: Callable[[], None]) -> None:
+        """Give tokens that the response hands out to the session before it goes on."""
+
+        async def join() -> None:
+            await renewals.join(self._claims, self.session_id, head.headers)
+            self._connecting = None
+            try:
+                if not self._ended:
+                    go_on()
+            except Exception:  # noqa: BLE001 - the client would get no response
+                self._internal_error()
+
+        self._connecting = asyncio.get_running_loop().create_task(join())
+
+    def forget_connection(self) -> None:
+        """Take note that the connection to the backend is no longer this request's."""
+        self._connection = None
+
+    def begin_response(self, head: ResponseHead) -> None:
+        """Send the head of a response that is not complete."""
+        record = self._record
         record.status = head.status
         headers = response_headers(head.headers, head.status)
         headers.append((REQUEST_ID, record.request_id.encode()))
@@ -285,9 +285,21 @@ class DirectForward:
         record, exchange = self._record, self._exchange
         record.upstream_seconds = time.perf_counter() - self._sent_at
         record.status, record.bytes_out = head.status, len(body)
-        lines = _head_lines.get(head) or _make_head_lines(head)
+        lines = _head_lines.get(head)
+        if lines is None:
+            renewals = self._services.renewals
+            if renewals is not None and renewals.may_be_in(head.status, head.headers):
+                self._hold(renewals, head, partial(self._send_full_response, head, body))
+                return
+            lines = _make_head_lines(head)
         self._finish()
         exchange.send_full_response(lines, b"%b\r\n" % record.request_id.encode(), body)
+
+    def _send_full_response(self, head: ResponseHead, body: bytes) -> None:
+        self._finish()
+        self._exchange.send_full_response(
+            _make_head_lines(head, cache=False), b"%b\r\n" % self._record.request_id.encode(), body
+        )
 
     def on_batch_end(self) -> None:
         self._exchange.uncork()
@@ -427,10 +439,10 @@ if TYPE_CHECKING:
         return forward, forward, forward, forward
 
 
-def _make_head_lines(head: ResponseHead) -> bytes:
+def _make_head_lines(head: ResponseHead, *, cache: bool = True) -> bytes:
     """Return the response head for the client up to the value of `X-Request-Id`, and cache it for a shared head."""
-    lines = response_head_lines(head.status, head.reason, response_headers(head.headers, head.status)) + _REQUEST_ID
-    if head.is_shared:
+    lines = response_head_lines(head.status, head.reason, response_headers(head.headers, head.status)) + REQUEST_ID_LINE
+    if head.is_shared and cache:
         if len(_head_lines) >= _MAX_HEAD_LINES:
             _head_lines.clear()
         _head_lines[head] = lines

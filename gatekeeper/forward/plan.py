@@ -16,8 +16,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from gatekeeper.forward.direct import DirectForward, DirectServices, Plan
+from gatekeeper.forward.direct import DirectForward, DirectServices
 from gatekeeper.forward.http import arrival
+from gatekeeper.forward.prepared import Plan
 from gatekeeper.http.forwarding import request_headers
 from gatekeeper.http.headers import REQUEST_ID, get, request_id
 from gatekeeper.http.method_override import overrides_method, query_overrides_method

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from gatekeeper.identifiers import written
 from gatekeeper.models import Claims, Client, EndReason
 from gatekeeper.sessions.events import SYSTEM, Actor
 from gatekeeper.sessions.keys import microseconds
@@ -21,6 +22,7 @@ from gatekeeper.sessions.scripts import load
 LOGIN: Final = load("audit", "common", "upkeep", "arguments", "opening", "sign_in", "login", durable=True)
 REFRESH: Final = load("audit", "common", "upkeep", "arguments", "opening", "sign_in", "refresh", durable=True)
 LOOKUP: Final = load("audit", "common", "upkeep", "arguments", "lookup")
+RENEW: Final = load("audit", "common", "upkeep", "arguments", "opening", "renew", durable=True)
 ROTATE: Final = load("audit", "common", "upkeep", "arguments", "opening", "rotate", durable=True)
 
 
@@ -231,6 +233,22 @@ class SignIns:
             lost = self._runner.epoch.adopt_not_before / 1e6
             return msgspec.structs.replace(found, not_before=max(found.not_before, lost))
         return found
+
+    async def renew(self, claims: Claims, session_id: int) -> None:
+        """Gives a session the access token that a response to one of its requests hands out."""
+
+        def read(reply: list[Any]) -> str:
+            _, outcome = reply
+            return str(_outcome(outcome, "joined", "known", "ended", "crowded", "unknown"))
+
+        token = {
+            **named_by(claims),
+            "id": str(session_id),
+            "jti": written(claims.jti) if claims.jti else "",
+            "token_expires_at": self._runner.openings.expires_at(claims.expires_at),
+        }
+        if await self._runner.run(RENEW, claims.user, read, token) == "joined":
+            self._runner.revoked.add_live(claims.user, claims.reference, session_id, claims.digest)
 
     async def lookup_refresh_token(self, user: str, digest: str, *, actor: Actor = SYSTEM) -> Rotation:
         """Returns the state of a refresh token. One that is reused ends its session."""

@@ -160,6 +160,11 @@ class Http1Connection(asyncio.Protocol):
             self._watch()
             self._transport.resume_reading()
 
+    def hand_over(self, callbacks: ResponseCallbacks) -> None:
+        """Report the rest of the response to other callbacks."""
+        if self._callbacks is not None:
+            self._callbacks = callbacks
+
     def abort(self) -> None:
         """Close the connection and make no more calls. A request that is not complete never will be."""
         self._callbacks = None

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from gatekeeper.auth.gate import Gate
+from gatekeeper.auth.renewals import Renewals
 from gatekeeper.auth.strays import StrayTokens
 from gatekeeper.runtime import Readiness, Runtime
 from gatekeeper.sessions.open_streams import OpenStreams
@@ -34,6 +35,7 @@ class Engine(NamedTuple):
     telemetry: Telemetry
     verify_queue: VerifyQueue
     services: Services
+    renewals: Renewals | None
     claimed: list[str]
     reload: Callable[[Any], Awaitable[None]]
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
+from gatekeeper.auth.renewals import Renewals
 from gatekeeper.errors import GatekeeperError, Reason
 from gatekeeper.http.headers import REQUEST_ID
 from gatekeeper.http.types import ASGIApp, Message, Receive, Scope, Send
@@ -51,6 +52,7 @@ class Handler:
         streams: OpenStreams,
         telemetry: Telemetry,
         mounted: bool,
+        renewals: Renewals | None = None,
         extras: Mapping[str, Any] | None = None,
     ) -> None:
         self._app = app
@@ -61,6 +63,7 @@ class Handler:
         self._streams = streams
         self._telemetry = telemetry
         self._mounted = mounted
+        self._renewals = renewals
         self._extras = extras or {}
         # A backend behind the proxy has another connection than the client's: that one goes away.
         self._close_code = SESSION_ENDED if mounted else _GOING_AWAY
@@ -170,6 +173,8 @@ class Handler:
             if passed.session is None or not passed.session.session_id:
                 await self._app(inner, receive if passed.body else _without_body(receive), sender)
             else:
+                if self._renewals is not None and not (passed.session.degraded or incoming.websocket):
+                    sender.before_head = self._renewals.of(passed.session.claims, passed.session.session_id)
                 await self._run_bound(inner, receive, sender, passed.session)
             return
 

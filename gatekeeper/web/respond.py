@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from email.utils import formatdate
 from typing import Any, Final
@@ -40,6 +40,8 @@ class ResponseSender:
         self._send = send
         self._record = record
         self.started = False
+        # Called with the head of a 2xx or 3xx response before it is sent.
+        self.before_head: Callable[[int, Headers], Awaitable[None]] | None = None
 
     async def __call__(self, message: Message) -> None:
         kind = message["type"]
@@ -48,6 +50,8 @@ class ResponseSender:
             # Unless the server has rejected the rest of the body, and drops this response.
             self._record.status = self._record.status or (101 if kind == "websocket.accept" else message["status"])
             headers = [pair for pair in message.get("headers", ()) if pair[0].lower() != REQUEST_ID]
+            if self.before_head is not None:
+                await self.before_head(self._record.status, headers)
             headers.append((REQUEST_ID, self._record.request_id.encode()))
             message = {**message, "headers": headers}
         elif kind in {"http.response.body", "websocket.http.response.body"}:

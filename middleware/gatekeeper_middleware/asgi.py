@@ -96,6 +96,7 @@ class GatekeeperMiddleware:
             streams=engine.streams,
             telemetry=engine.telemetry,
             mounted=True,
+            renewals=engine.renewals,
             extras={ENGINE: engine},
         )
         app = with_lifespan(handler, engine.runtime, around=self._application)

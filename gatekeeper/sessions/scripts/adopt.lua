@@ -10,6 +10,14 @@ if is_older then
   local ended, _, reason = session_of(reference, issued_at, digest, token_expires_at)
   return {sessions, 'ended', ended, reason, 0}
 end
+local crowded = redis.call('HGET', sessions, 'x:' .. reference)
+local owner = crowded or redis.call('HGET', sessions, 'x:')
+local owner_status, owner_record = state(owner)
+if owner_status == 'live' or owner_status == 'doubtful' then return {sessions, 'crowded', owner, '', 0} end
+if crowded and owner_record then
+  keep_ended(owner, owner_record, token_expires_at)
+  return {sessions, 'ended', owner, owner_record[END_REASON], 0}
+end
 if rules.unknown == 'reject' or (tokens_before > 0 and issued_at <= tokens_before) then return {sessions, 'unknown', '0', '', 0} end
 local out, end_reason = signed_out_at_the_provider(reference, issued_at)
 if out then return {sessions, 'ended', out, end_reason, 0} end

@@ -7,6 +7,7 @@
 --         {KEYS[1], 'older', '0', '', 0}          the digest of the token decides, and the caller left it out
 --         {KEYS[1], 'absent', '0', '', 0}         there is none, and the caller left out `packed_call`
 --         {KEYS[1], 'lost', '0', '', 0}           there is none, and the store has lost data since the caller's last look
+--         {KEYS[1], 'crowded', id, '', 0}         its session had no room for it (renew.lua)
 --         {KEYS[1], 'doubtful', id, '', 0}        the session would have ended, were it not for clocks that disagree
 
 local _, reference, jti, issued_at, token_expires_at, idle, ended_ttl, exempt, tolerance, host, packed_call = unpack(ARGV)

@@ -7,6 +7,8 @@
 --                               f:<digest>    → <id>: the session that a refresh token names, by its SHA-256
 --                               p:<digest>    → <id>: the session of a token that a login handed out, by the SHA-256 of
 --                                               its payload; only where its `iat` does not tell (EARLIER below)
+--                               x:<reference> → <id>: the session of an access token for which it had no room; `x:` of any
+--                                               token of the user that is unknown; n:<id> → how many: renew.lua
 --                               t:<id>        → other names of a session, packed: {field, when its token expires}, …
 --                               c:<id>        → the claims for the access tokens issued to it, as JSON
 --                               u:<id>        → the refresh token whose successor its newest one is: rotate.lua

@@ -9,7 +9,6 @@
 -- The last value is 1 where the refresh token is the newest of its session.
 
 local refresh, reference = call.refresh, call.reference
-local MOST_TOKENS = 1000
 
 start_anew_if_lost()
 local found
@@ -36,12 +35,5 @@ for _, field in ipairs({call.session or refresh ~= '' and 'f:' .. refresh, refer
   end
 end
 if not found then return {sessions, 'unknown', '0', '', text(tokens_before), 0} end
-local names = redis.call('HGET', sessions, 't:' .. found[3])
-if names then
-  local alive = 0
-  for _, name in ipairs(cmsgpack.unpack(names)) do
-    if string.sub(name[1], 1, 2) == 'r:' and name[2] > now then alive = alive + 1 end
-  end
-  if alive >= MOST_TOKENS then return {sessions, 'crowded', found[3], '', found[5], found[6]} end
-end
+if has_every_token_it_may(found[3]) then return {sessions, 'crowded', found[3], '', found[5], found[6]} end
 return found

@@ -69,7 +69,7 @@ local MOST_EARLIER = 20
 -- The id of the session that an access token names, and its record: of the one under its reference, or of an ended one
 -- that had the reference before (EARLIER). Of that one the end reason too, and the record is nil once it was forgotten.
 local function session_of(reference, issued_at, digest, token_expires_at)
-  local id = redis.call('HGET', sessions, 'r:' .. reference)
+  local id = redis.call('HGET', sessions, 'r:' .. reference) or redis.call('HGET', sessions, 'x:' .. reference)
   local record = id and load(id)
   local newest, newest_record, reason = id, record, nil
   local handed_out_by = record and record[EARLIER] and redis.call('HGET', sessions, 'p:' .. digest)
@@ -108,6 +108,25 @@ local function unname(id, field)
   if redis.call('HGET', sessions, field) == id then redis.call('HDEL', sessions, field) end
 end
 
+-- Removes the names of tokens that a session had no room for (renew.lua).
+local function forget_surplus(id)
+  if redis.call('HDEL', sessions, 'n:' .. id) == 0 then return end
+  for _, field in ipairs(redis.call('HKEYS', sessions)) do
+    if string.sub(field, 1, 2) == 'x:' then unname(id, field) end
+  end
+end
+
+-- A session with this many unexpired access tokens gets no more: each may open a session if it is forgotten.
+local MOST_TOKENS = 1000
+
+local function has_every_token_it_may(id)
+  local names, alive = redis.call('HGET', sessions, 't:' .. id), 0
+  for _, name in ipairs(names and cmsgpack.unpack(names) or {}) do
+    if string.sub(name[1], 1, 2) == 'r:' and name[2] > now then alive = alive + 1 end
+  end
+  return alive >= MOST_TOKENS
+end
+
 -- ended → (nothing), 20 sessions at the most.
 local function forget()
   if apart then return end
@@ -121,6 +140,7 @@ local function forget()
     if older then
       for _, name in ipairs(cmsgpack.unpack(older)) do unname(id, name[1]) end
     end
+    forget_surplus(id)
     redis.call('HDEL', sessions, id, 't:' .. id, 'c:' .. id, 'u:' .. id)
     redis.call('ZREM', index, id)
   end
