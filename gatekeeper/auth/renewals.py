@@ -43,7 +43,7 @@ class Renewals:
         if not 200 <= status < 400:
             return False
         for name, value in headers:
-            # Most names are told by their length.
+            # Most names have another length.
             if len(name) == 10:
                 if name.lower() == b"set-cookie" and value.partition(b"=")[0].strip(b" \t") in self._cookies:
                     return True

@@ -1,4 +1,4 @@
-"""What all requests with the same headers from the same address have in common, prepared once (see `plan.py`)."""
+"""Data that all requests with the same headers from the same address share, prepared once (see `plan.py`)."""
 
 from __future__ import annotations
 

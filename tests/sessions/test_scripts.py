@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hashlib import sha1
 
-from gatekeeper.sessions import audit, login_attempts, recent_revocations, sign_ins, store
+from gatekeeper.sessions import audit, indexes, login_attempts, recent_revocations, sign_ins, store
 from gatekeeper.sessions.scripts import SCRIPTS, load
 from gatekeeper.store.command import Script
 
@@ -16,7 +16,7 @@ def test_every_script_of_sessions_begins_with_the_law() -> None:
     of_sessions = {loaded for module in modules for loaded in vars(module).values() if isinstance(loaded, Script)}
     assert len(of_sessions) == 18
     assert all(loaded.source.startswith(law) for loaded in of_sessions)
-    sources = [loaded.source for loaded in (*of_sessions, login_attempts.ATTEMPTS, audit.TRIM)]
+    sources = [loaded.source for loaded in (*of_sessions, login_attempts.ATTEMPTS, audit.TRIM, indexes.LEARN)]
     for path in SCRIPTS.glob("*.lua"):
         assert any(path.read_text() in source for source in sources), path.name
 
