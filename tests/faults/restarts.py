@@ -12,15 +12,17 @@ import argparse
 import asyncio
 import itertools
 import socket
+import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.machine import need
 from tests.servers import fetch
-from tests.system.sidecar import START_SECONDS, Backend, Sidecar, bearer, external_store, someone, token
+from tests.system.sidecar import START_SECONDS, Backend, Sidecar, bearer, eventually, external_store, someone, token
 
 # No client may give up because the machine is slow.
 _PATIENCE_SECONDS = 300.0
@@ -89,10 +91,59 @@ class Host:
         return bool(self._fds) or time.monotonic() - self._seen_ready_at < _TRUST_SECONDS
 
 
+class Nginx:
+    """A real nginx in front of hosts, which keeps connections to them, as `deploy/` and most installations do it. POSTs
+    are tried once, as it does unless told otherwise."""
+
+    is_trusted = True
+
+    def __init__(self, hosts: list[Host], directory: Path) -> None:
+        self._directory = directory
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = int(free.getsockname()[1])
+        servers = " ".join(f"server 127.0.0.1:{host.port};" for host in hosts)
+        temporary = " ".join(
+            f"{name}_temp_path {directory}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        (directory / "nginx.conf").write_text(
+            f"""daemon off; worker_processes 1; pid {directory}/nginx.pid; error_log {directory}/error.log error;
+            events {{ worker_connections 1024; }}
+            http {{
+                access_log off; {temporary}
+                upstream gatekeeper {{ {servers} keepalive 32; }}
+                server {{
+                    listen 127.0.0.1:{self.port};
+                    keepalive_requests 1000000;
+                    location / {{
+                        proxy_pass http://gatekeeper; proxy_http_version 1.1; proxy_set_header Connection "";
+                        proxy_read_timeout 300s; proxy_connect_timeout 300s;
+                    }}
+                }}
+            }}"""
+        )
+        self._process = subprocess.Popen(
+            [need("nginx"), "-p", directory, "-e", directory / "error.log", "-c", directory / "nginx.conf"]
+        )
+        eventually(self._listens, seconds=START_SECONDS)
+
+    def _listens(self) -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+            return True
+        return False
+
+    @property
+    def log(self) -> str:
+        return (self._directory / "error.log").read_text()
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+
 class Load:
     """Clients that send requests, GET and POST by turns, until they are told to stop."""
 
-    def __init__(self, hosts: list[Host]) -> None:
+    def __init__(self, hosts: Sequence[Host | Nginx]) -> None:
         self._hosts = hosts
         self._turns = itertools.count()
         self._credentials = ": ".join(bearer(token(someone(), exp=int(time.time()) + 86_400)))
@@ -120,7 +171,7 @@ class Load:
                 with suppress(OSError):
                     await writer.wait_closed()
 
-    async def _host(self) -> Host:
+    async def _host(self) -> Host | Nginx:
         while True:
             for _ in self._hosts:
                 host = self._hosts[next(self._turns) % len(self._hosts)]
@@ -163,8 +214,9 @@ async def _asking(hosts: list[Host]) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def trial(*, hosts: int, workers: int, restarts: int, requests: int) -> Outcome:
-    """Restart one host by its inherited socket, or two in turn by `/readyz`, `restarts` times under load."""
+async def trial(*, hosts: int, workers: int, restarts: int, requests: int, nginx: bool = False) -> Outcome:
+    """Restart one host by its inherited socket, or two in turn by `/readyz`, `restarts` times under load; with `nginx`
+    between the clients and the one host."""
     with ExitStack() as stack:
         backend = stack.enter_context(Backend())
         store = stack.enter_context(external_store())
@@ -177,12 +229,15 @@ async def trial(*, hosts: int, workers: int, restarts: int, requests: int) -> Ou
             stack.callback(running[-1].close)
         for host in running:
             await host.until_ready()
+        front: Sequence[Host | Nginx] = running
+        if nginx:
+            front = [Nginx(running, Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nginx-"))))]
+            stack.callback(front[0].close)
         async with _asking(running):
-            return await _under_load(running, restarts, requests)
+            return await _under_load(running, Load(front), restarts, requests)
 
 
-async def _under_load(hosts: list[Host], restarts: int, requests: int) -> Outcome:
-    load = Load(hosts)
+async def _under_load(hosts: list[Host], load: Load, restarts: int, requests: int) -> Outcome:
     clients = [asyncio.create_task(load.client()) for _ in range(_CLIENTS)]
     for number in range(restarts):
         while load.requests < requests * number // restarts and not load.failures:  # noqa: ASYNC110 - a count
@@ -205,9 +260,20 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--hosts", type=int, choices=(1, 2), action="append")
     parser.add_argument("--workers", type=int, choices=(1, 2), action="append")
+    parser.add_argument("--nginx", action="store_true", help="one host behind an nginx that keeps connections")
     chosen = parser.parse_args()
+    if chosen.nginx:
+        chosen.hosts = [1]
     for hosts, workers in itertools.product(chosen.hosts or (1, 2), chosen.workers or (1, 2)):
-        found = asyncio.run(trial(hosts=hosts, workers=workers, restarts=chosen.restarts, requests=chosen.requests))
+        found = asyncio.run(
+            trial(
+                hosts=hosts,
+                workers=workers,
+                restarts=chosen.restarts,
+                requests=chosen.requests,
+                nginx=chosen.nginx,
+            )
+        )
         print(
             f"{hosts} host(s), {workers} worker(s): {len(found.failures)} failed of {found.requests} requests "
             f"over {found.restarts} restarts",

@@ -15,3 +15,9 @@ async def test_no_request_fails_over_restarts(hosts: int, workers: int) -> None:
     found = await trial(hosts=hosts, workers=workers, restarts=3, requests=1_500)
     assert found.failures == []
     assert found.requests >= 1_500
+
+
+async def test_no_request_fails_behind_an_nginx_that_keeps_connections() -> None:  # K2
+    found = await trial(hosts=1, workers=1, restarts=3, requests=1_500, nginx=True)
+    assert found.failures == []
+    assert found.requests >= 1_500
