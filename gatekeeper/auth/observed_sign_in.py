@@ -50,7 +50,7 @@ class _Observed:
         services, unusable = self._services, list[UnusableToken]()
         new = await find_new_tokens(services.verifier, services.sign_ins, self._request, response.given, unusable)
         if new is None and unusable:
-            services.warnings.unusable(self._what, unusable)
+            services.warnings.unusable(self._what, unusable, response.given.names)
         elif new is None and self._what == "login" and self._is_success(response.status):
             services.warnings.nothing_found(self._what, response.given.names)
         return new
@@ -167,7 +167,7 @@ class Refresh(_Observed):
     def __init__(self, services: SignInServices, request: SignInRequest) -> None:
         super().__init__(services, request)
         self._sent = refresh_token(request.sent.refresh_token)
-        self._texts = request.token_like or ()
+        self._texts = request.token_like
         self._digests = list(dict.fromkeys([*([self._sent.digest] if self._sent else []), *map(digest, self._texts)]))
         self._is_known = False
 
@@ -309,7 +309,7 @@ class Logout(_Observed):
 
     async def _end_found(self) -> Problem | None:
         """End the session of a refresh token that stands in a place without a name, or of a text that was learnt."""
-        digests = list(map(digest, self._request.token_like or ()))
+        digests = list(map(digest, self._request.token_like))
         sign_ins = self._services.sign_ins
         links = await named_links(sign_ins, digests) or await learnt_links(sign_ins, digests)
         if len({user for user, _ in links}) != 1:

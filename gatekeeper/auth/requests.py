@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -49,10 +49,11 @@ class SignInRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One request for a login, refresh or logout path, received at `received_at` (seconds since 1970).
 
     `sent` are the credentials in its body and cookies, `user_names` all names by which its login may count.
-    `token_like` is every text in it that may be a token, None where they could not all be found. `presented` are those
-    in the body, the query and `Authorization` of a login that holds neither a user name nor another proof of a user.
-    `learnable` are those that may be the refresh token although no name says so. `refreshes`: it is a refresh, whatever
-    its path is. `address` is the client's, None where several clients may share it, `language` that of the body.
+    `token_like` is every text in it that may be a token; of a login, `carried` finds them, or None where they cannot be
+    found. `presented` are those in the body, the query and `Authorization` of a login that holds neither a user name nor
+    another proof of a user. `learnable` are those that may be the refresh token although no name says so. `refreshes`:
+    it is a refresh, whatever its path is. `address` is the client's, None where several clients may share it,
+    `language` that of the body.
     """
 
     facts: RequestFacts
@@ -61,7 +62,8 @@ class SignInRequest(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
     received_at: float = 0.0
     user_names: Sequence[str] = ()
-    token_like: Sequence[str] | None = ()
+    token_like: Sequence[str] = ()
+    carried: Callable[[], Sequence[str] | None] | None = None
     presented: Sequence[str] = ()
     learnable: Sequence[str] = ()
     refreshes: bool = False
@@ -73,10 +75,11 @@ class SignInRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     def may_carry(self, token: str) -> bool:
         """True unless the request is known not to hold this JWT, whatever its signature is written like."""
-        if self.token_like is None:
+        texts = self.token_like if self.carried is None else self.carried()
+        if texts is None:
             return True
         payload = token.split(".")[1] if looks_like_jwt(token) else token
-        return any(payload in text.split(".") for text in self.token_like)
+        return any(payload in text.split(".") for text in texts)
 
 
 class SignInResponse(msgspec.Struct, frozen=True):

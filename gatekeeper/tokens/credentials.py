@@ -264,6 +264,10 @@ def _unbrotli(content: bytes) -> bytes | None:
     return output if inflater.is_finished() and len(output) <= MAX_BODY_BYTES else None
 
 
+# Name, path and domain: what tells cookies apart (RFC 6265 section 5.3).
+_CookieKey = tuple[bytes, bytes | None, bytes | None]
+
+
 class SetCookie(msgspec.Struct, frozen=True):
     """A cookie that a response sets."""
 
@@ -275,9 +279,9 @@ def set_cookies(headers: Headers) -> dict[bytes, SetCookie]:
     """Return the cookies that a response sets, by name, values without quotes. The last one of a name counts.
 
     A `Set-Cookie` that deletes (an empty value, `Max-Age` of 0 or less, or else `Expires` in 1970 or before) is left
-    out.
+    out. It deletes the cookie of its own path and domain, not a new one beside that: backends move cookies so.
     """
-    cookies: dict[bytes, SetCookie] = {}
+    cookies: dict[_CookieKey, SetCookie] = {}
     for header, line in headers:
         if header.lower() != b"set-cookie":
             continue
@@ -287,11 +291,23 @@ def set_cookies(headers: Headers) -> dict[bytes, SetCookie]:
             continue
         if len(value) > 1 and value[:1] == value[-1:] == b'"':
             value = value[1:-1]
-        cookies.pop(name, None)
+        has = dict(_attribute(each) for each in attributes)
+        key = (name, has.get(b"path"), has.get(b"domain"))
+        for other in [each for each in cookies if _may_be_one(each, key)]:
+            del cookies[other]
         if value and not _deletes(attributes):
-            http_only = any(each.partition(b"=")[0].strip(b" \t").lower() == b"httponly" for each in attributes)
-            cookies[name] = SetCookie(value.decode("latin-1"), http_only)
-    return cookies
+            cookies[key] = SetCookie(value.decode("latin-1"), b"httponly" in has)
+    return {name: cookie for (name, _, _), cookie in cookies.items()}
+
+
+def _attribute(attribute: bytes) -> tuple[bytes, bytes]:
+    name, _, text = attribute.partition(b"=")
+    return name.strip(b" \t").lower(), text.strip(b" \t")
+
+
+def _may_be_one(one: _CookieKey, other: _CookieKey) -> bool:
+    """True where two cookies replace each other: a path or a domain that is not written may be any."""
+    return one[0] == other[0] and all(a is None or b is None or a == b for a, b in zip(one[1:], other[1:], strict=True))
 
 
 def _deletes(attributes: Sequence[bytes]) -> bool:

@@ -35,19 +35,17 @@ class TokenWarnings:
         if self._is_new(why):
             _log.warning("client token refused: %s (logged once)", explained(why, token))
 
-    def unusable(self, what: str, tokens: Sequence[UnusableToken]) -> None:
-        """Warn of a response to a login or a refresh (`what`) of which no token can be used."""
+    def unusable(self, what: str, tokens: Sequence[UnusableToken], names: Sequence[str]) -> None:
+        """Warn of a response to a login or a refresh (`what`) of which no token can be used. `names` are those of its
+        members."""
         for place, text, why in tokens:
             if self._is_new((what, why)):
-                _log.warning(
-                    "backend %s opened no session: %s (logged once)",
-                    what,
-                    f"{shown_place(place)}: {explained(why, text)}",
-                )
+                fault = f"{shown_place(place)}: {explained(why, text)}; members of the response: {_shown(names)}"
+                _log.warning("backend %s opened no session: %s (logged once)", what, fault)
 
     def nothing_found(self, what: str, names: Sequence[str]) -> None:
         """Warn of a response that may hold a token and does not say where. `names` are those of its members."""
-        shown = ", ".join(map(shown_place, names)) or "none"
+        shown = _shown(names)
         if self._is_new((what, shown)):
             _log.warning(
                 "backend %s opened no session: no token found among the members %s; "
@@ -61,3 +59,7 @@ class TokenWarnings:
             return False
         self._logged.add(kind)
         return True
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(map(shown_place, names)) or "none"

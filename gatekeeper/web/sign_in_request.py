@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -34,13 +36,15 @@ _UNREADABLE: Final = Problem(
 )
 # A browser sends a few dozen candidates; each costs a look-up in the store.
 _MOST_CANDIDATES: Final = 256
+_MOST_CARRIED: Final = 4096
 
 
 class _Found(msgspec.Struct, kw_only=True):
     """Results of searching a request: see `SignInRequest`. `lacks_proof`: no field of it is one of a login."""
 
     user_names: tuple[str, ...] = ()
-    token_like: list[str] | None = None
+    token_like: Sequence[str] = ()
+    carried: Callable[[], Sequence[str] | None] | None = None
     presented: list[str] | None = None
     learnable: Sequence[str] = ()
     refreshes: bool = False
@@ -63,7 +67,8 @@ async def read_sign_in(
     except Unsearchable:
         if kind is PathKind.REFRESH or (kind is PathKind.LOGIN and counts_logins):
             return _UNREADABLE
-        found = _Found()
+        # What it carries is not known.
+        found = _Found(carried=lambda: None)
     if found.lacks_proof and found.presented is None:
         return _UNREADABLE
     sent = _sent(rules, content, encoding, incoming.headers)
@@ -77,6 +82,7 @@ async def read_sign_in(
         received_at=received_at,
         user_names=found.user_names,
         token_like=found.token_like,
+        carried=found.carried,
         presented=(found.presented or ()) if found.lacks_proof else (),
         learnable=found.learnable,
         refreshes=found.refreshes,
@@ -107,17 +113,23 @@ def _search(rules: RequestRules, kind: PathKind, incoming: IncomingRequest, cont
             searched, fields, carrying, limit=_MOST_CANDIDATES, strict=False
         )
         return found
-    bearer = [pair for pair in incoming.headers if pair[0] == b"authorization"]
-    try:
-        found.presented = body_search.find_token_candidates(
-            searched, fields, bearer, limit=_MOST_CANDIDATES, strict=False
-        )
-        found.token_like = body_search.find_token_candidates(
-            searched, fields, incoming.headers, limit=_MOST_CANDIDATES, strict=False
-        )
-    except Unsearchable:
-        pass
+    # Not before a token is handed out: most failures need it not.
+    found.carried = partial(_carried, searched, fields, incoming.headers)
+    if found.lacks_proof:
+        bearer = [pair for pair in incoming.headers if pair[0] == b"authorization"]
+        with suppress(Unsearchable):
+            found.presented = body_search.find_token_candidates(
+                searched, fields, bearer, limit=_MOST_CANDIDATES, strict=False
+            )
     return found
+
+
+def _carried(texts: Sequence[bytes], fields: Sequence[Field], headers: Headers) -> list[str] | None:
+    """Every text of a request that may be a token, None for too many. They are compared, and never looked up."""
+    try:
+        return body_search.find_token_candidates(texts, fields, headers, limit=_MOST_CARRIED, strict=False)
+    except Unsearchable:
+        return None
 
 
 def _sent(rules: RequestRules, content: bytes, encoding: bytes, headers: Headers) -> Credentials:

@@ -36,6 +36,17 @@ def test_cookies_are_read_with_their_attributes_left_off() -> None:
     assert values([]) == {}
 
 
+def test_a_cookie_that_moves_to_another_path_or_domain_stays() -> None:
+    old = b"a=; Max-Age=0; Path=/; Domain=old.example"
+    assert cookies(b"a=v; Path=/auth; HttpOnly", b"a=; Path=/; Max-Age=0") == {b"a": "v"}
+    assert cookies(b"a=; Path=/; Max-Age=0", b"a=v; Path=/auth") == {b"a": "v"}
+    assert cookies(b"a=v; Path=/; Domain=new.example", old) == {b"a": "v"}
+    assert cookies(b"a=v; Path=/; Domain=old.example", old) == {}
+    # What is not written may be any.
+    assert cookies(b"a=v", old) == cookies(b"a=v; Path=/", old) == {}
+    assert cookies(b"a=v; Path=/auth", b"a=w; Path=/api") == {b"a": "w"}
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -117,7 +117,7 @@ BAD_CLAIMS: dict[str, dict[str, Any]] = {
     "no user": {"sub": ""},
     "no exp": {"exp": ...},
     "absurd iat": {"iat": -1e303},
-    "sid that is none": {"sid": "a b"},
+    "sid that is none": {"sid": "a\nb"},
     "refresh token": {"token_type": "refresh"},
 }
 

@@ -70,7 +70,7 @@ def test_a_login_that_opened_no_session_is_a_warning(world: World, told: pytest.
     assert found[0].startswith(
         "backend login opened no session: result.jwt: no key verifies the signature; its claims: sub"
     )
-    assert found[0].endswith(f"see {settings} (logged once)")
+    assert found[0].endswith(f"see {settings}; members of the response: result.jwt, n (logged once)")
     assert found[1].startswith(
         "backend login opened no session: token: the user is missing: no claim sub; its claims: jti"
     )
