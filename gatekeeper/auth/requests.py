@@ -51,9 +51,9 @@ class SignInRequest(msgspec.Struct, frozen=True, kw_only=True):
     `sent` are the credentials in its body and cookies, `user_names` all names by which its login may count.
     `token_like` is every text in it that may be a token; of a login, `carried` finds them, or None where they cannot be
     found. `presented` are those in the body, the query and `Authorization` of a login that holds neither a user name
-    nor another proof of a user. `learnable` are those that may be the refresh token although no name says so. `refreshes`:
-    it is a refresh, whatever its path is. `address` is the client's, None where several clients may share it,
-    `language` that of the body.
+    nor another proof of a user. `learnable` are those that may be the refresh token although no name says so.
+    `refreshes`: it is a refresh, whatever its path is. `address` is the client's, None where several clients may share
+    it, `language` that of the body.
     """
 
     facts: RequestFacts
