@@ -20,6 +20,8 @@ from gatekeeper.tokens.verifier import Verifier
 
 # Each costs a signature and a look-up.
 _MOST: Final = 4
+# Each costs the reading of its claims.
+_MOST_EXAMINED: Final = 64
 
 
 class Stray(msgspec.Struct, frozen=True):
@@ -47,12 +49,17 @@ class StrayTokens:
         if b"." in facts.query or b"%2" in facts.query:
             source = facts.websocket or facts.event_stream
             found = merged(found, self._places.in_query(facts.query, public=public, source=source))
-        return {text: places for text, places in found.items() if self._verifier.may_verify(text)} if found else found
+        if not found:
+            return found
+        examined = list(found.items())[:_MOST_EXAMINED]
+        plausible = {text: places for text, places in examined if self._verifier.may_verify(text)}
+        # No request in use has more; their number alone makes them too many.
+        return plausible | dict(list(found.items())[_MOST_EXAMINED:])
 
     def rules_out_direct_route(self, headers: Headers) -> bool:
         """Return true where some request with these headers may have a stray token, under whatever keys."""
         found = self._places.in_headers(headers)
-        return any(self._verifier.has_form(text) for text in found)
+        return len(found) > _MOST_EXAMINED or any(self._verifier.has_form(text) for text in found)
 
     def in_query(self, query: bytes) -> bool:
         """Return true where a query may hold a stray token."""

@@ -56,9 +56,12 @@ async def _verified(texts: Sequence[str], verifier: Verifier) -> tuple[dict[str,
     """Return the texts that verify, with their claims, and those whose only fault is a time."""
     good: dict[str, Claims] = {}
     expired: list[str] = []
-    candidates = [text for text in texts if verifier.may_verify(text, ignore_times=True)]
-    if len(candidates) > MOST_VERIFIED:
-        raise TokenRejected("too many cookies of one name")
+    candidates: list[str] = []
+    for text in texts:
+        if verifier.may_verify(text, ignore_times=True):
+            candidates.append(text)
+        if len(candidates) > MOST_VERIFIED:
+            raise TokenRejected("too many cookies of one name")
     for text in candidates:
         try:
             good[text] = await verifier.verify_once(text)

@@ -25,6 +25,8 @@ _HEADERS: Final = frozenset({b"x-access-token", b"x-auth-token"})
 _PARAMETERS: Final = frozenset({b"access_token", b"token", b"jwt", b"auth"})
 # On public paths, where links lead from anywhere, only the name of RFC 6750 section 2.3.
 _PUBLIC_PARAMETERS: Final = frozenset({b"access_token"})
+# The first character of a JSON object in base64, or of a space, a tab or a line end before it.
+_FIRST: Final = (b"e", b"I", b"C", b"D")
 _RUN: Final = re.compile(rb"[A-Za-z0-9_.-]+")
 
 
@@ -90,12 +92,13 @@ class StrayPlaces:
 
 
 def jwts(value: bytes) -> Iterator[str]:
-    """Yield the texts in a value that have the form of a JWT: three parts, joined by dots."""
+    """Yield the texts in a value that have the form of a JWT: three parts, joined by dots, the first of them perhaps
+    JSON in base64."""
     if b"%" in value:
         value = unquote_to_bytes(value)
     for run in _RUN.findall(value):
         parts = run.split(b".")
-        if len(parts) == 3 and all(parts):
+        if len(parts) == 3 and all(parts) and parts[0][:1] in _FIRST:
             yield run.decode("ascii")
 
 

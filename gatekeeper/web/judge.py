@@ -36,14 +36,14 @@ class Judge:
         """The verdict on a request. On a public path one that cannot be judged is anonymous; elsewhere raises
         `StoreUnavailable` and `KeysUnavailable`."""
         facts = self._rules.facts(incoming, own=False)
-        found = self._strays.find(facts, public=public)
+        if not public:
+            return await self._judged(facts, public=False)
         try:
-            return await (self._with_strays(facts, found, public=public) if found else self._alone(facts))
+            return await self._judged(facts, public=True)
         except (StoreUnavailable, KeysUnavailable) as error:
-            if not public:
-                raise
             self._telemetry.failed(error)
-            return Verdict(token_source="unjudged", removal=all_of(found))  # noqa: S106 - a source, no token
+            removal = all_of(self._strays.find(facts, public=True))
+            return Verdict(token_source="unjudged", removal=removal)  # noqa: S106 - a source, no token
 
     async def opaque(self, incoming: IncomingRequest) -> Verdict:
         """The verdict on a request whose Bearer is the backend's to judge: a refusal, or what is removed from it.
@@ -55,8 +55,14 @@ class Judge:
         refusal, removal = await self._strays.judge(found, strays, user=None, public=True)
         return refusal or Verdict(removal=removal)
 
-    async def _alone(self, facts: RequestFacts) -> Verdict:
-        return await self._admit(await self._gate.identify(facts), facts)
+    async def _judged(self, facts: RequestFacts, *, public: bool) -> Verdict:
+        identified = await self._gate.identify(facts)
+        if identified.claims is None and not public:
+            return identified
+        found = self._strays.find(facts, public=public)
+        if found:
+            return await self._with_strays(identified, facts, found, public=public)
+        return await self._admit(identified, facts)
 
     async def _admit(self, identified: Verdict, facts: RequestFacts) -> Verdict:
         """Admit who was identified; without the store while that is away and the operator allows it."""
@@ -71,11 +77,10 @@ class Judge:
                 self._telemetry.metrics.passed_degraded()
             return verdict
 
-    async def _with_strays(self, facts: RequestFacts, found: Mapping[str, int], *, public: bool) -> Verdict:
+    async def _with_strays(
+        self, identified: Verdict, facts: RequestFacts, found: Mapping[str, int], *, public: bool
+    ) -> Verdict:
         """Judge a request with tokens where no source looks; all look-ups go out with the check."""
-        identified = await self._gate.identify(facts)
-        if identified.claims is None and not public:
-            return identified
         strays = await self._strays.verified(found)
         verdict, (refusal, removal) = await asyncio.gather(
             self._admit(identified, facts),
