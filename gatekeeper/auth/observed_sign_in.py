@@ -8,9 +8,11 @@ if they fail, nothing is forwarded and no token is handed out.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final
+
+import msgspec
 
 from gatekeeper.auth.gate import TWO_USERS
 from gatekeeper.auth.links import find_links, learnt_links, named_links
@@ -186,7 +188,7 @@ class Refresh(_Observed):
             problem = await self._look_up(user, list(holders), bearers, has_bearer=verdict.claims is not None)
             if problem is not None or self.owner.session_id is not None:
                 return problem
-        return await self._look_up_learnt()
+        return await self._look_up_learnt(users)
 
     async def _holders(self) -> dict[str, str]:
         """The known refresh tokens of the request by digest, with their users; the one under its usual name comes
@@ -215,10 +217,12 @@ class Refresh(_Observed):
             return await self._refuse(user, ended)
         return None if live is None else self._link(user, live)
 
-    async def _look_up_learnt(self) -> Problem | None:
+    async def _look_up_learnt(self, users: Collection[str]) -> Problem | None:
         """Look up the sessions that were given texts of the request, where no token with a name says which it is. One
-        that has ended refuses the request. Two live ones link to neither."""
+        that has ended refuses the request. Two live ones link to neither. Sessions of other users than `users` do not
+        count, unless there are none: a text that all clients send may have been given to one session so far."""
         links = await learnt_links(self._services.sign_ins, self._digests)
+        links = [link for link in links if not users or link[0] in users]
         for user, linked in links:
             if linked.outcome == "ended":
                 return await self._refuse(user, linked)
@@ -237,18 +241,19 @@ class Refresh(_Observed):
         if self.owner.session_id is not None or self._sent is not None or not 200 <= response.status < 300:
             return new.besides
         sent = await learnt(self._services.verifier, self._request.learnable)
-        return Besides(new.besides.more, [*new.besides.learnt, *sent]) if len(sent) == 1 else new.besides
+        return msgspec.structs.replace(new.besides, presented=sent) if len(sent) == 1 else new.besides
 
     async def after(self, response: SignInResponse) -> Problem | None:
         new = await self._new_tokens(response)
         if new is None:
             return None
-        claims, besides = new.claims, await self._besides(new, response)
-        if self.owner.user not in {None, claims.user}:
-            # The token of another user linked the request, so what was learnt has not been asked yet.
+        claims = new.claims
+        if self.owner.user != claims.user:
+            # No token of this user linked the request, so what was learnt of them may not have been asked yet.
             self.owner.user = self.owner.session_id = None
-            if (problem := await self._look_up_learnt()) is not None:
+            if (problem := await self._look_up_learnt({claims.user})) is not None:
                 return problem
+        besides = await self._besides(new, response)
         given = refresh_token(response.given.refresh_token)
         # The backend accepted a refresh token that was not known, and may accept it again.
         unknown = self._sent if not self._is_known and self._sent is not None and self._sent != given else None

@@ -61,12 +61,15 @@ class Indexes:
     async def user_of_sid(self, sid: str) -> str | None:
         return _text(await self._redis.call(command("GET", self._keys.sid(sid))))
 
-    async def learn(self, digest: str, user: str, session_id: int, expires_at: float | None) -> None:
-        """Writes that a session was given a text that may be a refresh token. Given to a second one, it names none."""
+    async def learn(
+        self, digest: str, user: str, session_id: int, expires_at: float | None, *, presented: bool = False
+    ) -> None:
+        """Writes that a session was given a text that may be a refresh token. Given to a second one, it names none. One
+        that was only `presented` takes nothing from the session that was given it."""
         key = self._keys.learnt(digest)
         seconds = max(0.0 if expires_at is None else expires_at - time.time(), self._kept_seconds)
         milliseconds = int(min(seconds + SPARE_SECONDS, LATEST) * 1000)
-        reply = await self._redis.call(LEARN.command((key,), (f"{session_id} {user}", milliseconds)))
+        reply = await self._redis.call(LEARN.command((key,), (f"{session_id} {user}", milliseconds, int(presented))))
         if _list(reply) != [key]:
             raise StoreUnavailable("reply for another key from the session store", kind="protocol")
 

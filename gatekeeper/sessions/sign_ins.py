@@ -39,10 +39,11 @@ class RefreshToken(msgspec.Struct, frozen=True):
 
 class Besides(msgspec.Struct, frozen=True):
     """Tokens that a response hands out besides its newest access token and its refresh token: more access tokens, and
-    texts that may be refresh tokens."""
+    texts that may be refresh tokens. `presented`: such texts of the request, which no known token linked."""
 
     more: Sequence[Claims] = ()
     learnt: Sequence[RefreshToken] = ()
+    presented: Sequence[RefreshToken] = ()
 
 
 NOTHING: Final = Besides()
@@ -175,8 +176,10 @@ class SignIns:
         if signed_in.is_live:
             self._runner.revoked.add_live(claims.user, claims.reference, signed_in.session_id, claims.digest)
             learn = self._runner.indexes.learn
+            user, session_id = claims.user, signed_in.session_id
             await asyncio.gather(
-                *(learn(each.digest, claims.user, signed_in.session_id, each.expires_at) for each in besides.learnt)
+                *(learn(each.digest, user, session_id, each.expires_at) for each in besides.learnt),
+                *(learn(each.digest, user, session_id, each.expires_at, presented=True) for each in besides.presented),
             )
         return signed_in
 
@@ -187,8 +190,8 @@ class SignIns:
             arguments["more"] = [
                 {**named_by(each), "token_expires_at": expires_at(each.expires_at)} for each in besides.more
             ]
-        if besides.learnt:
-            arguments["learnt_expires_at"] = microseconds(max(each.expires_at or 0 for each in besides.learnt))
+        if learnt := [*besides.learnt, *besides.presented]:
+            arguments["learnt_expires_at"] = microseconds(max(each.expires_at or 0 for each in learnt))
         return arguments
 
     async def refresh(

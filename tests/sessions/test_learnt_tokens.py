@@ -56,6 +56,18 @@ async def test_given_to_a_second_session_it_names_none_for_ever(door: Door, user
     assert await door.sign_ins.owner_of_learnt("x") is None
 
 
+async def test_what_is_only_presented_takes_nothing_from_the_session_that_was_given_it(door: Door) -> None:
+    presented = Besides((), (), given("x").learnt)
+    opened = await door.log_in("a", besides=given("x"))
+    await door.log_in(token("thief", "75"), besides=presented)
+    assert await door.sign_ins.owner_of_learnt("x") == ("74", opened.session_id)
+    # One that no session was given is of the session that it came with.
+    opened = await door.log_in(token("b"), besides=Besides((), (), given("y").learnt))
+    assert await door.sign_ins.owner_of_learnt("y") == ("74", opened.session_id)
+    await door.log_in(token("c"), besides=given("y"))
+    assert await door.sign_ins.owner_of_learnt("y") is None
+
+
 async def test_whoever_comes_first_of_many_at_once_it_names_none(door: Door) -> None:
     await asyncio.gather(*(door.log_in(token(f"r{n}", str(n)), besides=given("x")) for n in range(40)))
     assert await door.sign_ins.owner_of_learnt("x") is None

@@ -419,6 +419,29 @@ def test_somebody_elses_bearer_does_not_renew_an_ended_session(world: World) -> 
     assert world.store.live(user) == 0
 
 
+@pytest.mark.parametrize("is_expired", [True, False])
+def test_a_bearer_that_was_never_seen_is_not_refused_by_what_somebody_else_was_given(
+    world: World, *, is_expired: bool
+) -> None:  # S09, rule 5.13
+    """A cookie that all clients have, and that one session was given so far: the others are from before Gatekeeper."""
+    user, other, shared = someone(), someone(), long_text()
+    access = signed_in(
+        world, user, lambda access: JSONResponse({"jwt": access}, headers={"set-cookie": f"csrf={shared}; HttpOnly"})
+    )
+    log_out(world, access)
+    times = {"exp": int(time.time()) - 600} if is_expired else {}
+    new, sent = token(other), [JSON, ("Cookie", f"csrf={shared}")]
+    bearing = token(other, **times)
+    assert post(world, REFRESH, JSONResponse({"jwt": new}), b"{}", sent, token=bearing).status == 200
+    world.passed("/", new)
+    # That bearer renews nothing for the user whose session has ended, and makes the text no less that session's.
+    again = token(user, iat=int(time.time()) + 1)
+    never_seen = token(someone(), **times)
+    answer = post(world, REFRESH, JSONResponse({"jwt": again}), b"{}", sent, token=never_seen)
+    assert answer.status == 401
+    assert world.store.live(user) == 0
+
+
 def test_the_refresh_token_of_a_request_that_linked_to_nothing_is_learnt(world: World) -> None:  # rule 5.13
     """Of a session from before Gatekeeper, or one that was adopted: its first refresh shows its refresh token."""
     for body, headers in (
