@@ -23,12 +23,11 @@ from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from gatekeeper.store.command import command
-from gatekeeper.store.embedded import EmbeddedValkey, JoinedValkey, server_binary
+from gatekeeper.store.embedded import DATA, RESTORING, EmbeddedValkey, JoinedValkey, server_binary
 from gatekeeper.store.epoch import SCHEMA
 
 _SNAPSHOT: Final = "sessions.rdb"
 _DESCRIPTION: Final = "backup.json"
-_FILES: Final = "appendonlydir"
 _BASE, _INCREMENT = "appendonly.aof.1.base.rdb", "appendonly.aof.1.incr.aof"
 _MANIFEST: Final = f"file {_BASE} seq 1 type b\nfile {_INCREMENT} seq 1 type i\n"
 _POLL_SECONDS: Final = 0.05
@@ -79,20 +78,20 @@ def restore_backup(data_dir: Path, folder: Path, *, key_prefix: str) -> tuple[Ba
     """
     backup = read_backup(folder)
     with EmbeddedValkey(data_dir).unused() as place, _failing(f"GATEKEEPER_DATA_DIR {data_dir}"):
-        new = place / f"{_FILES}.restoring"
+        new = place / RESTORING
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
         with (folder / _SNAPSHOT).open("rb") as source:
             _write(new / _BASE, source)
         _write(new / _INCREMENT, _not_before_now(key_prefix))
-        _write(new / f"{_FILES.removesuffix('dir')}.aof.manifest", _MANIFEST.encode())
+        _write(new / f"{DATA.removesuffix('dir')}.aof.manifest", _MANIFEST.encode())
         _check(new / _BASE)
         _sync(new)
         replaced = None
-        if (place / _FILES).exists():
-            replaced = place / f"{_FILES}.replaced-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-            (place / _FILES).rename(replaced)
-        new.rename(place / _FILES)
+        if (place / DATA).exists():
+            replaced = place / f"{DATA}.replaced-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+            (place / DATA).rename(replaced)
+        new.rename(place / DATA)
         _sync(place)
     return backup, replaced
 

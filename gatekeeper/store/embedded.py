@@ -33,6 +33,11 @@ from urllib.parse import quote
 
 _log = logging.getLogger("gatekeeper.store.embedded")
 
+DATA: Final = "appendonlydir"
+"""The directory of the server's files, in `data_dir`."""
+RESTORING: Final = f"{DATA}.restoring"
+"""The directory that becomes it at the end of a restore."""
+
 _START_SECONDS: Final = 15.0
 _WATCH_SECONDS: Final = 0.2
 _RETRY_SECONDS: Final = 1.0
@@ -267,6 +272,11 @@ class EmbeddedValkey:
         return lock
 
     def _spawn(self) -> None:
+        if (self._data_dir / RESTORING).exists() and not (self._data_dir / DATA).exists():
+            # Started now, it would be empty, and an empty store knows of no session that has ended.
+            raise EmbeddedStoreFailed(
+                f"a restore of GATEKEEPER_DATA_DIR {self._data_dir} broke off: repeat `gatekeeper restore`"
+            )
         lock = self._await_exit()
         if self._child is not None and lock is not None:
             self._child.wait()

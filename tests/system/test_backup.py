@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from gatekeeper.store.embedded import EmbeddedValkey
+from gatekeeper.store.embedded import EmbeddedStoreFailed, EmbeddedValkey
 from tests.servers import fetch
 from tests.system.sidecar import Backend, Sidecar, bearer, command, eventually, sidecar, someone, token
 
@@ -197,6 +197,17 @@ def test_what_is_no_good_backup_is_refused_and_replaces_nothing(
     assert "Traceback" not in done.stderr
     with _running(data) as server:
         assert server.get("kept") == b"yes"
+
+
+def test_a_restore_that_broke_off_is_repeated_before_anything_starts(copy: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    restored(data, copy)
+    (data / "appendonlydir").rename(data / "appendonlydir.restoring")
+    with pytest.raises(EmbeddedStoreFailed, match="broke off: repeat `gatekeeper restore`"):
+        EmbeddedValkey(data).start()
+    restored(data, copy)
+    with _running(data) as server:
+        assert server.dbsize() == 1001
 
 
 def test_a_backup_goes_into_an_empty_folder_of_a_store_that_runs(copy: Path, tmp_path: Path) -> None:
