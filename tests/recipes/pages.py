@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Final
 
+from gatekeeper.settings.env_file import read_env_file
 from tests.docs.blocks import blocks_of
 
 FOLDER: Final = Path(__file__).parent.parent.parent / "docs" / "recipes"
@@ -21,13 +23,12 @@ Row = dict[str, str]
 def settings_of(page: str, block: str) -> dict[str, str]:
     """The settings in the block `block` of a page, by their names without prefix, in lower case."""
     (found,) = [each for each in blocks_of(page, (FOLDER / page).read_text(encoding="utf-8")) if each.file == block]
-    settings: dict[str, str] = {}
-    for line in found.text.splitlines():
-        if line and not line.startswith("#"):
-            name, _, value = line.partition("=")
-            assert name.startswith(_PREFIX), f"{page}: {line}"
-            settings[name.removeprefix(_PREFIX).lower()] = value.strip("'")
-    return settings
+    with NamedTemporaryFile("w", suffix=".env") as file:
+        file.write(found.text)
+        file.flush()
+        settings = read_env_file(Path(file.name))
+    assert all(name.startswith(_PREFIX) for name in settings), f"{page}: {sorted(settings)}"
+    return {name.removeprefix(_PREFIX).lower(): value for name, value in settings.items()}
 
 
 def blocks() -> set[tuple[str, str]]:

@@ -165,6 +165,7 @@ PYTHON: Final[Sequence[Recipe]] = (
 
 
 class Nest(BearerDevice):
+    refusal = '"statusCode":401'
     refreshes = False
     at_logout = AT_GATEKEEPER
 
@@ -227,12 +228,14 @@ class Feathers(SdkDevice):
 
     user = "alice@example.org"
     script = "node/feathers-client.cjs"
+    refusal = '"name": "NotAuthenticated"'
     credentials = _ALICE_MAIL
 
 
 class Directus(SdkDevice):
     user = "alice@example.org"
     script = "directus/client.cjs"
+    refusal = '"extensions": {"code": "'
     credentials = _ALICE_MAIL
 
 
@@ -259,6 +262,24 @@ class DirectusCookies(BearerDevice):
         return said(self.http.post("/auth/logout", json={"mode": "cookie"}))
 
 
+class DirectusSession(Device):
+    """A browser's script: the token itself is in a cookie, and refreshes itself."""
+
+    user = "alice@example.org"
+
+    def sign_in(self) -> Said:
+        return said(self.http.post("/auth/login", json={**_ALICE_MAIL, "mode": "session"}))
+
+    def ask(self) -> Said:
+        return said(self.http.get("/users/me?fields=email"))
+
+    def refresh(self) -> Said:
+        return said(self.http.post("/auth/refresh", json={"mode": "session"}))
+
+    def logout(self) -> Said:
+        return said(self.http.post("/auth/logout", json={"mode": "session"}))
+
+
 DIRECTUS: Final[Sequence[Recipe]] = (
     Recipe(
         "Directus", "directus.md", "directus.env", partial(node_process, "directus/serve.cjs"), Directus, apart=True
@@ -270,6 +291,13 @@ DIRECTUS: Final[Sequence[Recipe]] = (
         partial(node_process, "directus/serve.cjs"),
         DirectusCookies,
         apart=True,
+    ),
+    Recipe(
+        "Directus with session cookies",
+        "directus.md",
+        "directus.env",
+        partial(node_process, "directus/serve.cjs"),
+        DirectusSession,
     ),
 )
 NODE: Final[Sequence[Recipe]] = (

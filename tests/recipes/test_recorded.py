@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.recipes import pages
 from tests.recipes.recorded import JTI_MATCHER, RECORDED, Keycloak
-from tests.recipes.walk import LISTS, Recipe, assert_admitted, assert_as_the_page_says, assert_over, site
+from tests.recipes.walk import LISTS, Recipe, Walk, assert_admitted, assert_as_the_page_says, assert_over, site
 from tests.system.sidecar import Store
 
 pytestmark = pytest.mark.slow
@@ -50,3 +51,23 @@ def test_devise_with_one_jti_a_user_signs_in_again_after_any_end(
             assert_over(devise, again)
         with devise.signed_in() as again:
             assert_admitted(again)
+
+
+@pytest.mark.parametrize(
+    ("changed", "columns"),
+    [
+        ({"login_paths": "/x", "public_paths": "/api/auth/login"}, {"seen at the door", "list", "limit"}),
+        ({"jwt_user_claim": "user_id"}, set(pages.COLUMNS)),
+        ({"refresh_paths": "/x"}, {"refresh", "logout"}),
+        ({"logout_paths": "/x"}, {"logout"}),
+        ({"device_limit": "4"}, {"limit"}),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_a_walk_finds_what_a_setting_is_for(
+    changed: dict[str, str], columns: set[str], backend_of: Callable[[Recipe], str], store: Store
+) -> None:
+    (recipe,) = [each for each in RECORDED if each.name == "Laravel with jwt-auth"]
+    with site(recipe, backend_of(recipe), store, **changed) as running:
+        row = Walk(running).row()
+    assert {column for column, cell in row.items() if cell == "no"} == columns

@@ -55,6 +55,8 @@ class Device:
     user: ClassVar[str] = "alice"
     """What the backend answers to `ask`, among other things."""
     refreshes: ClassVar[bool] = True
+    refusal: ClassVar[str] = ""
+    """What a client of the backend looks for in a refusal."""
     door: ClassVar[str] = "yes"
     at_logout: ClassVar[str] = "yes"
 
@@ -162,8 +164,10 @@ class Site:
 
 
 @contextmanager
-def site(recipe: Recipe, backend: str, store: Store) -> Iterator[Site]:
-    settings = pages.settings_of(recipe.page, recipe.block)
+def site(recipe: Recipe, backend: str, store: Store, **changed: str) -> Iterator[Site]:
+    """Settings that are `changed` are those of the page no more; an empty one is left out."""
+    settings = pages.settings_of(recipe.page, recipe.block) | changed
+    settings = {name: value for name, value in settings.items() if value}
     with tempfile.TemporaryDirectory(prefix="gk-recipe-") as name:
         directory = Path(name)
         settings |= {"upstream_url": backend} | recipe.live_settings(backend, directory)
@@ -188,6 +192,7 @@ def assert_over(site: Site, device: Device) -> None:
     before = site.live
     answer = device.ask()
     assert answer.refused, answer
+    assert device.refusal in answer.text, answer
     if device.refreshes:
         answer = device.refresh()
         assert answer.refused, answer

@@ -46,8 +46,8 @@ const acts = {
       said = { status: 200, body: await acts[given.act](app, given) };
     } catch (error) {
       // What an application catches.
-      const { code, data, message } = error;
-      said = { status: error.response?.status ?? code, body: { code, data, message } };
+      const { name, code, data, message } = error;
+      said = { status: error.response?.status ?? code, body: { name, code, data, message } };
     }
     console.log(JSON.stringify(said));
   }
