@@ -76,14 +76,14 @@ class ResponseReader:
         members = list(_members(document))
         texts = [*(found for _, found in members), *_of_headers(headers), *_of_cookies(values)]
         named = dict.fromkeys(self._named(document, headers, values))
-        refresh = self._refresh_token(document, headers, values)
+        refresh = self._refresh_tokens(document, headers, values)
         elsewhere = dict.fromkeys(FoundText(place, without_scheme(text)) for place, text in texts)
         known = {text for _, text in named}
         return GivenTokens(
             named=list(named),
-            refresh_token=refresh,
+            refresh_token=refresh[0] if refresh else None,
             elsewhere=_distinct(found for found in elsewhere if found.text not in known and looks_like_jwt(found.text)),
-            learnable=self._learnable(members, jar, {*known, refresh}),
+            learnable=[*filter(is_learnable, refresh[1:]), *self._learnable(members, jar, {*known, *refresh})],
             names=list(dict.fromkeys(place for place, _ in texts))[:_MOST_NAMES],
         )
 
@@ -97,12 +97,14 @@ class ResponseReader:
             if cookie in values:
                 yield FoundText(f"cookie {cookie.decode()}", without_scheme(values[cookie]))
 
-    def _refresh_token(self, document: Any, headers: Headers, values: dict[bytes, str]) -> str | None:
-        named = next((without_scheme(found.text) for found in self._refresh.find(document, headers, values)), None)
-        return named or credentials.usual_refresh_token(document) or values.get(REFRESH_COOKIE)
+    def _refresh_tokens(self, document: Any, headers: Headers, values: dict[bytes, str]) -> list[str]:
+        """The refresh tokens in the places that have names, in the order in which they count."""
+        found = [without_scheme(each.text) for each in self._refresh.find(document, headers, values)]
+        found += [credentials.usual_refresh_token(document) or "", values.get(REFRESH_COOKIE, "")]
+        return [text for text in dict.fromkeys(found) if text]
 
     def _learnable(
-        self, members: Sequence[tuple[str, FoundText]], jar: dict[bytes, SetCookie], known: set[str | None]
+        self, members: Sequence[tuple[str, FoundText]], jar: dict[bytes, SetCookie], known: set[str]
     ) -> list[str]:
         """The texts that are learnt as refresh tokens unless they are access tokens, those first whose names say so."""
         found = [text for name, (_, text) in members if _REFRESH.search(name)]

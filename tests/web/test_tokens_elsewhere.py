@@ -508,6 +508,20 @@ def test_settings_name_the_places_of_both_tokens(named: World, give: Callable[[s
         assert refused(named, REFRESH, b"", [("Cookie", f"ren={each}")]).status == 401
 
 
+def test_of_several_places_with_names_none_is_forgotten(named: World) -> None:
+    """A backend may hand out two refresh tokens: one in its body, and one in a cookie that scripts can read."""
+    user, first, second, third = someone(), long_text(), long_text(), long_text()
+    access = token(user)
+    answer = JSONResponse(
+        {"session": [{"key": access, "renewal": first}], "refresh_token": third},
+        headers={"set-cookie": f"ren={second}"},
+    )
+    post(named, LOGIN, answer, of(username=user))
+    log_out(named, access)
+    for each in (first, second, third):
+        assert refused(named, REFRESH, of(any=each)).status == 401
+
+
 SENT: dict[str, Callable[[str], tuple[bytes, list[tuple[str, str]]]]] = {
     "pointer": lambda kept: (of(renewal=kept), [JSON]),
     "form": lambda kept: (urlencode({"renewal": kept}).encode(), [FORM]),
