@@ -37,6 +37,11 @@ def read(text: str) -> str:
     return unquote(text) if "%" in text else text
 
 
+def as_given(reference: str) -> str:
+    """Return a token reference as people know it: a bare `sid` or `jti` as it stands in the token."""
+    return reference if ":" in reference else read(reference)
+
+
 def mirrored(identifier: str) -> str:
     """Return an id as the last part of a key of the mirror: as it stands where that is harmless."""
     return identifier if _WRITTEN_AS_IS.fullmatch(identifier) else quote(identifier, safe=_KEPT_IN_MIRROR)

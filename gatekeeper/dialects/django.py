@@ -8,9 +8,9 @@ from typing import Final
 
 import msgspec
 
-from gatekeeper import identifiers
 from gatekeeper.dialects.base import ENDS_ALL, LISTS, NOT_FOUND, Answer, Call, Operation, Wording, instant, session_id
 from gatekeeper.errors import Reason
+from gatekeeper.identifiers import as_given
 from gatekeeper.models import Problem, Session
 
 name: Final = "django"
@@ -82,17 +82,12 @@ class DjangoError(msgspec.Struct, frozen=True):
 Error: Final = DjangoError
 
 
-def _token_name(session: Session) -> str:
-    """Return the reference of a session; a bare `sid` or `jti` as it stands in the token."""
-    return session.reference if ":" in session.reference else identifiers.read(session.reference)
-
-
 def _view(session: Session, current: int) -> DjangoSessionView:
     device = session.device
     return DjangoSessionView(
         id=session.id,
         # Lets a frontend tell sessions apart. It is a cut hash, so it cannot serve as a credential.
-        session_key=hashlib.sha256(_token_name(session).encode()).hexdigest()[:6] + "...",
+        session_key=hashlib.sha256(as_given(session.reference).encode()).hexdigest()[:6] + "...",
         ip_address=session.ip_address,
         user_agent=session.user_agent,
         device_info=DjangoDeviceView(device.browser, device.os, device.form),

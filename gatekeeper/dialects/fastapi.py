@@ -16,6 +16,7 @@ from gatekeeper.dialects.base import (
     instant,
     user_number,
 )
+from gatekeeper.identifiers import as_given
 from gatekeeper.models import Problem, Session
 
 name: Final = "fastapi"
@@ -48,7 +49,7 @@ class FastapiInfo(msgspec.Struct, frozen=True):
 
 
 def _jti(session: Session) -> str:
-    return session.jti or session.reference
+    return session.jti or as_given(session.reference)
 
 
 def _view(session: Session) -> FastapiSessionView:
@@ -74,7 +75,9 @@ async def session_info(call: Call) -> Answer | Problem:
     claims = call.claims
     sessions = await call.manager.sessions(claims.user)
     # The newest `jti` of the session, not that of this token: a refresh may have issued a newer token (C-07).
-    jti = next((_jti(each) for each in sessions if each.id == call.session_id), claims.jti or claims.reference)
+    jti = next(
+        (_jti(each) for each in sessions if each.id == call.session_id), claims.jti or as_given(claims.reference)
+    )
     # The gate has already refused every request whose session is not valid.
     return Answer(body=FastapiInfo(user_number(claims.user), jti, True, len(sessions)))
 

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from gatekeeper.identifiers import is_identifier, written
+from gatekeeper.identifiers import is_identifier, read, written
 
 Policy = Literal["evict_idle", "evict_oldest", "reject"]
 
@@ -27,9 +27,7 @@ SPARE_SECONDS: Final = 86_400.0
 _TAG: Final = str.maketrans({"%": "%25", "{": "%7B", "}": "%7D"})
 _SESSIONS: Final = b"}:sessions"
 # A reference (tokens/claims.py) that is no id alone: `h:` and a hash, or a written `sid` with its `auth_time`.
-_COMPOUND: Final = re.compile(r"h:[0-9a-f]{64}|[A-Za-z0-9._~+/=%-]{1,3072}:[0-9.]{1,32}")
-# A `sid` that is not written as it stands.
-_ESCAPED: Final = re.compile(r"(?:[A-Za-z0-9._~+/=-]|%[0-9A-F]{2}){1,3072}")
+_COMPOUND: Final = re.compile(r"h:[0-9a-f]{64}|(?P<sid>[A-Za-z0-9._~+/=%-]{1,3072}):[0-9.]{1,32}")
 
 
 def microseconds(seconds: float) -> int:
@@ -45,12 +43,18 @@ def new_id() -> int:
 def references(name: str) -> list[str]:
     """The references that a caller may mean by `name`: a reference as it is listed, or a `jti` as its provider writes
     it. Empty for a text that is neither."""
-    found = [name] if _COMPOUND.fullmatch(name) else []
+    compound = _COMPOUND.fullmatch(name)
+    found = [name] if compound and (compound["sid"] is None or _is_written(compound["sid"])) else []
     if is_identifier(name):
         found.append(written(name))
-    if _ESCAPED.fullmatch(name):
+    if _is_written(name):
         found.append(name)
     return list(dict.fromkeys(found))
+
+
+def _is_written(text: str) -> bool:
+    """Return true for the written form of an id."""
+    return is_identifier(identifier := read(text)) and written(identifier) == text
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):

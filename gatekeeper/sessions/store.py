@@ -290,19 +290,21 @@ class SessionStore:
 
     async def log_out_unseen(self, user: str, reference: str, client: Client) -> None:
         """Makes sure that tokens with a reference which no session has open none, where unknown tokens would."""
-        if not self._runner.rules.adopt_unknown or not (names := references(reference)):
+        if not self._runner.rules.adopt_unknown:
             return
-        claims = Claims(
-            user=user,
-            reference=names[0],
-            jti=None,
-            roles=(),
-            is_admin=False,
-            issued_at=None,
-            expires_at=time.time() + self._runner.rules.session_seconds,
-            claims={},
-        )
-        await self.log_out(claims, client)
+        # A name may be read in two ways: the user's tokens of neither open a session.
+        for each in references(reference):
+            claims = Claims(
+                user=user,
+                reference=each,
+                jti=None,
+                roles=(),
+                is_admin=False,
+                issued_at=None,
+                expires_at=time.time() + self._runner.rules.session_seconds,
+                claims={},
+            )
+            await self.log_out(claims, client)
 
     async def end_sid(
         self,

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from gatekeeper.dialects.base import user_number
+from gatekeeper.identifiers import as_given
 from gatekeeper.models import EndReason, Session
 from gatekeeper.web.request import CurrentSession
 
@@ -71,7 +72,7 @@ class SessionInfo:
     @classmethod
     def of(cls, session: Session) -> SessionInfo:
         return cls(
-            jti=session.reference,
+            jti=as_given(session.reference),
             id=session.id,
             user_id=session.user,
             created_at=_instant(session.created_at),

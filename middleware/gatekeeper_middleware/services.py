@@ -19,6 +19,7 @@ from typing import Any, Literal
 from gatekeeper.auth.issued_sign_in import IssuedSignIn
 from gatekeeper.auth.requests import IssuedTokens, SessionOwner
 from gatekeeper.errors import Reason, TokenRejected
+from gatekeeper.identifiers import as_given
 from gatekeeper.models import Problem, Session, Verdict
 from gatekeeper.sessions.manager import Manager
 from gatekeeper.tokens.claims import unverified_reference
@@ -51,7 +52,7 @@ def extract_jti_from_token(token: str) -> str:
     already authenticated, never to authenticate a user. Raises `AuthenticationError` for text that is not a token.
     """
     try:
-        return unverified_reference(unverified_payload(token))
+        return as_given(unverified_reference(unverified_payload(token)))
     except TokenRejected as rejected:
         raise AuthenticationError from rejected
 
@@ -63,7 +64,7 @@ def extract_jti_from_request(request: Any) -> str:
     session: CurrentSession | None = scope_of(request)["gatekeeper"]
     if session is None:
         raise refused(Problem(reason=Reason.TOKEN_MISSING), context.language())
-    return session.claims.reference
+    return as_given(session.claims.reference)
 
 
 class SessionService:

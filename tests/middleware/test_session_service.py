@@ -103,10 +103,30 @@ async def test_a_token_that_was_never_seen_is_over_once_its_name_was_revoked(obs
     assert not await tokens.session_service.revoke_session(extract_jti_from_token(access), someone_id)
     assert (await refused(tokens.validate_token(access))).code == "access_token_blacklisted"
     # No session is stored under an invalid name.
-    for name in ("", "x" * 400, "a b", "é", "\ud800"):
+    for name in ("", "x" * 400, "a\n", "\x00", "\ud800"):
         assert not await tokens.session_service.revoke_session(name, user)
         assert await tokens.session_service.get_session(name, user) is None
     assert await tokens.session_service.get_user_sessions(user, include_inactive=True) == []
+
+
+@pytest.mark.parametrize(
+    "claims", [{"jti": "onrtac:{}"}, {"jti": "h:{} é%"}, {"sid": "s:{}"}, {"sid": "{}", "auth_time": 7}]
+)
+async def test_a_session_is_found_by_the_name_that_its_provider_gave(observing: Engine, claims: dict[str, Any]) -> None:
+    # T19
+    user = someone()
+    named = {name: value.replace("{}", user) if isinstance(value, str) else value for name, value in claims.items()}
+    access = token(user, **named)
+    sessions = TokenService(observing).session_service
+    # Over before it was ever seen, under the same name as in the token.
+    name = extract_jti_from_token(access)
+    assert name == (named.get("sid") or named["jti"]) + (":7" if "auth_time" in named else "")
+    assert not await sessions.revoke_session(name, user)
+    assert (await refused(TokenService(observing).validate_token(access))).code == "access_token_blacklisted"
+    assert name in [session.jti for session in await sessions.get_user_sessions(user, include_inactive=True)]
+    found = await sessions.get_session(name, user)
+    assert found is not None
+    assert found.end_reason == "logged_out"
 
 
 async def test_nothing_is_kept_of_unknown_names_where_tokens_are_not_adopted(sessions: SessionService) -> None:
