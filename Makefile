@@ -96,6 +96,7 @@ $(VENV)/.installed-dev: pyproject.toml uv.lock | $(VENV)/.uv-$(UV_VERSION)
 
 # Without npm, or without a registry, the tests that need the packages are skipped, and fail in CI (tests/machine.py).
 # No package may run a script of its own.
+.recipes/directus/.installed: $(wildcard tests/recipes/directus/*/*)
 .recipes/%/.installed: tests/recipes/%/package.json tests/recipes/%/package-lock.json
 	@rm -rf $(@D) && mkdir -p .recipes && cp -r tests/recipes/$* $(@D)
 	@if ! command -v npm >/dev/null; then echo "no npm: the recipes for $* are not tested"; \
