@@ -16,6 +16,8 @@ from gatekeeper.telemetry.metrics import Metrics
 from gatekeeper.tokens.keys import KeySource
 
 _CANCEL_AGAIN_SECONDS: Final = 0.05
+# As many as open the breaker of a single server.
+_MISSES_TO_TELL: Final = 3
 
 _log = logging.getLogger("gatekeeper")
 
@@ -199,15 +201,15 @@ class Readiness:
         """Check at each beat and log what changes. The store's faults are logged by the breaker; of a Cluster, whose
         breaker does not open, they are logged here."""
         known: list[str] = []
-        failing = False
+        misses = 0
         while True:
             fault = await self._store_fault()
-            if self._client.is_cluster and (fault is not None) is not failing:
-                failing = fault is not None
-                if failing:
-                    _log.warning("gatekeeper not ready: %s", fault)
-                else:
+            if self._client.is_cluster:
+                if fault is None and misses >= _MISSES_TO_TELL:
                     _log.info("session store works again")
+                misses = misses + 1 if fault is not None else 0
+                if misses == _MISSES_TO_TELL:
+                    _log.warning("gatekeeper not ready: %s", fault)
             found = await self._other_faults()
             self._metrics.settle()
             if found != known:
