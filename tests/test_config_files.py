@@ -320,7 +320,7 @@ def test_the_page_on_operations_lists_every_metric_and_every_field_of_the_access
         assert f"| `{name}" in page, name
     fields = (
         "ts level event request_id client_ip method route path status duration_ms upstream_ms decision reason "
-        "user_id session_id bytes_out"
+        "user_id session_id bytes_out why"
     )
     assert re.findall(
         r"^\| `(\w+)` \|", page.partition("## The access line")[2].partition("\n## ")[0], re.MULTILINE
