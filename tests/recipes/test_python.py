@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.recipes.real import PYTHON
-from tests.recipes.walk import Recipe, assert_admitted, assert_as_the_page_says, site
+from tests.recipes.walk import Recipe, assert_admitted, assert_as_the_page_says, assert_found_without_settings, site
 from tests.system.sidecar import Store
 
 pytestmark = pytest.mark.slow
@@ -30,3 +30,12 @@ def test_what_flask_refuses_for_its_csrf_value_it_still_refuses(
         answer = browser.http.delete("/sessions/all", headers={"Origin": "https://evil.example"})
         assert (answer.status_code, answer.json()["code"]) == (403, "origin_not_allowed")
         assert_admitted(browser)
+
+
+@pytest.mark.parametrize(
+    "recipe", [each for each in PYTHON if each.name == "Flask-JWT-Extended"], ids=lambda recipe: recipe.name
+)
+def test_the_tokens_are_found_without_settings_too(
+    recipe: Recipe, backend_of: Callable[[Recipe], str], store: Store
+) -> None:
+    assert_found_without_settings(recipe, backend_of(recipe), store)

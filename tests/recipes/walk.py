@@ -308,3 +308,12 @@ def assert_as_the_page_says(recipe: Recipe, backend: str, store: Store) -> None:
     line, faults = walk(recipe, backend, store)
     told = pages.rows(pages.INDEX.read_text(encoding="utf-8")).get(recipe.name)
     assert line == told, json.dumps(faults, indent=1)
+
+
+def assert_found_without_settings(recipe: Recipe, backend: str, store: Store) -> None:
+    """Its row is the same where nothing says in which places its tokens are."""
+    unnamed = dict.fromkeys(("login_token_pointers", "login_refresh_pointers", "refresh_token_sources"), "")
+    with site(recipe, backend, store, **unnamed) as running:
+        steps = Walk(running)
+        line = pages.line_of(recipe.page, recipe.name, steps.row())
+    assert line == pages.rows(pages.INDEX.read_text(encoding="utf-8"))[recipe.name], json.dumps(steps.faults, indent=1)
