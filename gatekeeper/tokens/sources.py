@@ -17,6 +17,7 @@ import msgspec
 from gatekeeper.errors import TokenRejected
 from gatekeeper.http.grammar import TOKEN_BYTES
 from gatekeeper.http.headers import Headers, fold
+from gatekeeper.tokens.jwt_texts import jwts
 
 # RFC 9110 section 11.2 (token68).
 _TOKEN68: Final = re.compile(rb"[A-Za-z0-9._~+/=-]+")
@@ -38,7 +39,8 @@ class MalformedCredential(TokenRejected):
 class PresentedToken(msgspec.Struct, frozen=True):
     """A token that a request carries, not verified yet. `source` is the name of its source as configured.
 
-    `others` are different tokens of later sources, which must not verify for another user. `twins` are the other values
+    `others` are different texts of later sources, malformed ones and the tokens in these too: they must not verify for
+    another user, and do not go on. `twins` are the other values
     of the cookie that the token is in.
     """
 
@@ -117,8 +119,8 @@ class TokenSources:
             except TokenRejected:
                 if token is None:
                     raise
-                # Rule 3.8: a later source matters only if its token verifies, and this one never will.
-                continue
+                # Rule 3.8: of what cannot be read as one token nothing goes on, and the tokens in it are judged.
+                texts = _pieces(configured, fields, query)
             if not texts:
                 continue
             if token is None:
@@ -346,6 +348,20 @@ def _read(source: _Source, fields: _Fields, query: bytes) -> list[str]:
     return [] if found is None else [found]
 
 
+def _pieces(source: _Source, fields: _Fields, query: bytes) -> list[str]:
+    """Return what stands in a source that cannot be read as one token, and the texts in it that look like tokens."""
+    kind, key = source.kind, source.key
+    if kind == "scheme":
+        values = [fields.authorization or b""]
+    elif kind == "header":
+        values = fields.named.get(key, [])
+    elif kind == "cookie":
+        values = fields.cookies.get(key, [])
+    else:
+        values = _parameters(query, key) if kind == "query" else fields.protocols
+    return [text for value in values for text in (value.decode("latin-1"), *jwts(value))]
+
+
 def _ascii(value: bytes) -> str:
     try:
         return value.decode("ascii")
@@ -416,10 +432,13 @@ def _parameter_name(piece: bytes) -> bytes:
     return unquote_to_bytes(piece.partition(b"=")[0].replace(b"+", b" "))
 
 
+def _parameters(query: bytes, name: bytes) -> list[bytes]:
+    pieces = [piece for piece in query.split(b"&") if _parameter_name(piece) == name]
+    return list(dict.fromkeys(unquote_to_bytes(piece.partition(b"=")[2]) for piece in pieces))
+
+
 def _parameter(query: bytes, name: bytes) -> str | None:
-    values = {
-        unquote_to_bytes(piece.partition(b"=")[2]) for piece in query.split(b"&") if _parameter_name(piece) == name
-    }
+    values = _parameters(query, name)
     if len(values) > 1:
         raise TokenRejected("two query parameters of one name with different values")
     value = values.pop() if values else b""

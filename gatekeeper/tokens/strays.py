@@ -6,12 +6,12 @@ it, so `auth.strays` judges what is found, and it is removed from what goes on.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from gatekeeper.http.headers import HeaderList, Headers, fold
+from gatekeeper.tokens.jwt_texts import jwts
 from gatekeeper.tokens.sources import TokenSources, keep_pairs
 
 # The places of a text, as a set of bits.
@@ -25,9 +25,6 @@ _HEADERS: Final = frozenset({b"x-access-token", b"x-auth-token"})
 _PARAMETERS: Final = frozenset({b"access_token", b"token", b"jwt", b"auth"})
 # On public paths, where links lead from anywhere, only the name of RFC 6750 section 2.3.
 _PUBLIC_PARAMETERS: Final = frozenset({b"access_token"})
-# The first character of a JSON object in base64, or of a space, a tab or a line end before it.
-_FIRST: Final = (b"e", b"I", b"C", b"D")
-_RUN: Final = re.compile(rb"[A-Za-z0-9_.-]+")
 
 
 class StrayPlaces:
@@ -50,7 +47,8 @@ class StrayPlaces:
             if lowered == _COOKIE:
                 for piece in value.split(b";"):
                     if not self._sources.reads_cookie(piece):
-                        _add(found, jwts(piece.partition(b"=")[2]), IN_COOKIE)
+                        # Also one without a name: a backend may take the whole pair for the value.
+                        _add(found, jwts(piece), IN_COOKIE)
             elif self._is_place(lowered, value):
                 _add(found, jwts(value), IN_HEADER)
         return found
@@ -65,10 +63,14 @@ class StrayPlaces:
         found: dict[str, int] = {}
         names = _PUBLIC_PARAMETERS if public else _PARAMETERS
         for piece in query.split(b"&") if query else ():
-            name, _, value = piece.partition(b"=")
-            name = unquote_to_bytes(name.replace(b"+", b" "))
+            name, value = _member(piece)
             if name in names and not (source and name in self._sources.parameters):
                 _add(found, jwts(value), IN_QUERY)
+            # Some backends split at `;` too, which no source does.
+            for part in piece.split(b";") if b";" in piece else ():
+                name, value = _member(part)
+                if name in names:
+                    _add(found, jwts(value), IN_QUERY)
         return found
 
     def without(self, headers: Headers, *, headers_with: frozenset[str], cookies_with: frozenset[str]) -> HeaderList:
@@ -79,9 +81,7 @@ class StrayPlaces:
             if lowered == _COOKIE and cookies_with:
                 rest = keep_pairs(
                     value,
-                    lambda piece: (
-                        self._sources.reads_cookie(piece) or cookies_with.isdisjoint(jwts(piece.partition(b"=")[2]))
-                    ),
+                    lambda piece: self._sources.reads_cookie(piece) or cookies_with.isdisjoint(jwts(piece)),
                 )
                 if rest or not value:
                     kept.append((name, rest))
@@ -91,15 +91,9 @@ class StrayPlaces:
         return kept
 
 
-def jwts(value: bytes) -> Iterator[str]:
-    """Yield the texts in a value that have the form of a JWT: three parts, joined by dots, the first of them perhaps
-    JSON in base64."""
-    if b"%" in value:
-        value = unquote_to_bytes(value)
-    for run in _RUN.findall(value):
-        parts = run.split(b".")
-        if len(parts) == 3 and all(parts) and parts[0][:1] in _FIRST:
-            yield run.decode("ascii")
+def _member(piece: bytes) -> tuple[bytes, bytes]:
+    name, _, value = piece.partition(b"=")
+    return unquote_to_bytes(name.replace(b"+", b" ")), value
 
 
 def _add(found: dict[str, int], texts: Iterator[str], place: int) -> None:

@@ -155,9 +155,33 @@ def test_the_same_token_in_two_sources_is_no_disagreement() -> None:
     assert USUAL.find([*cookies(b"access_token=h"), *authorization(b"Bearer h")]) == PresentedToken("h", "header", ())
 
 
-def test_junk_in_a_later_source_is_not_looked_at() -> None:
+JWT = "eyJh.eyJz.c2ln"
+MANY = TokenSources(["cookie:access_token", "header", "header:X-Access-Token", "query:q", "subprotocol"])
+
+
+@pytest.mark.parametrize(
+    ("headers", "query"),
+    [
+        (authorization(b"Bearer  eyJh.eyJz.c2ln"), b""),
+        (authorization(b"Bearer\teyJh.eyJz.c2ln"), b""),
+        (authorization(b"Bearer eyJh.eyJz.c2ln,x"), b""),
+        (authorization(b"Bearer \xff eyJh.eyJz.c2ln"), b""),
+        ([(b"x-access-token", b"eyJh.eyJz.c2ln"), (b"x-access-token", b"x")], b""),
+        ([(b"x-access-token", b"x eyJh.eyJz.c2ln")], b""),
+        ([(b"sec-websocket-protocol", b"eyJh.eyJz.c2ln, bearer")], b""),
+        ([], b"q=eyJh.eyJz.c2ln&q=x"),
+        ([], b"q=eyJh.eyJz.c2ln%ff"),
+    ],
+)
+def test_tokens_in_a_malformed_later_source_are_told(headers: list[tuple[bytes, bytes]], query: bytes) -> None:  # T22
+    found = MANY.find([*cookies(b"access_token=c"), *headers], query=query, websocket=True)
+    assert found is not None
+    assert (found.token, found.source, JWT in found.others) == ("c", "cookie:access_token", True)
+
+
+def test_junk_in_a_later_source_is_told_and_so_does_not_go_on() -> None:
     headers = [*cookies(b"access_token=\xff"), *authorization(b"Bearer h")]
-    assert USUAL.find(headers) == PresentedToken("h", "header", ())
+    assert USUAL.find(headers) == PresentedToken("h", "header", ("\xff",))
 
 
 def test_a_source_that_is_not_configured_holds_no_token() -> None:

@@ -148,6 +148,43 @@ def test_a_logout_with_twins_ends_the_live_one(world: World) -> None:  # S20
     assert world.fetch("/auth/logout", method="POST", headers=[sent]).status == 401
 
 
+# Sources that cannot be read
+
+
+@pytest.fixture(scope="module")
+def many(store: Store) -> Iterator[World]:
+    with mounted(store, token_sources="cookie:access_token,header,header:X-Access-Token", **OPTIONS) as made:
+        yield made
+
+
+def malformed(text: str) -> list[list[tuple[str, str]]]:
+    return [
+        [("Authorization", f"Bearer  {text}")],
+        [("Authorization", f"Bearer\t{text}")],
+        [("Authorization", f"Bearer {text},x")],
+        [("Authorization", f'Bearer "{text}"')],
+        [("X-Access-Token", text), ("X-Access-Token", "x")],
+        [("X-Access-Token", f"{text} x")],
+    ]
+
+
+def test_what_a_later_source_holds_that_is_no_token_never_goes_on(many: World) -> None:  # T22
+    user = someone()
+    good, over = live(many, user), ended(many, user)
+    for headers in [*malformed(over), *malformed("opaque")]:
+        request = many.passed("/", headers=[cookies(f"access_token={good}"), *headers])
+        assert request.get_all("x-user-id") == [user]
+        assert (request.get_all("authorization"), request.get_all("x-access-token")) == ([], []), headers
+
+
+@pytest.mark.parametrize("make", [live, ended])
+def test_another_users_token_in_a_malformed_later_source_is_refused(many: World, make: Any) -> None:  # T22
+    good, other = live(many, someone()), make(many, someone())
+    for headers in malformed(other):
+        answer = many.refused("/", headers=[cookies(f"access_token={good}"), *headers])
+        assert (answer.status, b"token_invalid" in answer.body) == (401, True), headers
+
+
 # Stray tokens
 
 
@@ -159,6 +196,12 @@ def places(text: str) -> list[tuple[str, str]]:
         ("X-Auth.Token", text),
         ("Cookie", f"a=1; other={text}; b=2"),
         ("Cookie", f'a=1; other="Bearer {text}"; b=2'),
+        ("Cookie", f"a=1; {text}; b=2"),
+        ("Cookie", f"a=1; {text}=x; b=2"),
+        # As Express signs cookies.
+        ("Cookie", f"a=1; other=s%3A{text}.W0p%2B1; b=2"),
+        ("Cookie", f"a=1; other=s:{text}.W0p; b=2"),
+        ("Cookie", f"a=1; other=v1.{text}; b=2"),
         ("Cookie", f"a=1; other=%7B%22t%22%3A%22{text}%22%7D; b=2"),
     ]
 
@@ -188,7 +231,12 @@ def test_a_stray_token_under_another_scheme_is_removed(world: World, scheme: str
 def test_a_stray_token_in_the_query_that_is_over_is_refused(world: World, name: str) -> None:
     user = someone()
     good, over = live(world, user), ended(world, user)
-    for target in (f"/?{name}={over}", f"/?a=1&{name}={over.replace('.', '%2E')}&b", f"/?{name}=Bearer%20{over}"):
+    for target in (
+        f"/?{name}={over}",
+        f"/?a=1&{name}={over.replace('.', '%2E')}&b",
+        f"/?{name}=Bearer%20{over}",
+        f"/?a=1;{name}={over}",
+    ):
         answer = world.refused(target, good)
         assert (answer.status, b"access_token_blacklisted" in answer.body) == (401, True)
     assert world.passed(f"/?{name}={good}", good).target == f"/?{name}={good}"
@@ -213,7 +261,8 @@ def test_what_is_not_over_or_does_not_verify_stays(world: World) -> None:
         for name, value in places(text):
             request = world.passed("/", good, headers=[(name, value)])
             assert value in [sent for _, sent in request.headers], (name, text)
-        assert world.passed(f"/?token={text}", good).target == f"/?token={text}"
+        for target in (f"/?token={text}", f"/?a=1;token={text};b"):
+            assert world.passed(target, good).target == target
     # Neither adopted nor touched.
     assert world.store.live(user) == before
 
