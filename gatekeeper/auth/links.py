@@ -6,8 +6,21 @@ import asyncio
 from collections.abc import Sequence
 
 from gatekeeper.sessions.sign_ins import SignIns, TokenLookup
+from gatekeeper.tokens.issuer import digest
+from gatekeeper.tokens.refresh_digest import known_token
 
 Link = tuple[str, TokenLookup]
+
+
+async def holder_of(sign_ins: SignIns, token: str) -> tuple[str, str] | None:
+    """The user of a refresh token and the digest by which their sessions know it. A JWT counts with the signature that
+    was handed out only: the rest of it may be guessed. Raises `StoreUnavailable`."""
+    known = known_token(token)
+    for signed, said in ((known.signed, known.digest), (plain := digest(token), plain)):
+        user = await sign_ins.user_of(signed)
+        if user is not None:
+            return user, said
+    return None
 
 
 async def named_links(sign_ins: SignIns, digests: Sequence[str]) -> list[Link]:
@@ -16,6 +29,15 @@ async def named_links(sign_ins: SignIns, digests: Sequence[str]) -> list[Link]:
     named = [(user, each) for user, each in zip(users, digests, strict=True) if user is not None]
     found = await asyncio.gather(*(sign_ins.lookup(user, digest=each) for user, each in named))
     return [(user, link) for (user, _), link in zip(named, found, strict=True)]
+
+
+async def held_links(sign_ins: SignIns, texts: Sequence[str]) -> list[Link]:
+    """The sessions of the refresh tokens among these texts, with the signatures that were handed out, each with its
+    user. Raises `StoreUnavailable`."""
+    holders = await asyncio.gather(*(holder_of(sign_ins, text) for text in texts))
+    held = list(dict.fromkeys(holder for holder in holders if holder is not None))
+    found = await asyncio.gather(*(sign_ins.lookup(user, digest=each) for user, each in held))
+    return [(user, link) for (user, _), link in zip(held, found, strict=True)]
 
 
 async def learnt_links(sign_ins: SignIns, digests: Sequence[str]) -> list[Link]:

@@ -13,8 +13,7 @@ from gatekeeper.auth.requests import SignInRequest
 from gatekeeper.errors import TokenRejected
 from gatekeeper.models import Claims
 from gatekeeper.sessions.sign_ins import Besides, RefreshToken, SignIns
-from gatekeeper.tokens.credentials import unverified_expiry
-from gatekeeper.tokens.issuer import digest
+from gatekeeper.tokens.refresh_digest import known_token
 from gatekeeper.tokens.response_tokens import GivenTokens, looks_like_jwt
 from gatekeeper.tokens.token_warnings import UnusableToken
 from gatekeeper.tokens.verifier import Verifier
@@ -39,7 +38,10 @@ class NewTokens(msgspec.Struct, frozen=True):
 def refresh_token(token: str | None) -> RefreshToken | None:
     """A backend's refresh token as the store knows it. Its expiry is read without verification: it only tells how
     long to remember the digest."""
-    return None if token is None else RefreshToken(digest(token), unverified_expiry(token))
+    if token is None:
+        return None
+    known = known_token(token)
+    return RefreshToken(known.digest, known.expires_at, known.signed if known.signed != known.digest else "")
 
 
 async def verified(verifier: Verifier, token: str | None, *, ignore_expiry: bool = False) -> Claims | None:
@@ -126,5 +128,6 @@ async def learnt(verifier: Verifier, texts: Sequence[str]) -> list[RefreshToken]
     for text in texts:
         is_access = looks_like_jwt(text) and await verified(verifier, text, ignore_expiry=True) is not None
         if not is_access and len(found) < MOST_LEARNT:
-            found.append(RefreshToken(digest(text), unverified_expiry(text)))
+            known = known_token(text)
+            found.append(RefreshToken(known.digest, known.expires_at))
     return found

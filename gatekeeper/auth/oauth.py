@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
+from gatekeeper.auth.links import holder_of
 from gatekeeper.auth.requests import SessionOwner
 from gatekeeper.auth.services import SignInServices
 from gatekeeper.auth.sign_out import CANNOT_END
@@ -16,7 +17,6 @@ from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.models import Claims, Client, Problem
 from gatekeeper.sessions.events import Actor
 from gatekeeper.store.replay import ReplayGuard
-from gatekeeper.tokens.issuer import digest
 from gatekeeper.tokens.logout_token import LogoutToken, LogoutTokenVerifier
 
 # RFC 7662 section 2.2, as far as a token may carry it.
@@ -70,10 +70,12 @@ class TokenEndpoints:
         return INACTIVE if linked.outcome == "ended" else _described(claims)
 
     async def _refresh_token(self, token: str) -> Mapping[str, Any]:
-        digested = digest(token)
-        user = await self._services.sign_ins.user_of(digested)
-        linked = await self._services.sign_ins.lookup(user, digest=digested) if user is not None else None
-        if linked is None or linked.outcome not in {"live", "crowded"}:
+        holder = await holder_of(self._services.sign_ins, token)
+        if holder is None:
+            return INACTIVE
+        user, digested = holder
+        linked = await self._services.sign_ins.lookup(user, digest=digested)
+        if linked.outcome not in {"live", "crowded"}:
             return INACTIVE
         if self._issues and not linked.is_newest:
             return INACTIVE
@@ -92,10 +94,10 @@ class TokenEndpoints:
         return None
 
     async def _revoke_refresh_token(self, token: str, client: Client, owner: SessionOwner) -> None:
-        digested = digest(token)
-        owner.user = await self._services.sign_ins.user_of(digested)
-        if owner.user is None:
+        holder = await holder_of(self._services.sign_ins, token)
+        if holder is None:
             return
+        owner.user, digested = holder
         linked = await self._services.sign_ins.lookup(owner.user, digest=digested)
         if linked.outcome in {"live", "crowded"}:
             manager = self._services.manager.by(Actor.of(client, owner.user))

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from gatekeeper.auth.gate import TWO_USERS
-from gatekeeper.auth.links import find_links, learnt_links, named_links
+from gatekeeper.auth.links import find_links, held_links, learnt_links
 from gatekeeper.auth.new_tokens import NewTokens, find_new_tokens, learnt, refresh_token, verified
 from gatekeeper.auth.requests import ObservedSignIn, SessionOwner, SignInRequest, SignInResponse
 from gatekeeper.auth.services import SignInServices, counted, record, record_failed_login, refusal
@@ -26,7 +26,7 @@ from gatekeeper.models import Claims, Problem
 from gatekeeper.sessions.audit_event import Action
 from gatekeeper.sessions.events import Actor
 from gatekeeper.sessions.sign_ins import NOTHING, Besides, TokenLookup
-from gatekeeper.tokens.issuer import digest
+from gatekeeper.tokens.refresh_digest import lookup_digests
 from gatekeeper.tokens.token_warnings import UnusableToken
 
 _CROWDED_SECONDS: Final = 60
@@ -102,7 +102,7 @@ class Login(_Observed):
         if not self._request.presented:
             return None
         try:
-            links = await find_links(self._services.sign_ins, list(map(digest, self._request.presented)))
+            links = await find_links(self._services.sign_ins, lookup_digests(self._request.presented))
         except StoreUnavailable as error:
             self._or_raise(error)
             return None
@@ -170,7 +170,7 @@ class Refresh(_Observed):
         super().__init__(services, request)
         self._sent = refresh_token(request.sent.refresh_token)
         self._texts = request.token_like
-        self._digests = list(dict.fromkeys([*([self._sent.digest] if self._sent else []), *map(digest, self._texts)]))
+        self._digests = lookup_digests([*([sent] if (sent := request.sent.refresh_token) else []), *self._texts])
         self._is_known = False
 
     async def before(self) -> Problem | None:
@@ -256,7 +256,8 @@ class Refresh(_Observed):
         besides = await self._besides(new, response)
         given = refresh_token(response.given.refresh_token)
         # The backend accepted a refresh token that was not known, and may accept it again.
-        unknown = self._sent if not self._is_known and self._sent is not None and self._sent != given else None
+        is_given = given is not None and self._sent is not None and self._sent.digest == given.digest
+        unknown = None if self._is_known or is_given else self._sent
         linked = self.owner.session_id if claims.user == self.owner.user else None
         for token in [*([unknown] if unknown else []), given] if given or unknown else [None]:
             signed_in = await self._services.sign_ins.refresh(
@@ -314,9 +315,9 @@ class Logout(_Observed):
 
     async def _end_found(self) -> Problem | None:
         """End the session of a refresh token that stands in a place without a name, or of a text that was learnt."""
-        digests = list(map(digest, self._request.token_like))
         sign_ins = self._services.sign_ins
-        links = await named_links(sign_ins, digests) or await learnt_links(sign_ins, digests)
+        links = await held_links(sign_ins, self._request.token_like)
+        links = links or await learnt_links(sign_ins, lookup_digests(self._request.token_like))
         if len({user for user, _ in links}) != 1:
             return None
         for user, linked in links:

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from gatekeeper.auth.gate import TWO_USERS, Gate
+from gatekeeper.auth.links import holder_of
 from gatekeeper.auth.requests import RequestFacts
 from gatekeeper.errors import Reason, TokenRejected
 from gatekeeper.models import Claims, Problem
@@ -15,7 +16,6 @@ from gatekeeper.sessions.events import Actor
 from gatekeeper.sessions.manager import Manager
 from gatekeeper.sessions.sign_ins import SignIns
 from gatekeeper.tokens.credentials import Credentials
-from gatekeeper.tokens.issuer import digest
 from gatekeeper.tokens.verifier import Verifier
 
 
@@ -73,8 +73,8 @@ class SignOut:
         tokens are JWTs of the same key, and go to the logout as the bearer."""
         holders: dict[str, str] = {}
         for token in [*unusable, *([refresh_token] if refresh_token is not None else [])]:
-            user = await self._sign_ins.user_of(digested := digest(token))
-            if user is not None:
+            if holder := await holder_of(self._sign_ins, token):
+                user, digested = holder
                 holders[digested] = user
         users = {*(claims.user for claims in tokens), *holders.values()}
         if len(users) > 1:

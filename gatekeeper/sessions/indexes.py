@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any, Final
 
 from gatekeeper.errors import StoreUnavailable
@@ -36,10 +36,10 @@ class Indexes:
         self._index_sids = rules.index_sids
 
     def for_opening(
-        self, claims: Claims, *, refresh: str = "", refresh_expires_at: float | None = None
+        self, claims: Claims, *, refresh: Sequence[str] = (), refresh_expires_at: float | None = None
     ) -> list[Awaitable[None]]:
-        """The writes that go before the opening of a session, to be awaited. `refresh` is the digest of its refresh
-        token, which expires at `refresh_expires_at` (seconds; None: unknown)."""
+        """The writes that go before the opening of a session, to be awaited. `refresh` are the digests of its
+        refresh token, which expires at `refresh_expires_at` (seconds; None: unknown)."""
         user = claims.user.encode()
         due_at = microseconds(time.time() + self._due_in_seconds)
         writes: list[Awaitable[None]] = [
@@ -47,7 +47,8 @@ class Indexes:
         ]
         if refresh:
             seconds = self._kept_seconds if refresh_expires_at is None else refresh_expires_at - time.time()
-            writes.append(self._set(self._keys.refresh_token(refresh), user, max(seconds, self._kept_seconds)))
+            kept = max(seconds, self._kept_seconds)
+            writes += [self._set(self._keys.refresh_token(each), user, kept) for each in refresh]
         if self._index_sids and isinstance(sid := claims.claims.get("sid"), str):
             writes.append(self._set(self._keys.sid(sid), user, self._kept_seconds))
         return writes

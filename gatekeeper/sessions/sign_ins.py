@@ -31,10 +31,12 @@ _SIGN_IN_FIELDS: Final = 6
 
 
 class RefreshToken(msgspec.Struct, frozen=True):
-    """A refresh token as the store knows it: its digest, and when it expires (seconds; None: unknown)."""
+    """A refresh token as the store knows it: its digest, and when it expires (seconds; None: unknown). `signed` is the
+    digest that also says the signature of a JWT, where that differs."""
 
     digest: str
     expires_at: float | None = None
+    signed: str = ""
 
 
 class Besides(msgspec.Struct, frozen=True):
@@ -298,7 +300,8 @@ class SignIns:
     def _indexes(self, claims: Claims, refresh: RefreshToken | None) -> list[Awaitable[None]]:
         if refresh is None:
             return self._runner.indexes.for_opening(claims)
-        return self._runner.indexes.for_opening(claims, refresh=refresh.digest, refresh_expires_at=refresh.expires_at)
+        digests = [each for each in (refresh.digest, refresh.signed) if each]
+        return self._runner.indexes.for_opening(claims, refresh=digests, refresh_expires_at=refresh.expires_at)
 
 
 def _outcome(raw: bytes, *known: str) -> Any:

@@ -27,6 +27,7 @@ _MIN_TOKEN_CHARACTERS: Final = 16
 _RUN: Final = re.compile(rb"""[^\x00-\x20\x7f-\xff"'`,{}\[\]()&;<>\\]{16,}""")
 _BASE64: Final = re.compile(rb"[A-Za-z0-9+/_-]{22,}={0,2}")
 _UNICODE: Final = re.compile(rb"\\u00([0-7][0-9A-Fa-f])")
+_COOKIE_ESCAPE: Final = re.compile(r"\\(?:([0-3][0-7][0-7])|(.))", re.DOTALL)
 _MAX_TOKEN_BYTES: Final = 8192
 _TOKEN_NAME: Final = re.compile("refresh|token", re.IGNORECASE)
 _URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
@@ -110,12 +111,24 @@ def find_token_candidates(
         for each in (content, html.unescape(content), "".join(content.split()) if "\n" in content else ""):
             if len(each) >= _MIN_TOKEN_CHARACTERS:
                 found[each] = None
-    found |= dict.fromkeys(value for _, value in request_cookies(headers) if len(value) >= _MIN_TOKEN_CHARACTERS)
+    found |= dict.fromkeys(_of_cookies(headers))
     for _, line in headers:
         found |= dict.fromkeys(candidate for run in _runs(line) for candidate in _candidates(run))
     if len(found) > limit:
         raise Unsearchable
     return list(found)
+
+
+def _of_cookies(headers: Headers) -> Iterator[str]:
+    for _, value in request_cookies(headers):
+        # Python's cookies resolve escapes in a quoted value.
+        for each in (value, _COOKIE_ESCAPE.sub(_unescaped_octet, value) if "\\" in value else ""):
+            if len(each) >= _MIN_TOKEN_CHARACTERS:
+                yield each
+
+
+def _unescaped_octet(match: re.Match[str]) -> str:
+    return chr(int(match[1], 8)) if match[1] else match[2]
 
 
 def _runs(text: bytes) -> Iterator[bytes]:

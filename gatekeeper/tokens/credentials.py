@@ -354,8 +354,18 @@ def unverified_expiry(token: str) -> float | None:
     if len(token) > _MAX_REFRESH_TOKEN_BYTES:
         return None
     try:
-        members = _decoder.decode(jws.unverified_payload(token).decode("utf-8"))
-    except (TokenRejected, ValueError, RecursionError):
+        return expiry_in(jws.unverified_payload(token))
+    except TokenRejected:
+        return None
+
+
+def expiry_in(payload: bytes) -> float | None:
+    """Return the `exp` in the payload of a JWT, as `unverified_expiry` does."""
+    if len(payload) > _MAX_REFRESH_TOKEN_BYTES:
+        return None
+    try:
+        members = _decoder.decode(payload.decode("utf-8"))
+    except (ValueError, RecursionError):
         return None
     expires_at = members.get("exp") if isinstance(members, dict) else None
     if isinstance(expires_at, float) and 0 < expires_at <= _LAST_SECOND:
