@@ -24,7 +24,11 @@ class Deadline:
 
     def set(self, seconds: float) -> None:
         """Set the deadline to `seconds` from now."""
-        at = self._at = self._loop.time() + seconds
+        self.set_at(self._loop.time() + seconds)
+
+    def set_at(self, at: float) -> None:
+        """Set the deadline to an instant of the event loop's clock."""
+        self._at = at
         if self._timer is not None:
             if self._timer.when() <= at:
                 return

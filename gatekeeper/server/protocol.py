@@ -365,8 +365,11 @@ class HttpServerProtocol(asyncio.Protocol):
                 self._end_input()
         else:
             self._idle = True
-            # A connection that has just come of age waits for a request to say so to.
-            self._deadline.set(min(self.idle_seconds, max(1.0, self._expires_at - self._loop.time())))
+            now, idle = self._loop.time(), self.idle_seconds
+            if (left := self._expires_at - now) < idle:
+                # A connection that has just come of age waits for a request to say so to.
+                idle = max(1.0, left)
+            self._deadline.set_at(now + idle)
 
     # Closing
 

@@ -64,8 +64,9 @@ class Http1Connection(asyncio.Protocol):
     """A connection that `pool` keeps. `timeout_seconds` bounds every silence of the backend while it owes a response or
     should read a body, never the whole exchange.
 
-    `expires_at` and `idle_until` are the pool's (`time.monotonic`). `on_idle(connection)` is called when it may serve
-    another request, `on_lost(connection)` once, when it never will.
+    `expires_at` and `idle_until` are the pool's (`time.monotonic`); `parser` tells it for how long the backend keeps an
+    idle connection. `on_idle(connection)` is called when it may serve another request, `on_lost(connection)` once, when
+    it never will.
     """
 
     __slots__ = (
@@ -76,7 +77,6 @@ class Http1Connection(asyncio.Protocol):
         "_loop",
         "_on_idle",
         "_on_lost",
-        "_parser",
         "_poll",
         "_timeout_seconds",
         "_timer",
@@ -86,6 +86,7 @@ class Http1Connection(asyncio.Protocol):
         "idle_until",
         "is_full",
         "is_lost",
+        "parser",
         "reused",
         "uploading",
     )
@@ -101,7 +102,7 @@ class Http1Connection(asyncio.Protocol):
         self._timeout_seconds = timeout_seconds
         self._on_idle = on_idle
         self._on_lost = on_lost
-        self._parser = ResponseParser(self)
+        self.parser = ResponseParser(self)
         self._poll = select.poll()
         self._callbacks: ResponseCallbacks | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -130,7 +131,7 @@ class Http1Connection(asyncio.Protocol):
         self._callbacks = callbacks
         self.heard = False
         self.uploading = uploading
-        self._parser.begin(to_head_request=to_head_request)
+        self.parser.begin(to_head_request=to_head_request)
         self._watch()
         self._transport.write(head)
         if self._timer is None:
@@ -172,11 +173,6 @@ class Http1Connection(asyncio.Protocol):
 
     # Called by the pool
 
-    @property
-    def idle_seconds(self) -> float | None:
-        """The seconds for which the backend keeps the connection idle, as its `Keep-Alive` says; None without one."""
-        return self._parser.idle_seconds
-
     def is_usable(self) -> bool:
         """Tell whether the connection is still open and holds no bytes, in the kernel neither: they would be read as
         the response to the next request."""
@@ -197,7 +193,7 @@ class Http1Connection(asyncio.Protocol):
         if self._deadline != math.inf:
             self._deadline = self._loop.time() + self._timeout_seconds
         try:
-            self._parser.feed(data)
+            self.parser.feed(data)
         except BadResponse as error:
             self._fail(UpstreamUnavailable(f"the backend broke HTTP: {error}", kind="protocol"))
         else:
@@ -205,7 +201,7 @@ class Http1Connection(asyncio.Protocol):
                 self._callbacks.on_batch_end()
 
     def eof_received(self) -> None:
-        if self._callbacks is not None and not self._parser.feed_eof():
+        if self._callbacks is not None and not self.parser.feed_eof():
             self._fail(_connection_closed())
         self._lose()
 
@@ -268,7 +264,7 @@ class Http1Connection(asyncio.Protocol):
     def _release(self) -> None:
         """Finish with a complete response."""
         self._callbacks = None
-        if self.uploading or self.is_full or self._is_unusable or not self._parser.reusable:
+        if self.uploading or self.is_full or self._is_unusable or not self.parser.reusable:
             self._lose()
         else:
             self.resume_reading()
@@ -316,7 +312,7 @@ class Http1Connection(asyncio.Protocol):
             return
         self.is_lost = True
         self.uploading = False
-        self._parser.stop()
+        self.parser.stop()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

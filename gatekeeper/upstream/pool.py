@@ -145,13 +145,15 @@ class Http1Pool:
             self._opened -= 1
 
     def _keep(self, connection: Http1Connection) -> None:
-        now, idle_seconds = _now(), IDLE_SECONDS
-        if (allowed := connection.idle_seconds) is not None and allowed < idle_seconds:
-            idle_seconds = allowed
-        connection.idle_until = min(now + idle_seconds, connection.expires_at)
-        if connection.idle_until <= now:
+        until = (now := _now()) + IDLE_SECONDS
+        if (allowed := connection.parser.idle_seconds) is not None and allowed < IDLE_SECONDS:
+            until = now + allowed
+        if connection.expires_at < until:
+            until = connection.expires_at
+        if until <= now:
             connection.abort()
             return
+        connection.idle_until = until
         if self._waiting and (waiter := self._next_waiter()) is not None:
             waiter.set_result(connection)
             return
