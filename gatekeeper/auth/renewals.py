@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from gatekeeper.errors import KeysUnavailable, StoreUnavailable, TokenRejected
 from gatekeeper.http.headers import Headers
@@ -51,22 +52,27 @@ class Renewals:
                 return True
         return False
 
-    def of(self, requesting: Claims, session_id: int) -> Callable[[int, Headers], Awaitable[None]]:
-        """Return what is to be called with status and head of a response before it goes on."""
+    def of(
+        self, requesting: Claims, session_id: int, *, sent: Headers, target: bytes
+    ) -> Callable[[int, Headers], Awaitable[None]]:
+        """Return what is to be called with status and head of a response before it goes on. `sent` are the
+        headers of the request, `target` its target or query."""
 
         async def before_head(status: int, headers: Headers) -> None:
             if self.may_be_in(status, headers):
-                await self.join(requesting, session_id, headers)
+                await self.join(requesting, session_id, headers, sent=sent, target=target)
 
         return before_head
 
-    async def join(self, requesting: Claims, session_id: int, headers: Headers) -> None:
+    async def join(
+        self, requesting: Claims, session_id: int, headers: Headers, *, sent: Headers, target: bytes
+    ) -> None:
         """Give the tokens of a response to the session of the request that `requesting` authenticated: those of the
-        same user that are not another sign-in's. Raises nothing."""
+        same user that are not another sign-in's, and that the request did not bring itself. Raises nothing."""
         for text in self._texts(headers):
             try:
                 claims = await self._verifier.verify(text, ignore_start=True)
-                if self._is_renewed(requesting, claims):
+                if self._is_renewed(requesting, claims) and not _brought(text, sent, target):
                     await self._sign_ins.renew(claims, session_id)
             except TokenRejected:
                 continue
@@ -88,3 +94,13 @@ class Renewals:
         if claims.user != requesting.user or claims.reference == requesting.reference:
             return False
         return "sid" not in claims.claims or claims.claims["sid"] == requesting.claims.get("sid")
+
+
+def _brought(token: str, sent: Headers, target: bytes) -> bool:
+    """Return true where a request holds this JWT, however its signature is written: a response that repeats what it was
+    sent hands out nothing."""
+    payload = token.split(".")[1].encode()
+    values = [value for _, value in sent]
+    return any(
+        payload in value or (b"%" in value and payload in unquote_to_bytes(value)) for value in [*values, target]
+    )

@@ -245,7 +245,8 @@ class DirectForward:
         """Give tokens that the response hands out to the session before it goes on."""
 
         async def join() -> None:
-            await renewals.join(self._claims, self.session_id, head.headers)
+            sent = self._exchange.head
+            await renewals.join(self._claims, self.session_id, head.headers, sent=sent.headers, target=sent.target)
             self._connecting = None
             try:
                 if not self._ended:

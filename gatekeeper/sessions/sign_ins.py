@@ -240,17 +240,19 @@ class SignIns:
         return found
 
     async def renew(self, claims: Claims, session_id: int) -> None:
-        """Gives a session the access token that a response to one of its requests hands out."""
+        """Gives a session the access token that a response to one of its requests hands out, unless an adoption would
+        refuse it for its age."""
 
         def read(reply: list[Any]) -> str:
             _, outcome = reply
-            return str(_outcome(outcome, "joined", "known", "ended", "crowded", "unknown"))
+            return str(_outcome(outcome, "joined", "known", "older", "ended", "crowded", "unknown"))
 
         token = {
             **named_by(claims),
             "id": str(session_id),
             "jti": written(claims.jti) if claims.jti else "",
             "token_expires_at": self._runner.openings.expires_at(claims.expires_at),
+            "adopt_not_before": self._runner.epoch.adopt_not_before,
         }
         if await self._runner.run(RENEW, claims.user, read, token) == "joined":
             self._runner.revoked.add_live(claims.user, claims.reference, session_id, claims.digest)

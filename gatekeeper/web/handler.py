@@ -174,7 +174,9 @@ class Handler:
                 await self._app(inner, receive if passed.body else _without_body(receive), sender)
             else:
                 if self._renewals is not None and not (passed.session.degraded or incoming.websocket):
-                    sender.before_head = self._renewals.of(passed.session.claims, passed.session.session_id)
+                    sender.before_head = self._renewals.of(
+                        passed.session.claims, passed.session.session_id, sent=incoming.headers, target=incoming.query
+                    )
                 await self._run_bound(inner, receive, sender, passed.session)
             return
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import pytest
 
 from gatekeeper.models import Claims, EndReason
+from gatekeeper.sessions.keys import microseconds
 from tests.conftest import MakeStore
 from tests.sessions.by_hand import CLIENT, DAY, HOUR, Door, Hand, token
 
@@ -113,6 +115,30 @@ async def test_there_is_room_again_when_tokens_have_expired(door: Door, hand: Ha
     renewed = token("b")
     await door.sign_ins.renew(renewed, session_id)
     assert await said(door, renewed) == ("touched", session_id)
+
+
+@pytest.mark.parametrize("issued_ago", [100.0, None])
+async def test_a_token_that_is_too_old_to_be_adopted_joins_nothing(
+    door: Door, hand: Hand, issued_ago: float | None
+) -> None:
+    spared = (await door.log_in("a")).session_id
+    await door.store.end_all("74", REVOKED, spare=spared)
+    old = token("b", issued_ago=issued_ago)
+    await door.sign_ins.renew(old, spared)
+    assert (await said(door, old))[0] == "unknown"
+    await door.sign_ins.renew(token("c", issued_ago=-5.0), spared)
+    assert await said(door, token("c", issued_ago=-5.0)) == ("touched", spared)
+
+
+@pytest.mark.parametrize("issued_ago", [100.0, None])
+async def test_a_token_of_before_a_loss_of_data_joins_nothing(door: Door, issued_ago: float | None) -> None:
+    session_id = (await door.log_in("a")).session_id
+    door.store._runner.epoch.adopt_not_before = microseconds(time.time() - 50)
+    old = token("b", issued_ago=issued_ago)
+    await door.sign_ins.renew(old, session_id)
+    assert (await said(door, old))[0] == "unknown"
+    await door.sign_ins.renew(token("c"), session_id)
+    assert await said(door, token("c")) == ("touched", session_id)
 
 
 async def test_a_session_that_is_not_there_joins_nothing(door: Door) -> None:

@@ -4,10 +4,12 @@ both of its ways."""
 from __future__ import annotations
 
 import asyncio
+import base64
 import http.client
 import re
 import signal
 import socket
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +32,13 @@ BODY = b"renewed"
 
 
 def _headers(query: dict[str, list[str]]) -> list[tuple[bytes, bytes]]:
-    return [(name.encode(), value.encode()) for name, _, value in (each.partition(": ") for each in query.get("h", ()))]
+    lines = [base64.urlsafe_b64decode(each).decode() for each in query.get("h", ())]
+    return [(name.encode(), value.encode()) for name, _, value in (each.partition(": ") for each in lines)]
+
+
+def _line(text: str) -> str:
+    """Spell a header line of the response so that the request itself does not bring the token in it."""
+    return base64.urlsafe_b64encode(text.encode()).decode()
 
 
 async def _backend(connection: RawConnection, request: RawRequest) -> None:
@@ -86,7 +94,7 @@ def world(request: pytest.FixtureRequest, store: Store) -> Iterator[World]:
 
 def ask(world: World, bearing: str, *lines: str, method: str = "GET", **query: str) -> ClientResponse:
     """A request whose response has these header lines."""
-    parameters = [*(("h", line) for line in lines), *query.items()]
+    parameters = [*(("h", _line(line)) for line in lines), *query.items()]
     return world.fetch(f"/any?{urlencode(parameters)}", bearing, method=method)
 
 
@@ -200,6 +208,49 @@ def test_a_token_of_the_session_that_comes_again_asks_nobody(world: World) -> No
     assert world.store.scripts_run - before == 5
 
 
+@pytest.mark.parametrize("issued", ["before", "in the same second", "never"])
+def test_a_response_revives_no_token_that_an_end_of_all_refused(world: World, issued: str) -> None:
+    user, admin = someone(), token(someone(), roles=["admin"])
+    times: dict[str, dict[str, Any]] = {"before": {"iat": int(time.time()) - 30}, "never": {"iat": ...}}
+    old = token(user, **times.get(issued, {}))
+    assert world.fetch(f"/sessions/user/{user}", admin, method="DELETE").status == 200
+    assert world.refused("/any", old).status == 401
+    time.sleep(1.1)
+    bearing = token(user)
+    (number,) = sessions(world, bearing)
+    for carry in CARRIERS.values():
+        assert ask(world, bearing, carry(old)).status == 200
+        assert world.refused("/any", old).status == 401
+    # A new one joins all the same.
+    renewed = token(user)
+    assert ask(world, bearing, f"Authorization: Bearer {renewed}").status == 200
+    assert sessions(world, renewed) == [number]
+
+
+BROUGHT: dict[str, Callable[[str], tuple[list[tuple[str, str]], str]]] = {
+    "header": lambda text: ([("X-Any", text)], ""),
+    "cookie": lambda text: ([("Cookie", f"a=1; other={text}")], ""),
+    "encoded": lambda text: ([("Cookie", f"other={text.replace('e', '%65')}")], ""),
+    "query": lambda text: ([], f"&next={text}"),
+    "query, encoded": lambda text: ([], f"&next={text.replace('e', '%65')}"),
+}
+
+
+@pytest.mark.parametrize("bring", BROUGHT.values(), ids=BROUGHT)
+def test_a_token_that_the_request_itself_brought_joins_nothing(
+    world: World, bring: Callable[[str], tuple[list[tuple[str, str]], str]]
+) -> None:
+    user = someone()
+    bearing, brought = token(user), token(user)
+    headers, query = bring(brought)
+    line = _line(f"Authorization: Bearer {brought}")
+    assert world.fetch(f"/any?h={line}{query}", bearing, headers=headers).status == 200
+    assert world.store.live(user) == 1
+    # It is judged as any other that was never seen, and opens a session of its own.
+    assert world.fetch("/any", brought).status == 200
+    assert world.store.live(user) == 2
+
+
 # What only the sidecar does
 
 
@@ -242,7 +293,7 @@ def test_a_client_that_leaves_meanwhile_leaves_nothing_behind(sidecar: World) ->
     bearing = token(user)
     assert sidecar.fetch("/any", bearing).status == 200
     address = urlsplit(sidecar.url)
-    query = urlencode({"h": f"Authorization: Bearer {token(user)}", "how": "late"})
+    query = urlencode({"h": _line(f"Authorization: Bearer {token(user)}"), "how": "late"})
     with socket.create_connection((address.hostname or "", address.port or 0)) as connection:
         connection.sendall(f"GET /any?{query} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {bearing}\r\n\r\n".encode())
         reached = len(sidecar.reached)

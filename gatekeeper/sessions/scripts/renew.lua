@@ -1,7 +1,9 @@
 -- renew: the response to a request of a session hands out another access token of its user, which belongs to the session.
--- call: id (of the session), reference, jti, issued_at, token_expires_at, digest (of the token)
+-- call: id (of the session), reference, jti, issued_at, token_expires_at, digest (of the token), adopt_not_before
+--       (epoch.lua)
 -- Replies {KEYS[1], 'joined'}    it names the session now
 --         {KEYS[1], 'known'}     it names a session already, or one that the identity provider ended
+--         {KEYS[1], 'older'}     all of the user's sessions were ended after it was issued, or the store lost data
 --         {KEYS[1], 'ended'}     the session has ended meanwhile; the token names it all the same, and so is refused
 --         {KEYS[1], 'crowded'}   the session has as many unexpired tokens as it may: this one names it and is refused
 --         {KEYS[1], 'unknown'}   there is no such session
@@ -32,6 +34,9 @@ if session_of(call.reference, call.issued_at, call.digest, call.token_expires_at
   or signed_out_at_the_provider(call.reference, call.issued_at) then
   return {sessions, 'known'}
 end
+-- Only a login opens the way to such a token, as at an adoption: a response may repeat what was refused.
+local not_earlier = math.max(tokens_before, call.adopt_not_before)
+if not_earlier > 0 and call.issued_at <= not_earlier then return {sessions, 'older'} end
 local status, record, last_activity = state(call.id)
 if not status then return {sessions, 'unknown'} end
 if status == 'ended' then
