@@ -92,11 +92,16 @@ _HMAC_WORDS = f"secrets of at least {_SECRET_BYTES} bytes, as text or as base64:
 _BASE64_PREFIX = "base64:"
 
 
+def _is_base64(text: str) -> bool:
+    # In any case: as it stands, `BASE64:…` would be another key than the one that was meant.
+    return text[: len(_BASE64_PREFIX)].lower() == _BASE64_PREFIX
+
+
 def secret_octets(text: str) -> bytes:
     """Return the bytes of an HMAC secret: its UTF-8, or after `base64:` what it decodes to. Raises `ValueError`."""
-    if not text.startswith(_BASE64_PREFIX):
+    if not _is_base64(text):
         return text.encode()
-    encoded = text.removeprefix(_BASE64_PREFIX).rstrip("=")
+    encoded = text[len(_BASE64_PREFIX) :].rstrip("=")
     if not encoded or not re.fullmatch(r"[A-Za-z0-9+/]+|[A-Za-z0-9_-]+", encoded) or len(encoded) % 4 == 1:
         raise ValueError("is not base64 after its prefix")
     return base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_" if set("-_") & set(encoded) else None)
@@ -108,8 +113,8 @@ def hmac_weakness(text: str) -> str | None:
     try:
         octets = secret_octets(text)
     except (ValueError, UnicodeError) as error:
-        return str(error) if text.startswith(_BASE64_PREFIX) else _weakness(text, least=0)
-    if not text.startswith(_BASE64_PREFIX):
+        return str(error) if _is_base64(text) else _weakness(text, least=0)
+    if not _is_base64(text):
         return _weakness(text, least=0)
     decoded = octets.decode("latin-1")
     return _weakness(decoded, least=0) if decoded.isascii() and decoded.isprintable() else _repetition(decoded)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -118,8 +119,9 @@ class TokenSettings(SettingsGroup):
         tuple[tuple[str, str], ...],
         ListReader(
             parse=grammar.parse_required_claim,
-            accepted="claims with their values separated by commas, such as type=access,scope=api; or none",
+            accepted="claims, each once, with their values separated by commas, such as type=access,scope=api; or none",
             none="word",
+            key=itemgetter(0),
         ),
     ] = _setting(
         "none",

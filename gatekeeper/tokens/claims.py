@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -25,6 +25,8 @@ _KIND_CLAIMS: Final = ("token_type", "token_use", "type", "typ")
 _OTHER_KINDS: Final = frozenset({"refresh", "id"})
 _PURPOSE_CLAIMS: Final = (*_KIND_CLAIMS, "purpose", "use", "tokenType")
 _OTHER_PURPOSES: Final = ("refresh", "reset", "verify", "verific", "mfa", "2fa", "otp")
+# With these a text looks like another one: control characters, and those without width.
+_INVISIBLE_CATEGORIES: Final = frozenset({"Cc", "Cf"})
 # Members of an object of roles that are no roles of the user.
 _NOT_GRANTED: Final[tuple[Any, ...]] = (None, False, 0, "", [])
 # Control characters, and the separators that many log readers take for a line end. `strict_json` refuses surrogates.
@@ -175,13 +177,28 @@ def _check_kind(members: Mapping[str, Any], judged: Container[str] = ()) -> None
         kind = members.get(name)
         if kind is None or name in judged:
             continue
-        for text in kind if isinstance(kind, list) else [kind]:
-            if isinstance(text, str) and _is_other(text.lower(), is_kind=name in _KIND_CLAIMS):
-                raise TokenRejected(f"{name} is that of another kind of token")
+        if any(_is_other(text, is_kind=name in _KIND_CLAIMS) for text in _kinds(kind)):
+            raise TokenRejected(f"{name} is that of another kind of token")
     # Older providers give a logout token no `typ` of its own (OpenID Connect Back-Channel Logout 1.0 section 4).
     events = members.get("events")
     if isinstance(events, dict) and LOGOUT_EVENT in events:
         raise TokenRejected("events marks this as a logout token")
+
+
+def _kinds(value: Any) -> Iterator[str]:
+    """Yield the texts of a claim, and of the lists in it, as they are compared: in lower case, without invisible
+    characters and spaces around them."""
+    # `strict_json` bounds the depth.
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, list):
+            yield from _kinds(item)
+        elif isinstance(item, str):
+            visible = item if item.isprintable() else "".join(filter(_is_visible, item))
+            yield visible.strip().lower()
+
+
+def _is_visible(char: str) -> bool:
+    return char.isspace() or unicodedata.category(char) not in _INVISIBLE_CATEGORIES
 
 
 def _is_other(text: str, *, is_kind: bool) -> bool:

@@ -84,16 +84,24 @@ def has_login_field(fields: Sequence[Field]) -> bool:
 
 
 def is_refresh_grant(fields: Sequence[Field]) -> bool:
-    """Return true where any place of a request says `grant_type=refresh_token` (RFC 6749 section 6)."""
-    return any(path and _plain(path[-1]) == "granttype" and value.strip() == "refresh_token" for path, value in fields)
+    """Return true where any place of a request says `grant_type=refresh_token` (RFC 6749 section 6), in any case, and
+    with whatever invisible characters around it: a backend may be as lenient."""
+    return any(path and _plain(path[-1]) == "granttype" and _grant(value) == "refresh_token" for path, value in fields)
+
+
+def _grant(value: str) -> str:
+    return normalise_user_name(_visible(value))
 
 
 def counted_name(value: str) -> str:
     """Return a user name as it is counted: in NFKC and lower case, without invisible characters and spaces around it; a
     telephone number without what separates its digits."""
-    visible = "".join(each for each in value if each.isspace() or unicodedata.category(each) not in {"Cc", "Cf"})
-    name = normalise_user_name(visible)
+    name = normalise_user_name(_visible(value))
     return re.sub(r"[^0-9]", "", name) if _PHONE.fullmatch(name) else name
+
+
+def _visible(value: str) -> str:
+    return "".join(each for each in value if each.isspace() or unicodedata.category(each) not in {"Cc", "Cf"})
 
 
 def _meaningful(path: Sequence[str]) -> list[str]:

@@ -267,8 +267,8 @@ def test_required_claims_and_header_types() -> None:
         ("a.b", "c=d"),
     )
     assert read("JWT_REQUIRED_CLAIMS", "none") == ()
-    for wrong in ("type", "=access", "type=", "type=access,type=access"):
-        assert "accepted: claims with their values" in problem("JWT_REQUIRED_CLAIMS", wrong)
+    for wrong in ("type", "=access", "type=", "type=access,type=access", "type=access,type=x"):
+        assert "accepted: claims, each once, with their values" in problem("JWT_REQUIRED_CLAIMS", wrong)
     assert read("JWT_TYPES", "Access,application/example+jwt") == ("access", "example+jwt")
     for wrong in ("a b", "application/", "logout+jwt", "Application/DPoP+JWT", "a/b", "access,ACCESS"):
         assert "accepted: media types" in problem("JWT_TYPES", wrong)

@@ -109,7 +109,7 @@ def test_a_bad_secret_is_refused_and_not_shown(secret: str, why: str) -> None:
 def test_a_secret_may_be_base64(tmp_path: Path, spell: Callable[[bytes], bytes]) -> None:
     octets = hashlib.sha256(b"a").digest() + b"\xff\xfe\xfb\x00"
     text = spell(octets).decode()
-    for written in (f"base64:{text}", f"base64:{text.rstrip('=')}"):
+    for written in (f"base64:{text}", f"base64:{text.rstrip('=')}", f"BASE64:{text}", f"Base64:{text}"):
         assert load({"GATEKEEPER_JWT_SECRET": written}).hmac_secrets == (octets,)
         assert load(BASE | {"GATEKEEPER_SIGNING_KEY": written}).signing_secrets == (octets,)
         file = tmp_path / "secrets"
@@ -134,9 +134,10 @@ def test_a_secret_may_be_base64(tmp_path: Path, spell: Callable[[bytes], bytes])
 )
 def test_a_bad_secret_in_base64_is_refused(encoded: str, why: str) -> None:
     for name in ("JWT_SECRET", "SIGNING_KEY"):
-        line = problem(name, f"base64:{encoded}")
-        assert why in line
-        assert not encoded or encoded not in line
+        for prefix in ("base64:", "BASE64:"):
+            line = problem(name, f"{prefix}{encoded}")
+            assert why in line
+            assert not encoded or encoded not in line
 
 
 def test_the_floor_of_secrets_can_be_lowered_with_a_warning() -> None:  # T28

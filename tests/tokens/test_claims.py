@@ -206,7 +206,7 @@ def test_an_empty_issuer_or_audience_is_refused(empty: Any) -> None:  # C02
 
 @pytest.mark.parametrize("name", ["token_type", "token_use", "type", "typ"])
 async def test_a_refresh_or_id_token_is_no_access_token(name: str) -> None:  # T17
-    for kind in ("refresh", "Refresh", "REFRESH", "id", "ID"):
+    for kind in ("refresh", "Refresh", "REFRESH", "id", "ID", " id ", "i\u200bd", ["id"]):
         assert await judge(forge.token(claims={name: kind})) is INVALID
     others: list[Any] = ["access", "Bearer", "identity", None, 1, ["x"]]
     for other in others:
@@ -464,6 +464,7 @@ async def test_the_user_may_be_in_a_nested_claim(path: str) -> None:
     [
         *("refresh_token", "RefreshToken", "reset", "reset_password", "Reset-Password", "verify", "verify_email"),
         *("verification", "mfa", "MFA_pending", "2fa", "2FA-challenge", "otp", "otp_required", ["mfa"]),
+        *(" refresh", "refresh\n", "\u200brefresh", "re\u200dfresh\u00a0", "\ufeffOTP", [["x"], [" reset "]]),
     ],
     ids=repr,
 )

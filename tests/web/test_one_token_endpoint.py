@@ -51,6 +51,9 @@ GRANTS: dict[str, Callable[[str], Sent]] = {
         urlencode({"grant_type": "refresh_token", "username": "a", "password": "b", "refresh_token": kept}).encode(),
         [FORM],
     ),
+    "capitals": lambda kept: (TOKEN, of(grant_type="REFRESH_TOKEN", refresh_token=kept), [JSON]),
+    "a zero byte": lambda kept: (TOKEN, f"grant_type=refresh_token%00&refresh_token={kept}".encode(), [FORM]),
+    "spaces": lambda kept: (TOKEN, of(grant_type="\u200b refresh_token\n", refresh_token=kept), [JSON]),
     "said twice": lambda kept: (
         f"{TOKEN}?grant_type=password",
         urlencode([("grant_type", "password"), ("grant_type", "refresh_token"), ("refresh_token", kept)]).encode(),
