@@ -17,9 +17,10 @@ def jwts(value: bytes) -> Iterator[str]:
     JSON in base64. More parts may stand around them: signed cookies (`s:<jwt>.<signature>`) have a fourth one."""
     if b"%" in value:
         value = unquote_to_bytes(value)
+    if value.count(b".") < 2:
+        return
     for run in _RUN.findall(value):
         parts = run.split(b".")
-        for at in range(len(parts) - 2):
-            three = parts[at : at + 3]
-            if all(three) and three[0][:1] in _FIRST:
+        for at, first in enumerate(parts[:-2]):
+            if first[:1] in _FIRST and all(three := parts[at : at + 3]):
                 yield b".".join(three).decode("ascii")
