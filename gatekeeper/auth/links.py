@@ -31,15 +31,6 @@ async def named_links(sign_ins: SignIns, digests: Sequence[str]) -> list[Link]:
     return [(user, link) for (user, _), link in zip(named, found, strict=True)]
 
 
-async def held_links(sign_ins: SignIns, texts: Sequence[str]) -> list[Link]:
-    """The sessions of the refresh tokens among these texts, with the signatures that were handed out, each with its
-    user. Raises `StoreUnavailable`."""
-    holders = await asyncio.gather(*(holder_of(sign_ins, text) for text in texts))
-    held = list(dict.fromkeys(holder for holder in holders if holder is not None))
-    found = await asyncio.gather(*(sign_ins.lookup(user, digest=each) for user, each in held))
-    return [(user, link) for (user, _), link in zip(held, found, strict=True)]
-
-
 async def learnt_links(sign_ins: SignIns, digests: Sequence[str]) -> list[Link]:
     """The sessions that were given texts which may be refresh tokens, each with its user. Raises `StoreUnavailable`."""
     owners = await asyncio.gather(*map(sign_ins.owner_of_learnt, digests))

@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Sequence
 from typing import Final
+from urllib.parse import unquote
 
 import msgspec
 
@@ -13,8 +14,10 @@ from gatekeeper.auth.requests import SignInRequest
 from gatekeeper.errors import TokenRejected
 from gatekeeper.models import Claims
 from gatekeeper.sessions.sign_ins import Besides, RefreshToken, SignIns
-from gatekeeper.tokens.refresh_digest import known_token
+from gatekeeper.tokens.learnable import place_of, visible_texts
+from gatekeeper.tokens.refresh_digest import known_token, placed_digest
 from gatekeeper.tokens.response_tokens import GivenTokens, looks_like_jwt
+from gatekeeper.tokens.token_places import FoundText
 from gatekeeper.tokens.token_warnings import UnusableToken
 from gatekeeper.tokens.verifier import Verifier
 
@@ -69,12 +72,13 @@ async def find_new_tokens(
     for place, text in given.named:
         claims = await _verified(verifier, place, text, unusable)
         if claims is not None:
-            return NewTokens(claims, text, Besides((), await learnt(verifier, given.learnable)))
+            return NewTokens(claims, text, Besides((), as_learnt(await learnt(verifier, given.learnable, claims))))
     found = await _elsewhere(verifier, sign_ins, request, given, unusable)
     if not found:
         return None
     *more, (text, newest) = sorted(found, key=lambda each: (each[0] != given.refresh_token, each[1].expires_at))
-    besides = Besides([claims for _, claims in more], await learnt(verifier, given.learnable))
+    learnt_texts = await learnt(verifier, given.learnable, newest)
+    besides = Besides([claims for _, claims in more], as_learnt(learnt_texts))
     return NewTokens(newest, text, besides)
 
 
@@ -122,12 +126,24 @@ async def _is_over(sign_ins: SignIns, claims: Claims) -> bool:
     return named.outcome == "ended" and (claims.issued_at or 0) <= (named.ended_at or float("inf"))
 
 
-async def learnt(verifier: Verifier, texts: Sequence[str]) -> list[RefreshToken]:
-    """The texts that are learnt as refresh tokens: those that are no access tokens, a bounded number of them."""
-    found: list[RefreshToken] = []
-    for text in texts:
+async def learnt(verifier: Verifier, texts: Sequence[FoundText], claims: Claims) -> list[FoundText]:
+    """The texts that are learnt as refresh tokens: those that are no access tokens and that `claims` do not tell, a
+    bounded number of them."""
+    found: list[FoundText] = []
+    visible = visible_texts(claims.claims) | {claims.user}
+    for each in texts:
+        text = each.text
         is_access = looks_like_jwt(text) and await verified(verifier, text, ignore_expiry=True) is not None
-        if not is_access and len(found) < MOST_LEARNT:
-            known = known_token(text)
-            found.append(RefreshToken(known.digest, known.expires_at))
+        if not is_access and unquote(text) not in visible and len(found) < MOST_LEARNT:
+            found.append(each)
+    return found
+
+
+def as_learnt(texts: Sequence[FoundText]) -> list[RefreshToken]:
+    """The texts as the store learns them: each by itself, and together with its place."""
+    found: list[RefreshToken] = []
+    for name, text in texts:
+        known = known_token(text)
+        found.append(RefreshToken(known.digest, known.expires_at))
+        found.append(RefreshToken(placed_digest(place_of(name), text), known.expires_at))
     return found

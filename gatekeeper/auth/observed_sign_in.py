@@ -15,21 +15,24 @@ from typing import Final
 import msgspec
 
 from gatekeeper.auth.gate import TWO_USERS
-from gatekeeper.auth.links import find_links, held_links, learnt_links
-from gatekeeper.auth.new_tokens import NewTokens, find_new_tokens, learnt, refresh_token, verified
+from gatekeeper.auth.links import find_links, holder_of, learnt_links
+from gatekeeper.auth.new_tokens import NewTokens, as_learnt, find_new_tokens, learnt, refresh_token, verified
 from gatekeeper.auth.requests import ObservedSignIn, SessionOwner, SignInRequest, SignInResponse
 from gatekeeper.auth.services import SignInServices, counted, record, record_failed_login, refusal
-from gatekeeper.auth.sign_out import SignOut
+from gatekeeper.auth.sign_out import SignOut, SignOutTargets
 from gatekeeper.errors import Reason, StoreUnavailable
 from gatekeeper.http.paths import PathKind
 from gatekeeper.models import Claims, Problem
 from gatekeeper.sessions.audit_event import Action
 from gatekeeper.sessions.events import Actor
 from gatekeeper.sessions.sign_ins import NOTHING, Besides, TokenLookup
-from gatekeeper.tokens.refresh_digest import lookup_digests
+from gatekeeper.tokens.learnable import LEAST_LEARNT, REFRESH_PLACE, place_of
+from gatekeeper.tokens.refresh_digest import lookup_digests, placed_digest
 from gatekeeper.tokens.token_warnings import UnusableToken
 
 _CROWDED_SECONDS: Final = 60
+# Each costs a signature.
+_MOST_FOUND: Final = 8
 _LIVE: Final = frozenset({"live", "crowded"})
 # Anything else is no usable token: there is nothing to end, and the backend responds.
 _LOGOUT_PROBLEMS: Final = frozenset({Reason.TOKEN_INVALID, Reason.STORE_UNAVAILABLE})
@@ -172,6 +175,7 @@ class Refresh(_Observed):
         self._texts = request.token_like
         self._digests = lookup_digests([*([sent] if (sent := request.sent.refresh_token) else []), *self._texts])
         self._is_known = False
+        self._doubt: tuple[str, TokenLookup] | None = None
 
     async def before(self) -> Problem | None:
         verdict = await self._services.gate.identify(self._request.facts, ignore_times=True)
@@ -188,7 +192,19 @@ class Refresh(_Observed):
             problem = await self._look_up(user, list(holders), bearers, has_bearer=verdict.claims is not None)
             if problem is not None or self.owner.session_id is not None:
                 return problem
-        return await self._look_up_learnt(users)
+        return await self._look_up_learnt(users, may_doubt=not users)
+
+    async def _is_doubtful(self) -> bool:
+        """True where a text that was learnt may not be what the backend renews: beside it stands a refresh token that
+        is not known, by its name, and it was learnt from a cookie that is not called so."""
+        called = [self._request.sent.refresh_token or ""]
+        called += [text for name, text in self._request.learnable if place_of(name) == REFRESH_PLACE]
+        unknown = [text for text in called if len(text) >= LEAST_LEARNT]
+        known = await asyncio.gather(*(find_links(self._services.sign_ins, lookup_digests([text])) for text in unknown))
+        if all(known):
+            return False
+        placed = [placed_digest(REFRESH_PLACE, text) for text in self._texts]
+        return not await learnt_links(self._services.sign_ins, placed)
 
     async def _holders(self) -> dict[str, str]:
         """The known refresh tokens of the request by digest, with their users; the one under its usual name comes
@@ -217,14 +233,18 @@ class Refresh(_Observed):
             return await self._refuse(user, ended)
         return None if live is None else self._link(user, live)
 
-    async def _look_up_learnt(self, users: Collection[str]) -> Problem | None:
+    async def _look_up_learnt(self, users: Collection[str], *, may_doubt: bool = False) -> Problem | None:
         """Look up the sessions that were given texts of the request, where no token with a name says which it is. One
         that has ended refuses the request. Two live ones link to neither. Sessions of other users than `users` do not
-        count, unless there are none: a text that all clients send may have been given to one session so far."""
+        count, unless there are none: a text that all clients send may have been given to one session so far. With
+        `may_doubt` the response decides in doubt."""
         links = await learnt_links(self._services.sign_ins, self._digests)
         links = [link for link in links if not users or link[0] in users]
         for user, linked in links:
             if linked.outcome == "ended":
+                if may_doubt and await self._is_doubtful():
+                    self._doubt = (user, linked)
+                    return None
                 return await self._refuse(user, linked)
         live = [(user, linked) for user, linked in links if linked.outcome in _LIVE]
         return self._link(*live[0]) if len(live) == 1 else None
@@ -240,13 +260,13 @@ class Refresh(_Observed):
         is the only text that may be one."""
         if self.owner.session_id is not None or self._sent is not None or not 200 <= response.status < 300:
             return new.besides
-        sent = await learnt(self._services.verifier, self._request.learnable)
-        return msgspec.structs.replace(new.besides, presented=sent) if len(sent) == 1 else new.besides
+        sent = await learnt(self._services.verifier, self._request.learnable, new.claims)
+        return msgspec.structs.replace(new.besides, presented=as_learnt(sent)) if len(sent) == 1 else new.besides
 
     async def after(self, response: SignInResponse) -> Problem | None:
         new = await self._new_tokens(response)
         if new is None:
-            return None
+            return await self._unread(response)
         claims = new.claims
         if self.owner.user != claims.user:
             # No token of this user linked the request, so what was learnt of them may not have been asked yet.
@@ -278,6 +298,11 @@ class Refresh(_Observed):
             linked = signed_in.session_id
         return None
 
+    async def _unread(self, response: SignInResponse) -> Problem | None:
+        """Withhold a success in which nothing shows whose tokens it holds, if they may be those of an ended session."""
+        is_doubtful = self._doubt is not None and 200 <= response.status < 400
+        return await self._refuse(*self._doubt) if self._doubt is not None and is_doubtful else None
+
 
 class RefreshAtLogin(Refresh):
     """A refresh at a path for logins. What it holds besides may be a user name and a password, so it counts as a login
@@ -295,7 +320,7 @@ class RefreshAtLogin(Refresh):
 
     async def after(self, response: SignInResponse) -> Problem | None:
         if await self._new_tokens(response) is None:
-            return await self._login.after(response)
+            return await self._unread(response) or await self._login.after(response)
         return await super().after(response)
 
 
@@ -308,24 +333,51 @@ class Logout(_Observed):
             gate=services.gate, verifier=services.verifier, sign_ins=services.sign_ins, manager=services.manager
         )
         named = await sign_out.named(facts, self._request.sent, strict=False)
-        if isinstance(named, Problem):
-            return named if named.reason in _LOGOUT_PROBLEMS else await self._end_found()
-        self.owner.user, self.owner.session_id = named.user, await sign_out.end(named, facts)
+        if isinstance(named, Problem) and named.reason in _LOGOUT_PROBLEMS:
+            return named
+        found = await self._found(named.user if isinstance(named, SignOutTargets) else None)
+        if isinstance(found, Problem):
+            return found
+        for targets in (named, found):
+            if isinstance(targets, SignOutTargets):
+                self.owner.user = targets.user
+                self.owner.session_id = await sign_out.end(targets, facts) or self.owner.session_id
+        if isinstance(named, Problem) and found is None:
+            await self._end_learnt()
         return None
 
-    async def _end_found(self) -> Problem | None:
-        """End the session of a refresh token that stands in a place without a name, or of a text that was learnt."""
-        sign_ins = self._services.sign_ins
-        links = await held_links(sign_ins, self._request.token_like)
-        links = links or await learnt_links(sign_ins, lookup_digests(self._request.token_like))
-        if len({user for user, _ in links}) != 1:
+    async def _found(self, user: str | None) -> SignOutTargets | Problem | None:
+        """The sessions of the tokens that stand in places without a name: those of `user`, or of the one user that all
+        of them name."""
+        texts, sign_ins, verifier = self._request.token_like, self._services.sign_ins, self._services.verifier
+        signed = [text for text in texts if text.count(".") == 2 and verifier.may_be_signed(text)]
+        checked = [await verified(verifier, text, ignore_expiry=True) for text in signed[:_MOST_FOUND]]
+        claims = [each for each in checked if each is not None]
+        holders = [each for each in await asyncio.gather(*(holder_of(sign_ins, text) for text in texts)) if each]
+        users = {*(each.user for each in claims), *(holder for holder, _ in holders)}
+        if user is None and len(users) > 1:
+            return Problem(reason=Reason.TOKEN_INVALID, why=TWO_USERS)
+        user = user or (users.pop() if users else None)
+        if user is None:
             return None
+        return SignOutTargets(
+            user=user,
+            tokens=[each for each in claims if each.user == user],
+            digests=list(dict.fromkeys(digest for holder, digest in holders if holder == user)),
+        )
+
+    async def _end_learnt(self) -> None:
+        """End the session that was given a text of the request, if it stands where it stood then: elsewhere a text
+        is no proof."""
+        placed = [placed_digest(place_of(name), text) for name, text in self._request.learnable]
+        links = await learnt_links(self._services.sign_ins, placed)
+        if len({user for user, _ in links}) != 1:
+            return
         for user, linked in links:
             if linked.outcome in _LIVE:
                 actor = Actor.of(self._request.client, user)
                 await self._services.manager.by(actor).log_out_session(user, linked.session_id)
                 self._is(user, linked.session_id)
-        return None
 
     async def after(self, response: SignInResponse) -> Problem | None:
         return None

@@ -12,6 +12,7 @@ from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import CheckResult, Claims, Client, EndReason, Problem
 from gatekeeper.tokens.credentials import Credentials
 from gatekeeper.tokens.response_tokens import GivenTokens, looks_like_jwt
+from gatekeeper.tokens.token_places import FoundText
 
 
 class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,9 +52,9 @@ class SignInRequest(msgspec.Struct, frozen=True, kw_only=True):
     `sent` are the credentials in its body and cookies, `user_names` all names by which its login may count.
     `token_like` is every text in it that may be a token; of a login, `carried` finds them, or None where they cannot be
     found. `presented` are those in the body, the query and `Authorization` of a login that holds neither a user name
-    nor another proof of a user. `learnable` are those that may be the refresh token although no name says so.
-    `refreshes`: it is a refresh, whatever its path is. `address` is the client's, None where several clients may share
-    it, `language` that of the body.
+    nor another proof of a user. `learnable` are those that may be the refresh token although no name says so, each with
+    the name of its member or cookie. `refreshes`: it is a refresh, whatever its path is. `address` is the client's,
+    None where several clients may share it, `language` that of the body.
     """
 
     facts: RequestFacts
@@ -65,7 +66,7 @@ class SignInRequest(msgspec.Struct, frozen=True, kw_only=True):
     token_like: Sequence[str] = ()
     carried: Callable[[], Sequence[str] | None] | None = None
     presented: Sequence[str] = ()
-    learnable: Sequence[str] = ()
+    learnable: Sequence[FoundText] = ()
     refreshes: bool = False
     language: str | None = None
 

@@ -272,6 +272,11 @@ class PathTable:
         # Long paths are not cached: any client can send thousands of them, which would take a lot of memory.
         return (self._classify_cached if len(path) <= _MAX_CACHED_BYTES else self._classify)(method, path)
 
+    def has_kind(self, kind: PathKind, method: str, path: bytes) -> bool:
+        """Return true where a reading of `path` is of this kind, whatever other kind comes first."""
+        patterns = [pattern for each, found in self._kinds if each is kind for pattern in found]
+        return any(pattern.matches(method, way) for way in readings(path) for pattern in patterns)
+
     def own_methods(self, path: bytes) -> frozenset[str]:
         """Return the methods for which `path`, as it is spelled, is Gatekeeper's own."""
         methods = {route.method for route, regex in self._own if regex.match(path)}

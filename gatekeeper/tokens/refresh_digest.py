@@ -47,6 +47,11 @@ def known_token(text: str) -> KnownToken:
     return KnownToken(said, signed, expiry_in(payload) if payload is not None else None)
 
 
+def placed_digest(place: str, text: str) -> str:
+    """Return the digest of a text together with its place (`learnable.place_of`), a JWT with its signature."""
+    return digest(f"{place}\0{known_token(text).signed}")
+
+
 def lookup_digests(texts: Iterable[str]) -> list[str]:
     """Return the digests under which these texts may be known, each once. Version 0.1.0 knew a token by its spelling
     alone."""

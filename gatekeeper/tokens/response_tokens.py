@@ -16,14 +16,14 @@ import msgspec
 from gatekeeper.http.headers import Headers, get
 from gatekeeper.tokens import credentials
 from gatekeeper.tokens.credentials import MAX_BODY_BYTES, SetCookie
+from gatekeeper.tokens.learnable import LEAST_LEARNT, MOST_LEARNT, REFRESH_PLACE, is_learnable, names_user
 from gatekeeper.tokens.token_places import FoundText, TokenPlaces, without_scheme
 
 REFRESH_COOKIE: Final = b"refresh_token"
-# Rule 5.13.
-LEAST_LEARNT, MOST_LEARNT = 20, 4096
 
 _ACCESS_HEADERS: Final = (b"authorization", b"x-auth-token", b"x-access-token")
 _JWT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+_SEPARATORS: Final = re.compile("[^A-Za-z0-9]")
 _REFRESH: Final = re.compile("refresh", re.IGNORECASE)
 # JSON, or one text in the form of a token. Pages, scripts and events begin otherwise.
 _BEGINNINGS: Final = (b"{", b"[", b'"', b"ey", b"bearer ey")
@@ -37,14 +37,15 @@ class GivenTokens(msgspec.Struct, frozen=True, kw_only=True):
     """The texts of a response that may be tokens.
 
     `named`: access tokens by the names of their places, the first good one counts; `refresh_token`: the refresh token,
-    likewise. `elsewhere`: other texts in the form of a JWT. `learnable`: texts that may be refresh tokens besides.
+    likewise. `elsewhere`: other texts in the form of a JWT. `learnable`: texts that may be refresh tokens besides, each
+    with the name of its member or cookie.
     `names`: of the members, headers and cookies of the response, for the log.
     """
 
     named: Sequence[FoundText] = ()
     refresh_token: str | None = None
     elsewhere: Sequence[FoundText] = ()
-    learnable: Sequence[str] = ()
+    learnable: Sequence[FoundText] = ()
     names: Sequence[str] = ()
 
     def __repr__(self) -> str:
@@ -83,7 +84,10 @@ class ResponseReader:
             named=list(named),
             refresh_token=refresh[0] if refresh else None,
             elsewhere=_distinct(found for found in elsewhere if found.text not in known and looks_like_jwt(found.text)),
-            learnable=[*filter(is_learnable, refresh[1:]), *self._learnable(members, jar, {*known, *refresh})],
+            learnable=[
+                *(FoundText(REFRESH_PLACE, text) for text in refresh[1:] if LEAST_LEARNT <= len(text) <= MOST_LEARNT),
+                *self._learnable(members, jar, {*known, *refresh}),
+            ],
             names=list(dict.fromkeys(place for place, _ in texts))[:_MOST_NAMES],
         )
 
@@ -105,17 +109,22 @@ class ResponseReader:
 
     def _learnable(
         self, members: Sequence[tuple[str, FoundText]], jar: dict[bytes, SetCookie], known: set[str]
-    ) -> list[str]:
-        """The texts that are learnt as refresh tokens unless they are access tokens, those first whose names say so."""
-        found = [text for name, (_, text) in members if _REFRESH.search(name)]
-        cookies = {name: each.value for name, each in jar.items() if each.http_only and name not in self._cookies}
-        found += sorted(cookies.values(), key=lambda value: 0 if value in _named_refresh(cookies) else 1)
-        return [text for text in dict.fromkeys(found) if text not in known and is_learnable(text)]
-
-
-def is_learnable(text: str) -> bool:
-    """Return true for a text of a length that a refresh token may have."""
-    return LEAST_LEARNT <= len(text) <= MOST_LEARNT
+    ) -> list[FoundText]:
+        """The texts that are learnt as refresh tokens unless they are access tokens, those first whose names say so.
+        What the response tells as the id or the name of a user is none."""
+        visible = {text for name, (_, text) in members if names_user(_SEPARATORS.sub("", name).lower())}
+        found = [(name, text, False) for name, (_, text) in members if _REFRESH.search(name)]
+        cookies = [
+            (name.decode("latin-1"), each.value, True)
+            for name, each in jar.items()
+            if each.http_only and name not in self._cookies
+        ]
+        found += sorted(cookies, key=lambda cookie: 0 if _REFRESH.search(cookie[0]) else 1)
+        texts: dict[str, FoundText] = {}
+        for name, text, is_cookie in found:
+            if text not in known and text not in visible and is_learnable(name, text, cookie=is_cookie):
+                texts.setdefault(text, FoundText(name, text))
+        return list(texts.values())
 
 
 def looks_like_jwt(text: str) -> bool:
@@ -166,10 +175,6 @@ def _of_headers(headers: Headers) -> Iterator[FoundText]:
 def _of_cookies(values: dict[bytes, str]) -> Iterator[FoundText]:
     for name, value in values.items():
         yield FoundText(f"cookie {name.decode('latin-1')}", value)
-
-
-def _named_refresh(cookies: dict[bytes, str]) -> set[str]:
-    return {value for name, value in cookies.items() if _REFRESH.search(name.decode("latin-1"))}
 
 
 def _distinct(found: Iterable[FoundText]) -> list[FoundText]:

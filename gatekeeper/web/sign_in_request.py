@@ -25,9 +25,10 @@ from gatekeeper.models import Problem
 from gatekeeper.tokens import body_search, credentials
 from gatekeeper.tokens.body_fields import Field, Unsearchable, fields_of_body, fields_of_query
 from gatekeeper.tokens.credentials import MAX_BODY_BYTES, Credentials
+from gatekeeper.tokens.learnable import is_learnable
 from gatekeeper.tokens.login_names import has_login_field, is_refresh_grant
-from gatekeeper.tokens.response_tokens import REFRESH_COOKIE, is_learnable
-from gatekeeper.tokens.token_places import without_scheme
+from gatekeeper.tokens.response_tokens import REFRESH_COOKIE
+from gatekeeper.tokens.token_places import FoundText, without_scheme
 from gatekeeper.web.request import IncomingRequest
 from gatekeeper.web.rules import RequestRules
 
@@ -37,6 +38,7 @@ _UNREADABLE: Final = Problem(
 # A browser sends a few dozen candidates; each costs a look-up in the store.
 _MOST_CANDIDATES: Final = 256
 _MOST_CARRIED: Final = 4096
+_TOKEN_HEADERS: Final = frozenset({b"authorization", b"cookie", b"x-access-token", b"x-auth-token"})
 
 
 class _Found(msgspec.Struct, kw_only=True):
@@ -46,7 +48,7 @@ class _Found(msgspec.Struct, kw_only=True):
     token_like: Sequence[str] = ()
     carried: Callable[[], Sequence[str] | None] | None = None
     presented: list[str] | None = None
-    learnable: Sequence[str] = ()
+    learnable: Sequence[FoundText] = ()
     refreshes: bool = False
     lacks_proof: bool = False
 
@@ -65,7 +67,9 @@ async def read_sign_in(
     try:
         found = _search(rules, kind, incoming, content, encoding)
     except Unsearchable:
-        if kind is PathKind.REFRESH or (kind is PathKind.LOGIN and counts_logins):
+        if kind is PathKind.REFRESH or (
+            kind is PathKind.LOGIN and (counts_logins or _may_refresh(rules, incoming, content))
+        ):
             return _UNREADABLE
         # What it carries is not known.
         found = _Found(carried=lambda: None)
@@ -91,6 +95,22 @@ async def read_sign_in(
     return request, replay
 
 
+def _may_refresh(rules: RequestRules, incoming: IncomingRequest, content: bytes) -> bool:
+    """True for a request of a path for logins that cannot be searched, unless its beginning says that it is a login. At
+    a path for both, what cannot be searched may say the contrary."""
+    if rules.paths.has_kind(PathKind.REFRESH, incoming.method, incoming.path):
+        return True
+    try:
+        fields = [
+            *fields_of_body(content[:MAX_BODY_BYTES], get_all(incoming.headers, b"content-type")),
+            *fields_of_query(incoming.query),
+        ]
+        names = rules.login_names.find(fields)
+    except Unsearchable:
+        return True
+    return is_refresh_grant(fields) or not (names or has_login_field(fields))
+
+
 def _search(rules: RequestRules, kind: PathKind, incoming: IncomingRequest, content: bytes, encoding: bytes) -> _Found:
     """Search the request for all that its kind of path asks for. Raises `Unsearchable`."""
     texts = body_search.decodings(content, encoding)
@@ -108,7 +128,8 @@ def _search(rules: RequestRules, kind: PathKind, incoming: IncomingRequest, cont
         found.token_like = body_search.find_token_candidates(searched, fields, incoming.headers, limit=_MOST_CANDIDATES)
         return found
     if kind is PathKind.LOGOUT:
-        carrying = [pair for pair in incoming.headers if pair[0] in (b"authorization", b"cookie")]
+        found.learnable = _learnable(rules, fields, incoming.headers)
+        carrying = [pair for pair in incoming.headers if pair[0] in _TOKEN_HEADERS]
         found.token_like = body_search.find_token_candidates(
             searched, fields, carrying, limit=_MOST_CANDIDATES, strict=False
         )
@@ -146,12 +167,20 @@ def _sent(rules: RequestRules, content: bytes, encoding: bytes, headers: Headers
     return msgspec.structs.replace(sent, refresh_token=refresh or None)
 
 
-def _learnable(rules: RequestRules, fields: Sequence[Field], headers: Headers) -> list[str]:
-    """The texts of a refresh that may be its refresh token: cookies, and members of the body that are called so."""
+def _learnable(rules: RequestRules, fields: Sequence[Field], headers: Headers) -> list[FoundText]:
+    """The texts that may be a refresh token: cookies, and members of the body that are called so."""
     access = {name.encode() for name in rules.sources.cookie_names}
-    found = [value for path, value in fields if path and "refresh" in path[-1].lower()]
-    found += [value for name, value in credentials.request_cookies(headers) if name not in access]
-    return [text for text in dict.fromkeys(found) if is_learnable(text)]
+    found = [(path[-1], value, False) for path, value in fields if path and "refresh" in path[-1].lower()]
+    found += [
+        (name.decode("latin-1"), value, True)
+        for name, value in credentials.request_cookies(headers)
+        if name not in access
+    ]
+    texts: dict[str, FoundText] = {}
+    for name, text, is_cookie in found:
+        if is_learnable(name, text, cookie=is_cookie):
+            texts.setdefault(text, FoundText(name, text))
+    return list(texts.values())
 
 
 async def _body(receive: Receive) -> tuple[bytes, Receive]:

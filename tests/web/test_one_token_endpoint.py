@@ -182,3 +182,36 @@ def test_a_refresh_at_a_login_path_guesses_no_passwords(store: Store) -> None:  
         statuses = [post(world, LOGIN, WRONG, guess, [FORM]).status for _ in range(4)]
         assert statuses == [401, 401, 401, 429]
         assert refused(world, LOGIN, of(username=name, password="y")).body == THROTTLED
+
+
+PAD = "&p=" + "A" * 66_000
+UNREADABLE: dict[str, Callable[[bytes], tuple[bytes, list[tuple[str, str]], str]]] = {
+    "too long": lambda body: (body + PAD.encode(), [FORM], ""),
+    "too long, with a user name": lambda body: (b"username=a&" + body + PAD.encode(), [FORM], ""),
+    "the grant behind the bound": lambda body: (b"username=a&password=b" + PAD.encode() + b"&" + body, [FORM], ""),
+    "the grant in the query": lambda body: (body + PAD.encode(), [FORM], "?grant_type=refresh_token"),
+    "too many fields": lambda body: (body + b"".join(b"&a=%s" % opaque().encode() for _ in range(400)), [FORM], ""),
+    "zstd": lambda body: (body, [FORM, ("Content-Encoding", "zstd")], ""),
+    "packed twice": lambda body: (body, [FORM, ("Content-Encoding", "gzip, gzip")], ""),
+}
+
+
+@pytest.mark.parametrize("limit", ["off", "10/15m"])
+def test_at_one_endpoint_for_both_what_cannot_be_read_is_no_login(store: Store, limit: str) -> None:  # S10, rule 5.14
+    with mounted(store, mount, login_rate_limit=limit, login_paths=TOKEN, refresh_paths=TOKEN) as world:
+        user = someone()
+        pair = by_password(world, user)
+        end_all(world, pair.access)
+        for send in UNREADABLE.values():
+            body, headers, query = send(f"grant_type=refresh_token&refresh_token={pair.refresh}".encode())
+            assert refused(world, TOKEN + query, body, headers).status == 413
+        assert world.store.live(user) == 0
+
+
+def test_at_a_path_for_logins_alone_a_long_login_passes(world: World) -> None:  # rule 5.14
+    """Such as a long `SAMLResponse`, where failures are not counted. What does not say so may be a refresh."""
+    user = someone()
+    body = f"SAMLResponse={'A' * 70_000}".encode()
+    assert post(world, LOGIN, handed(Pair(token(user), opaque())), body, [FORM]).status == 200
+    for hidden in (f"x={PAD}", f"username=a&grant_type=refresh_token{PAD}"):
+        assert refused(world, LOGIN, hidden.encode(), [FORM]).status == 413
