@@ -85,6 +85,8 @@ class EmbeddedValkey:
         self._child: subprocess.Popen[bytes] | None = None
         self._in_use: int | None = None
         self._started_at: float | None = None
+        # Whether it has died since, and was started again a moment ago.
+        self._was_restarted = False
         # The kinds of problems that were logged since the server last worked.
         self._logged: set[str] = set()
         # Why the server is down and cannot be started; None while it is not known to be.
@@ -150,7 +152,10 @@ class EmbeddedValkey:
             ):
                 if await self._start_again():
                     pause = _RETRY_SECONDS
-            elif self.problem is not None and not self._is_new():
+            elif not self._is_new():
+                self._was_restarted = False
+                if self.problem is None:
+                    continue
                 _log.info("embedded store works again: it was started")
                 self.problem = None
                 self._logged.clear()
@@ -163,10 +168,11 @@ class EmbeddedValkey:
             # That explains its death.
             self._started_at = None
         else:
-            if self._is_new():
+            if self._is_new() and self._was_restarted:
                 problem = f"it died soon after it was started: {_last_line(self._data_dir / 'valkey.log')}"
             elif self.problem is None:
                 _log.error("embedded store died: starting it again")
+            self._was_restarted = True
             try:
                 await asyncio.to_thread(self.start)
             except (EmbeddedStoreFailed, OSError) as error:

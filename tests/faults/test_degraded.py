@@ -4,6 +4,7 @@ process knows better. R1 of the catalogue of faults, its grace."""
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -31,7 +32,8 @@ from tests.system.sidecar import (
 from tests.waiting import HANG_SECONDS
 
 _OPTIONS = ("--appendonly", "yes", "--appendfsync", "always")
-HANDED_OUT = token(someone())
+# Good for longer than the whole suite takes.
+HANDED_OUT = token(someone(), exp=int(time.time()) + 36_000)
 
 
 async def _answer(connection: RawConnection, request: RawRequest) -> None:
