@@ -365,11 +365,9 @@ class HttpServerProtocol(asyncio.Protocol):
                 self._end_input()
         else:
             self._idle = True
-            now, idle = self._loop.time(), self.idle_seconds
-            if (left := self._expires_at - now) < idle:
-                # A connection that has just come of age waits for a request to say so to.
-                idle = max(1.0, left)
-            self._deadline.set_at(now + idle)
+            # A connection that has just come of age waits for a request to say so to.
+            until = (now := self._loop.time()) + self.idle_seconds
+            self._deadline.set_at(until if until <= self._expires_at else max(now + 1.0, self._expires_at))
 
     # Closing
 
