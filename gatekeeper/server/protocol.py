@@ -1,7 +1,6 @@
 """The connection of a client: reading, order, timeouts, and responses without the application.
 
-A connection is always in one phase. Requests are handled one after the other, so that responses keep their order; a
-bounded amount of data that a client sends ahead is held.
+A connection is always in one phase. Requests are handled in order; a bounded amount of data that is sent ahead is held.
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ _HIGH_WATER_BYTES: Final = 64 * 1024
 # As Go's net/http: so much of an unread body is read over to keep the connection; more ends it.
 _MAX_DRAINED_BYTES: Final = 256 * 1024
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
-
 FastPath: TypeAlias = Callable[[Exchange], bool]
 OnClientLeft: TypeAlias = "Callable[[asyncio.Task[None]], None]"
 
