@@ -110,7 +110,7 @@ async def test_a_killed_master_over_tls_is_followed(over: Over) -> None:
 @pytest.mark.parametrize("make", [cluster, sentinels])
 async def test_clients_for_subscriptions_and_applications_use_tls(over: Over, make: Callable[[Over], Any]) -> None:
     with make(over) as store:
-        client = open_client(store.url, timeout_seconds=3, ca_file=str(over.tls.ca_file))
+        client = open_client(store.url, timeout_seconds=HANG_SECONDS, ca_file=str(over.tls.ca_file))
         try:
             # Of a cluster redis-py asks the address of "localhost", never that name, for which the certificate is.
             if over.is_address or isinstance(store, Watched):
