@@ -116,7 +116,7 @@ class TestMockstream(SessionsContract):
         user = someone()
         theirs = token(user)
         (session,) = self.ids(world, theirs)
-        for roles in ([], ["user"], ["Admin"], ["administrator"], "user,admin"):
+        for roles in ([], ["user"], ["Admin"], ["administrator"], "user;admin"):
             bearing = token(someone(), roles=roles)
             for method, path in [
                 ("GET", f"/sessions/user/{user}"),
