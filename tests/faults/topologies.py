@@ -98,6 +98,9 @@ class Node:
         return self.client.execute_command(*command)  # type: ignore[no-untyped-call]
 
     def ready(self) -> bool:
+        if self.process.poll() is not None:
+            # Somebody had its port, or that of its bus, for a moment.
+            self.start()
         return bool(self.client.ping())
 
     def is_master(self) -> bool:
