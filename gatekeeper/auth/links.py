@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 
 from gatekeeper.sessions.sign_ins import SignIns, TokenLookup
-from gatekeeper.tokens.issuer import digest
 from gatekeeper.tokens.refresh_digest import known_token
 
 Link = tuple[str, TokenLookup]
@@ -16,11 +15,8 @@ async def holder_of(sign_ins: SignIns, token: str) -> tuple[str, str] | None:
     """The user of a refresh token and the digest by which their sessions know it. A JWT counts with the signature that
     was handed out only: the rest of it may be guessed. Raises `StoreUnavailable`."""
     known = known_token(token)
-    for signed, said in ((known.signed, known.digest), (plain := digest(token), plain)):
-        user = await sign_ins.user_of(signed)
-        if user is not None:
-            return user, said
-    return None
+    user = await sign_ins.user_of(known.signed)
+    return None if user is None else (user, known.digest)
 
 
 async def named_links(sign_ins: SignIns, digests: Sequence[str]) -> list[Link]:

@@ -53,9 +53,8 @@ def placed_digest(place: str, text: str) -> str:
 
 
 def lookup_digests(texts: Iterable[str]) -> list[str]:
-    """Return the digests under which these texts may be known, each once. Version 0.1.0 knew a token by its spelling
-    alone."""
-    return list(dict.fromkeys(each for text in texts for each in (known_token(text).digest, digest(text))))
+    """Return the digests under which these texts may be known, each once."""
+    return list(dict.fromkeys(known_token(text).digest for text in texts))
 
 
 def _digest(content: bytes) -> str:
