@@ -64,6 +64,16 @@ class Process:
             except StoreUnavailable:
                 await asyncio.sleep(0.02)
 
+    async def beats(self) -> None:
+        """Sends one heartbeat, however long the store is away."""
+        while True:
+            try:
+                await self.runner.epoch.beat()
+            except StoreUnavailable:
+                await asyncio.sleep(0.02)
+            else:
+                return
+
     async def aclose(self) -> None:
         assert self.client.breaker is not None
         await self.client.breaker.aclose()

@@ -28,7 +28,8 @@ class Traffic:
     been acknowledged, `mixed_up` answers about a session that is not the asked user's."""
 
     def __init__(self, store_client: StoreClient) -> None:
-        self.store = SessionStore(ScriptRunner(store_client, key_prefix="gk:", rules=Rules(**_rules())))
+        self.runner = ScriptRunner(store_client, key_prefix="gk:", rules=Rules(**_rules()))
+        self.store = SessionStore(self.runner)
         self.seen: Counter[str] = Counter()
         self.revived: list[str] = []
         self.mixed_up: list[str] = []
@@ -122,4 +123,6 @@ async def traffic(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        # First, for what it repeats would open connections again.
+        await made.runner.recent.aclose()
         await store_client.aclose()
