@@ -12,6 +12,7 @@ from gatekeeper.build import build
 from gatekeeper.errors import KeysUnavailable, StoreUnavailable
 from gatekeeper.models import Client
 from gatekeeper.settings import Settings, load, store_name, warnings
+from gatekeeper.settings.types import env_name
 from gatekeeper.store.embedded import EmbeddedStoreDown, EmbeddedStoreFailed, EmbeddedValkey
 from gatekeeper.tokens import diagnosis
 from gatekeeper.web.engine import Engine
@@ -55,6 +56,12 @@ async def _failures(settings: Settings, engine: Engine) -> AsyncIterator[str]:
     except EmbeddedStoreFailed as error:
         runs, why = False, str(error)
     print(f"store: {name}")
+    if settings.trusted_proxies and len(settings.client_address_header) > 1:
+        # Only requests show which of them a proxy sets: `serve` says so when two are there and differ.
+        print(
+            f"note: {env_name('client_address_header')}: of {', '.join(settings.client_address_header)} the first one "
+            "that a trusted proxy sends names the client; where yours sets one and passes others on, name that one"
+        )
     if why is not None:
         yield why
     for fault in await engine.readiness.faults(of_store=runs):

@@ -106,10 +106,13 @@ def test_check_online_asks_the_store_and_the_backend(store: Store) -> None:
     assert "warning: the store does not persist: a restart of it forgets which sessions have ended" in done.stdout
     store.client.config_set("maxmemory-policy", "allkeys-lru")
     try:
-        evicting = command("check", "--online", redis_url=store.url)
+        evicting = command("check", "--online", redis_url=store.url, trusted_proxies="10.0.0.0/8")
     finally:
         store.client.config_set("maxmemory-policy", "noeviction")
     assert "warning: the store's maxmemory-policy is allkeys-lru" in evicting.stdout  # R6
+    address_header = "note: GATEKEEPER_CLIENT_ADDRESS_HEADER: of x-forwarded-for, forwarded, x-real-ip the first one"
+    assert address_header in evicting.stdout
+    assert address_header not in done.stdout
 
 
 def test_check_online_tells_what_does_not_answer(store: Store) -> None:

@@ -68,7 +68,7 @@ def web_parts(
         sources=sources,
         strays=StrayPlaces(sources),
         identity=IdentityHeaders(settings.identity_headers),
-        trusted=TrustedProxies(settings.trusted_proxies),
+        trusted=TrustedProxies(settings.trusted_proxies, settings.client_address_header),
         origins=Origins(settings.cors_origins),
         login_names=LoginNames(settings.login_name_fields),
         opaque=OpaqueBearers([compile_pattern(text) for text in settings.opaque_bearer_paths]),

@@ -1,14 +1,16 @@
-"""The client's address, for sessions, limits and the access log. Pure.
+"""The client's address, for sessions, limits and the access log. Pure, but for two log lines.
 
-One function decides it: `TrustedProxies.client`. Its only source is `X-Forwarded-For`, to which every proxy appends the
-address that it was called from. Read from the right, each entry is as reliable as the proxy that wrote it; reading
-stops at the first one that is not trusted, for the client itself can have written all entries left of it. `Forwarded`
-and `X-Real-IP` are never read.
+One function decides it: `TrustedProxies.client`. Its source is one header, the first of `CLIENT_ADDRESS_HEADER` that a
+trusted peer sent: by default `X-Forwarded-For`, to which every proxy appends the address that it was called from. Read
+from the right, each entry is as reliable as the proxy that wrote it; reading stops at the first one that is not
+trusted, for the client itself can have written all entries left of it. Where a trusted peer names no address,
+it is unknown, and no limit counts it.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
 from collections.abc import Iterable
 from functools import lru_cache
@@ -22,12 +24,27 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 UNIX_PEER: Final = "unix:"
 """The address of a peer on a Unix socket, as in nginx. As a network it trusts such peers."""
 
+UNKNOWN: Final = "unknown"
+"""The address where a trusted peer names none, as `Forwarded` writes it (RFC 7239 section 6.2)."""
+
+NO_ADDRESS: Final = frozenset({UNIX_PEER, UNKNOWN})
+
+ADDRESS_HEADERS: Final = ("x-forwarded-for", "forwarded", "x-real-ip")
+"""The headers that are read unless the settings say otherwise, the first one that is there."""
+
+_log = logging.getLogger("gatekeeper")
+
 # Real chains of proxies have two to five hops.
 _MAX_HOPS = 32
 
 # No address with zone and port is longer; longer text is not cached.
 _MAX_CHARS = 80
 
+# As much as those hops may take, with parameters.
+_MAX_BYTES = 8192
+
+# A quoted node has no escapes: no address needs one.
+_FOR = re.compile(r'for=([^\s";,=]+|"[^"\\]*")', re.IGNORECASE)
 _WITH_PORT = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<v4>[0-9.]+))(?::[0-9]{1,5})?")
 
 
@@ -35,15 +52,20 @@ class TrustedProxies:
     """The networks whose forwarding headers are believed. Without any, no peer's are, loopback included.
 
     `networks` are `ipaddress` networks, their text (`10.0.0.0/8`, `::1`), or `unix:` for peers on a Unix socket. Raises
-    ValueError for anything else, and for a network with host bits set.
+    ValueError for anything else, and for a network with host bits set. `headers` are the names, in lower case, of the
+    headers that may name the client; of those that are there the first one does. `Forwarded` is read as RFC 7239 has
+    it, every other one as a list of addresses.
     """
 
-    def __init__(self, networks: Iterable[str | Network]) -> None:
+    def __init__(self, networks: Iterable[str | Network], headers: Iterable[str] = ADDRESS_HEADERS) -> None:
         given = list(networks)
         self._unix = UNIX_PEER in given
         self._networks: tuple[Network, ...] = tuple(
             _unmapped_network(ipaddress.ip_network(network)) for network in given if network != UNIX_PEER
         )
+        self._headers = tuple(name.encode() for name in headers)
+        # Each is said once in the life of the process.
+        self._logged_differing = self._logged_unknown = False
 
     def __repr__(self) -> str:
         return f"<TrustedProxies {[*map(str, self._networks), *[UNIX_PEER] * self._unix]}>"
@@ -69,21 +91,58 @@ class TrustedProxies:
 
     def counted_as(self, client: str, peer: str | None) -> str | None:
         """Return the text by which limits count the client (`counted_as`), None if its address is not that of one
-        client."""
-        return counted_as(client) if self.can_tell_clients_apart(peer) else None
+        client, or is unknown."""
+        return counted_as(client) if client != UNKNOWN and self.can_tell_clients_apart(peer) else None
 
     def client(self, peer: str | None, headers: Headers) -> str:
-        """Return the client's address: the peer's, or behind trusted peers the right-most untrusted one of
-        `X-Forwarded-For`, whose lines are joined in order.
+        """Return the client's address: the peer's, or behind trusted peers the right-most untrusted one of the header
+        that counts, whose lines are joined in order.
 
         If every hop is trusted, it is the left-most. An entry that is not an address ends the reading at the hop that
-        sent it. IPv4-mapped IPv6 becomes IPv4; ports, brackets and zone ids are removed. A peer on a Unix socket is
-        `unix:`.
+        sent it; where that is the peer, the address is `unknown`. Empty entries are ignored. IPv4-mapped IPv6 becomes
+        IPv4; ports, brackets and zone ids are removed. A peer on a Unix socket is `unix:`.
         """
-        client = UNIX_PEER if peer is None else canonical(peer)
         if not self.trusts(peer):
-            return client
-        for hop in _hops_from_the_right(headers):
+            return UNIX_PEER if peer is None else canonical(peer)
+        found: tuple[str, bytes] | None = None
+        for name in self._headers:
+            hops = _hops_from_the_right(name, get_all(headers, name))
+            if not hops:
+                continue
+            client = self._named_in(hops)
+            if found is None:
+                found = client, name
+            elif client != found[0]:
+                self._log_differing(name, found[1])
+        if found is None or found[0] == UNKNOWN:
+            self._log_unknown(peer)
+            return UNKNOWN
+        return found[0]
+
+    def _log_differing(self, name: bytes, counted: bytes) -> None:
+        if not self._logged_differing:
+            self._logged_differing = True
+            _log.warning(
+                "client address is named twice: %s says another one than %s, which counts "
+                "(GATEKEEPER_CLIENT_ADDRESS_HEADER)",
+                name.decode(),
+                counted.decode(),
+            )
+
+    def _log_unknown(self, peer: str | None) -> None:
+        if not self._logged_unknown:
+            self._logged_unknown = True
+            _log.warning(
+                "client address is unknown: the trusted peer %s names none in %s (GATEKEEPER_TRUSTED_PROXIES, "
+                "GATEKEEPER_CLIENT_ADDRESS_HEADER)",
+                UNIX_PEER if peer is None else canonical(peer),
+                " or ".join(name.decode() for name in self._headers),
+            )
+
+    def _named_in(self, hops: Iterable[str]) -> str:
+        """Return the address that a header names, read from its right end."""
+        client = UNKNOWN
+        for hop in hops:
             address = _parsed(hop)
             if address is None:
                 break
@@ -118,10 +177,21 @@ def _counted_cached(client: str) -> str:
     return str(ipaddress.IPv6Network((address, _SUBNET_BITS), strict=False))
 
 
-def _hops_from_the_right(headers: Headers) -> list[str]:
-    joined = b",".join(get_all(headers, b"x-forwarded-for"))
-    hops = joined.rsplit(b",", _MAX_HOPS)[-_MAX_HOPS:]
-    return [hop.strip(b" \t").decode("latin-1") for hop in reversed(hops)]
+def _hops_from_the_right(name: bytes, values: Iterable[bytes]) -> list[str]:
+    # Lines of one list are joined in order (RFC 9110 section 5.3), and empty elements ignored (section 5.6.1).
+    elements = [part for part in b",".join(values)[-_MAX_BYTES:].split(b",") if part.strip(b" \t")][-_MAX_HOPS:]
+    hops = [element.strip(b" \t").decode("latin-1") for element in reversed(elements)]
+    return [_named_for(hop) for hop in hops] if name == b"forwarded" else hops
+
+
+def _named_for(element: str) -> str:
+    """Return the node that an element of `Forwarded` was sent for (RFC 7239 section 5.2); empty text where it does not
+    say, or says more than once."""
+    found = [match[1] for pair in element.split(";") if (match := _FOR.fullmatch(pair.strip(" \t")))]
+    if len(found) != 1:
+        return ""
+    [node] = found
+    return node[1:-1] if node.startswith('"') else node
 
 
 def canonical(peer: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from gatekeeper.http.client_address import UNIX_PEER
+from gatekeeper.http.client_address import NO_ADDRESS
 from gatekeeper.http.grammar import is_token
 from gatekeeper.http.headers import (
     OWN_PREFIX,
@@ -208,8 +208,8 @@ def _forwarding(headers: Headers, kept: Headers, arrival: Arrival, own: frozense
 @lru_cache(maxsize=1024)
 def _seen(client: str, scheme: str, host: bytes) -> tuple[tuple[bytes, bytes], ...]:
     """Return the forwarding headers for a client as Gatekeeper sees it."""
-    # A peer on a Unix socket has no address.
-    address = b"" if client == UNIX_PEER else client.encode("latin-1", "replace")
+    # None of a peer on a Unix socket, nor of a client that a trusted peer did not name.
+    address = b"" if client in NO_ADDRESS else client.encode("latin-1", "replace")
     values = (address, scheme.encode("ascii"), host, _port(host, scheme))
     return tuple((name, value) for name, value in zip(_FORWARDING[1:], values, strict=True) if value)
 

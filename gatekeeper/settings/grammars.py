@@ -235,6 +235,13 @@ def parse_identity_header(text: str) -> IdentityHeader:
     raise ValueError("does not end in sub, session, roles or claim:<name>")
 
 
+def parse_address_header(text: str) -> str:
+    """Parse the name of a header, in lower case."""
+    if not _TOKEN.fullmatch(text):
+        raise ValueError("is not the name of a header")
+    return text.lower()
+
+
 def fold_header(name: str) -> str:
     """Normalise a header name as lenient backends do: `X_User.Id` is `x-user-id` to CGI, WSGI and PHP."""
     return re.sub(r"[_.]", "-", name.lower())

@@ -121,7 +121,19 @@ class ProxySettings(SettingsGroup):
     ] = _setting(
         "none",
         "The networks of your proxies, whose forwarding headers (such as `X-Forwarded-For`) are believed. The client's "
-        "address is the right-most one that is not in these networks.",
+        "address is the right-most one that is not in these networks. Where such a proxy names none it is unknown, and "
+        "no limit counts it.",
+    )
+    client_address_header: Annotated[
+        tuple[str, ...],
+        ListReader(
+            parse=grammar.parse_address_header,
+            accepted="names of headers separated by commas, each once, such as x-forwarded-for",
+        ),
+    ] = _setting(
+        "x-forwarded-for,forwarded,x-real-ip",
+        "The headers by which one of `TRUSTED_PROXIES` names the client's address; of those that are there the first "
+        "one counts. Name the one that your proxy sets: another one may be the client's own words.",
     )
     identity_headers: Annotated[
         tuple[IdentityHeader, ...],

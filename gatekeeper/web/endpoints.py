@@ -15,6 +15,7 @@ from gatekeeper.auth.requests import IssuedTokens, SessionOwner, SignInRequest
 from gatekeeper.dialects.base import Answer, Wording
 from gatekeeper.dialects.endpoints import UNKNOWN_CLIENT, Endpoint, LoggedOut, Nothing, Serves, TokenPair, by_pattern
 from gatekeeper.errors import Reason, TokenRejected
+from gatekeeper.http.client_address import NO_ADDRESS
 from gatekeeper.http.headers import HeaderList, Headers, get, get_all
 from gatekeeper.http.paths import RouteMatch
 from gatekeeper.http.types import Receive
@@ -179,7 +180,9 @@ class Endpoints:
     @staticmethod
     def _client_headers(incoming: IncomingRequest) -> list[tuple[str, str]]:
         """The headers about the client for the backend that checks a password."""
-        headers = [("x-request-id", incoming.request_id), ("x-forwarded-for", incoming.client.ip_address)]
+        headers = [("x-request-id", incoming.request_id)]
+        if incoming.client.ip_address not in NO_ADDRESS:
+            headers.append(("x-forwarded-for", incoming.client.ip_address))
         # As it was sent: each character is an octet.
         user_agent = (get(incoming.headers, b"user-agent") or b"gatekeeper").decode("latin-1")
         return [*headers, ("user-agent", user_agent)]

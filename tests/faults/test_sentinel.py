@@ -99,7 +99,8 @@ async def test_an_end_that_no_replica_has_is_never_acknowledged(store: Watched) 
     # R13, rule 4.8: so a failover cannot bring a session back whose end was answered with 2xx
     [replica] = store.replicas
     store_client = StoreClient(store.url, timeout_seconds=1, replicas=1)
-    sessions = SessionStore(ScriptRunner(store_client, key_prefix="gk:", rules=RULES))
+    runner = ScriptRunner(store_client, key_prefix="gk:", rules=RULES)
+    sessions = SessionStore(runner)
     try:
         for reference in ("a", "b"):
             assert (await sessions.check(token(reference), CLIENT)).outcome == "opened"
@@ -119,6 +120,7 @@ async def test_an_end_that_no_replica_has_is_never_acknowledged(store: Watched) 
         word = await asyncio.to_thread(until, replica.is_master, "a master") and await answered(sessions, "a")
         assert word == "ended"
     finally:
+        await runner.recent.aclose()
         await store_client.aclose()
 
 

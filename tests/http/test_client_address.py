@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatekeeper.http.client_address import UNIX_PEER, TrustedProxies, counted_as
+from gatekeeper.http.client_address import UNIX_PEER, UNKNOWN, TrustedProxies, counted_as
 
 TRUSTED = TrustedProxies(["10.0.0.0/8", "fd00::/8", "::1"])
 
@@ -43,8 +43,11 @@ def test_without_networks_nobody_is_trusted() -> None:
         ((b"6.6.6.6", b"203.0.113.5"), "203.0.113.5"),
         ((b"203.0.113.5", b"10.0.0.7,10.0.0.8"), "203.0.113.5"),
         ((b"10.0.0.6, 10.0.0.7",), "10.0.0.6"),
-        ((), "10.0.0.1"),
-        ((b"",), "10.0.0.1"),
+        ((b"6.6.6.6, 203.0.113.5, ,",), "203.0.113.5"),
+        ((b"6.6.6.6", b"", b"203.0.113.5", b" "), "203.0.113.5"),
+        ((), UNKNOWN),
+        ((b"",), UNKNOWN),
+        ((b" , ,",), UNKNOWN),
     ],
 )
 def test_behind_trusted_peers_it_is_the_right_most_untrusted_address(lines: tuple[bytes, ...], expected: str) -> None:
@@ -52,11 +55,76 @@ def test_behind_trusted_peers_it_is_the_right_most_untrusted_address(lines: tupl
 
 
 # I03
-def test_other_headers_have_no_say() -> None:
+def test_of_several_headers_the_first_one_of_the_settings_counts() -> None:
     headers = [(b"x-real-ip", b"6.6.6.6"), (b"forwarded", b"for=7.7.7.7"), *forwarded(b"203.0.113.5")]
 
     assert TRUSTED.client("10.0.0.1", headers) == "203.0.113.5"
-    assert TRUSTED.client("10.0.0.1", headers[:2]) == "10.0.0.1"
+    assert TRUSTED.client("10.0.0.1", headers[:2]) == "7.7.7.7"
+    assert TRUSTED.client("10.0.0.1", headers[:1]) == "6.6.6.6"
+    # One without a single element says nothing; one that holds something else than an address is not passed over.
+    assert TRUSTED.client("10.0.0.1", [*headers[:2], *forwarded(b"", b" ,")]) == "7.7.7.7"
+    assert TRUSTED.client("10.0.0.1", [*headers[:2], *forwarded(b"nobody")]) == UNKNOWN
+    # From a peer that is not trusted none counts.
+    assert TRUSTED.client("203.0.113.9", headers) == "203.0.113.9"
+    only = TrustedProxies(["10.0.0.0/8"], ["cf-connecting-ip"])
+    assert only.client("10.0.0.1", headers) == UNKNOWN
+    assert only.client("10.0.0.1", [*headers, (b"cf-connecting-ip", b"198.51.100.7")]) == "198.51.100.7"
+
+
+# I03, I04
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ((b"for=203.0.113.5",), "203.0.113.5"),
+        ((b"For=203.0.113.5;proto=https;by=10.0.0.1",), "203.0.113.5"),
+        ((b"proto=http; for=203.0.113.5",), "203.0.113.5"),
+        ((b'for="203.0.113.5:4711"',), "203.0.113.5"),
+        ((b'for="[2001:db8::1]:4711"',), "2001:db8::1"),
+        ((b'for="[2001:db8::1]"',), "2001:db8::1"),
+        ((b"for=6.6.6.6, for=203.0.113.5, for=10.0.0.7",), "203.0.113.5"),
+        ((b"for=6.6.6.6", b"for=203.0.113.5"), "203.0.113.5"),
+        # What the client wrote cannot swallow what the proxy appends.
+        ((b'for="6.6.6.6', b"for=203.0.113.5"), "203.0.113.5"),
+        ((b'for="6.6.6.6, for=203.0.113.5',), "203.0.113.5"),
+        ((b"for=unknown",), UNKNOWN),
+        ((b"for=_hidden",), UNKNOWN),
+        ((b"for=203.0.113.5;for=6.6.6.6",), UNKNOWN),
+        ((b"for=6.6.6.6, proto=https",), UNKNOWN),
+        ((b"203.0.113.5",), UNKNOWN),
+        ((b"for=",), UNKNOWN),
+        ((b'for=203.0.113.5"',), UNKNOWN),
+        ((b'for="203.0.113\\.5"',), UNKNOWN),
+        ((b"xfor=203.0.113.5",), UNKNOWN),
+    ],
+)
+def test_forwarded_is_read_from_its_right_end_too(lines: tuple[bytes, ...], expected: str) -> None:
+    assert TRUSTED.client("10.0.0.1", [(b"forwarded", line) for line in lines]) == expected
+
+
+def test_no_limit_counts_an_unknown_address_and_the_log_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    trusted = TrustedProxies(["10.0.0.0/8"])
+    for _ in range(3):
+        assert trusted.client("10.0.0.1", [(b"x-real-ip", b"nobody")]) == UNKNOWN
+    assert trusted.counted_as(UNKNOWN, "10.0.0.1") is None
+    assert trusted.counted_as("203.0.113.5", "10.0.0.1") == "203.0.113.5"
+    [line] = caplog.messages
+    assert line.startswith("client address is unknown: the trusted peer 10.0.0.1 names none")
+    assert "GATEKEEPER_CLIENT_ADDRESS_HEADER" in line
+
+
+def test_two_headers_that_differ_are_in_the_log_once(caplog: pytest.LogCaptureFixture) -> None:
+    trusted = TrustedProxies(["10.0.0.0/8"])
+    assert trusted.client("10.0.0.1", [*forwarded(b"203.0.113.5"), (b"x-real-ip", b"203.0.113.5")]) == "203.0.113.5"
+    assert trusted.client("198.51.100.1", [*forwarded(b"203.0.113.5"), (b"x-real-ip", b"6.6.6.6")]) == "198.51.100.1"
+    assert not caplog.messages
+    for number in range(3):
+        headers = [*forwarded(b"203.0.113.5"), (b"x-real-ip", b"6.6.6.%d" % number)]
+        assert trusted.client("10.0.0.1", headers) == "203.0.113.5"
+    [line] = caplog.messages
+    assert line == (
+        "client address is named twice: x-real-ip says another one than x-forwarded-for, which counts "
+        "(GATEKEEPER_CLIENT_ADDRESS_HEADER)"
+    )
 
 
 # I04
@@ -100,11 +168,10 @@ def test_the_forms_that_proxies_write_are_read(hop: bytes, expected: str) -> Non
         b"\xb2.2.3.4",
         b"\xff",
         b"1" * 5000,
-        b"",
     ],
 )
 def test_garbage_ends_the_reading_at_the_hop_that_sent_it(garbage: bytes) -> None:
-    assert TRUSTED.client("10.0.0.1", forwarded(b"6.6.6.6, " + garbage)) == "10.0.0.1"
+    assert TRUSTED.client("10.0.0.1", forwarded(b"6.6.6.6, " + garbage)) == UNKNOWN
     assert TRUSTED.client("10.0.0.1", forwarded(b"6.6.6.6, " + garbage + b", 10.0.0.2")) == "10.0.0.2"
 
 
@@ -138,7 +205,7 @@ def test_a_peer_on_a_unix_socket_is_trusted_only_by_name() -> None:
 
     assert TRUSTED.client(None, headers) == UNIX_PEER
     assert TrustedProxies([UNIX_PEER]).client(None, headers) == "203.0.113.5"
-    assert TrustedProxies([UNIX_PEER]).client(None, []) == UNIX_PEER
+    assert TrustedProxies([UNIX_PEER]).client(None, []) == UNKNOWN
     assert TrustedProxies([UNIX_PEER, "10.0.0.0/8"]).trusts(None)
     assert not TrustedProxies([UNIX_PEER]).trusts("127.0.0.1")
 
@@ -150,8 +217,11 @@ def test_a_network_that_is_none_is_refused(network: str) -> None:
 
 
 @given(st.lists(st.binary(max_size=40)), st.sampled_from(["10.0.0.1", "203.0.113.9", "::1"]))
-def test_whatever_comes_the_answer_is_an_address(lines: list[bytes], peer: str) -> None:
-    assert ipaddress.ip_address(TRUSTED.client(peer, forwarded(*lines)))
+def test_whatever_comes_the_answer_is_an_address_or_unknown(lines: list[bytes], peer: str) -> None:
+    for headers in (forwarded(*lines), [(b"forwarded", line) for line in lines]):
+        client = TRUSTED.client(peer, headers)
+        assert client == UNKNOWN or ipaddress.ip_address(client)
+        assert TRUSTED.trusts(peer) or client != UNKNOWN
 
 
 @given(st.binary(max_size=60))

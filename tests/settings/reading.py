@@ -43,6 +43,7 @@ DEFAULTS: dict[str, str | None] = {
     "SHUTDOWN_DELAY": "0s",
     "SHUTDOWN_GRACE": "30s",
     "TRUSTED_PROXIES": "none",
+    "CLIENT_ADDRESS_HEADER": "x-forwarded-for,forwarded,x-real-ip",
     "IDENTITY_HEADERS": "X-User-Id=sub,X-Session-Id=session,X-User-Roles=roles",
     "FORWARD_AUTHORIZATION": "true",
     "PUBLIC_PATHS": "none",

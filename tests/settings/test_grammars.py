@@ -154,6 +154,15 @@ def test_two_listeners_need_two_addresses() -> None:
     assert read("OPS_LISTEN", "127.0.0.1:0", LISTEN="127.0.0.1:0")
 
 
+def test_address_headers_are_names_in_any_case() -> None:
+    assert read("CLIENT_ADDRESS_HEADER", "CF-Connecting-IP, X-Real-IP") == ("cf-connecting-ip", "x-real-ip")
+
+
+@pytest.mark.parametrize("text", ["x-real-ip,", "x-real-ip,X-Real-IP", "x real ip", "x-real-ip:", "é"])
+def test_what_is_no_list_of_address_headers_is_refused(text: str) -> None:
+    assert "accepted: names of headers" in problem("CLIENT_ADDRESS_HEADER", text)
+
+
 def test_trusted_proxies_are_networks() -> None:
     assert read("TRUSTED_PROXIES", "10.0.0.0/8, 192.168.1.7,fd00::/8") == (
         ip_network("10.0.0.0/8"),

@@ -37,6 +37,7 @@ DEFAULT_VALUES: dict[str, Any] = {
     "shutdown_delay": 0.0,
     "shutdown_grace": 30.0,
     "trusted_proxies": (),
+    "client_address_header": ("x-forwarded-for", "forwarded", "x-real-ip"),
     "identity_headers": (
         ("X-User-Id", "sub", None),
         ("X-Session-Id", "session", None),
