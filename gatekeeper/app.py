@@ -9,7 +9,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -21,20 +22,22 @@ from gatekeeper.forward.http import Proxy
 from gatekeeper.forward.plan import DirectRoute
 from gatekeeper.http.headers import REQUEST_ID
 from gatekeeper.http.types import ASGIApp
-from gatekeeper.server import Exchange, no_fast_path
+from gatekeeper.server import Exchange
 from gatekeeper.settings import Settings
 from gatekeeper.telemetry.health import Health, Scrape
 from gatekeeper.upstream.http1_client import Http1Upstream
-from gatekeeper.upstream.httpx_client import HttpxUpstream
 from gatekeeper.web.engine import Engine
 from gatekeeper.web.handler import Handler
 from gatekeeper.web.lifespan import with_lifespan
+
+if TYPE_CHECKING:
+    from gatekeeper.upstream.http2_client import Http2Upstream
 
 
 class App(NamedTuple):
     """The application of the public port, and the direct route past it for plain requests.
 
-    Only the HTTP/1 transport has a direct route; with the other, `fast_path` takes no request.
+    Only HTTP/1.1 has a direct route; `fast_path` takes no request for a backend that speaks HTTP/2.
     """
 
     handler: ASGIApp
@@ -48,14 +51,7 @@ def create_app(settings: Settings, engine: Engine) -> App:
     """
     if settings.upstream_url is None:
         raise ValueError("settings have no upstream_url: the sidecar needs a backend")
-    transport = Http1Upstream if settings.upstream_transport == "native" else HttpxUpstream
-    upstream = transport(
-        settings.upstream_url,
-        connect_timeout_seconds=settings.upstream_connect_timeout,
-        timeout_seconds=settings.upstream_timeout,
-        max_age_seconds=settings.upstream_max_age,
-        ca_file=str(settings.upstream_ca_file) if settings.upstream_ca_file else None,
-    )
+    upstream = create_upstream(settings, settings.upstream_url)
     rules = engine.rules
     own_headers = rules.identity.names | {REQUEST_ID}
     proxy = Proxy(
@@ -77,19 +73,38 @@ def create_app(settings: Settings, engine: Engine) -> App:
         renewals=engine.renewals,
     )
     app = with_lifespan(handler, engine.runtime, around=proxy)
-    if not isinstance(upstream, Http1Upstream):
-        return App(app, no_fast_path)
     services = DirectServices(
         engine.gate,
         rules,
         engine.streams,
         engine.telemetry,
         engine.responder,
-        upstream,
+        upstream if isinstance(upstream, Http1Upstream) else upstream.http1,
         engine.strays,
         engine.renewals,
     )
-    return App(app, DirectRoute(services, engine.runtime, own_headers=own_headers))
+    route = DirectRoute(services, engine.runtime, own_headers=own_headers)
+    if isinstance(upstream, Http1Upstream):
+        return App(app, route)
+    return App(app, lambda exchange: upstream.chose_http1 and route(exchange))
+
+
+def create_upstream(settings: Settings, url: str) -> Http1Upstream | Http2Upstream:
+    """Return the client for the backend at `url`."""
+    make: Callable[..., Http1Upstream | Http2Upstream] = Http1Upstream
+    prior = settings.upstream_http2 == "prior"
+    if prior or (settings.upstream_http2 == "auto" and url.startswith("https:")):
+        # h2 is loaded for those who use it.
+        from gatekeeper.upstream.http2_client import Http2Upstream
+
+        make = partial(Http2Upstream, prior=prior)
+    return make(
+        url,
+        connect_timeout_seconds=settings.upstream_connect_timeout,
+        timeout_seconds=settings.upstream_timeout,
+        max_age_seconds=settings.upstream_max_age,
+        ca_file=str(settings.upstream_ca_file) if settings.upstream_ca_file else None,
+    )
 
 
 def _health_response(faults: Sequence[str]) -> Response:

@@ -7,9 +7,10 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from gatekeeper.app import create_upstream
 from gatekeeper.auth.requests import RequestFacts
 from gatekeeper.build import build
-from gatekeeper.errors import KeysUnavailable, StoreUnavailable
+from gatekeeper.errors import KeysUnavailable, StoreUnavailable, UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.models import Client
 from gatekeeper.settings import Settings, load, store_name, warnings
 from gatekeeper.settings.types import env_name
@@ -68,8 +69,11 @@ async def _failures(settings: Settings, engine: Engine) -> AsyncIterator[str]:
         yield fault
     if runs:
         await _print_store_findings(engine)
-    if settings.upstream_url is not None and not await _reachable(settings.upstream_url):
-        yield f"GATEKEEPER_UPSTREAM_URL {settings.upstream_url}: cannot connect to the backend"
+    if settings.upstream_url is not None:
+        try:
+            print(f"backend: {settings.upstream_url}, {await _protocol(settings, settings.upstream_url)}")
+        except (UpstreamUnavailable, UpstreamTimeout) as error:
+            yield f"GATEKEEPER_UPSTREAM_URL {settings.upstream_url}: {error}"
 
 
 async def _print_store_findings(engine: Engine) -> None:
@@ -82,21 +86,13 @@ async def _print_store_findings(engine: Engine) -> None:
         pass  # already among the faults
 
 
-async def _reachable(url: str) -> bool:
-    scheme, _, rest = url.partition("://")
+async def _protocol(settings: Settings, url: str) -> str:
+    """Open a connection to the backend and return its protocol. Raises UpstreamUnavailable or UpstreamTimeout."""
+    upstream = create_upstream(settings, url)
     try:
-        async with asyncio.timeout(5):
-            if scheme == "http+unix":
-                _, writer = await asyncio.open_unix_connection(rest)
-            else:
-                host, _, port = rest.rpartition(":") if rest.rpartition(":")[2].isdigit() else (rest, "", "")
-                _, writer = await asyncio.open_connection(
-                    host.strip("[]"), int(port or (443 if scheme == "https" else 80))
-                )
-            writer.close()
-    except OSError:
-        return False
-    return True
+        return await upstream.probe()
+    finally:
+        await upstream.aclose()
 
 
 async def _check_token(settings: Settings, engine: Engine, token_file: Path) -> bool:

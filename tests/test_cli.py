@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from tests.middleware.host import mounted, starlette_app
 from tests.servers import serve_asgi
 from tests.system.sidecar import Store, World, command, external_store, someone, token
 from tests.tokens import forge
+from tests.upstream.http2_backend import hypercorn
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,7 @@ def test_check_online_asks_the_store_and_the_backend(store: Store) -> None:
     with serve_asgi(starlette_app([])) as backend:
         done = command("check", "--online", redis_url=store.url, upstream_url=backend)
     assert done.returncode == 0, done.stdout
+    assert f"backend: {backend}, HTTP/1.1" in done.stdout
     assert "warning: the store does not persist: a restart of it forgets which sessions have ended" in done.stdout
     store.client.config_set("maxmemory-policy", "allkeys-lru")
     try:
@@ -115,6 +118,20 @@ def test_check_online_asks_the_store_and_the_backend(store: Store) -> None:
     assert address_header not in done.stdout
 
 
+async def test_check_online_names_the_protocol_of_the_backend(store: Store) -> None:
+    async with hypercorn(starlette_app([])) as backend:
+        done = await asyncio.to_thread(
+            command, "check", "--online", redis_url=store.url, upstream_url=backend, upstream_http2="prior"
+        )
+    assert f"backend: {backend}, HTTP/2" in done.stdout
+
+
+def test_check_warns_of_a_choice_that_the_backend_never_gets() -> None:
+    done = command("check", upstream_url="http://127.0.0.1:1", upstream_http2="auto")
+    assert "warning: GATEKEEPER_UPSTREAM_HTTP2: auto has no effect without https://" in done.stdout
+    assert "UPSTREAM_HTTP2" not in command("check", upstream_url="https://a.example", upstream_http2="auto").stdout
+
+
 def test_check_online_tells_what_does_not_answer(store: Store) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
@@ -122,10 +139,9 @@ def test_check_online_tells_what_does_not_answer(store: Store) -> None:
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     failed = [line for line in done.stdout.splitlines() if line.startswith("failed: ")]
-    assert failed == [
-        "failed: session store failed: connection (FileNotFoundError)",
-        f"failed: GATEKEEPER_UPSTREAM_URL http://127.0.0.1:{port}: cannot connect to the backend",
-    ]
+    assert failed[0] == "failed: session store failed: connection (FileNotFoundError)"
+    assert failed[1].startswith(f"failed: GATEKEEPER_UPSTREAM_URL http://127.0.0.1:{port}: the backend cannot be")
+    assert len(failed) == 2
     assert done.stdout.splitlines()[-1] == "failed"
 
 

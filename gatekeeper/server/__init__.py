@@ -13,7 +13,7 @@ makes its class for one listener, and `listener` runs that under uvicorn.
 
 from gatekeeper.http.request_head import Limits
 from gatekeeper.server.exchange import Exchange, response_head_lines
-from gatekeeper.server.factory import http_protocol, no_fast_path
+from gatekeeper.server.factory import http_protocol
 from gatekeeper.server.rejection import ErrorResponse, RejectedRequest, RenderError
 from gatekeeper.server.scope import EXTENSION
 
@@ -25,6 +25,5 @@ __all__ = [
     "RejectedRequest",
     "RenderError",
     "http_protocol",
-    "no_fast_path",
     "response_head_lines",
 ]

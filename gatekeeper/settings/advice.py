@@ -110,6 +110,11 @@ def _data_dir_warnings(settings: Settings) -> Iterator[str]:
 
 
 def _transport_warnings(settings: Settings) -> Iterator[str]:
+    if settings.upstream_http2 == "auto" and not (settings.upstream_url or "https:").startswith("https:"):
+        yield (
+            f"{env_name('upstream_http2')}: auto has no effect without https://; a backend that is known to speak "
+            "HTTP/2 gets it with prior"
+        )
     for field, risk in (
         ("jwks_url", "an attacker on the network can replace the keys"),
         ("upstream_url", "an attacker on the network can read tokens and write identity headers"),

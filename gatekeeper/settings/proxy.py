@@ -57,11 +57,10 @@ class ProxySettings(SettingsGroup):
         "The age at which a connection to the backend ends, between requests; up to a fifth earlier, so that not all "
         "end at once. With the next connection the name of the backend is resolved again.",
     )
-    upstream_transport: Annotated[Literal["native", "httpx"], choice("native", "httpx")] = _setting(
-        "native",
-        "The HTTP client for the backend. `native` is Gatekeeper's own and speaks HTTP/1.1. `httpx` also speaks HTTP/2 "
-        "to `https://` backends that offer it; over HTTP/1.1 it is some thirty times slower, and it passes neither "
-        "trailers nor interim responses (1xx).",
+    upstream_http2: Annotated[Literal["off", "auto", "prior"], choice("off", "auto", "prior")] = _setting(
+        "off",
+        "HTTP/2 to the backend. `auto`: where an `https://` backend chooses it. `prior`: always, without asking, over "
+        "plain TCP and Unix sockets too. WebSockets have HTTP/1.1 connections of their own.",
     )
     upstream_ca_file: Annotated[Path | None, ca_file()] = _setting(
         None,

@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
-import httpx
-
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.net import enable_keepalive
 
@@ -41,7 +39,7 @@ class Connector:
     """Opens connections to the backend at `url` (`http://host:port`, `https://…`, `http+unix:///path.sock`).
 
     The host name is resolved for every connection. `timeout_seconds` bounds all of it, TLS included; `ca_file` is a PEM
-    bundle that replaces the default certificate authorities; `alpn` are the protocols offered over TLS (RFC 7301),
+    bundle that replaces the system's certificate authorities; `alpn` are the protocols offered over TLS (RFC 7301),
     empty for no offer. Raises ValueError for a URL of another form.
     """
 
@@ -49,7 +47,7 @@ class Connector:
         self, url: str, *, timeout_seconds: float, ca_file: str | None = None, alpn: Sequence[str] = ()
     ) -> None:
         self.origin = parse_backend_url(url)
-        self.ssl_context = _ssl_context(ca_file) if self.origin.is_tls else None
+        self.ssl_context = ssl.create_default_context(cafile=ca_file) if self.origin.is_tls else None
         if self.ssl_context is not None and alpn:
             self.ssl_context.set_alpn_protocols(list(alpn))
         self._timeout_seconds = timeout_seconds
@@ -105,9 +103,3 @@ def parse_backend_url(url: str) -> BackendAddress:
     host = parts.hostname if parts.hostname.isascii() else parts.hostname.encode("idna").decode("ascii")
     port = parts.port or (443 if is_tls else 80)
     return BackendAddress(is_tls, host, port, parts.netloc.encode(), socket_path=None)
-
-
-def _ssl_context(ca_file: str | None) -> ssl.SSLContext:
-    if ca_file is not None:
-        return ssl.create_default_context(cafile=ca_file)
-    return httpx.create_ssl_context(trust_env=False)

@@ -79,6 +79,11 @@ class Http1Upstream:
     async def dial(self) -> BackendStreams:
         return await self._connector.dial(self._timeout_seconds)
 
+    async def probe(self) -> str:
+        """Open a connection and return the name of its protocol."""
+        await self.pool.acquire(fresh=True)
+        return "HTTP/1.1"
+
     async def aclose(self) -> None:
         await self.pool.aclose()
 

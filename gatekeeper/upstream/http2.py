@@ -1,8 +1,7 @@
 """One HTTP/2 connection to the backend (RFC 9113): frames by h2, streams by `http2_stream`.
 
-httpcore has HTTP/2 too, but is not made for many users: an abandoned request neither resets its stream nor returns its
-window, one slow reader takes the window of all, one silence ends all responses, and the wait for a free stream has no
-limit. Here every stream has its own window and timeout, and the failure of one does not end another.
+It serves many users at once: every stream has its own window and timeout, an abandoned one is reset and gives its
+window back, and the failure of one does not end another.
 """
 
 from __future__ import annotations
@@ -38,6 +37,9 @@ MAX_STREAMS: Final = 100
 # exactly, so that no slow reader blocks another.
 _WINDOW_BYTES: Final = 128 * 1024
 _DEFAULT_WINDOW_BYTES: Final = 65_535
+# A backend that reads nothing may have frames sent that want a reply (PING, SETTINGS, DATA of a stream that was reset;
+# CVE-2019-9512, CVE-2019-9515). Beside the replies wait at most the heads of `MAX_STREAMS` requests.
+_MAX_UNREAD_BYTES: Final = 8 * 1024 * 1024
 # nginx closes a connection with its thousandth request, and loses a long body that is being sent then.
 _MAX_REQUESTS: Final = 900
 
@@ -53,15 +55,17 @@ class _GracefulH2(H2Connection):
 
 
 class Http2Connection(asyncio.Protocol):
-    """A connection to the backend. Once it is made, `offered` tells whether the backend chose HTTP/2 (ALPN, RFC 7301).
-    `ready` is done when its settings have arrived, or fails. `timeout_seconds` bounds every silence of a stream. Beyond
+    """A connection to the backend. Once it is made, `is_http2` is false if the backend chose another protocol over TLS
+    (ALPN, RFC 7301); then only `transport` is of use. `ready` is done when its settings have arrived, or fails.
+    `timeout_seconds` bounds every silence of a stream. Beyond
     `age_seconds` it takes no further request."""
 
     def __init__(
         self, *, timeout_seconds: float, age_seconds: float, on_lost: Callable[[Http2Connection], None]
     ) -> None:
         self.timeout_seconds: Final = timeout_seconds
-        self.offered = False
+        self.is_http2 = False
+        self.transport: asyncio.Transport
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._expires_at = time.monotonic() + age_seconds
         self._on_lost = on_lost
@@ -73,7 +77,6 @@ class Http2Connection(asyncio.Protocol):
         self._can_write = True
         self._heard_at = 0.0
         self._idle: asyncio.TimerHandle | None = None
-        self._transport: asyncio.Transport
 
     @property
     def has_room(self) -> bool:
@@ -100,17 +103,17 @@ class Http2Connection(asyncio.Protocol):
         return stream
 
     def abort(self) -> None:
-        self._transport.abort()
+        self.transport.abort()
 
     # Called by the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are not a subclass.
-        self._transport = cast("asyncio.Transport", transport)
+        self.transport = cast("asyncio.Transport", transport)
         enable_keepalive(transport)
         secured = transport.get_extra_info("ssl_object")
-        self.offered = secured is not None and secured.selected_alpn_protocol() == "h2"
-        if self.offered:
+        self.is_http2 = secured is None or secured.selected_alpn_protocol() == "h2"
+        if self.is_http2:
             self._frames.initiate_connection()
             self._frames.increment_flow_control_window(MAX_STREAMS * _WINDOW_BYTES - _DEFAULT_WINDOW_BYTES)
             self._flush()
@@ -119,6 +122,10 @@ class Http2Connection(asyncio.Protocol):
         if self._is_lost:
             return
         self._heard_at = asyncio.get_running_loop().time()
+        if not self.ready.done() and data.startswith(b"HTTP/1."):
+            # To h2 it is the beginning of a long frame.
+            self._break(UpstreamUnavailable("the backend does not speak HTTP/2: it speaks HTTP/1.1", kind="protocol"))
+            return
         try:
             for event in self._frames.receive_data(data):
                 self._take(event)
@@ -127,6 +134,9 @@ class Http2Connection(asyncio.Protocol):
             self._break(UpstreamUnavailable(f"the backend broke HTTP/2: {type(error).__name__}", kind="protocol"))
             return
         self._flush()
+        if not self._can_write and self.transport.get_write_buffer_size() > _MAX_UNREAD_BYTES:
+            self._break(UpstreamUnavailable("the backend reads no replies", kind="protocol"))
+            self.transport.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._is_lost = True
@@ -172,9 +182,9 @@ class Http2Connection(asyncio.Protocol):
             self._flush()
         if not self._streams:
             if self._is_closing or time.monotonic() >= self._expires_at:
-                self._transport.close()
+                self.transport.close()
             else:
-                self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._transport.close)
+                self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self.transport.close)
 
     def doubt(self) -> None:
         """Handle a stream's timeout. If the entire connection was silent, it takes no more requests: it may be dead,
@@ -203,14 +213,14 @@ class Http2Connection(asyncio.Protocol):
             if number > last:
                 stream.fail(UpstreamUnavailable("the backend is closing the connection", kind="reset"), refused=True)
         if not self._streams:
-            self._transport.close()
+            self.transport.close()
 
     def _break(self, error: UpstreamUnavailable) -> None:
         self._is_lost = True
         self._fail(error)
         # The buffer holds the reason for the backend, which need not read it.
-        self._transport.close()
-        asyncio.get_running_loop().call_later(1.0, self._transport.abort)
+        self.transport.close()
+        asyncio.get_running_loop().call_later(1.0, self.transport.abort)
 
     def _fail(self, error: UpstreamUnavailable) -> None:
         if not self.ready.done():
@@ -230,7 +240,7 @@ class Http2Connection(asyncio.Protocol):
 
     def _flush(self) -> None:
         if data := self._frames.data_to_send():
-            self._transport.write(data)
+            self.transport.write(data)
 
 
 def _make_h2() -> _GracefulH2:

@@ -15,12 +15,11 @@ from gatekeeper.http.headers import HeaderList, get
 from gatekeeper.http.methods import SAFE_METHODS
 from gatekeeper.http.request_writer import RequestNotForwardable
 from gatekeeper.net import age_of_one
-from gatekeeper.upstream.connector import Connector
+from gatekeeper.upstream.connector import BackendStreams, Connector
+from gatekeeper.upstream.http1_client import Http1Upstream
 from gatekeeper.upstream.http2 import Http2Connection
 from gatekeeper.upstream.http2_stream import Http2Head, Http2Stream
 from gatekeeper.upstream.interface import RequestBody, UpstreamRequest, UpstreamResponse
-
-ALPN: Final = ("h2", "http/1.1")
 
 # RFC 9113 section 8.2.2; of `te`, `trailers` may stay.
 _LEFT_OUT: Final = frozenset(
@@ -30,43 +29,67 @@ _TARGET = re.compile(grammar.VISIBLE)
 _LENGTH = re.compile(grammar.DECIMAL)
 # As over HTTP/1.1 (RFC 9110 section 10.1.1).
 _EXPECT_SECONDS: Final = 1.0
-_CLOSING_TURNS: Final = 3
 _MAX_KEPT_BYTES: Final = 64 * 1024
 
 
-class Http2Client:
-    """HTTP/2 to the backend of `connector`, whose ALPN must be `ALPN`.
+class Http2Upstream:
+    """The backend at `url` over HTTP/2; the arguments are those of `Http1Upstream`.
 
-    As many requests share a connection as the backend allows, up to `MAX_STREAMS`; then another is opened. The choice
-    of the latest TLS handshake holds: a backend that chose HTTP/1.1 is not offered HTTP/2 again.
+    With `prior` every connection speaks it (RFC 9113 section 3.3), and over TLS the backend must choose it. Without,
+    `url` is `https://…`, and the backend chooses at each handshake (ALPN, RFC 7301); once it has chosen HTTP/1.1,
+    `http1` is the client for everything.
+
+    As many requests share a connection as the backend allows, up to `MAX_STREAMS`; then another is opened.
     """
 
     def __init__(
         self,
-        connector: Connector,
+        url: str,
         *,
-        connect_timeout_seconds: float,
-        timeout_seconds: float,
-        max_connections: int,
+        prior: bool = False,
+        connect_timeout_seconds: float = 5.0,
+        timeout_seconds: float = 60.0,
+        ca_file: str | None = None,
+        max_connections: int = 10_000,
         max_age_seconds: float = 300.0,
     ) -> None:
-        self._connector = connector
+        self._url = url
+        self._prior = prior
+        self._connector = Connector(
+            url,
+            timeout_seconds=connect_timeout_seconds,
+            ca_file=ca_file,
+            alpn=("h2",) if prior else ("h2", "http/1.1"),
+        )
+        if not (prior or self._connector.origin.is_tls):
+            raise ValueError("a backend chooses its protocol over TLS only")
+        self.http1: Final = Http1Upstream(
+            url,
+            connect_timeout_seconds=connect_timeout_seconds,
+            timeout_seconds=timeout_seconds,
+            ca_file=ca_file,
+            max_connections=max_connections,
+            max_age_seconds=max_age_seconds,
+        )
         self._connect_timeout_seconds = connect_timeout_seconds
         self._timeout_seconds = timeout_seconds
         self._max_connections = max_connections
         self._max_age_seconds = max_age_seconds
         self._connections: set[Http2Connection] = set()
         self._opening: asyncio.Task[None] | None = None
-        self._is_offered = True
+        self.chose_http1 = False
 
-    async def send(self, request: UpstreamRequest) -> UpstreamResponse | None:
-        """Do the same as `Upstream.send`; return None, with nothing sent, if the backend speaks HTTP/1.1."""
+    def __repr__(self) -> str:
+        return f"<Http2Upstream {self._url} [{len(self._connections)} open]>"
+
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
         headers = self._fields(request)
         body = None if request.body is None else ReplayableBody(request.body)
         for is_last in (False, True):
             connection = await self._acquire()
             if connection is None:
-                return None
+                # Nothing was sent so far.
+                return await self.http1.send(request)
             exchange = Http2Exchange(
                 connection.open(headers, has_body=body is not None), request, body, is_last=is_last
             )
@@ -77,17 +100,22 @@ class Http2Client:
                     raise
         raise AssertionError("the second attempt returns or raises")
 
+    async def probe(self) -> str:
+        """Open a connection and return the name of its protocol."""
+        return "HTTP/1.1" if await self._acquire() is None else "HTTP/2"
+
+    async def dial(self) -> BackendStreams:
+        return await self.http1.dial()
+
     async def aclose(self) -> None:
         if self._opening is not None:
             self._opening.cancel()
         for connection in list(self._connections):
             connection.abort()
-        # Transports close within the next turns of the loop, which may end after this coroutine.
-        for _ in range(_CLOSING_TURNS):
-            await asyncio.sleep(0)
+        await self.http1.aclose()
 
     async def _acquire(self) -> Http2Connection | None:
-        while self._is_offered:
+        while not self.chose_http1:
             for connection in self._connections:
                 if connection.has_room:
                     return connection
@@ -108,9 +136,12 @@ class Http2Client:
                 on_lost=self._connections.discard,
             )
         )
-        if not connection.offered:
-            connection.abort()
-            self._is_offered = False
+        if not connection.is_http2:
+            if self._prior:
+                connection.abort()
+                raise UpstreamUnavailable("the backend does not offer HTTP/2", kind="protocol")
+            self.chose_http1 = True
+            self.http1.pool.adopt(connection.transport)
             return
         try:
             async with asyncio.timeout(self._connect_timeout_seconds):
@@ -135,7 +166,7 @@ class Http2Client:
         method, target, headers, *_ = request
         fields = [
             (b":method", method.encode("ascii")),
-            (b":scheme", b"https"),
+            (b":scheme", b"https" if self._connector.origin.is_tls else b"http"),
             (b":authority", get(headers, b"host") or self._connector.origin.authority),
             (b":path", target),
         ]

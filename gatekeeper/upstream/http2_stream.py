@@ -184,7 +184,11 @@ class Http2Stream:
         if isinstance(event, (ResponseReceived, InformationalResponseReceived)):
             self._take_head(event.headers or [], is_all=getattr(event, "stream_ended", None) is not None)
         elif isinstance(event, DataReceived):
-            self._parts.append((event.data or b"", event.flow_controlled_length or 0))
+            if event.data:
+                self._parts.append((event.data, event.flow_controlled_length or 0))
+            else:
+                # Held, frames without data would fill the memory, which no window bounds (CVE-2019-9518).
+                self._connection.taken(self._number, event.flow_controlled_length or 0)
         elif isinstance(event, TrailersReceived):
             self.trailers = [(bytes(name), bytes(value)) for name, value in event.headers or []]
             if not _is_valid(self.trailers):

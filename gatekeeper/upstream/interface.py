@@ -1,7 +1,6 @@
 """The interface of clients to the backend: requests, responses and failures.
 
-`forward` uses `Upstream` only. `http1_client.Http1Upstream` is our own client, `httpx_client.HttpxUpstream` is based on
-httpx.
+`forward` uses `Upstream` only: `http1_client.Http1Upstream`, or `http2_client.Http2Upstream`.
 """
 
 from __future__ import annotations

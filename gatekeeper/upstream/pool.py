@@ -79,6 +79,15 @@ class Http1Pool:
                 return connection
             connection.abort()
 
+    def adopt(self, transport: asyncio.Transport) -> None:
+        """Keep a new connection that was opened elsewhere."""
+        connection = self._make()
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
+        self._opened += 1
+        self._all.add(connection)
+        self._keep(connection)
+
     async def aclose(self) -> None:
         """Close everything, busy connections too."""
         self._is_closed = True

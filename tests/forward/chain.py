@@ -5,27 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 from gatekeeper.errors import GatekeeperError
 from gatekeeper.forward.http import Proxy, ResponseTruncated
 from gatekeeper.http.client_address import TrustedProxies
 from gatekeeper.upstream.http1_client import Http1Upstream
-from gatekeeper.upstream.httpx_client import HttpxUpstream
 from tests.servers import OK, RawClient, RecordingBackend, Script, raw_client, serve_asgi
 from tests.waiting import HANG_SECONDS
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
-Transport: TypeAlias = type[Http1Upstream] | type[HttpxUpstream]
-TRANSPORTS: dict[str, Transport] = {"native": Http1Upstream, "httpx": HttpxUpstream}
-
-
-class Chosen:
-    """The transport under test: the default one, or as the fixture `each_transport` says."""
-
-    transport: Transport = Http1Upstream
-
-
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -88,7 +77,7 @@ async def chain(
         seconds: list[float] = []
         kinds: list[str] = []
         proxy = Proxy(
-            Chosen.transport(settings.pop("url", backend.url), **settings),
+            Http1Upstream(settings.pop("url", backend.url), **settings),
             trusted_proxies=TrustedProxies([]),
             own_headers=frozenset({b"x-user-id"}),
             on_upstream=seconds.append,

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import pytest
 
 from gatekeeper.forward.http import Proxy
 from gatekeeper.http.client_address import TrustedProxies
-from tests.forward.chain import TRANSPORTS, Chosen, Transport
+from gatekeeper.upstream.http1_client import Http1Upstream
+from gatekeeper.upstream.http2_client import Http2Upstream
+from gatekeeper.upstream.interface import Upstream
 from tests.servers import datasette_process, httpbin_process, serve_asgi
+from tests.system.test_http2 import nginx
 
 
 class Pair(NamedTuple):
@@ -20,36 +24,31 @@ class Pair(NamedTuple):
     proxied: str
 
 
-@pytest.fixture(params=["native", "httpx"])
-def each_transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Transport:
-    """Runs a test once for each way to the backend."""
-    transport = TRANSPORTS[request.param]
-    monkeypatch.setattr(Chosen, "transport", transport)
-    return transport
-
-
-def _behind_proxy(direct: str, transport: str) -> Iterator[Pair]:
-    with serve_asgi(Proxy(TRANSPORTS[transport](direct), trusted_proxies=TrustedProxies([]))) as proxied:
+@contextmanager
+def _behind_proxy(direct: str, upstream: Upstream) -> Iterator[Pair]:
+    with serve_asgi(Proxy(upstream, trusted_proxies=TrustedProxies([]))) as proxied:
         yield Pair(direct, proxied)
 
 
-@pytest.fixture(scope="session")
-def httpbin_url() -> Iterator[str]:
+@pytest.fixture(scope="session", params=["http1", "http2"])
+def httpbin(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """httpbin; or nginx before it, asked directly over HTTP/1.1, and by the proxy over HTTP/2."""
     with httpbin_process() as direct:
-        yield direct
-
-
-@pytest.fixture(scope="session", params=["native", "httpx"])
-def httpbin(httpbin_url: str, request: pytest.FixtureRequest) -> Iterator[Pair]:
-    yield from _behind_proxy(httpbin_url, request.param)
+        if request.param == "http1":
+            with _behind_proxy(direct, Http1Upstream(direct)) as pair:
+                yield pair
+        else:
+            with (
+                nginx(direct) as server,
+                _behind_proxy(server.http1, Http2Upstream(server.plain, prior=True)) as pair,
+            ):
+                yield pair
 
 
 @pytest.fixture(scope="session")
-def datasette_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with datasette_process(tmp_path_factory.mktemp("datasette")) as direct:
-        yield direct
-
-
-@pytest.fixture(scope="session", params=["native", "httpx"])
-def datasette(datasette_url: str, request: pytest.FixtureRequest) -> Iterator[Pair]:
-    yield from _behind_proxy(datasette_url, request.param)
+def datasette(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    with (
+        datasette_process(tmp_path_factory.mktemp("datasette")) as direct,
+        _behind_proxy(direct, Http1Upstream(direct)) as pair,
+    ):
+        yield pair

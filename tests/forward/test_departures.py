@@ -10,11 +10,10 @@ import pytest
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.forward.http import Proxy, ResponseTruncated
 from gatekeeper.http.client_address import TrustedProxies
-from tests.forward.chain import CHUNKED, GET, Chosen, chain, raw_chain
+from gatekeeper.upstream.http1_client import Http1Upstream
+from tests.forward.chain import CHUNKED, GET, chain, raw_chain
 from tests.servers import RawConnection, RawRequest, RecordingBackend, Script, afetch, raw_client
 from tests.waiting import HANG_SECONDS
-
-pytestmark = pytest.mark.usefixtures("each_transport")
 
 
 # X04, B5
@@ -222,7 +221,7 @@ async def test_cancellation_from_outside_is_not_swallowed() -> None:
 
     scope = {"type": "http", "method": "GET", "raw_path": b"/", "query_string": b"", "headers": [(b"host", b"a")]}
     async with RecordingBackend(script) as backend:
-        proxy = Proxy(Chosen.transport(backend.url), trusted_proxies=TrustedProxies([]))
+        proxy = Proxy(Http1Upstream(backend.url), trusted_proxies=TrustedProxies([]))
         call = asyncio.create_task(proxy(scope, receive, send))
         await asked.wait()
         call.cancel()

@@ -9,8 +9,6 @@ import pytest
 from tests.forward.chain import GET, chain, raw_chain
 from tests.servers import OK, RawConnection, RawRequest, afetch, raw_client
 
-pytestmark = pytest.mark.usefixtures("each_transport")
-
 
 # P0-S6, X23
 @pytest.mark.parametrize(

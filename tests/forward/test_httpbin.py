@@ -27,7 +27,9 @@ HOST = ("Host", "bin.example")
 
 
 def comparable(answer: ClientResponse) -> tuple[int, list[tuple[str, str]], bytes]:
-    headers = [(name.lower(), value) for name, value in answer.headers if name.lower() not in _OF_THE_MOMENT]
+    # Over HTTP/2 nginx leaves out the type of no content.
+    skipped = _OF_THE_MOMENT | ({"content-type"} if answer.status == 204 else set())
+    headers = [(name.lower(), value) for name, value in answer.headers if name.lower() not in skipped]
     return answer.status, headers, answer.body
 
 

@@ -22,7 +22,7 @@ from gatekeeper.http.client_address import TrustedProxies
 from gatekeeper.http.websocket_frames import MAX_MESSAGE_BYTES
 from gatekeeper.server.websocket import WebSocketServerProtocol
 from gatekeeper.upstream import websocket as websocket_backend
-from gatekeeper.upstream.httpx_client import HttpxUpstream
+from gatekeeper.upstream.http1_client import Http1Upstream
 from tests.forward.sockets import (
     BINARY,
     CLOSE,
@@ -177,7 +177,7 @@ async def test_a_backend_that_refuses_is_quoted(answer: bytes, status: int, kept
 
 async def test_a_server_without_http_answers_for_websockets_refuses_with_403() -> None:
     async with tunnel(b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n") as made:
-        inner = Proxy(HttpxUpstream(made.backend.url), trusted_proxies=TrustedProxies([]))
+        inner = Proxy(Http1Upstream(made.backend.url), trusted_proxies=TrustedProxies([]))
 
         async def without_extension(scope: Any, receive: Any, send: Any) -> None:
             await inner({**scope, "extensions": {}}, receive, send)

@@ -16,7 +16,7 @@ import pytest
 
 from gatekeeper.forward.http import Proxy
 from gatekeeper.http.client_address import TrustedProxies
-from gatekeeper.upstream.httpx_client import HttpxUpstream
+from gatekeeper.upstream.http1_client import Http1Upstream
 from tests.forward.sockets import (
     BINARY,
     CLOSE,
@@ -75,7 +75,7 @@ class Twice(NamedTuple):
 def twice() -> Iterator[Twice]:
     echo = Echo()
     with serve_asgi(echo) as direct:
-        proxy = Proxy(HttpxUpstream(direct), trusted_proxies=TrustedProxies([]))
+        proxy = Proxy(Http1Upstream(direct), trusted_proxies=TrustedProxies([]))
         with serve_asgi(proxy) as proxied:
             yield Twice(direct, proxied, echo)
 

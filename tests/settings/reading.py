@@ -27,7 +27,7 @@ DEFAULTS: dict[str, str | None] = {
     "UPSTREAM_CONNECT_TIMEOUT": "5s",
     "UPSTREAM_TIMEOUT": "60s",
     "UPSTREAM_MAX_AGE": "5m",
-    "UPSTREAM_TRANSPORT": "native",
+    "UPSTREAM_HTTP2": "off",
     "UPSTREAM_CA_FILE": None,
     "LISTEN": "127.0.0.1:8000",
     "OPS_LISTEN": "127.0.0.1:9090",

@@ -21,7 +21,7 @@ DEFAULT_VALUES: dict[str, Any] = {
     "upstream_connect_timeout": 5.0,
     "upstream_timeout": 60.0,
     "upstream_max_age": 300.0,
-    "upstream_transport": "native",
+    "upstream_http2": "off",
     "upstream_ca_file": None,
     "listen": ListenAddress(host="127.0.0.1", port=8000),
     "ops_listen": ListenAddress(host="127.0.0.1", port=9090),

@@ -1,5 +1,5 @@
 """The same request three times: the first with a token goes through the application, the second takes the direct route,
-the third goes through the application over the other transport. Client, backend and access log see no difference."""
+the third goes through the application, without a direct route. Client, backend and access log see no difference."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import json
 import random
 import re
 import signal
+import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, contextmanager
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -26,7 +28,7 @@ from gatekeeper.settings import load
 from gatekeeper.telemetry.access_log import AccessLog
 from gatekeeper.web.engine import Engine
 from gatekeeper.web.server_errors import ServerErrors
-from tests.servers import RawClient, RawConnection, RawRequest, afetch, raw_client, serve_asgi
+from tests.servers import RawClient, RawConnection, RawRequest, RecordingBackend, afetch, raw_client, serve_asgi
 from tests.system.sidecar import (
     Backend,
     Store,
@@ -41,6 +43,7 @@ from tests.system.sidecar import (
     token,
 )
 from tests.system.streaming import Streams, requested
+from tests.upstream.test_upstream import self_signed
 from tests.waiting import HANG_SECONDS
 
 CHUNKS = b"3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n"
@@ -130,7 +133,7 @@ class Gate:
 
 
 @contextmanager
-def gate_before(url: str, store: Store, **settings: str) -> Iterator[Gate]:
+def gate_before(url: str, store: Store, direct: bool = True, /, **settings: str) -> Iterator[Gate]:
     chosen = load(environment(**({"redis_url": store.url, "upstream_url": url} | settings)), require_upstream=True)
     out = io.BytesIO()
     engine = build(chosen, mode="sidecar", access_log=AccessLog(out))
@@ -138,7 +141,7 @@ def gate_before(url: str, store: Store, **settings: str) -> Iterator[Gate]:
     taken: list[bool] = []
 
     def counted(exchange: Exchange) -> bool:
-        taken.append(fast_path(exchange))
+        taken.append(direct and fast_path(exchange))
         return taken[-1]
 
     server_errors = ServerErrors(engine.rules, engine.responder, engine.telemetry)
@@ -159,17 +162,19 @@ def answers() -> Iterator[Backend]:
 
 
 class Gates(NamedTuple):
-    native: Gate
-    httpx: Gate
+    """`direct` takes plain requests the direct way; with `indirect` all go through the application."""
+
+    direct: Gate
+    indirect: Gate
 
 
 @contextmanager
 def both(url: str, store: Store, **settings: str) -> Iterator[Gates]:
     with (
-        gate_before(url, store, **settings) as native,
-        gate_before(url, store, **settings, upstream_transport="httpx") as httpx,
+        gate_before(url, store, **settings) as direct,
+        gate_before(url, store, False, **settings) as indirect,
     ):
-        yield Gates(native, httpx)
+        yield Gates(direct, indirect)
 
 
 @pytest.fixture(scope="module")
@@ -265,16 +270,16 @@ async def alike(
 ) -> Seen:
     """What a request looks like, whichever way it goes. `{token}` is a token that is new to the first."""
     lines = [line.replace("{token}", token(someone(), roles=["a", "b"])) for line in lines]
-    gates.native.taken.clear()
-    first = await seen(gates.native, backend, lines, version, body=body)
-    second = await seen(gates.native, backend, lines, version, body=body)
-    assert gates.native.taken == [False, True]
+    gates.direct.taken.clear()
+    first = await seen(gates.direct, backend, lines, version, body=body)
+    second = await seen(gates.direct, backend, lines, version, body=body)
+    assert gates.direct.taken == [False, True]
     assert second == first
     # Their ids make all of these sections of headers new. Without, the second is one that is known already.
     for _ in range(2):
-        assert await seen(gates.native, backend, lines, version, body=body, id_lines=False) == first
-    assert gates.native.taken == [False, True, True, True]
-    third = await seen(gates.httpx, backend, lines, version, body=body)
+        assert await seen(gates.direct, backend, lines, version, body=body, id_lines=False) == first
+    assert gates.direct.taken == [False, True, True, True]
+    third = await seen(gates.indirect, backend, lines, version, body=body)
     if strict:
         assert third == first
     return second
@@ -327,11 +332,11 @@ async def test_a_backend_is_told_the_same(gates: Gates, answers: Backend, lines:
     lines = ["GET //a/%2e%2e/b;c?x=1&&y=%00#"[:-1], BEARER, *lines]
     plain = not {"Upgrade: h2c"} & set(lines)
     mine = [line.replace("{token}", token(someone(), roles=["a,b", "\xe4"])) for line in lines]
-    gates.native.taken.clear()
-    first, second = [await seen(gates.native, answers, mine) for _ in range(2)]
-    assert first == second == await seen(gates.httpx, answers, mine)
+    gates.direct.taken.clear()
+    first, second = [await seen(gates.direct, answers, mine) for _ in range(2)]
+    assert first == second == await seen(gates.indirect, answers, mine)
     if first.line["status"] == 200:
-        assert gates.native.taken == [False, plain]
+        assert gates.direct.taken == [False, plain]
         (request,) = second.reached
         assert len(request.get_all(b"x-request-id")) == len(request.get_all(b"x-user-id")) == 1
 
@@ -360,11 +365,11 @@ async def test_a_body_that_comes_along_goes_along(
     assert request.body == body
     assert request.get_all(b"content-length") == [b"%d" % size]
     # In pieces it goes the other way, and is the same.
-    gates.native.taken.clear()
+    gates.direct.taken.clear()
     mine = [line.replace("{token}", token(someone(), roles=["a", "b"])) for line in lines]
-    apart = [await seen(gates.native, answers, mine, version, body=body, apart=apart) for apart in (True, False, True)]
+    apart = [await seen(gates.direct, answers, mine, version, body=body, apart=apart) for apart in (True, False, True)]
     assert apart[0] == apart[1] == apart[2]
-    assert gates.native.taken == [True]
+    assert gates.direct.taken == [True]
 
 
 @pytest.mark.parametrize("line", ["Transfer-Encoding: chunked", "Expect: 100-continue"])
@@ -373,11 +378,11 @@ async def test_other_bodies_go_the_other_way(gates: Gates, answers: Backend, lin
     lines = ["POST /length", f"Authorization: Bearer {token(someone())}", line]
     lines += [] if chunked else ["Content-Length: 3"]
     body = b"3\r\nabc\r\n0\r\n\r\n" if chunked else b"abc"
-    gates.native.taken.clear()
-    first, second = [await seen(gates.native, answers, lines, body=body) for _ in range(2)]
+    gates.direct.taken.clear()
+    first, second = [await seen(gates.direct, answers, lines, body=body) for _ in range(2)]
     assert first == second
     assert first.line["status"] == 200
-    assert not any(gates.native.taken)
+    assert not any(gates.direct.taken)
     assert [request.body for request in [*first.reached, *second.reached]] == [body, body]
 
 
@@ -393,7 +398,7 @@ async def test_a_body_over_the_limit_is_refused_before_anybody_is_asked(answers:
 
 async def test_without_an_id_one_is_made(gates: Gates, answers: Backend) -> None:
     mine = ["GET /length", f"Authorization: Bearer {token(someone())}"]
-    assert await seen(gates.native, answers, mine) == await seen(gates.native, answers, mine, id_lines=False)
+    assert await seen(gates.direct, answers, mine) == await seen(gates.direct, answers, mine, id_lines=False)
 
 
 class Case(NamedTuple):
@@ -451,7 +456,7 @@ async def test_every_verdict_is_the_same(answers: Backend, store: Store, case: C
             assert (await seen(gate, answers, asked)).line["status"] == 200
         if "exp" in claims:
             await asyncio.sleep(1)
-        await ended(gates.native, answers, user, mine, case.name)
+        await ended(gates.direct, answers, user, mine, case.name)
         through = [await seen(gate, answers, asked) for gate in gates]
         assert through[0] == through[1]
         assert through[0].line["status"] == case.status
@@ -479,9 +484,9 @@ async def test_every_way_to_show_a_token_is_the_same(
     with both(answers.url, store, forward_authorization=forward) as gates:
         user = someone()
         lines = [line.replace("{token}", token(user)).replace("{other}", token(someone())) for line in credentials]
-        first = await seen(gates.native, answers, ["GET /length", *lines])
-        assert await seen(gates.native, answers, ["GET /length", *lines]) == first
-        assert await seen(gates.httpx, answers, ["GET /length", *lines]) == first
+        first = await seen(gates.direct, answers, ["GET /length", *lines])
+        assert await seen(gates.direct, answers, ["GET /length", *lines]) == first
+        assert await seen(gates.indirect, answers, ["GET /length", *lines]) == first
 
 
 async def test_gates_of_one_process_keep_their_rules_apart(answers: Backend, store: Store) -> None:
@@ -507,7 +512,7 @@ async def test_a_store_that_has_forgotten_everything_is_the_same(answers: Backen
         await asyncio.sleep(1.5)
         through = [await seen(gate, answers, asked) for gate in gates]
         assert through[0] == through[1]
-        assert gates.native.taken[-1]
+        assert gates.direct.taken[-1]
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
@@ -521,7 +526,7 @@ async def test_a_store_that_is_away_is_the_same(answers: Backend, how: int) -> N
         store.signal(signal.SIGKILL)
         assert through[0] == through[1]
         assert through[0].line["status"] == 503
-        assert gates.native.taken[-1] or how == signal.SIGKILL
+        assert gates.direct.taken[-1] or how == signal.SIGKILL
         errors = [gate.samples for gate in gates]
         assert [each["gatekeeper_http_requests_in_flight", frozenset()] for each in errors] == [0, 0]
 
@@ -590,10 +595,10 @@ async def test_a_client_that_leaves_takes_its_request_along(
 ) -> None:
     mine = token(someone())
     if way == "direct":
-        await afetch(gates.native.url, "GET", "/", [bearer(mine)])
+        await afetch(gates.direct.url, "GET", "/", [bearer(mine)])
     number = f"left-{time.monotonic_ns()}"
     before = len(answers.raw)
-    async with raw_client(gates.native.url) as client:
+    async with raw_client(gates.direct.url) as client:
         head = f"GET {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {mine}\r\nX-Request-Id: {number}\r\n\r\n"
         await client.send(head.encode())
         await asyncio.to_thread(eventually, lambda: len(answers.raw) > before)
@@ -601,8 +606,8 @@ async def test_a_client_that_leaves_takes_its_request_along(
             await client.until(b"\r\n\r\n")
         # A plain close could be that of the sending side alone (rule 3.20).
         client.reset()
-    assert gates.native.taken[-1] == (way == "direct")
-    line = await asyncio.to_thread(gates.native.access_of, number)
+    assert gates.direct.taken[-1] == (way == "direct")
+    line = await asyncio.to_thread(gates.direct.access_of, number)
     assert (line["status"], line["decision"]) == (0 if path == "/silent" else 200, "allow")
     assert line["bytes_out"] < len(LARGE)
 
@@ -625,27 +630,27 @@ async def test_a_client_that_leaves_before_the_verdict_is_counted_by_it(answers:
 
 async def test_pipelined_requests_are_answered_in_their_order(gates: Gates, answers: Backend) -> None:  # F20
     mine = token(someone())
-    await afetch(gates.native.url, "GET", "/", [bearer(mine)])
-    gates.native.taken.clear()
+    await afetch(gates.direct.url, "GET", "/", [bearer(mine)])
+    gates.direct.taken.clear()
     head = f"HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {mine}\r\n"
     paths = ["/length", "/404", "/chunked", "/304", "/public", "/empty"] * 20
     upload = f"POST /length {head}Content-Length: 3\r\n\r\nabc"
     asked = "".join(f"GET {path} {head}\r\n" for path in paths) + upload + f"GET /close {head}Connection: close\r\n\r\n"
-    async with raw_client(gates.native.url) as client:
+    async with raw_client(gates.direct.url) as client:
         await client.send(asked.encode())
         told = await to_the_end(client)
     statuses = [int(each) for each in re.findall(rb"HTTP/1.1 (\d+) ", told)]
     assert statuses == [200, 404, 200, 304, 200, 200] * 20 + [200, 200]
-    assert gates.native.taken == [True] * 122
+    assert gates.direct.taken == [True] * 122
     assert told.endswith(b"to the end\r\n0\r\n\r\n")
 
 
 async def test_who_pipelines_and_reads_nothing_has_few_answers_made(gates: Gates, answers: Backend) -> None:  # B5
     mine = token(someone())
-    await afetch(gates.native.url, "GET", "/", [bearer(mine)])
+    await afetch(gates.direct.url, "GET", "/", [bearer(mine)])
     before = len(answers.raw)
     head = f"GET /medium HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {mine}\r\n\r\n"
-    async with raw_client(gates.native.url) as client:
+    async with raw_client(gates.direct.url) as client:
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         client.writer.write(head.encode() * 2000)
         await asyncio.sleep(2)
@@ -709,3 +714,15 @@ async def test_the_end_of_the_grace_is_the_same_on_either_way(store: Store) -> N
         lines = sorted((line["path"], line["status"], line["decision"], line["reason"]) for line in gate.access)
         assert lines[1::2] == lines[2::2]
         assert len(lines) == 7
+
+
+async def test_a_backend_that_chooses_http_1_1_is_reached_the_direct_way(store: Store, tmp_path: Path) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate := self_signed(tmp_path, "localhost"))
+    async with RecordingBackend(tls=context) as backend:
+        with gate_before(backend.url, store, upstream_http2="auto", upstream_ca_file=str(certificate)) as gate:
+            credential = bearer(token(someone()))
+            for _ in range(3):
+                assert (await afetch(gate.url, "GET", "/", [credential])).status == 200
+            assert gate.taken == [False, True, True]
+        assert backend.connections == 1

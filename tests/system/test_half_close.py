@@ -68,12 +68,6 @@ def front(store: Store, shared: tuple[Slow, Backend]) -> Iterator[Sidecar]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def over_httpx(store: Store, shared: tuple[Slow, Backend]) -> Iterator[Sidecar]:
-    with sidecar(shared[1].url, redis_url=store.url, upstream_transport="httpx") as running:
-        yield running
-
-
 def asking(target: str, token: str, *lines: str, method: str = "GET", body: bytes = b"") -> bytes:
     head = [f"{method} {target} HTTP/1.1", "Host: a", f"Authorization: Bearer {token}", *lines]
     if body:
@@ -124,23 +118,21 @@ FORWARDED = [
 ]
 
 
-@pytest.mark.parametrize("transport", ["front", "over_httpx"])
 @pytest.mark.parametrize(("method", "target", "lines", "body", "end"), FORWARDED)
 async def test_what_is_forwarded_waits_for_the_backend_and_comes_back_whole(
-    request: pytest.FixtureRequest,
+    front: Sidecar,
     slow: Slow,
-    transport: str,
     method: str,
     target: str,
     lines: list[str],
     body: bytes,
     end: bytes,
 ) -> None:
-    running, mine = request.getfixturevalue(transport), token(someone())
+    mine = token(someone())
     # The first request of a token takes the way of the application, the second the direct one.
     for asked in (1, 2):
         slow.go.clear()
-        async with half_closed(running.url, asking(target, mine, *lines, method=method, body=body)) as client:
+        async with half_closed(front.url, asking(target, mine, *lines, method=method, body=body)) as client:
             await slow.until(asked=asked)
             await asyncio.sleep(0.1)
             slow.go.set()

@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,13 +33,27 @@ http {
   keepalive_requests 40;
   server {
     listen 127.0.0.1:%(port)d ssl http2;
+    listen 127.0.0.1:%(plain)d http2;
+    listen 127.0.0.1:%(http1)d;
     ssl_certificate %(certificate)s;
     ssl_certificate_key %(certificate)s;
-    location / { proxy_pass %(application)s; proxy_http_version 1.1; proxy_request_buffering off; }
+    location / {
+      proxy_pass %(application)s; proxy_http_version 1.1; proxy_request_buffering off; proxy_buffering off;
+      proxy_set_header Host $http_host; proxy_set_header Connection "";
+    }
     location /files/ { root %(at)s; }
   }
 }
 """
+
+
+class Nginx(NamedTuple):
+    """nginx: its URLs with HTTP/2, over TLS and without, and with HTTP/1.1; its directory."""
+
+    secure: str
+    plain: str
+    http1: str
+    directory: Path
 
 
 class Chained(NamedTuple):
@@ -56,7 +70,7 @@ class Chained(NamedTuple):
 
 
 @contextmanager
-def nginx(application: str) -> Iterator[tuple[str, Path]]:
+def nginx(application: str) -> Iterator[Nginx]:
     with tempfile.TemporaryDirectory(prefix="gk-nginx-") as name:
         directory = Path(name)
         # Its workers may be another user.
@@ -64,14 +78,23 @@ def nginx(application: str) -> Iterator[tuple[str, Path]]:
         (directory / "files").mkdir()
         (directory / "files" / "large").write_bytes(_MEGABYTE * 50)
         certificate = self_signed(directory, "localhost")
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        parts = {"at": name, "port": port, "certificate": certificate, "application": application}
+        with ExitStack() as held:
+            free = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+            port, plain, http1 = [each.getsockname()[1] for each in free]
+        parts = {
+            "at": name,
+            "port": port,
+            "plain": plain,
+            "http1": http1,
+            "certificate": certificate,
+            "application": application,
+        }
         (directory / "conf").write_text(NGINX % parts)
         process = subprocess.Popen([need("nginx"), "-p", name, "-c", f"{name}/conf", "-e", f"{name}/error"])
         try:
             eventually(lambda: _listens(port))
-            yield f"https://localhost:{port}", directory
+            urls = f"https://localhost:{port}", f"http://localhost:{plain}", f"http://localhost:{http1}"
+            yield Nginx(*urls, directory)
         finally:
             process.kill()
             process.wait()
@@ -82,14 +105,14 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-@pytest.fixture(scope="module")
-def chained() -> Iterator[Chained]:
-    with (
-        Backend() as application,
-        nginx(application.url) as (url, directory),
-        sidecar(url, upstream_transport="httpx", upstream_ca_file=str(directory / "certificate.pem")) as gate,
-    ):
-        yield Chained(gate, application, directory / "requests")
+@pytest.fixture(scope="module", params=["auto", "prior"])
+def chained(request: pytest.FixtureRequest) -> Iterator[Chained]:
+    with Backend() as application, nginx(application.url) as (secure, plain, _, directory):
+        ca_file = str(directory / "certificate.pem")
+        with sidecar(
+            secure if request.param == "auto" else plain, upstream_http2=request.param, upstream_ca_file=ca_file
+        ) as gate:
+            yield Chained(gate, application, directory / "requests")
 
 
 def test_every_request_is_answered_however_often_nginx_winds_its_connections_up(chained: Chained) -> None:

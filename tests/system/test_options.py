@@ -12,7 +12,7 @@ import pytest
 from tests.contracts.gate import SPOOFED, cookie
 from tests.contracts.responses import assert_own_response, error_body
 from tests.middleware.host import sidecar_app
-from tests.servers import RecordingBackend, afetch, fetch
+from tests.servers import fetch
 from tests.system.sidecar import Backend, Store, World, bearer, eventually, sidecar, someone, token
 from tests.tokens import forge
 
@@ -45,21 +45,6 @@ def test_the_token_can_be_kept_from_the_backend(store: Store, backend: Backend) 
         assert (by_cookie.get_all("authorization"), by_cookie.get_all("cookie")) == (["Basic eDp5"], [])
         assert by_header.get_all("x-user-id") == by_cookie.get_all("x-user-id") == [user]
         assert bearing not in str(by_header) + str(by_cookie)
-
-
-# h11, under httpx, takes it for good; the strict reading does not.
-_TWO_LENGTHS = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok"
-
-
-@pytest.mark.parametrize(("transport", "status"), [("native", 502), ("httpx", 200)])
-async def test_the_client_for_the_backend_can_be_chosen(
-    store: Store, backend: Backend, transport: str, status: int
-) -> None:
-    async with RecordingBackend(_TWO_LENGTHS) as lenient:
-        with sidecar_app(store, backend, upstream_url=lenient.url, upstream_transport=transport) as world:
-            answer = await afetch(world.url, "GET", "/", [bearer(token(someone()))])
-        assert answer.status == status
-        assert lenient.requests[0].target == b"/"
 
 
 def test_only_trusted_proxies_are_believed(store: Store, backend: Backend) -> None:

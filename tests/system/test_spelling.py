@@ -38,9 +38,9 @@ def echo() -> Echo:
     return Echo()
 
 
-@pytest.fixture(scope="module", params=["native", "httpx"])
-def front(request: pytest.FixtureRequest, store: Store, echo: Echo) -> Iterator[Sidecar]:
-    with Backend(echo) as backend, sidecar(backend.url, redis_url=store.url, upstream_transport=request.param) as one:
+@pytest.fixture(scope="module")
+def front(store: Store, echo: Echo) -> Iterator[Sidecar]:
+    with Backend(echo) as backend, sidecar(backend.url, redis_url=store.url) as one:
         yield one
 
 

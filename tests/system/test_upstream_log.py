@@ -29,7 +29,6 @@ def free_port() -> int:
         return port
 
 
-@pytest.mark.parametrize("transport", ["native", "httpx"])
 @pytest.mark.parametrize(
     ("upstream", "expected"),
     [
@@ -38,11 +37,9 @@ def free_port() -> int:
         ("http+unix:///{directory}/no.sock", "the backend cannot be reached: "),
     ],
 )
-def test_a_backend_that_cannot_be_reached(
-    store: Store, tmp_path: Path, transport: str, upstream: str, expected: str
-) -> None:
+def test_a_backend_that_cannot_be_reached(store: Store, tmp_path: Path, upstream: str, expected: str) -> None:
     url = upstream.format(port=free_port(), directory=str(tmp_path).lstrip("/"))
-    with sidecar(url, redis_url=store.url, upstream_transport=transport, upstream_connect_timeout="2s") as gate:
+    with sidecar(url, redis_url=store.url, upstream_connect_timeout="2s") as gate:
         user = token(someone())
         for _ in range(5):
             assert fetch(gate.url, "GET", "/", [bearer(user)], timeout=60).status in (502, 504)
@@ -53,9 +50,8 @@ def test_a_backend_that_cannot_be_reached(
         assert sum(line.get("times", 0) for line in gate.log if line["event"].startswith("upstream failed")) <= 5
 
 
-@pytest.mark.parametrize("transport", ["native", "httpx"])
-def test_a_process_without_files_left(store: Store, transport: str) -> None:
-    with Backend(CLOSING) as backend, sidecar(backend.url, redis_url=store.url, upstream_transport=transport) as gate:
+def test_a_process_without_files_left(store: Store) -> None:
+    with Backend(CLOSING) as backend, sidecar(backend.url, redis_url=store.url) as gate:
         address = urlsplit(gate.url)
         client = HTTPConnection(address.netloc, timeout=60)
 
@@ -79,12 +75,8 @@ def test_a_process_without_files_left(store: Store, transport: str) -> None:
         eventually(lambda: fetch(gate.url, "GET", "/", [bearer(token(someone()))]).status == 200)
 
 
-@pytest.mark.parametrize("transport", ["native", "httpx"])
-def test_nothing_of_a_response_is_quoted(store: Store, transport: str) -> None:
-    with (
-        Backend(BROKEN) as backend,
-        sidecar(backend.url, redis_url=store.url, upstream_transport=transport) as gate,
-    ):
+def test_nothing_of_a_response_is_quoted(store: Store) -> None:
+    with Backend(BROKEN) as backend, sidecar(backend.url, redis_url=store.url) as gate:
         assert fetch(gate.url, "POST", "/", [bearer(token(someone()))]).status == 502
         (why,) = eventually(lambda: reasons(gate))
         assert "HTTP" in why

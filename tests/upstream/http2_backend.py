@@ -29,13 +29,17 @@ HeaderPairs = list[tuple[bytes, bytes]]
 
 
 @asynccontextmanager
-async def hypercorn(app: Any, certificate: Path, **settings: Any) -> AsyncIterator[str]:
-    """Run this ASGI application under hypercorn, over TLS with HTTP/2; yields its URL."""
+async def hypercorn(
+    app: Any, certificate: Path | None = None, *, path: Path | None = None, **settings: Any
+) -> AsyncIterator[str]:
+    """Run this ASGI application under hypercorn, which speaks HTTP/2, over TLS with a `certificate`, on a Unix socket
+    with a `path`; yields its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         config = Config()
-        config.bind = [f"fd://{listener.detach()}"]
-        config.certfile = config.keyfile = str(certificate)
+        config.bind = [f"fd://{listener.detach()}" if path is None else f"unix:{path}"]
+        if certificate is not None:
+            config.certfile = config.keyfile = str(certificate)
         config.errorlog = None
         config.graceful_timeout = 0.2
         for name, value in settings.items():
@@ -43,7 +47,10 @@ async def hypercorn(app: Any, certificate: Path, **settings: Any) -> AsyncIterat
         stopped = asyncio.Event()
         server = asyncio.create_task(serve(app, config, shutdown_trigger=cast(Any, stopped.wait)))
         try:
-            yield f"https://localhost:{port}"
+            while path is not None and not path.exists():  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
+            tcp = f"{'http' if certificate is None else 'https'}://localhost:{port}"
+            yield tcp if path is None else f"http+unix://{path}"
         finally:
             stopped.set()
             await server

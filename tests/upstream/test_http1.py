@@ -22,7 +22,6 @@ from gatekeeper.http.response_parser import ResponseHead, parse_head
 from gatekeeper.upstream import pool
 from gatekeeper.upstream.http1 import Failure
 from gatekeeper.upstream.http1_client import Http1Upstream
-from gatekeeper.upstream.httpx_client import HttpxUpstream
 from gatekeeper.upstream.interface import UpstreamRequest
 from tests.forward.chain import CHUNKED
 from tests.forward.sockets import sockets
@@ -557,10 +556,7 @@ async def test_a_name_is_looked_up_for_every_connection(monkeypatch: pytest.Monk
 
 
 # X27
-@pytest.mark.parametrize("transport", [Http1Upstream, HttpxUpstream])
-async def test_a_backend_whose_name_moved_is_followed_under_steady_traffic(
-    monkeypatch: pytest.MonkeyPatch, transport: Any
-) -> None:
+async def test_a_backend_whose_name_moved_is_followed_under_steady_traffic(monkeypatch: pytest.MonkeyPatch) -> None:
     served: set[Any] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -580,7 +576,7 @@ async def test_a_backend_whose_name_moved_is_followed_under_steady_traffic(
     monkeypatch.setattr(
         socket, "getaddrinfo", lambda *_, **__: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
     )
-    upstream = transport(f"http://backend.test:{port}", max_age_seconds=0.5)
+    upstream = Http1Upstream(f"http://backend.test:{port}", max_age_seconds=0.5)
     assert await ask(upstream) == (200, b"127.0.0.1")
     address = "127.0.0.2"
     async with asyncio.timeout(HANG_SECONDS):
@@ -602,11 +598,10 @@ async def test_a_backend_whose_name_moved_is_followed_under_steady_traffic(
         (b"X: y", True),
     ],
 )
-@pytest.mark.parametrize("transport", [Http1Upstream, HttpxUpstream])
-async def test_a_connection_is_kept_idle_as_long_as_the_backend_says(header: bytes, kept: bool, transport: Any) -> None:
+async def test_a_connection_is_kept_idle_as_long_as_the_backend_says(header: bytes, kept: bool) -> None:
     answer = b"HTTP/1.1 200 OK\r\n" + header + b"\r\nContent-Length: 2\r\n\r\nok"
     async with RecordingBackend(answer) as backend:
-        upstream = transport(backend.url)
+        upstream = Http1Upstream(backend.url)
         for _ in range(3):
             assert await ask(upstream) == (200, b"ok")
         await upstream.aclose()

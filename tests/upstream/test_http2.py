@@ -1,9 +1,11 @@
-"""The backend over HTTP/2, which `UPSTREAM_TRANSPORT=httpx` uses if the backend offers it."""
+"""The backend over HTTP/2, which it chooses at the TLS handshake, or is known to speak."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,16 +14,18 @@ from typing import Any
 import pytest
 import uvloop
 from h2.errors import ErrorCodes
+from hyperframe.frame import ContinuationFrame, DataFrame, Frame, HeadersFrame, PingFrame, SettingsFrame
 
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.forward.http import Proxy
 from gatekeeper.http.client_address import TrustedProxies
 from gatekeeper.http.headers import HeaderList
 from gatekeeper.http.request_writer import RequestNotForwardable
-from gatekeeper.upstream.http2 import MAX_STREAMS
-from gatekeeper.upstream.httpx_client import HttpxUpstream
+from gatekeeper.upstream import http2
+from gatekeeper.upstream.http2 import MAX_STREAMS, Http2Connection
+from gatekeeper.upstream.http2_client import Http2Upstream
 from gatekeeper.upstream.interface import UpstreamRequest, UpstreamResponse
-from tests.servers import raw_client, serve_asgi
+from tests.servers import RawConnection, RawRequest, RecordingBackend, raw_client, serve_asgi
 from tests.upstream.http2_backend import Asked, HttpTwoScript, ScriptedBackend, hypercorn
 from tests.upstream.test_upstream import Parts, ask, self_signed
 from tests.waiting import HANG_SECONDS
@@ -35,9 +39,17 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return self_signed(tmp_path_factory.mktemp("tls"), "localhost")
 
 
+def of_server(certificate: Path, alpn: str | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    if alpn is not None:
+        context.set_alpn_protocols([alpn])
+    return context
+
+
 @asynccontextmanager
-async def upstream_to(url: str, certificate: Path, **settings: Any) -> AsyncIterator[HttpxUpstream]:
-    upstream = HttpxUpstream(url, ca_file=str(certificate), **settings)
+async def upstream_to(url: str, certificate: Path | None, **settings: Any) -> AsyncIterator[Http2Upstream]:
+    upstream = Http2Upstream(url, ca_file=None if certificate is None else str(certificate), **settings)
     try:
         yield upstream
     finally:
@@ -47,7 +59,7 @@ async def upstream_to(url: str, certificate: Path, **settings: Any) -> AsyncIter
 @asynccontextmanager
 async def scripted(
     script: HttpTwoScript, certificate: Path, *, max_streams: int = 100, reads: bool = True, **settings: Any
-) -> AsyncIterator[tuple[ScriptedBackend, HttpxUpstream]]:
+) -> AsyncIterator[tuple[ScriptedBackend, Http2Upstream]]:
     backend = ScriptedBackend(script, max_streams=max_streams, reads=reads)
     async with backend.listening(certificate) as url, upstream_to(url, certificate, **settings) as upstream:
         yield backend, upstream
@@ -55,7 +67,7 @@ async def scripted(
 
 
 async def send(
-    upstream: HttpxUpstream,
+    upstream: Http2Upstream,
     method: str = "GET",
     target: bytes = b"/",
     *,
@@ -124,7 +136,7 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 
 
 @asynccontextmanager
-async def real(certificate: Path, **settings: Any) -> AsyncIterator[HttpxUpstream]:
+async def real(certificate: Path, **settings: Any) -> AsyncIterator[Http2Upstream]:
     async with hypercorn(application, certificate, **settings) as url, upstream_to(url, certificate) as upstream:
         yield upstream
 
@@ -170,6 +182,52 @@ async def test_a_backend_that_chooses_http_1_1_is_spoken_to_in_that(certificate:
             assert (b"x-version", b"1.1") in response.headers
 
 
+@pytest.mark.parametrize("on_unix_socket", [False, True])
+async def test_a_backend_that_is_known_to_speak_it_is_not_asked(tmp_path: Path, *, on_unix_socket: bool) -> None:
+    path = tmp_path / "s" if on_unix_socket else None
+    async with hypercorn(application, path=path) as url, upstream_to(url, None, prior=True) as upstream:
+        length = [(b"content-length", b"%d" % len(_MEGABYTE))]
+        for _ in range(2):
+            response = await send(upstream, "POST", b"/large", headers=HOST + length, body=Parts(_MEGABYTE))
+            assert len(await whole(response)) == 40 * len(_MEGABYTE) + 3
+            assert (b"x-version", b"2") in response.headers
+
+
+async def test_a_backend_that_does_not_speak_it_after_all_is_said_to(certificate: Path) -> None:
+    async def script(connection: RawConnection, request: RawRequest) -> None:
+        await connection.write(b"HTTP/1.1 505 HTTP Version Not Supported\r\nContent-Length: 0\r\n\r\n")
+        await connection.gone()
+
+    async with RecordingBackend(script) as backend, upstream_to(backend.url, None, prior=True) as upstream:
+        with pytest.raises(UpstreamUnavailable, match=r"it speaks HTTP/1\.1") as failed:
+            await send(upstream)
+        assert failed.value.kind == "protocol"
+    async with RecordingBackend(tls=of_server(certificate, "http/1.1")) as backend:
+        async with upstream_to(backend.url, certificate, prior=True) as upstream:
+            with pytest.raises(UpstreamUnavailable) as failed:
+                await send(upstream)
+            assert failed.value.kind in ("protocol", "connect")
+        assert backend.requests == []
+
+
+def test_without_tls_there_is_no_choice() -> None:
+    with pytest.raises(ValueError):
+        Http2Upstream("http://a:1")
+
+
+@pytest.mark.parametrize("alpn", ["http/1.1", None])
+async def test_the_connection_of_the_choice_serves_as_http_1_1(certificate: Path, alpn: str | None) -> None:
+    async with (
+        RecordingBackend(tls=of_server(certificate, alpn)) as backend,
+        upstream_to(backend.url, certificate) as upstream,
+    ):
+        for _ in range(3):
+            assert await ask(upstream) == (200, b"ok")
+            assert await ask(upstream, "POST", body=[b"a"]) == (200, b"ok")
+        assert backend.connections == 1
+        assert upstream.chose_http1
+
+
 @pytest.mark.parametrize("with_length", [True, False])
 async def test_large_bodies_pass_whole_in_both_directions(certificate: Path, *, with_length: bool) -> None:
     length = [(b"content-length", b"%d" % (20 * len(_MEGABYTE)))] if with_length else []
@@ -212,7 +270,7 @@ async def test_a_whole_sidecar_passes_it_all_on_and_knows_when_the_client_leaves
 
     backend = ScriptedBackend(script)
     async with backend.listening(certificate) as url:
-        proxy = Proxy(HttpxUpstream(url, ca_file=str(certificate)), trusted_proxies=TrustedProxies([]))
+        proxy = Proxy(Http2Upstream(url, ca_file=str(certificate)), trusted_proxies=TrustedProxies([]))
         server = serve_asgi(proxy)
         front = await asyncio.to_thread(server.__enter__)
         try:
@@ -639,6 +697,94 @@ async def test_a_body_that_is_not_as_long_as_it_said_never_completes(certificate
             await send(upstream, "POST", headers=[*HOST, (b"content-length", b"2")], body=Parts(*parts))
         assert await ask(upstream) == (200, b"ok")
         assert not backend.requests[0].complete.is_set()
+
+
+# P0-S9, F21
+@pytest.mark.parametrize("gap_seconds", [0.0, 0.01])
+@pytest.mark.parametrize("surplus", ["data", "head", "data of the next", "head of the next"])
+async def test_what_a_stream_sends_after_its_end_is_given_to_nobody(
+    certificate: Path, surplus: str, gap_seconds: float
+) -> None:
+    async def script(asked: Asked) -> None:
+        await asked.complete.wait()
+        asked.head()
+        asked.data(b"for " + asked.path(), end=True)
+        number = asked.number + (2 if surplus.endswith("next") else 0)
+        frame: Frame = DataFrame(number, b"for /nobody", flags=["END_STREAM"])
+        if surplus.startswith("head"):
+            # `:status: 200`, out of the static table (RFC 7541).
+            frame = HeadersFrame(number, b"\x88", flags=["END_HEADERS"])
+        if gap_seconds:
+            await asyncio.sleep(gap_seconds)
+        asked.served.transport.write(frame.serialize())
+
+    async with scripted(script, certificate) as (backend, upstream):
+        for number in range(10):
+            kind = "protocol"
+            try:
+                answer = await whole(await send(upstream, target=b"/%d" % number))
+            except UpstreamUnavailable as error:
+                kind = error.kind
+            else:
+                assert answer == b"for /%d" % number
+            assert kind == "protocol"
+            await asyncio.sleep(2 * gap_seconds)
+        # Data is dropped and answered with a reset; anything else ends the connection.
+        assert len(backend.connections) == 1 if surplus == "data" else len(backend.connections) >= 10
+
+
+async def test_frames_without_data_are_not_held(certificate: Path) -> None:  # CVE-2019-9518
+    async def script(asked: Asked) -> None:
+        asked.head()
+        asked.served.transport.write(DataFrame(asked.number, b"").serialize() * 20_000)
+        asked.data(b"end", end=True)
+
+    async with scripted(script, certificate) as (_, upstream):
+        response = await send(upstream)
+        stream = response._exchange.stream  # type: ignore[attr-defined]
+        async with asyncio.timeout(HANG_SECONDS):
+            while not stream.is_over:  # noqa: ASYNC110 - frames come by themselves
+                await asyncio.sleep(0.005)
+        assert len(stream._parts) == 1
+        assert await whole(response) == b"end"
+
+
+async def test_a_head_without_an_end_is_not_held(certificate: Path) -> None:  # CVE-2024-27316
+    async def script(asked: Asked) -> None:
+        if asked.path() == b"/":
+            await ok(asked)
+        else:
+            asked.served.transport.write(HeadersFrame(asked.number, b"\x88").serialize())
+            asked.served.transport.write(ContinuationFrame(asked.number, b"").serialize() * 100)
+
+    async with scripted(script, certificate) as (_, upstream):
+        with pytest.raises(UpstreamUnavailable) as failed:
+            await send(upstream, target=b"/endless")
+        assert failed.value.kind == "protocol"
+        assert await ask(upstream) == (200, b"ok")
+
+
+async def test_replies_that_the_backend_does_not_read_end_its_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # CVE-2019-9512
+    monkeypatch.setattr(http2, "_MAX_UNREAD_BYTES", 100_000)
+    loop, lost = asyncio.get_running_loop(), asyncio.Event()
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    _, connection = await loop.create_connection(
+        lambda: Http2Connection(timeout_seconds=HANG_SECONDS, age_seconds=300, on_lost=lambda _: lost.set()), sock=ours
+    )
+    await loop.sock_sendall(theirs, SettingsFrame(0).serialize())
+    await connection.ready
+    stream = connection.open([(b":method", b"GET"), (b":path", b"/")], has_body=False)
+    with theirs, pytest.raises(OSError):  # noqa: PT012 - the end may come at any of them
+        async with asyncio.timeout(HANG_SECONDS):
+            while True:
+                await loop.sock_sendall(theirs, PingFrame(0, b"12345678").serialize() * 1000)
+    await lost.wait()
+    with pytest.raises(UpstreamUnavailable) as failed:
+        await stream.head()
+    assert failed.value.kind == "protocol"
 
 
 async def test_a_line_of_its_own_speaks_http_1_1(certificate: Path) -> None:
