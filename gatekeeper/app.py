@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from gatekeeper.forward.direct import DirectServices
+from gatekeeper.forward.direct_services import DirectServices
 from gatekeeper.forward.http import Proxy
 from gatekeeper.forward.plan import DirectRoute
 from gatekeeper.http.headers import REQUEST_ID
@@ -82,8 +82,9 @@ def create_app(settings: Settings, engine: Engine) -> App:
         upstream if isinstance(upstream, Http1Upstream) else upstream.http1,
         engine.strays,
         engine.renewals,
+        own_headers,
     )
-    route = DirectRoute(services, engine.runtime, own_headers=own_headers)
+    route = DirectRoute(services, engine.runtime)
     if isinstance(upstream, Http1Upstream):
         return App(app, route)
     return App(app, lambda exchange: upstream.chose_http1 and route(exchange))

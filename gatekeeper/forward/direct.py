@@ -7,69 +7,41 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
-from gatekeeper.auth.gate import Gate
 from gatekeeper.auth.renewals import Renewals
-from gatekeeper.auth.strays import StrayTokens
 from gatekeeper.errors import (
     GatekeeperError,
-    Reason,
     StoreUnavailable,
     UpstreamTimeout,
     UpstreamUnavailable,
 )
+from gatekeeper.forward.direct_services import DirectServices, InternalError
+from gatekeeper.forward.head_lines import cached_head_lines, head_lines, known_head_lines
 from gatekeeper.forward.held import HeldResponse
-from gatekeeper.forward.prepared import REQUEST_ID_LINE, Plan
+from gatekeeper.forward.prepared import Plan
+from gatekeeper.forward.upload import Upload
 from gatekeeper.http.forwarding import response_headers
 from gatekeeper.http.headers import REQUEST_ID, HeaderList, random_uuid
 from gatekeeper.http.methods import SAFE_METHODS
 from gatekeeper.http.response_parser import ResponseHead
 from gatekeeper.http.types import ASGIApp, Receive, Scope, Send
 from gatekeeper.models import CheckResult, Claims, EndReason
-from gatekeeper.server import Exchange, response_head_lines
+from gatekeeper.server import EXTENSION, Exchange
 from gatekeeper.server.responders import DirectResponder
 from gatekeeper.sessions.current_stream import OpenStream
-from gatekeeper.sessions.open_streams import OpenStreams
 from gatekeeper.store.command import Command, ReplyReceiver
 from gatekeeper.store.errors import unavailable_from
 from gatekeeper.telemetry.request_record import RequestRecord
-from gatekeeper.telemetry.telemetry import Telemetry
 from gatekeeper.upstream.http1 import Failure, Http1Connection, ResponseCallbacks
-from gatekeeper.upstream.http1_client import Http1Upstream
 from gatekeeper.web.outcome import conclude, unforwarded
 from gatekeeper.web.request import CHECKED, IncomingRequest, read
-from gatekeeper.web.respond import Responder, ResponseSender
-from gatekeeper.web.rules import RequestRules
+from gatekeeper.web.respond import ResponseSender
 from gatekeeper.web.session_end import GRACE_SECONDS, is_of_events, last_event
 
 _log = logging.getLogger("gatekeeper")
-
-# Backends repeat response heads many times within a second. As many as the response parser caches.
-_MAX_HEAD_LINES: Final = 512
-_head_lines: Final[dict[ResponseHead, bytes]] = {}
-
-
-class InternalError(GatekeeperError):
-    """A bug of Gatekeeper. The log has its traceback; the client gets no details."""
-
-    reason = Reason.INTERNAL_ERROR
-
-
-class DirectServices(NamedTuple):
-    """The services that every direct request uses. `responder` writes responses that do not come from the backend;
-    `renewals` is None where the backend issues no tokens."""
-
-    gate: Gate
-    rules: RequestRules
-    streams: OpenStreams
-    telemetry: Telemetry
-    responder: Responder
-    upstream: Http1Upstream
-    strays: StrayTokens
-    renewals: Renewals | None
 
 
 class DirectForward:
@@ -98,6 +70,7 @@ class DirectForward:
         "_sent_at",
         "_services",
         "_touch",
+        "_upload",
         "ends_own_session",
         "moved_at",
         "session_id",
@@ -122,6 +95,7 @@ class DirectForward:
         self._connection: Http1Connection | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._outgoing = b""
+        self._upload: Upload | None = None
         self._reason: EndReason | None = None
         self._retried = self._is_of_events = self._ended = False
         self._sent_at = 0.0
@@ -176,6 +150,10 @@ class DirectForward:
 
     def _run_application(self, checked: CheckResult | StoreUnavailable) -> None:
         """Let the application serve the request. It gets the result of the check, and records the request itself."""
+        if self._record.status:
+            # The server has rejected the body meanwhile.
+            self._finish()
+            return
         self._ended = True
         self._exchange.detach(self)
         self._services.telemetry.left(self._record)
@@ -185,7 +163,10 @@ class DirectForward:
     # The request to the backend
 
     def _send(self) -> None:
-        services, plan, head = self._services, self._plan, self._exchange.head
+        services, plan, exchange = self._services, self._plan, self._exchange
+        head = exchange.head
+        if not exchange.has_arrived or head.length is None or plan.expects:
+            self._upload = Upload(exchange, services.own_headers)
         self._outgoing = b"".join(
             (
                 head.method.encode(),
@@ -196,7 +177,7 @@ class DirectForward:
                 plan.identity_of(services.rules.identity, self._claims, self.session_id),
                 self._record.request_id.encode(),
                 plan.after,
-                self._exchange.body,
+                exchange.take_body() if self._upload is None else b"",
             )
         )
         self._sent_at = time.perf_counter()
@@ -221,7 +202,10 @@ class DirectForward:
     def _start(self, connection: Http1Connection) -> None:
         self._connecting = None
         self._connection = connection
-        connection.start(self._outgoing, self, to_head_request=self._exchange.head.method == "HEAD")
+        upload, is_head = self._upload, self._exchange.head.method == "HEAD"
+        connection.start(self._outgoing, self, to_head_request=is_head, uploading=upload is not None)
+        if upload is not None:
+            upload.begin(connection, waits=self._plan.expects)
 
     # ResponseCallbacks: the response, from the connection to the backend
 
@@ -231,10 +215,14 @@ class DirectForward:
         if head.status != 100:
             self._exchange.send_informational(head.status, response_headers(head.headers, head.status))
             self._pause_if_client_is_full()
+        elif self._upload is not None:
+            self._upload.go_on()
 
     def on_head(self, head: ResponseHead) -> None:
         record = self._record
         record.upstream_seconds = time.perf_counter() - self._sent_at
+        if self._upload is not None:
+            self._upload.go_on()
         renewals, connection = self._services.renewals, self._connection
         if renewals is not None and connection is not None and renewals.may_be_in(head.status, head.headers):
             self._hold(renewals, head, partial(HeldResponse(self, connection).release, head))
@@ -283,24 +271,28 @@ class DirectForward:
 
     def on_full_response(self, head: ResponseHead, body: bytes) -> None:
         self._connection = None
-        record, exchange = self._record, self._exchange
-        record.upstream_seconds = time.perf_counter() - self._sent_at
-        record.status, record.bytes_out = head.status, len(body)
-        lines = _head_lines.get(head)
+        self._record.upstream_seconds = time.perf_counter() - self._sent_at
+        lines = known_head_lines(head)
         if lines is None:
             renewals = self._services.renewals
             if renewals is not None and renewals.may_be_in(head.status, head.headers):
-                self._hold(renewals, head, partial(self._send_full_response, head, body))
+                self._hold(renewals, head, partial(self._send_full_response, head, head_lines(head), body))
                 return
-            lines = _make_head_lines(head)
-        self._finish()
-        exchange.send_full_response(lines, b"%b\r\n" % record.request_id.encode(), body)
+            lines = cached_head_lines(head)
+        self._send_full_response(head, lines, body)
 
-    def _send_full_response(self, head: ResponseHead, body: bytes) -> None:
+    def _send_full_response(self, head: ResponseHead, lines: bytes, body: bytes) -> None:
+        exchange, record = self._exchange, self._record
+        if head.is_chunked and (self._reason is not None or exchange.head.version == "1.0"):
+            # A stream of events that is cut, or a response that ends with the connection.
+            self.begin_response(head)
+            if not self._ended:
+                self.on_data(body)
+                self.on_end([])
+            return
+        record.status, record.bytes_out = head.status, len(body)
         self._finish()
-        self._exchange.send_full_response(
-            _make_head_lines(head, cache=False), b"%b\r\n" % self._record.request_id.encode(), body
-        )
+        exchange.send_full_response(lines, b"%b\r\n" % record.request_id.encode(), body, chunked=head.is_chunked)
 
     def on_batch_end(self) -> None:
         self._exchange.uncork()
@@ -321,7 +313,8 @@ class DirectForward:
             self._upstream_failed(error)
 
     def on_writable(self) -> None:
-        """Do nothing: the request body was sent together with the head."""
+        if self._upload is not None:
+            self._upload.proceed()
 
     # Failures, and the end of the request
 
@@ -375,6 +368,8 @@ class DirectForward:
 
     def _leave_backend(self) -> None:
         """Abort the request to the backend, if there is one."""
+        if self._upload is not None:
+            self._upload.stop()
         if self._connecting is not None:
             self._connecting.cancel()
             self._connecting = None
@@ -388,6 +383,14 @@ class DirectForward:
         # Before the session check has a result, wait for it: the request is recorded with its verdict.
         if self.session_id:
             self._finish()
+
+    def body_arrived(self) -> None:
+        if self._upload is not None:
+            self.moved_at = time.monotonic()
+            self._upload.proceed()
+
+    def rejected(self, scope: Scope) -> None:
+        scope["extensions"][EXTENSION]["record"] = self._record
 
     def client_writable(self) -> None:
         if self._connection is not None:
@@ -438,13 +441,3 @@ if TYPE_CHECKING:
     def _interfaces(forward: DirectForward) -> tuple[ReplyReceiver, ResponseCallbacks, DirectResponder, OpenStream]:
         """Let the type checker compare the class with its interfaces. As base classes they would cost a `__dict__`."""
         return forward, forward, forward, forward
-
-
-def _make_head_lines(head: ResponseHead, *, cache: bool = True) -> bytes:
-    """Return the response head for the client up to the value of `X-Request-Id`, and cache it for a shared head."""
-    lines = response_head_lines(head.status, head.reason, response_headers(head.headers, head.status)) + REQUEST_ID_LINE
-    if head.is_shared and cache:
-        if len(_head_lines) >= _MAX_HEAD_LINES:
-            _head_lines.clear()
-        _head_lines[head] = lines
-    return lines

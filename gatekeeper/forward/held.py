@@ -57,7 +57,7 @@ class HeldResponse:
         """Do nothing: nothing is sent yet."""
 
     def on_writable(self) -> None:
-        """Do nothing: the request was sent with its head."""
+        self._forward.on_writable()
 
     def _end_with(self, event: Callable[[], None]) -> None:
         # The connection may serve another request by now.

@@ -1,7 +1,7 @@
 """The direct route: plain requests go from the client's connection to the backend's and back by callbacks alone.
 
-Most requests to an API have no body, or one that arrives with the head, a token that was verified before, and an active
-session. They need a session check and a forwarding, and neither needs a task or an ASGI message:
+Most requests to an API have a token that was verified before and an active session. They need a session check and a
+forwarding, and neither needs a task or an ASGI message:
 
     server → DirectRoute → Gate.recognised → Gate.send_for ─ touched → Http1Connection → DirectForward → server
 
@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from gatekeeper.forward.direct import DirectForward, DirectServices
+from gatekeeper.forward.direct import DirectForward
+from gatekeeper.forward.direct_services import DirectServices
 from gatekeeper.forward.http import arrival
 from gatekeeper.forward.prepared import Plan
 from gatekeeper.http.forwarding import request_headers
@@ -33,17 +34,16 @@ _REQUEST_ID_LINE: Final = b"\r\n%b: \r\n" % USUAL[REQUEST_ID]
 # As many as the request parser caches header sections.
 _MAX_PLANS: Final = 2048
 _INDIRECT_METHODS: Final = frozenset({"OPTIONS", "TRACE", "CONNECT"})
-_INDIRECT_HEADERS: Final = frozenset({b"te", b"upgrade", b"expect"})
+_INDIRECT_HEADERS: Final = frozenset({b"te", b"upgrade"})
 
 
 class DirectRoute:
-    """Takes a request that has arrived with its whole body. Returns True if it will be forwarded directly, False if the
+    """Takes a request whose head has arrived. Returns True if it will be forwarded directly, False if the
     application has to serve it."""
 
-    def __init__(self, services: DirectServices, runtime: Runtime, *, own_headers: frozenset[bytes]) -> None:
+    def __init__(self, services: DirectServices, runtime: Runtime) -> None:
         self._services = services
         self._runtime = runtime
-        self._own_headers = own_headers
         self._plans: dict[HeaderSection, tuple[str | None, Plan | None]] = {}
 
     def __repr__(self) -> str:
@@ -70,7 +70,7 @@ class DirectRoute:
         if plan is None or (recognised := self._services.gate.recognised(plan.token)) is None:
             return False
         claims, touch = recognised
-        DirectForward(self._services, exchange, plan, claims, touch).begin()
+        DirectForward(services, exchange, plan, claims, touch).begin()
         return True
 
     def _plan(self, exchange: Exchange) -> Plan | None:
@@ -94,8 +94,8 @@ class DirectRoute:
 
     def _make_plan(self, exchange: Exchange) -> Plan | None:
         services, rules, scope = self._services, self._services.rules, exchange.scope
-        headers, length = exchange.head.headers, exchange.head.length
-        if length is None or not _INDIRECT_HEADERS.isdisjoint([name for name, _ in headers]):
+        headers, has_body = exchange.head.headers, exchange.head.length != 0
+        if not _INDIRECT_HEADERS.isdisjoint([name for name, _ in headers]):
             return None
         if overrides_method(headers):
             return None
@@ -106,14 +106,14 @@ class DirectRoute:
         if not rules.forward_authorization:
             kept = rules.sources.strip_tokens(kept)
         kept.append((REQUEST_ID, b""))
-        passed = request_headers(kept, arrival(scope, rules.trusted), self._own_headers)
+        passed = request_headers(kept, arrival(scope, rules.trusted), services.own_headers)
         try:
             names = written_names(passed, exchange.head.section.spelled, rules.identity.spelling)
             authority = services.upstream.authority
-            lines = serialize_head("GET", b"/", passed, authority=authority, has_body=length > 0, names=names).head
+            written = serialize_head("GET", b"/", passed, authority=authority, has_body=has_body, names=names)
         except RequestNotForwardable:
             return None
-        before, _, after = lines.partition(_REQUEST_ID_LINE)
+        before, _, after = written.head.partition(_REQUEST_ID_LINE)
         given = get(headers, REQUEST_ID)
         made = request_id(headers)
         return Plan(
@@ -122,4 +122,5 @@ class DirectRoute:
             made if given == made.encode() else None,
             before[before.index(b"\r\n") :] + b"\r\n",
             b"\r\n" + after,
+            expects=written.expects,
         )

@@ -15,18 +15,23 @@ REQUEST_ID_LINE: Final = USUAL[REQUEST_ID] + b": "
 class Plan:
     """The data that all requests with the same headers from the same address have in common.
 
+    With `expects` the backend is asked first whether it wants the body.
+
     `before` and `after` are the header lines for the backend in front of and behind the identity lines. `identity`
     caches the identity lines for `claims` and `session_id`. `request_id` is None if every request gets a new one.
     """
 
-    __slots__ = ("after", "before", "claims", "client_ip", "identity", "request_id", "session_id", "token")
+    __slots__ = ("after", "before", "claims", "client_ip", "expects", "identity", "request_id", "session_id", "token")
 
-    def __init__(self, token: str, client_ip: str, request_id: str | None, before: bytes, after: bytes) -> None:
+    def __init__(
+        self, token: str, client_ip: str, request_id: str | None, before: bytes, after: bytes, *, expects: bool
+    ) -> None:
         self.token = token
         self.client_ip = client_ip
         self.request_id = request_id
         self.before = before
         self.after = after
+        self.expects = expects
         self.claims: Claims | None = None
         self.session_id = 0
         self.identity = b""

@@ -148,6 +148,15 @@ def response_headers(headers: Headers, status: int) -> HeaderList:
     return [pair for pair in kept if pair[0].lower() not in dropped] if dropped else kept
 
 
+def response_line(field: tuple[bytes, bytes]) -> bytes | None:
+    """Return the line by which the client gets a header of a response that has a body, b"" for a header that
+    `response_headers` removes. None for one that names others to remove: then only that function knows."""
+    name = field[0].lower()
+    if name == b"connection" and _named([field[1]]):
+        return None
+    return b"" if name in _NOT_IN_RESPONSES else b"%b: %b\r\n" % field
+
+
 def takes_trailers(headers: Headers) -> bool:
     """Tell whether the client accepts trailers (RFC 9110 section 10.1.4)."""
     return any(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -45,7 +45,9 @@ _BODILESS: Final = frozenset({204, 304})
 # few megabytes at most. A full cache is emptied: what is still in use soon returns.
 _MAX_SHARED: Final = 512
 _MAX_SHARED_BYTES: Final = 1024
-_fields: Final[dict[bytes, tuple[bytes, bytes]]] = {}
+_status_lines: Final[dict[bytes, tuple[bytes, int, bytes]]] = {}
+# Each line with its field, and whether that concerns the framing.
+_fields: Final[dict[bytes, tuple[tuple[bytes, bytes], bool]]] = {}
 _heads: Final[dict[bytes, ResponseHead]] = {}
 _T = TypeVar("_T")
 
@@ -95,7 +97,8 @@ class ParserCallbacks(Protocol):
     def on_end(self, trailers: HeaderList) -> None: ...
 
     def on_full_response(self, head: ResponseHead, body: bytes) -> None:
-        """Called instead of all others for a response with a `Content-Length` that arrived in one piece, as most do."""
+        """Called instead of all others for a response that arrived in one piece, as most do: with a `Content-Length`,
+        or in chunks without trailers. `body` is not empty."""
 
 
 def parse_head(block: bytes) -> ResponseHead:
@@ -105,16 +108,29 @@ def parse_head(block: bytes) -> ResponseHead:
 
 def _parse_head(block: bytes) -> ResponseHead:
     lines = block.split(b"\r\n")
-    match = _STATUS_LINE.fullmatch(lines[0])
+    minor, status, reason = _status_lines.get(lines[0]) or _cache(_status_lines, lines[0], _parse_status(lines[0]))
+    fields = _parse_fields(lines[1:-2])
+    is_shared = len(block) <= _MAX_SHARED_BYTES
+    framing = _framing if is_shared else _framing.__wrapped__
+    length, is_chunked, keeps_alive, idle_seconds = framing(minor, tuple([each[0] for each in fields if each[1]]))
+    headers = [each[0] for each in fields]
+    return ResponseHead(status, reason, headers, length, is_chunked, keeps_alive, is_shared, idle_seconds)
+
+
+def _parse_status(line: bytes) -> tuple[bytes, int, bytes]:
+    match = _STATUS_LINE.fullmatch(line)
     if match is None:
         raise BadResponse("a malformed head")
-    minor, status, reason = match.groups()
-    headers = _parse_fields(lines[1:-2])
+    return match[1], int(match[2]), match[3] or b""
+
+
+@lru_cache(maxsize=_MAX_SHARED)
+def _framing(minor: bytes, fields: tuple[tuple[bytes, bytes], ...]) -> tuple[int | None, bool, bool, float | None]:
+    """Return what the framing fields of a head say together: the length, whether the body is chunked, whether the
+    connection goes on and for how long. Raises BadResponse."""
     length, is_chunked, options, idle_seconds = None, False, _NO_OPTIONS, None
-    for spelled, value in headers:
+    for spelled, value in fields:
         name = spelled.lower()
-        if name not in _FRAMING:
-            continue
         if name == b"connection":
             options |= _options(value)
         elif name == b"keep-alive":
@@ -129,9 +145,7 @@ def _parse_head(block: bytes) -> ResponseHead:
             is_chunked = True
     if is_chunked and (length is not None or minor == b"0"):
         raise BadResponse("Transfer-Encoding beside Content-Length, or in HTTP/1.0")
-    keeps_alive = b"close" not in options and (minor == b"1" or b"keep-alive" in options)
-    is_shared = len(block) <= _MAX_SHARED_BYTES
-    return ResponseHead(int(status), reason or b"", headers, length, is_chunked, keeps_alive, is_shared, idle_seconds)
+    return length, is_chunked, b"close" not in options and (minor == b"1" or b"keep-alive" in options), idle_seconds
 
 
 def keep_alive_seconds(value: bytes) -> float | None:
@@ -147,14 +161,14 @@ def _options(value: bytes) -> frozenset[bytes]:
     return frozenset(option.strip(b" \t") for option in value.lower().split(b","))
 
 
-def _parse_fields(lines: list[bytes]) -> HeaderList:
-    """Return the fields. Raises BadResponse."""
+def _parse_fields(lines: list[bytes]) -> list[tuple[tuple[bytes, bytes], bool]]:
+    """Return the fields, each with whether it concerns the framing. Raises BadResponse."""
     if len(lines) > MAX_FIELDS:
         raise BadResponse("too many fields")
     return [_fields.get(line) or _cache(_fields, line, _parse_field(line)) for line in lines]
 
 
-def _parse_field(line: bytes) -> tuple[bytes, bytes]:
+def _parse_field(line: bytes) -> tuple[tuple[bytes, bytes], bool]:
     if not is_field_value(line):
         raise BadResponse("a control character, or a line that ends wrongly")
     name, colon, value = line.partition(b":")
@@ -162,7 +176,7 @@ def _parse_field(line: bytes) -> tuple[bytes, bytes]:
         raise BadResponse("a line that is no field")
     if not is_token(name):
         raise BadResponse("a field whose name is none")
-    return name, value.strip(b" \t")
+    return (name, value.strip(b" \t")), name.lower() in _FRAMING
 
 
 def _cache(memory: dict[bytes, _T], text: bytes, parsed: _T) -> _T:
@@ -215,9 +229,11 @@ class ResponseParser:
         self._state = self._read_head
 
     def stop(self) -> None:
-        """Make no more calls for this response."""
+        """Make no more calls, and let go of the receiver."""
         self._state = None
         self._parts.clear()
+        # Without the cycle, a lost connection does not wait for the collector.
+        self._callbacks = cast("ParserCallbacks", None)
 
     def feed(self, data: bytes) -> None:
         """Parse `data` and call the callbacks. Raises BadResponse, after which the parser must not be used."""
@@ -248,17 +264,22 @@ class ResponseParser:
         return self._state is None
 
     def _read_full_response(self, data: bytes) -> int:
-        """Read a full response with a length at once. Return where to continue: after the head if there is more or less
-        than one response, at 0 if the head is not complete."""
+        """Read a full response at once. Return where to continue: after the head if there is more or less than one
+        response, at 0 if the head is not complete."""
         end = data.find(b"\r\n\r\n") + 4
         if not 4 <= end <= MAX_HEAD_BYTES:
             return 0
         head = parse_head(data[:end])
-        if not head.length or head.length != len(data) - end or head.status < 200 or head.is_bodiless:
+        body = None
+        if head.is_chunked:
+            body = _full_chunks(data, end)
+        elif head.length == len(data) - end:
+            body = data[end:]
+        if not body or head.status < 200 or head.is_bodiless:
             return self._begin_response(head, data, end)
         self._state = None
         self.reusable, self.idle_seconds = head.keeps_alive, head.idle_seconds
-        self._callbacks.on_full_response(head, data[end:])
+        self._callbacks.on_full_response(head, body)
         return len(data)
 
     def _read_head(self, data: bytes, at: int) -> int:
@@ -339,7 +360,7 @@ class ResponseParser:
         end += 4
         if end - at > MAX_HEAD_BYTES:
             raise BadResponse("trailers that are too long")
-        return self._finish(data, end, _parse_fields(data[at : end - 4].split(b"\r\n")))
+        return self._finish(data, end, [each[0] for each in _parse_fields(data[at : end - 4].split(b"\r\n"))])
 
     def _take(self, data: bytes, at: int) -> int:
         part = data[at : at + self._left] if at or len(data) > self._left else data
@@ -375,3 +396,24 @@ def _more(data: bytes, at: int, end_bytes: int) -> int:
         # A backend that ends lines so would wait for the next request, and the parser for the end of the head.
         raise BadResponse("a bare LF")
     return -1
+
+
+def _full_chunks(data: bytes, at: int) -> bytes | None:
+    """Return the body in chunks that begins at `at` and is the rest of `data`, without trailers. None for any other, on
+    which nothing is decided here."""
+    if not data.endswith(b"\r\n0\r\n\r\n"):
+        return None
+    parts: list[bytes] = []
+    while True:
+        end = data.find(b"\r\n", at, at + _MAX_SIZE_LINE_BYTES)
+        match = _SIZE.fullmatch(data, at, end) if end > 0 else None
+        if match is None:
+            return None
+        at = end + 2
+        size = int(match[1], 16)
+        if not size:
+            return b"".join(parts) if at + 2 == len(data) else None
+        parts.append(data[at : at + size])
+        at += size + 2
+        if data[at - 2 : at] != b"\r\n":
+            return None

@@ -12,9 +12,10 @@ makes its class for one listener, and `listener` runs that under uvicorn.
 """
 
 from gatekeeper.http.request_head import Limits
-from gatekeeper.server.exchange import Exchange, response_head_lines
+from gatekeeper.server.exchange import Exchange
 from gatekeeper.server.factory import http_protocol
 from gatekeeper.server.rejection import ErrorResponse, RejectedRequest, RenderError
+from gatekeeper.server.response_lines import first_line, response_head_lines
 from gatekeeper.server.scope import EXTENSION
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Limits",
     "RejectedRequest",
     "RenderError",
+    "first_line",
     "http_protocol",
     "response_head_lines",
 ]

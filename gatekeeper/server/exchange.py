@@ -6,16 +6,16 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from enum import Enum
-from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, Protocol
 
-from gatekeeper.http.grammar import TOKEN_BYTES, is_field_value, is_token
+from gatekeeper.http.grammar import TOKEN_BYTES, is_field_value
 from gatekeeper.http.headers import REQUEST_ID, HeaderList
 from gatekeeper.http.request_head import RequestHead
 from gatekeeper.http.spelling import USUAL
 from gatekeeper.http.types import ASGIApp, Message, Scope
 from gatekeeper.server.responders import DirectResponder, DirectResponders
+from gatekeeper.server.response_lines import OF_THE_CONNECTION, first_line, section_lines, status_line
 from gatekeeper.server.scope import ScopeFactory
 
 # The logger that serve.py filters and operators know, whichever protocol class runs.
@@ -27,33 +27,6 @@ _TRAILERS: Final = "http.response.trailers"
 _INFORMATIONAL: Final = "gatekeeper.http.informational"
 
 _BODILESS: Final = frozenset({204, 304})
-_OF_THE_CONNECTION: Final = frozenset({b"content-length", b"transfer-encoding", b"connection"})
-
-
-def status_line(status: int, reason: bytes | None = None) -> bytes:
-    """Return the first line of a response, with `reason`, else with the registered phrase or none."""
-    if reason is None:
-        try:
-            reason = HTTPStatus(status).phrase.encode()
-        except ValueError:
-            reason = b""
-    return b"HTTP/1.1 %d %b\r\n" % (status, reason)
-
-
-@lru_cache(maxsize=128)
-def _first_line(status: int, reason: bytes | None) -> bytes:
-    """Return the status line for values of an application. Raises RuntimeError for invalid ones."""
-    if not HTTPStatus.OK <= status < 600:
-        raise RuntimeError(f"The status of a response must be 200 to 599, not {status}.")
-    if reason is not None and not is_field_value(reason):
-        raise RuntimeError("Invalid reason phrase in a response.")
-    return status_line(status, reason)
-
-
-def response_head_lines(status: int, reason: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return status line and header lines of a response whose head was parsed strictly, for
-    `Exchange.send_full_response`."""
-    return b"".join((_first_line(status, reason), *[b"%b: %b\r\n" % pair for pair in headers]))
 
 
 class ClientConnection(Protocol):
@@ -174,6 +147,16 @@ class Exchange:
         return self._connection.writable is not None
 
     @property
+    def has_arrived(self) -> bool:
+        """True if all of the body has arrived."""
+        return self._request_complete
+
+    @property
+    def trailers(self) -> HeaderList:
+        """The trailers of the request, once its body has arrived."""
+        return self._trailers
+
+    @property
     def waits_for_permission(self) -> bool:
         """True while the client holds its body back until `100 Continue`."""
         return self._expects_continue
@@ -230,10 +213,20 @@ class Exchange:
         """Let the application respond, or `app`."""
         self._connection.run(self, app)
 
-    @property
-    def body(self) -> bytes:
-        """The body of a request that has arrived completely, for a responder."""
-        return b"".join(self._parts)
+    def take_body(self) -> bytes:
+        """Return what has arrived of the body since the last call."""
+        parts = self._parts
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        self.buffered_bytes = 0
+        return body
+
+    def want_body(self) -> None:
+        """Have more of the body read; a client that waits for permission to send it gets that."""
+        if self._expects_continue and not self.started and not self.gone:
+            self._expects_continue = False
+            self._connection.send_continue()
+        self._connection.want_body()
 
     # Called by the connection
 
@@ -249,6 +242,14 @@ class Exchange:
         self._request_complete = last
         self._trailers = trailers
         self._wake()
+        if self.responder is not None:
+            self.responder.body_arrived()
+
+    def reject(self) -> Scope:
+        """Return the scope by which the server words its rejection of the body. `disconnect` follows."""
+        if self.responder is not None:
+            self.responder.rejected(self.scope)
+        return self.scope
 
     def disconnect(self) -> None:
         """Stop sending: the client has left, or gets no further response."""
@@ -265,20 +266,15 @@ class Exchange:
 
     async def receive(self) -> Message:
         """ASGI `receive`."""
-        if self._expects_continue and not self.started and not self.gone:
-            self._expects_continue = False
-            self._connection.send_continue()
         while not self._has_message():
-            self._connection.want_body()
+            self.want_body()
             if self._event is None:
                 self._event = asyncio.Event()
             self._event.clear()
             await self._event.wait()
         if self.gone or self.complete:
             return {"type": "http.disconnect"}
-        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts.clear()
-        self.buffered_bytes = 0
+        body = self.take_body()
         self._end_received = self._request_complete
         message: Message = {"type": "http.request", "body": body, "more_body": not self._request_complete}
         if self._request_complete and self._trailers:
@@ -319,13 +315,13 @@ class Exchange:
         if not HTTPStatus.PROCESSING <= status < HTTPStatus.OK:
             raise RuntimeError(f"The status of an interim response must be 100 or 102 to 199, not {status}.")
         if self.head.version == "1.1":
-            self._write(b"".join((status_line(status), *_section_lines(headers), b"\r\n")))
+            self._write(b"".join((status_line(status), *section_lines(headers), b"\r\n")))
 
     def send_head(
         self, status: int, headers: Iterable[tuple[bytes, bytes]], reason: bytes | None, *, hold: bool = False
     ) -> None:
         """Start a response. With `hold` the head is sent with the end of the response, or at `uncork`."""
-        line = _first_line(status, reason)
+        line = first_line(status, reason)
         if self._expects_continue:
             # The client may or may not send its body now: the bytes that follow would be ambiguous.
             self._expects_continue = self.keep_alive = False
@@ -350,7 +346,7 @@ class Exchange:
         connection: bytes | None = None
         for name, value in headers:
             key = name.lower()
-            if key in _OF_THE_CONNECTION:
+            if key in OF_THE_CONNECTION:
                 if key == b"transfer-encoding":
                     # The connection chooses the framing; chunked is the only transfer coding it knows.
                     if value.lower() != b"chunked":
@@ -385,14 +381,20 @@ class Exchange:
             self._framing = _CLOSE
             self.keep_alive = False
 
-    def send_full_response(self, head_lines: bytes, headers: bytes, body: bytes) -> None:
-        """Send a full response: the output of `response_head_lines`, which includes `Content-Length`, further header
-        lines, and the body. Not for responses to HEAD."""
+    def send_full_response(self, head_lines: bytes, headers: bytes, body: bytes, *, chunked: bool) -> None:
+        """Send a full response: the output of `response_head_lines`, which includes `Content-Length` unless it is
+        `chunked`, further header lines, and the body. Not for responses to HEAD, nor chunked for HTTP/1.0."""
         end = b"\r\n"
+        if self._expects_continue:
+            # As in `send_head`.
+            self._expects_continue = self.keep_alive = False
         if not self.keep_alive:
             end = b"Connection: close\r\n\r\n"
         elif self.head.version == "1.0":
             end = b"Connection: keep-alive\r\n\r\n"
+        if chunked:
+            end = b"Transfer-Encoding: chunked\r\n" + end
+            body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
         self.started = self.complete = True
         self._connection.write(b"".join((head_lines, headers, end, body)))
         self._connection.response_complete()
@@ -418,7 +420,7 @@ class Exchange:
     def _send_trailers(self, headers: Iterable[tuple[bytes, bytes]], *, last: bool) -> None:
         """Send trailers. Only chunked framing has room for them (RFC 9112 section 7.1.2); else they are dropped."""
         if self._framing is _CHUNKED:
-            self._write(b"".join((*_section_lines(headers), b"\r\n" if last else b"")))
+            self._write(b"".join((*section_lines(headers), b"\r\n" if last else b"")))
         if last:
             self._end()
 
@@ -439,12 +441,3 @@ class Exchange:
         self.complete = True
         self._wake()
         self._connection.response_complete()
-
-
-def _section_lines(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[bytes]:
-    """Yield the lines of interim responses and trailers, without fields about the connection."""
-    for name, value in headers:
-        if not is_token(name) or not is_field_value(value):
-            raise RuntimeError("Invalid header name or value in a response.")
-        if name.lower() not in _OF_THE_CONNECTION:
-            yield b"%b: %b\r\n" % (name, value)

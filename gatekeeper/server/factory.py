@@ -31,7 +31,7 @@ def http_protocol(
     """Return the protocol class for `uvicorn.Config(http=…)`.
 
     `render_error` writes the responses to rejected requests. `on_overload` is called for each connection over the
-    limit, which is reset at once. `fast_path` is called first with every request that has arrived completely: it
+    limit, which is reset at once. `fast_path` is called first with every request, whose body may yet arrive: it
     returns True if it responds itself (`Exchange.attach`), False to leave the request to the application.
     `on_client_left` is called with the task of an application whose client has disconnected.
     """

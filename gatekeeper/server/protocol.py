@@ -141,10 +141,12 @@ class HttpServerProtocol(asyncio.Protocol):
         self._deadline.cancel()
         if self._half_close is not None:
             self._half_close.cancel()
-        if self._exchange is not None:
-            self._exchange.disconnect()
-            if self._exchange.task is not None:
-                self._on_client_left(self._exchange.task)
+        # Forgotten, because it refers to this: neither waits for the collector.
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.disconnect()
+            if exchange.task is not None:
+                self._on_client_left(exchange.task)
         self.resume_writing()
 
     def data_received(self, data: bytes) -> None:
@@ -243,7 +245,7 @@ class HttpServerProtocol(asyncio.Protocol):
             elif not exchange.waits_for_permission:
                 self._deadline.set(self._limits.body_timeout)
             self._exchange = exchange
-        if not (self._phase is _RESPONSE and self._fast_path(exchange)):
+        if not self._fast_path(exchange):
             self.run(exchange)
 
     def _read_body(self, data: bytes, exchange: Exchange | None = None) -> None:
@@ -373,17 +375,17 @@ class HttpServerProtocol(asyncio.Protocol):
         """Respond in place of the application, and end the connection."""
         exchange = self._exchange
         if exchange is not None and exchange.complete:
-            # The fault comes after a complete response.
             self._close()
             return
-        if exchange is not None:
+        if exchange is not None and exchange.started:
             exchange.disconnect()
-            if exchange.started:
-                self._truncate(exchange)
-                return
-        scope = exchange.scope if exchange is not None else None
+            self._truncate(exchange)
+            return
+        scope = exchange.reject() if exchange is not None else None
         read = self._head or bytes(self._reader.buffer)
         self.write(reject(self._render_error, rejected, read, self._limits, self._scopes.client, scope))
+        if exchange is not None:
+            exchange.disconnect()
         self._close(linger=True)
 
     def _truncate(self, exchange: Exchange) -> None:

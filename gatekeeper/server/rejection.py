@@ -13,7 +13,7 @@ from gatekeeper.http.headers import HeaderList, Headers
 from gatekeeper.http.request_head import Limits, RequestHead, RequestRejected, protocol_instead, salvage
 from gatekeeper.http.spelling import USUAL
 from gatekeeper.http.types import Scope
-from gatekeeper.server.exchange import status_line
+from gatekeeper.server.response_lines import status_line
 
 TIMED_OUT: Final = "The request did not arrive in time"
 INCOMPLETE: Final = "The request ended before it was complete"

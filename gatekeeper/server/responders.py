@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final, Protocol
 
+from gatekeeper.http.types import Scope
+
 # As uvicorn looks after its own tasks and connections.
 _LOOK_SECONDS: Final = 0.1
 
@@ -17,6 +19,12 @@ class DirectResponder(Protocol):
 
     def client_left(self) -> None:
         """The client has disconnected: nothing more can be sent."""
+
+    def body_arrived(self) -> None:
+        """More of the request's body has arrived: `Exchange.take_body`."""
+
+    def rejected(self, scope: Scope) -> None:
+        """The server rejects the rest of the request, and words that by what is in `scope`. `client_left` follows."""
 
     def client_writable(self) -> None:
         """The client takes more data again, after `Exchange.is_full`."""

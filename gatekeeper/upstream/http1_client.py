@@ -198,6 +198,8 @@ class Http1Exchange:
         if connection is not None:
             connection.abort()
         self._is_over = True
+        # Its traceback refers to this.
+        self._error = None
         if self._upload is not None:
             await self._end_upload()
 

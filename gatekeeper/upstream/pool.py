@@ -15,17 +15,19 @@ from gatekeeper.upstream.http1 import Http1Connection
 # gunicorn closes idle connections after 2 s, the shortest time among common servers (node and uvicorn: 5 s). A request
 # must not cross with the close (RFC 9112 section 9.3.1).
 IDLE_SECONDS: Final = 1.5
-MAX_IDLE: Final = 100
+# The least time between two looks for connections that were idle for too long.
+_SWEEP_SECONDS: Final = 0.05
 _CLOSING_TURNS: Final = 4
 _now = time.monotonic
 
 
 class Http1Pool:
-    """At most `max_connections` connections, of which at most `MAX_IDLE` are kept idle, for `IDLE_SECONDS` each or what
-    the backend's `Keep-Alive` allows, and none for another request beyond `max_age_seconds`.
+    """At most `max_connections` connections. Each is kept idle for `IDLE_SECONDS` or what the backend's `Keep-Alive`
+    allows, and none serves another request beyond `max_age_seconds`.
 
-    The connection that was used last serves next, so that a pool shrinks to what is needed. If none is free, a request
-    waits for `wait_seconds` at most, in order of arrival. Used from one event loop.
+    A connection is opened only where none is idle, and the one that was used last serves next. So the idle ones are no
+    more than were in use at once within `IDLE_SECONDS`, and need no other bound. If none is free, a request waits for
+    `wait_seconds` at most, in order of arrival. Used from one event loop.
     """
 
     def __init__(
@@ -42,7 +44,8 @@ class Http1Pool:
         self._wait_seconds = wait_seconds
         self._max_connections = max_connections
         self._max_age_seconds = max_age_seconds
-        self._idle: deque[Http1Connection] = deque()
+        # In the order of their last use. A dictionary, because any of them may end at any time.
+        self._idle: dict[Http1Connection, None] = {}
         self._all: set[Http1Connection] = set()
         # A waiter gets a connection, or None: the room to open one.
         self._waiting: deque[asyncio.Future[Http1Connection | None]] = deque()
@@ -56,7 +59,7 @@ class Http1Pool:
     def take_idle(self) -> Http1Connection | None:
         """Return an idle connection at once, or None. While one is idle, no request is waiting."""
         while self._idle:
-            connection = self._idle.pop()
+            connection, _ = self._idle.popitem()
             if connection.is_usable() and connection.idle_until > _now():
                 return connection
             connection.abort()
@@ -166,9 +169,7 @@ class Http1Pool:
         if self._waiting and (waiter := self._next_waiter()) is not None:
             waiter.set_result(connection)
             return
-        self._idle.append(connection)
-        if len(self._idle) > MAX_IDLE:
-            self._idle.popleft().abort()
+        self._idle[connection] = None
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._sweep)
 
@@ -180,13 +181,12 @@ class Http1Pool:
         self._sweeper = None
         if self._idle:
             due_at = min(each.idle_until for each in self._idle)
-            self._sweeper = asyncio.get_running_loop().call_later(max(0.0, due_at - _now()), self._sweep)
+            self._sweeper = asyncio.get_running_loop().call_later(max(_SWEEP_SECONDS, due_at - now), self._sweep)
 
     def _forget(self, connection: Http1Connection) -> None:
         if connection not in self._all:
             # It was never given out; `_open` handles it.
             return
         self._all.remove(connection)
-        if connection in self._idle:
-            self._idle.remove(connection)
+        self._idle.pop(connection, None)
         self._make_room()

@@ -431,6 +431,37 @@ def test_of_what_is_read_little_is_kept() -> None:
             assert max(map(len, kept)) <= 1024
 
 
+@pytest.mark.parametrize(
+    ("sent", "whole"),
+    [
+        (b"3\r\nabc\r\n4;x=1\r\ndefg\r\n0\r\n\r\n", b"abcdefg"),
+        (b"B\r\na\r\n0\r\n\r\nbcd\r\n0\r\n\r\n", b"a\r\n0\r\n\r\nbcd"),
+        (b"7\r\na\r\n0\r\n\r\n", None),
+        (b"3\r\nabc\r\n0\r\nX: 1\r\n\r\n", None),
+        (b"3\r\nabc\r\n0\r\n\r\n0\r\n\r\n", None),
+        (b"4\r\nabc\r\n0\r\n\r\n", None),
+        (b"3\r\nabc\r\n", None),
+        (b"0\r\n\r\n", None),
+    ],
+)
+def test_chunks_that_come_whole_are_told_at_once_and_are_what_they_are_in_parts(
+    sent: bytes, whole: bytes | None
+) -> None:
+    bodies: list[bytes] = []
+
+    class Told(Recorder):
+        def on_full_response(self, head: ResponseHead, body: bytes) -> None:
+            bodies.append(body)
+            super().on_full_response(head, body)
+
+    data = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + sent
+    at_once = Told().feed(data)
+    assert bodies == ([] if whole is None else [whole])
+    for cut in range(1, len(data)):
+        # What follows a response in a read of its own is not the parser's to judge.
+        assert Recorder().feed(data[:cut], data[cut:])[:2] == at_once[:2]
+
+
 # A length in a trailer is none, and no fault: it is dropped where trailers are (RFC 9110 section 6.5.1).
 @pytest.mark.parametrize("line", [b"Content-Length: x", b"Content-Length: 5", b"Transfer-Encoding: gzip"])
 def test_trailers_frame_nothing(line: bytes) -> None:

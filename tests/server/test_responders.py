@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from gatekeeper.http.types import Scope
 from gatekeeper.server.responders import DirectResponders
 from tests.waiting import HANG_SECONDS
 
@@ -17,6 +18,10 @@ class Busy:
     def client_left(self) -> None: ...
 
     def client_writable(self) -> None: ...
+
+    def body_arrived(self) -> None: ...
+
+    def rejected(self, scope: Scope) -> None: ...
 
     def cancel(self) -> None:
         self.cancelled += 1
