@@ -10,18 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
-
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gatekeeper.forward.direct_services import DirectServices
 from gatekeeper.forward.http import Proxy
 from gatekeeper.forward.plan import DirectRoute
-from gatekeeper.http.headers import REQUEST_ID
-from gatekeeper.http.types import ASGIApp
+from gatekeeper.http.headers import REQUEST_ID, HeaderList
+from gatekeeper.http.types import ASGIApp, Receive, Scope, Send
 from gatekeeper.server import Exchange
 from gatekeeper.settings import Settings
 from gatekeeper.telemetry.health import Health, Scrape
@@ -32,6 +27,8 @@ from gatekeeper.web.lifespan import with_lifespan
 
 if TYPE_CHECKING:
     from gatekeeper.upstream.http2_client import Http2Upstream
+
+_PLAIN: Final = b"text/plain; charset=utf-8"
 
 
 class App(NamedTuple):
@@ -108,24 +105,56 @@ def create_upstream(settings: Settings, url: str) -> Http1Upstream | Http2Upstre
     )
 
 
-def _health_response(faults: Sequence[str]) -> Response:
-    if not faults:
-        return PlainTextResponse("ok\n")
-    return PlainTextResponse("".join(f"{fault}\n" for fault in faults), 503, {"retry-after": "1"})
-
-
-def create_ops(health: Health, scrape: Scrape) -> Starlette:
+def create_ops(health: Health, scrape: Scrape) -> ASGIApp:
     """Return the application of the ops port. Its responses contain no user, token or secret."""
 
-    async def live(_: Request) -> Response:
+    async def live() -> OpsResponse:
         death = health.death()
         return _health_response([death] if death else [])
 
-    async def ready(_: Request) -> Response:
+    async def ready() -> OpsResponse:
         return _health_response(await health.faults())
 
-    async def metrics(_: Request) -> Response:
+    async def metrics() -> OpsResponse:
         content, media_type = scrape()
-        return Response(content, headers={"content-type": media_type})
+        return OpsResponse(200, content, [(b"content-type", media_type.encode())])
 
-    return Starlette(routes=[Route("/livez", live), Route("/readyz", ready), Route("/metrics", metrics)])
+    pages = {"/livez": live, "/readyz": ready, "/metrics": metrics}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            while (await receive())["type"] == "lifespan.startup":
+                await send({"type": "lifespan.startup.complete"})
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1000})
+            return
+        page = pages.get(scope["path"])
+        if page is None:
+            response = OpsResponse(404, b"Not Found", [(b"content-type", _PLAIN)])
+        elif scope["method"] not in ("GET", "HEAD"):
+            headers = [(b"content-type", _PLAIN), (b"allow", b"GET, HEAD")]
+            response = OpsResponse(405, b"Method Not Allowed", headers)
+        else:
+            response = await page()
+        headers = [(b"content-length", b"%d" % len(response.body)), *response.headers]
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await send({"type": "http.response.body", "body": response.body})
+
+    return app
+
+
+class OpsResponse(NamedTuple):
+    """A response of the ops port."""
+
+    status: int
+    body: bytes
+    headers: HeaderList
+
+
+def _health_response(faults: Sequence[str]) -> OpsResponse:
+    if not faults:
+        return OpsResponse(200, b"ok\n", [(b"content-type", _PLAIN)])
+    text = "".join(f"{fault}\n" for fault in faults)
+    return OpsResponse(503, text.encode(), [(b"content-type", _PLAIN), (b"retry-after", b"1")])

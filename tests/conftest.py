@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 import time
@@ -21,6 +22,9 @@ from gatekeeper.sessions.store import SessionStore
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.embedded import server_binary
 from tests.waiting import HANG_SECONDS, START_SECONDS
+
+# Hundreds of processes are started: without their byte code, each would take three times as long.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Where most tests start sidecars, backends or the command, try thousands of steps, or wait for time to pass.
 _SLOW = frozenset(

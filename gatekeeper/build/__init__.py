@@ -26,7 +26,6 @@ from gatekeeper.build.tokens import (
 from gatekeeper.build.web import web_parts
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.runtime import Readiness, Runtime, Service, background
-from gatekeeper.sessions.device import warm_up
 from gatekeeper.sessions.housekeeping import Housekeeping
 from gatekeeper.sessions.open_streams import OpenStreams
 from gatekeeper.settings import Settings
@@ -108,8 +107,12 @@ def build(
         telemetry=telemetry,
         client=ApplicationClient(store.connect),
     )
+    started = _services_in_order(store, keys, streams, readiness, issued, services)
+    if mode == "middleware":
+        # The application may ask for it at any time, and loading it takes 0.1 s.
+        started.insert(0, Service(start=services.client.prepare))
     return Engine(
-        runtime=Runtime(_services_in_order(store, keys, streams, readiness, issued, services)),
+        runtime=Runtime(started),
         readiness=readiness,
         pipeline=web.pipeline,
         rules=web.rules,
@@ -144,13 +147,10 @@ def _services_in_order(
     housekeeping = Housekeeping(store.sessions, store.runner.outbox)
     telemetry = services.telemetry
 
-    async def warm_up_parsers() -> None:
-        await asyncio.to_thread(warm_up)
-
     async def write_what_is_left() -> None:
         telemetry.close()
 
-    found = [Service(start=warm_up_parsers), Service(close=write_what_is_left), Service(close=keys.aclose)]
+    found = [Service(close=write_what_is_left), Service(close=keys.aclose)]
     if (embedded := store.embedded) is not None:
 
         async def start_embedded() -> None:

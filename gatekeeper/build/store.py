@@ -18,7 +18,6 @@ from gatekeeper.sessions.revoked_cache import RevokedCache
 from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.settings import Settings
-from gatekeeper.store.address import open_client
 from gatekeeper.store.breaker import Breaker
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.embedded import EmbeddedValkey, JoinedValkey
@@ -27,7 +26,7 @@ from gatekeeper.store.rate_limit import Rate, RateLimiter
 
 
 class StoreParts(NamedTuple):
-    """The store client and what stands on it. `connect` opens a redis-py client for what is not a verdict.
+    """The store client and what stands on it. `connect` opens a redis-py client for applications.
     `take_credentials` has new connections use the user and the password of another URL of the same store; it returns
     False for another store."""
 
@@ -51,6 +50,8 @@ def open_store(settings: Settings, *, joins: bool = False) -> StoreParts:
     newest_url = [url]
 
     def connect() -> Any:
+        from gatekeeper.store.redis_client import open_client
+
         return open_client(newest_url[-1], timeout_seconds=settings.store_timeout, ca_file=ca_file)
 
     def take_credentials(other: str) -> bool:
@@ -100,7 +101,9 @@ def revocation_listener(store: StoreParts, streams: OpenStreams) -> RevocationLi
                 revocation.user, microseconds(time.time()), revocation.spared_id or None, revocation.reason
             )
 
-    return RevocationListener(store.connect, store.runner, on_revocation=on_revocation, on_gap=streams.check_all)
+    return RevocationListener(
+        store.client.subscribe, store.runner, on_revocation=on_revocation, on_gap=streams.check_all
+    )
 
 
 def _rules(settings: Settings) -> Rules:

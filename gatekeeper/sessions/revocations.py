@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
@@ -21,6 +21,7 @@ import msgspec
 from gatekeeper.models import EndReason
 from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.store.errors import unavailable_from
+from gatekeeper.store.subscription import Subscription
 
 _log = logging.getLogger("gatekeeper")
 
@@ -47,19 +48,19 @@ class Revocation(msgspec.Struct, frozen=True):
 class RevocationListener:
     """Receives revocations, on a connection of its own that is made again whenever it breaks.
 
-    `connect` makes a client of the store. `on_revocation` is called with every revocation, `on_gap` each time the
-    subscription is (re)established: revocations may have been missed before.
+    `subscribe` opens that connection for a channel. `on_revocation` is called with every revocation, `on_gap` each time
+    the subscription is (re)established: revocations may have been missed before.
     """
 
     def __init__(
         self,
-        connect: Callable[[], Any],
+        subscribe: Callable[[str], Awaitable[Subscription]],
         runner: ScriptRunner,
         *,
         on_revocation: Callable[[Revocation], None],
         on_gap: Callable[[], None],
     ) -> None:
-        self._connect = connect
+        self._subscribe = subscribe
         self._runner = runner
         self._on_revocation = on_revocation
         self._on_gap = on_gap
@@ -85,28 +86,27 @@ class RevocationListener:
             await asyncio.sleep(wait * _chance.uniform(0.5, 1.0))
 
     async def _listen_once(self) -> None:
-        client = self._connect()
+        subscription = await self._subscribe(self._runner.keys.revocation_channel)
         try:
-            async with client.pubsub() as subscription:
-                await subscription.subscribe(self._runner.keys.revocation_channel)
-                await self._receive(subscription)
+            await self._receive(subscription)
         finally:
-            await client.aclose()
+            subscription.close(ConnectionAbortedError())
 
-    async def _receive(self, subscription: Any) -> None:
+    async def _receive(self, subscription: Subscription) -> None:
         pinged = False
         while True:
-            message = await subscription.get_message(timeout=_SILENCE_SECONDS)
-            if message is None:
+            event = await subscription.receive(_SILENCE_SECONDS)
+            if event is None:
                 if pinged:
                     raise TimeoutError
-                await subscription.ping()
+                subscription.ping()
                 pinged = True
                 continue
             pinged = False
-            if message["type"] == "subscribe":
+            kind, data = event
+            if kind == b"subscribe":
                 self._subscribed()
-            elif message["type"] == "message" and (revocation := self._read(message["data"])) is not None:
+            elif kind == b"message" and (revocation := self._read(data)) is not None:
                 self._on_revocation(revocation)
 
     def _subscribed(self) -> None:

@@ -15,6 +15,7 @@ from gatekeeper.errors import StoreUnavailable
 from gatekeeper.identifiers import written
 from gatekeeper.models import CheckOutcome, CheckResult, Claims, Client, EndReason, Session
 from gatekeeper.sessions.audit import AuditLog
+from gatekeeper.sessions.device import prepare
 from gatekeeper.sessions.events import SYSTEM, Actor
 from gatekeeper.sessions.keys import microseconds, new_id, references
 from gatekeeper.sessions.recent_revocations import REPEAT_END_ALL
@@ -201,6 +202,7 @@ class SessionStore:
         def read(reply: list[Any]) -> list[Session]:
             return [session_of(user, int(row), int(last), record) for row, last, record in reply[1:]]
 
+        await prepare()
         return await self._runner.run(LIST, user, read, {"include_inactive": include_inactive})
 
     async def knows(self, user: str) -> bool:
@@ -220,6 +222,7 @@ class SessionStore:
             _, session_id, last_activity, record = reply
             return session_of(user, int(session_id), int(last_activity), record)
 
+        await prepare()
         for each in names:
             if (found := await self._runner.run(FIND, user, read, {"name": each, "touch": touch})) is not None:
                 return found
@@ -250,6 +253,7 @@ class SessionStore:
             return session
 
         arguments = {"id": str(session_id), "reason": reason.value}
+        await prepare()
         ended = await self._runner.run_audited(END, user, read, arguments, actor=actor)
         if ended is not None:
             self._runner.revoked.add_ended(user, session_id, reason)

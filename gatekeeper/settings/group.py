@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 
 def setting(
@@ -33,19 +32,8 @@ def setting(
     return Field(default=default, description=meaning, json_schema_extra=info)
 
 
-class SettingsGroup(BaseSettings):
-    """A group of settings: one of the bases of `Settings`. Filled from arguments only, never from the environment."""
+class SettingsGroup(BaseModel):
+    """A group of settings: one of the bases of `Settings`. `load` reads the environment, from the mapping that its caller
+    chooses."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # `load` reads the environment, from the mapping that its caller chooses.
-        return (init_settings,)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)

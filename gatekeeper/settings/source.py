@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+from pydantic import BaseModel
 
 from gatekeeper.settings.types import MASK, PREFIX, SettingReader, env_name, is_path, read_file
 
@@ -80,7 +79,7 @@ class SettingOrigin:
     path: Path | None = None
 
 
-def setting_infos(settings_cls: type[BaseSettings]) -> list[SettingInfo]:
+def setting_infos(settings_cls: type[BaseModel]) -> list[SettingInfo]:
     """Describe all settings of a class, in the order of its fields. A field without a reader is not a setting."""
     found = []
     for name, field in settings_cls.model_fields.items():
@@ -94,15 +93,14 @@ def setting_infos(settings_cls: type[BaseSettings]) -> list[SettingInfo]:
     return found
 
 
-class EnvironmentSource(PydanticBaseSettingsSource):
+class EnvironmentSource:
     """Reads the settings of `settings_cls` from `environ`, and secrets from the files it names.
 
     After a call, `problems` holds one line for each problem, `unreadable` the fields they concern, and `origins` the
     origin of each value.
     """
 
-    def __init__(self, settings_cls: type[BaseSettings], environ: Mapping[str, str]) -> None:
-        super().__init__(settings_cls)
+    def __init__(self, settings_cls: type[BaseModel], environ: Mapping[str, str]) -> None:
         self._environ = environ
         self._settings = {info.field: info for info in setting_infos(settings_cls)}
         self.problems: list[str] = []
@@ -112,25 +110,13 @@ class EnvironmentSource(PydanticBaseSettingsSource):
     def __call__(self) -> dict[str, Any]:
         """Return the texts that were found, by field."""
         self.problems = self._unknown_names()
-        values = {}
-        for name, field in self.settings_cls.model_fields.items():
-            value, key, _ = self.get_field_value(field, name)
-            if value is not None:
-                values[key] = value
-        return values
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        info = self._settings.get(field_name)
-        given = [name for name in info.names if name in self._environ] if info else []
-        if info is None or not given:
-            return None, field_name, False
-        if len(given) > 1:
-            self._report(info, f"{' and '.join(given)}: both are set; accepted: one of them")
-            return None, field_name, False
-        origin = self._origin(info, given[0])
-        if origin is not None:
-            self.origins[field_name] = origin
-        return origin and origin.value, field_name, False
+        for info in self._settings.values():
+            given = [name for name in info.names if name in self._environ]
+            if len(given) > 1:
+                self._report(info, f"{' and '.join(given)}: both are set; accepted: one of them")
+            elif given and (origin := self._origin(info, given[0])) is not None:
+                self.origins[info.field] = origin
+        return {field: origin.value for field, origin in self.origins.items()}
 
     def _origin(self, info: SettingInfo, name: str) -> SettingOrigin | None:
         text = self._environ[name]

@@ -24,6 +24,7 @@ from gatekeeper.store.errors import code_of, unavailable_from
 from gatekeeper.store.primaries import RecentWrites
 from gatekeeper.store.queue import CommandQueue
 from gatekeeper.store.routes import StoreRoute, make_route
+from gatekeeper.store.subscription import Subscription
 
 # Refusals before anything was written, which may pass. (A script is refused with READONLY at its first write.)
 _TEMPORARY: Final = frozenset({"READONLY", "LOADING", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN"})
@@ -104,6 +105,11 @@ class StoreClient:
         # The clock of the event loop, without the cost of finding the loop.
         call = PendingCall(command, receiver, time.monotonic() + self._timeout_seconds)
         self._route.queue_for(command.key, durable=command.durable).submit(call)
+
+    async def subscribe(self, channel: str) -> Subscription:
+        """Open a connection of its own that receives what is published on `channel`. The caller closes it. Raises
+        `OSError` or `StoreUnavailable`."""
+        return await self._route.subscribe(channel)
 
     def probe_succeeded(self) -> None:
         """Tell the breaker that the store replied to a probe as a healthy store does."""

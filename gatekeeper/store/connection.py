@@ -22,7 +22,9 @@ from gatekeeper.store.command import Command, ReplyReceiver, server_command
 from gatekeeper.store.errors import unavailable_from
 
 _ASKING: Final = b"*1\r\n$6\r\nASKING\r\n"
-_NO_MORE: Final = object()
+NO_MORE: Final = object()
+"""What a reader of replies returns between them."""
+
 # Takes the place of a call among those pending, where the reply is to be dropped: that of ASKING.
 _DROPPED: Final = None
 
@@ -74,7 +76,7 @@ class StoreConnection(asyncio.Protocol):
 
     def __init__(self, handler: ConnectionHandler) -> None:
         self._handler = handler
-        self._reader = Reader(notEnoughData=_NO_MORE)
+        self._reader = Reader(notEnoughData=NO_MORE)
         self._transport: asyncio.Transport | None = None
         self.pending: deque[PendingCall | None] = deque()
         self.writing_paused = False
@@ -102,7 +104,7 @@ class StoreConnection(asyncio.Protocol):
         gets, pending, handler = self._reader.gets, self.pending, self._handler
         try:
             self._reader.feed(data)
-            while (reply := gets()) is not _NO_MORE:
+            while (reply := gets()) is not NO_MORE:
                 kind = type(reply)
                 if not pending or kind is PushNotification:
                     raise ProtocolError("a reply without a call")  # noqa: TRY301 - handled as bytes that are not RESP

@@ -6,13 +6,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
+from binascii import crc_hqx
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar, Final, NamedTuple
 
 from hiredis import ProtocolError
 from msgspec import structs
-from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.store.address import Address, Topology
@@ -20,6 +21,7 @@ from gatekeeper.store.command import Command, server_command
 from gatekeeper.store.connection import PendingCall, Server, StoreConnection, connect
 from gatekeeper.store.primaries import Primaries
 from gatekeeper.store.queue import CommandQueue, QueueFactory, ServerQueues
+from gatekeeper.store.subscription import Subscription
 
 _log = logging.getLogger("gatekeeper")
 
@@ -27,7 +29,8 @@ _log = logging.getLogger("gatekeeper")
 _QUERY_SECONDS: Final = 0.5
 _PAUSE_BETWEEN_REFRESHES_SECONDS: Final = 0.1
 # With so many random slots, even a primary with a single slot is hit with a probability of 98 %.
-_KEYS_TO_TRY: Final = 4 * REDIS_CLUSTER_HASH_SLOTS
+_SLOTS: Final = 16_384
+_KEYS_TO_TRY: Final = 4 * _SLOTS
 
 
 class StoreRoute:
@@ -61,6 +64,21 @@ class StoreRoute:
     async def keys_on_primaries(self, key: bytes, current: Sequence[bytes]) -> list[bytes]:
         """See `StoreClient.keys_on_primaries`."""
         return [key]
+
+    async def subscribe(self, channel: str) -> Subscription:
+        """Open a connection to any server, which receives what is published on `channel`. A Cluster delivers a message
+        at all of its nodes. Raises `OSError` or `StoreUnavailable`."""
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                server = random.choice(await self.primaries()).server  # noqa: S311 - no secret
+                deadline = asyncio.get_running_loop().time() + self._timeout_seconds
+                connection = await self._connect(server, partial(Subscription, channel), deadline)
+        except BaseException:
+            self.refresh_soon()
+            raise
+        assert isinstance(connection, Subscription)  # noqa: S101 - for the type checker
+        connection.begin()
+        return connection
 
     def drop_connections(self, key: bytes) -> None:
         """Close the connections to the server of a key, over one of which came a reply to another call."""
@@ -301,7 +319,7 @@ class ClusterRoute(RefreshedRoute):
 
     def __init__(self, address: Address, make_queue: QueueFactory, *, timeout_seconds: float, replicas: int) -> None:
         super().__init__(address, make_queue, timeout_seconds=timeout_seconds, replicas=replicas)
-        self._slots: list[Server | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+        self._slots: list[Server | None] = [None] * _SLOTS
         self._nodes: list[Server] = []
         self._primaries: set[Server] = set()
         # Nodes that did not reply to the last query.
@@ -310,7 +328,7 @@ class ClusterRoute(RefreshedRoute):
         self._query_queues: dict[Server, CommandQueue] = {}
 
     def _server_of(self, key: bytes) -> Server:
-        return self._slots[key_slot(key)] or self._any_node()
+        return self._slots[_slot(key)] or self._any_node()
 
     def _known_nodes(self) -> list[Server]:
         """All nodes, those that replied last time first."""
@@ -377,7 +395,7 @@ class ClusterRoute(RefreshedRoute):
         return queue
 
     def _apply_slots(self, replier: Server, reply: Any) -> None:
-        slots: list[Server | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+        slots: list[Server | None] = [None] * _SLOTS
         nodes: dict[Server, None] = {}
         for first, last, *servers in reply:
             parsed = [_parse_node(replier, *node) for node in servers]
@@ -421,3 +439,11 @@ def make_route(address: Address, make_queue: QueueFactory, *, timeout_seconds: f
         "cluster": ClusterRoute,
     }
     return routes[address.topology](address, make_queue, timeout_seconds=timeout_seconds, replicas=replicas)
+
+
+def _slot(key: bytes) -> int:
+    """Return the slot of a key (Redis Cluster specification, "Key distribution model" and "Hash tags")."""
+    start = key.find(b"{") + 1
+    if start and (end := key.find(b"}", start)) > start:
+        key = key[start:end]
+    return crc_hqx(key, 0) % _SLOTS

@@ -10,10 +10,9 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Protocol
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
-
-import httpx
 
 from gatekeeper.errors import KeysUnavailable
 from gatekeeper.tokens import strict_json
@@ -31,6 +30,8 @@ from gatekeeper.tokens.key_material import (
 __all__ = ["FetchError", "JwksKeys", "KeySource", "StaticKeys", "VerificationKey", "default_algorithms", "http_fetcher"]
 
 logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    import httpx
 
 FetchKeySet = Callable[[str], Awaitable[bytes]]
 _Index = dict[tuple[str, str | None], list[VerificationKey]]
@@ -399,9 +400,10 @@ def http_fetcher(
     `timeout_seconds` bounds the whole call. The body must be uncompressed and at most `max_bytes`; its content type
     is ignored. `ca_file` replaces the host's certificates and is read for each fetch. The function raises `FetchError`.
     """
-    context = verify or httpx.create_ssl_context(trust_env=False)
+    context = verify or ssl.create_default_context()
 
     async def fetch(url: str) -> bytes:
+        httpx = await asyncio.to_thread(import_module, "httpx")  # it takes 0.1 s
         try:
             trusted = context if ca_file is None else ssl.create_default_context(cafile=ca_file)
             # A new client for each of the rare fetches: so none keeps cookies or a stale connection.

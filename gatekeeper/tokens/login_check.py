@@ -8,16 +8,18 @@ import re
 import ssl
 from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import httpx
 import msgspec
 
 from gatekeeper.errors import TokenRejected, UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.tokens import strict_json
 from gatekeeper.tokens.claims import parse_user_id
 from gatekeeper.tokens.json_pointer import at, parsed_pointer
+
+if TYPE_CHECKING:
+    import httpx
 
 MAX_RESPONSE_BYTES = 64 * 1024
 # Half of the longest token; the other claims and base64 need the rest.
@@ -69,6 +71,9 @@ class LoginCheck:
         ca_file: str | None = None,
         uds: str | None = None,
     ) -> None:
+        # Loaded by those who check passwords, before they serve.
+        import httpx
+
         self._url = _checked_url(url)
         self._path = parsed_pointer(user_pointer)
         self._claims = tuple(claims)
@@ -78,7 +83,7 @@ class LoginCheck:
         self._extensions = {"timeout": waits.as_dict()}
         # A transport, not a client: a client keeps cookies, follows redirects and reads the environment.
         self._transport = transport or httpx.AsyncHTTPTransport(
-            verify=_ssl_context(ca_file),
+            verify=ssl.create_default_context(cafile=ca_file),
             trust_env=False,
             limits=httpx.Limits(max_connections=100, max_keepalive_connections=0),
             uds=uds,
@@ -108,6 +113,8 @@ class LoginCheck:
         await self._transport.aclose()
 
     def _request(self, credentials: Mapping[str, Any], headers: Sequence[tuple[str, str]]) -> httpx.Request:
+        import httpx
+
         # Header values are latin-1, as in ASGI (RFC 9110 section 5.5).
         given = [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers]
         passed = [(name, value) for name, value in given if name.lower() not in _FIXED_NAMES]
@@ -150,6 +157,8 @@ class LoginCheck:
 
 def asgi_transport(application: Any) -> httpx.AsyncBaseTransport:
     """Make a transport that calls an ASGI application in this process instead of a server."""
+    import httpx
+
     return httpx.ASGITransport(app=application, raise_app_exceptions=False)
 
 
@@ -173,6 +182,8 @@ def _broken(what: str) -> UpstreamUnavailable:
 @contextmanager
 def _named_failures(timeout_seconds: float) -> Iterator[None]:
     """Turn exceptions of httpx into those of Gatekeeper. The former hold the request, and so the password."""
+    import httpx
+
     try:
         yield
     except (TimeoutError, httpx.TimeoutException):
@@ -196,13 +207,9 @@ def _checked_url(url: str) -> httpx.URL:
         raise ValueError(
             "the URL of the login check is not accepted; accepted: http:// or https:// with a host and without a user"
         )
+    import httpx
+
     try:
         return httpx.URL(url)
     except httpx.InvalidURL as error:
         raise ValueError(f"the URL of the login check is malformed: {error}") from None
-
-
-def _ssl_context(ca_file: str | None) -> ssl.SSLContext:
-    if ca_file is not None:
-        return ssl.create_default_context(cafile=ca_file)
-    return httpx.create_ssl_context(trust_env=False)

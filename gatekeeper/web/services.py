@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, NamedTuple
 
 from gatekeeper.auth.gate import Gate
@@ -20,6 +22,10 @@ class ApplicationClient:
     def __init__(self, connect: Callable[[], Any]) -> None:
         self._connect = connect
         self._client: Any = None
+
+    async def prepare(self) -> None:
+        """Load redis-py off the event loop."""
+        await asyncio.to_thread(import_module, "gatekeeper.store.redis_client")
 
     def get(self) -> Any:
         """The client. The keys in the store are Gatekeeper's, and only to be read."""

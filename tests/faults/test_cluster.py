@@ -14,10 +14,10 @@ from redis.crc import key_slot
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.store import SessionStore
-from gatekeeper.store.address import open_client
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.command import command
 from gatekeeper.store.embedded import server_binary
+from gatekeeper.store.redis_client import open_client
 from tests.conftest import RULES
 from tests.faults.topologies import Node, Sharded, sharded, until
 from tests.faults.traffic import traffic

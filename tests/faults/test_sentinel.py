@@ -12,10 +12,10 @@ from gatekeeper.errors import StoreUnavailable
 from gatekeeper.models import EndReason
 from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.store import SessionStore
-from gatekeeper.store.address import open_client
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.command import command
 from gatekeeper.store.embedded import server_binary
+from gatekeeper.store.redis_client import open_client
 from tests.conftest import RULES
 from tests.faults.topologies import Watched, until, watched
 from tests.faults.traffic import CLIENT, traffic

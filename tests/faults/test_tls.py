@@ -15,9 +15,9 @@ from redis.crc import key_slot
 from redis.exceptions import RedisClusterException
 
 from gatekeeper.errors import StoreUnavailable
-from gatekeeper.store.address import open_client
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.command import command as redis_command
+from gatekeeper.store.redis_client import open_client
 from tests.faults.certificates import certify
 from tests.faults.topologies import Over, Sharded, Watched, sharded, until, watched
 from tests.faults.traffic import traffic

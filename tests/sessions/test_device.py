@@ -5,6 +5,7 @@ Run as a module, `python -m tests.sessions.test_device`, it writes the table of 
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import io
 import re
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 
 from gatekeeper.models import Device
 from gatekeeper.sessions import device
-from gatekeeper.sessions.device import HINTS_CHARACTERS, device_of, hints_of, warm_up
+from gatekeeper.sessions.device import HINTS_CHARACTERS, device_of, hints_of, prepare
 
 FIXTURES = Path(__file__).parents[1] / "vectors" / "uap-core"
 PAGE = Path(__file__).parents[2] / "docs" / "devices.md"
@@ -304,7 +305,7 @@ def every_agent() -> Iterator[str]:
 @pytest.mark.slow
 def test_every_agent_of_the_fixtures_and_every_hostile_one_is_read_in_five_milliseconds() -> None:
     # U11: CVE-2020-5243. The processor's time, so that other tests do not count; U02: 64 KB and more among them.
-    warm_up()
+    asyncio.run(prepare())
     slow, agents = {}, list(every_agent())
     assert len(agents) > 18_000
     for agent in agents:

@@ -15,7 +15,6 @@ from gatekeeper.sessions.open_streams import OpenStreams
 from gatekeeper.sessions.revocations import Revocation, RevocationListener
 from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.store import SessionState, SessionStore
-from gatekeeper.store.address import open_client
 from gatekeeper.store.client import StoreClient
 from gatekeeper.store.command import command
 from tests.conftest import RULES, MakeStore
@@ -30,7 +29,7 @@ class Heard:
         self.ends: list[Revocation] = []
         self.doubts = 0
         self.listener = RevocationListener(
-            lambda: open_client(url, timeout_seconds=HANG_SECONDS),
+            StoreClient(url, timeout_seconds=HANG_SECONDS).subscribe,
             store._runner,
             on_revocation=self.ends.append,
             on_gap=self._doubt,
@@ -184,7 +183,7 @@ async def test_a_connection_that_says_nothing_is_given_up(store_url: str, door: 
 
     server = await asyncio.start_server(deaf, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    heard.listener._connect = lambda: open_client(f"redis://127.0.0.1:{port}", timeout_seconds=HANG_SECONDS)
+    heard.listener._subscribe = StoreClient(f"redis://127.0.0.1:{port}", timeout_seconds=HANG_SECONDS).subscribe
     await heard.begun(2)
     assert asked.is_set()
     await heard.aclose()
