@@ -33,7 +33,6 @@ def setting(
 
 
 class SettingsGroup(BaseModel):
-    """A group of settings: one of the bases of `Settings`. `load` reads the environment, from the mapping that its caller
-    chooses."""
+    """A group of settings: one of the bases of `Settings`. `load` fills it from the environment."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)

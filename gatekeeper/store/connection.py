@@ -23,7 +23,7 @@ from gatekeeper.store.errors import unavailable_from
 
 _ASKING: Final = b"*1\r\n$6\r\nASKING\r\n"
 NO_MORE: Final = object()
-"""What a reader of replies returns between them."""
+"""A reader returns this where no further reply is complete."""
 
 # Takes the place of a call among those pending, where the reply is to be dropped: that of ASKING.
 _DROPPED: Final = None

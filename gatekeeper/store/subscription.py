@@ -1,4 +1,4 @@
-"""What is published on one channel of the store, over a connection of its own."""
+"""A subscription to one channel of the store, over a connection of its own."""
 
 from __future__ import annotations
 

@@ -29,15 +29,14 @@ from gatekeeper.tokens.key_material import (
 
 __all__ = ["FetchError", "JwksKeys", "KeySource", "StaticKeys", "VerificationKey", "default_algorithms", "http_fetcher"]
 
-logger = logging.getLogger(__name__)
 if TYPE_CHECKING:
     import httpx
 
+logger = logging.getLogger(__name__)
 FetchKeySet = Callable[[str], Awaitable[bytes]]
 _Index = dict[tuple[str, str | None], list[VerificationKey]]
 
-# Real key sets hold two to ten keys.
-MAX_KEYS = 100
+MAX_KEYS = 100  # real key sets hold two to ten
 # A key with its certificate chain is a few KiB.
 MAX_JWKS_BYTES = 1 << 20
 
