@@ -165,7 +165,7 @@ class DirectForward:
     def _send(self) -> None:
         services, plan, exchange = self._services, self._plan, self._exchange
         head = exchange.head
-        if not exchange.has_arrived or head.length is None or plan.expects:
+        if not exchange.has_arrived or head.section.length is None or plan.expects:
             self._upload = Upload(exchange, services.own_headers)
         self._outgoing = b"".join(
             (
@@ -363,7 +363,8 @@ class DirectForward:
         self._ended = True
         self._exchange.detach(self)
         self._services.streams.remove(self)
-        self._leave_backend()
+        if self._connection is not None or self._connecting is not None or self._upload is not None:
+            self._leave_backend()
         self._services.telemetry.finished(self._record)
 
     def _leave_backend(self) -> None:

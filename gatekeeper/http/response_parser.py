@@ -275,7 +275,7 @@ class ResponseParser:
             body = _full_chunks(data, end)
         elif head.length == len(data) - end:
             body = data[end:]
-        if not body or head.status < 200 or head.is_bodiless:
+        if not body or head.status < 200 or head.status in _BODILESS:
             return self._begin_response(head, data, end)
         self._state = None
         self.reusable, self.idle_seconds = head.keeps_alive, head.idle_seconds

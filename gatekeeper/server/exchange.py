@@ -216,6 +216,8 @@ class Exchange:
     def take_body(self) -> bytes:
         """Return what has arrived of the body since the last call."""
         parts = self._parts
+        if not parts:
+            return b""
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()
         self.buffered_bytes = 0

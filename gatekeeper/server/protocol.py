@@ -225,7 +225,7 @@ class HttpServerProtocol(asyncio.Protocol):
     def _begin(self, head: RequestHead, rest: bytes) -> None:
         """Start an exchange. From here on the request belongs to the application, unless its body is too large from the
         start."""
-        limit, length = self._limits.max_body_bytes, head.length
+        limit, length = self._limits.max_body_bytes, head.section.length
         if limit is not None and length is not None and length > limit:
             raise RequestRejected(413, BODY_TOO_LARGE)
         exchange = Exchange(self, head, self._scopes, self._state.default_headers)

@@ -267,7 +267,8 @@ class Http1Connection(asyncio.Protocol):
         if self.uploading or self.is_full or self._is_unusable or not self.parser.reusable:
             self._lose()
         else:
-            self.resume_reading()
+            if not self._is_reading:
+                self.resume_reading()
             self.reused = True
             self._on_idle(self)
 
