@@ -50,6 +50,7 @@ def test_a_process_that_forwards_and_refuses_loads_nothing_heavy(store: Store, b
         "upstream_url": backend.url,
         "listen": "127.0.0.1:0",
         "ops_listen": "127.0.0.1:0",
+        "log_format": "json",
     }
     process = subprocess.Popen(
         [sys.executable, "-c", SERVE], env=environment(**settings), stdout=subprocess.PIPE, text=True
