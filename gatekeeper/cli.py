@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Set as AbstractSet
+from pathlib import Path
 
 from gatekeeper import __version__
 from gatekeeper.errors import ConfigError
@@ -27,11 +29,24 @@ def _run(arguments: list[str]) -> None:
     if arguments == ["--version"]:
         print(f"gatekeeper {__version__}")
     elif arguments == ["serve"]:
-        from gatekeeper.serve import run
-        from gatekeeper.settings import load
-
-        sys.exit(run(load(require_upstream=True)))
+        sys.exit(serve(None, frozenset()))
     else:
-        from gatekeeper.cli_commands import app
+        from gatekeeper.cli_commands import LongRunning, app
 
-        app()
+        app(obj=LongRunning(serve, demo))
+
+
+def serve(env_file: Path | None, names: AbstractSet[str]) -> int:
+    """Serves until the process is told to end. `names` are the variables that `env_file` has set."""
+    from gatekeeper.serve import run
+    from gatekeeper.serve.reload import Reread
+    from gatekeeper.settings import load
+
+    return run(load(require_upstream=True), Reread(env_file, names))
+
+
+def demo() -> int:
+    """Runs the demonstration until it is told to end."""
+    from gatekeeper.demo.run import run
+
+    return run()

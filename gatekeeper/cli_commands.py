@@ -7,10 +7,11 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
     from gatekeeper.sessions.manager import Manager
     from gatekeeper.settings import Settings
 
+
+class LongRunning(NamedTuple):
+    """The commands that `cli` carries out itself; each returns the exit code."""
+
+    serve: Callable[[Path | None, AbstractSet[str]], int]
+    demo: Callable[[], int]
+
+
 app = typer.Typer(
     name="gatekeeper",
     help="Live sessions in front of any API that hands out JWTs.",
@@ -31,6 +40,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 _ENV_FILE = "gatekeeper.env_file"
+_ENV_NAMES = "gatekeeper.env_names"
 sessions = typer.Typer(help="List and revoke sessions, directly in the session store.", no_args_is_help=True)
 app.add_typer(sessions, name="sessions")
 audit = typer.Typer(help="Read the audit log as JSON lines, directly from the session store.", no_args_is_help=True)
@@ -63,27 +73,22 @@ def root(
         from gatekeeper.settings.env_file import load_env_file
 
         # Into the environment itself: worker processes inherit it.
-        context.obj = load_env_file(env_file, os.environ)
+        context.meta[_ENV_NAMES] = load_env_file(env_file, os.environ)
         context.meta[_ENV_FILE] = env_file
 
 
 @app.command()
 def serve(context: typer.Context) -> None:
     """Run the sidecar in front of GATEKEEPER_UPSTREAM_URL."""
-    from gatekeeper.serve import run
-    from gatekeeper.serve.reload import Reread
-    from gatekeeper.settings import load
-
-    reread = Reread(context.meta.get(_ENV_FILE), context.obj or frozenset())
-    raise typer.Exit(run(load(require_upstream=True), reread))
+    long: LongRunning = context.obj
+    raise typer.Exit(long.serve(context.meta.get(_ENV_FILE), context.meta.get(_ENV_NAMES, frozenset())))
 
 
 @app.command()
-def demo() -> None:
+def demo(context: typer.Context) -> None:
     """Run the sidecar with an embedded store and a sample backend with three users, and print what to try."""
-    from gatekeeper.demo.run import run
-
-    raise typer.Exit(run())
+    long: LongRunning = context.obj
+    raise typer.Exit(long.demo())
 
 
 @app.command()
@@ -91,7 +96,7 @@ def config(context: typer.Context) -> None:
     """Show the effective settings and their sources. Secrets are masked."""
     from gatekeeper.settings import describe
 
-    rows = describe(env_file_names=context.obj or frozenset())
+    rows = describe(env_file_names=context.meta.get(_ENV_NAMES, frozenset()))
     width = max(len(row[0]) for row in rows)
     for name, value, source in rows:
         print(f"{name:{width}}  {value}  ({source})")
