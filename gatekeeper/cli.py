@@ -37,7 +37,7 @@ def _run(arguments: list[str]) -> None:
 
 
 def serve(env_file: Path | None, names: AbstractSet[str]) -> int:
-    """Serves until the process is told to end. `names` are the variables that `env_file` has set."""
+    """Serves until SIGTERM or SIGINT. `names` are the variables that `env_file` has set."""
     from gatekeeper.serve import run
     from gatekeeper.serve.reload import Reread
     from gatekeeper.settings import load
@@ -46,7 +46,7 @@ def serve(env_file: Path | None, names: AbstractSet[str]) -> int:
 
 
 def demo() -> int:
-    """Runs the demonstration until it is told to end."""
+    """Runs the demonstration until Ctrl-C."""
     from gatekeeper.demo.run import run
 
     return run()
