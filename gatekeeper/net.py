@@ -8,10 +8,6 @@ import select
 import socket
 from typing import Final
 
-CLIENT_LEFT: Final = "gatekeeper.websocket"
-"""The extension of a `websocket` scope by which the server reports that its client has disconnected, even while
-messages wait to be received: `scope["extensions"][CLIENT_LEFT]["left"]` is an `asyncio.Event`."""
-
 # A host that died sends nothing: it is probed after a minute of silence and given up two minutes later.
 _IDLE_SECONDS: Final = 60
 _INTERVAL_SECONDS: Final = 20

@@ -21,7 +21,7 @@ from gatekeeper.http.forwarding import (
 from gatekeeper.http.headers import HeaderList, get
 from gatekeeper.http.spelling import written_names
 from gatekeeper.http.types import Message, Receive, Scope, Send
-from gatekeeper.net import CLIENT_LEFT
+from gatekeeper.server.websocket import WEBSOCKET
 from gatekeeper.upstream.http1 import Failure
 from gatekeeper.upstream.interface import Upstream, UpstreamRequest, UpstreamResponse
 
@@ -126,11 +126,8 @@ class Proxy:
             await capabilities.end(response)
 
     def _handshake(self, scope: Scope) -> UpstreamRequest:
-        # uvicorn does not lower-case the header names of a WebSocket handshake.
-        received = [(name.lower(), value) for name, value in scope["headers"]]
-        connection = arrival({**scope, "headers": received}, self._trusted_proxies)
-        headers = request_headers(received, connection, self._own_headers)
-        names = self._names(headers, scope, CLIENT_LEFT)
+        headers = request_headers(scope["headers"], arrival(scope, self._trusted_proxies), self._own_headers)
+        names = self._names(headers, scope, WEBSOCKET)
         return UpstreamRequest(method="GET", target=target(scope), headers=headers, body=None, names=names)
 
     def _names(self, headers: HeaderList, scope: Scope, extension: str) -> list[bytes]:

@@ -11,13 +11,11 @@ from typing import Any, Final
 
 import uvicorn
 
-from gatekeeper.http.websocket_frames import MAX_MESSAGE_BYTES
 from gatekeeper.serve import inherited
 from gatekeeper.serve.inherited import CannotListen
 from gatekeeper.server import ErrorResponse, Limits, RejectedRequest, http_protocol
 from gatekeeper.server.listener import Listener
 from gatekeeper.server.protocol import HttpServerProtocol
-from gatekeeper.server.websocket import WebSocketServerProtocol
 from gatekeeper.settings import ListenAddress, Settings
 
 _BACKLOG: Final = 2048
@@ -102,9 +100,8 @@ def make_server(
     http: type[HttpServerProtocol],
     *,
     grace_seconds: float,
-    ws: type[WebSocketServerProtocol] = WebSocketServerProtocol,
 ) -> Listener:
-    """Return a uvicorn server for `app` that reads connections with the protocol classes `http` and `ws`.
+    """Return a uvicorn server for `app` that reads connections with the protocol class `http`.
 
     It adds no headers to responses, does not configure logging, and does not trust forwarding headers.
     """
@@ -113,14 +110,7 @@ def make_server(
             app,
             loop="none",
             http=http,
-            ws=ws,
-            ws_max_size=MAX_MESSAGE_BYTES,
-            # A few hundred compressed bytes would inflate to the limit, and each connection would keep its windows.
-            ws_per_message_deflate=False,
-            # The ping makes TCP notice a client that is gone. There is no deadline for the pong: while the backend is
-            # slow, the client is read from slowly, and its pong is read late.
-            ws_ping_interval=20.0,
-            ws_ping_timeout=None,
+            ws="none",
             lifespan="on",
             log_config=None,
             access_log=False,

@@ -21,7 +21,6 @@ from gatekeeper.serve.reload import IN_PLACE, Reread, on_hangup
 from gatekeeper.serve.start import announce
 from gatekeeper.server import http_protocol
 from gatekeeper.server.listener import Listener
-from gatekeeper.server.websocket import websocket_protocol
 from gatekeeper.settings import Settings
 from gatekeeper.telemetry import logs
 from gatekeeper.telemetry.health import Health, of_registry
@@ -84,15 +83,14 @@ async def serve(
 
 def _server(settings: Settings, engine: Engine) -> Listener:
     app, fast_path = create_app(settings, engine)
-    on_client_left = engine.verify_queue.cancel
     protocol = http_protocol(
         limits(settings),
         ServerErrors(engine.rules, engine.responder, engine.telemetry),
         on_overload=engine.telemetry.connection_refused,
         fast_path=fast_path,
-        on_client_left=on_client_left,
+        on_client_left=engine.verify_queue.cancel,
     )
-    return make_server(app, protocol, grace_seconds=settings.shutdown_grace, ws=websocket_protocol(on_client_left))
+    return make_server(app, protocol, grace_seconds=settings.shutdown_grace)
 
 
 def _reload(settings: Settings, engine: Engine, reread: Reread, running: set[asyncio.Task[None]]) -> None:

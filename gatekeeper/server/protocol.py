@@ -26,7 +26,7 @@ from gatekeeper.server.half_close import HalfClose
 from gatekeeper.server.rejection import INCOMPLETE, INTERNAL_ERROR, TIMED_OUT, RenderError, reject
 from gatekeeper.server.responders import DirectResponders
 from gatekeeper.server.scope import ScopeFactory
-from gatekeeper.server.websocket import hand_over
+from gatekeeper.server.websocket import ClientWebSocket
 
 _HIGH_WATER_BYTES: Final = 64 * 1024
 # As Go's net/http: so much of an unread body is read over to keep the connection; more ends it.
@@ -217,7 +217,7 @@ class HttpServerProtocol(asyncio.Protocol):
             # The error response is written with what was read.
             self._reader.buffer += raw
             raise
-        if asks_for_websocket(head) and self._config.ws_protocol_class is not None:
+        if asks_for_websocket(head):
             self._upgrade(head, rest)
         else:
             self._begin(head, rest)
@@ -423,8 +423,7 @@ class HttpServerProtocol(asyncio.Protocol):
             self._finish()
 
     def _upgrade(self, head: RequestHead, rest: bytes) -> None:
-        """Hand the connection over to the WebSocket protocol, which parses the handshake again, serialized from the
-        checked head."""
+        """Hand the connection over to the WebSocket protocol."""
         check_handshake(head)
         if rest:
             # RFC 6455 section 4.1: the client must wait for the response; data that comes earlier may be a request.
@@ -432,7 +431,8 @@ class HttpServerProtocol(asyncio.Protocol):
         self._deadline.cancel()
         self._stall.cancel()
         self._connections.discard(self)
-        websocket = hand_over(self._transport, head, self._config, self._state, self._app_state)
+        websocket = ClientWebSocket(self._transport, head, self._state, self._on_client_left)
+        websocket.start(self._config.loaded_app, self._scopes)
         self._phase = _LINGER
         if self._half_close is not None:
             self._half_close.cancel()

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 from gatekeeper.http.request_head import RequestHead
 from gatekeeper.http.types import Scope
+from gatekeeper.http.websocket_handshake import offered_protocols
 
 EXTENSION: Final = "gatekeeper.http"
 """The name of the ASGI extension of this server.
@@ -62,3 +63,13 @@ class ScopeFactory:
                 EXTENSION: {"target": head.target, "headers": head.section.spelled},
             },
         }
+
+    def make_websocket(self, head: RequestHead) -> Scope:
+        """Return a new scope for a checked WebSocket handshake with this head."""
+        scope = self.make(head)
+        del scope["method"]
+        scope["type"] = "websocket"
+        scope["scheme"] = "wss" if self.scheme == "https" else "ws"
+        scope["subprotocols"] = [item.decode("latin-1") for item in offered_protocols(head.headers)]
+        scope["extensions"] = {"websocket.http.response": {}}
+        return scope

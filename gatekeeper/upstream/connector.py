@@ -25,12 +25,11 @@ class BackendAddress(NamedTuple):
     socket_path: str | None
 
 
-class BackendStreams(NamedTuple):
-    """A new connection to the backend. `authority` is the `Host` of requests without one; `timeout_seconds` bounds the
-    backend's silence while it owes a response."""
+class SeparateConnection(NamedTuple):
+    """A new connection to the backend, from which nothing is read yet. `authority` is the `Host` of requests without
+    one; `timeout_seconds` bounds the backend's silence while it owes a response."""
 
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
+    transport: asyncio.Transport
     authority: bytes
     timeout_seconds: float
 
@@ -68,27 +67,21 @@ class Connector:
             raise UpstreamUnavailable(f"the backend cannot be reached: {error}", kind="connect") from error
         return protocol
 
-    async def dial(self, silence_seconds: float) -> BackendStreams:
-        """Open a connection as a pair of streams."""
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(loop=loop)
-        protocol = await self.connect(lambda: _Streams(reader, loop))
-        writer = asyncio.StreamWriter(protocol.transport, protocol, reader, loop)
-        return BackendStreams(reader, writer, self.origin.authority, silence_seconds)
+    async def dial(self, silence_seconds: float) -> SeparateConnection:
+        """Open a connection for a protocol that is still to be set."""
+        protocol = await self.connect(_Unread)
+        return SeparateConnection(protocol.transport, self.origin.authority, silence_seconds)
 
 
-class _Streams(asyncio.StreamReaderProtocol):
+class _Unread(asyncio.Protocol):
     transport: asyncio.Transport
-
-    def __init__(self, reader: asyncio.StreamReader, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(reader, loop=loop)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are not a subclass.
         self.transport = cast("asyncio.Transport", transport)
+        self.transport.pause_reading()
         # A WebSocket may be silent for any time.
         enable_keepalive(transport)
-        super().connection_made(transport)
 
 
 def parse_backend_url(url: str) -> BackendAddress:

@@ -12,7 +12,7 @@ from gatekeeper.http.headers import HeaderList
 from gatekeeper.http.methods import SAFE_METHODS
 from gatekeeper.http.request_writer import RequestNotForwardable, SerializedHead, chunk, last_chunk, serialize_head
 from gatekeeper.http.response_parser import ResponseHead
-from gatekeeper.upstream.connector import BackendStreams, Connector
+from gatekeeper.upstream.connector import Connector, SeparateConnection
 from gatekeeper.upstream.http1 import Failure, Http1Connection
 from gatekeeper.upstream.interface import RequestBody, UpstreamRequest, UpstreamResponse
 from gatekeeper.upstream.pool import Http1Pool
@@ -76,7 +76,7 @@ class Http1Upstream:
             head = await exchange.head()
         return Http1Response(head, exchange)
 
-    async def dial(self) -> BackendStreams:
+    async def dial(self) -> SeparateConnection:
         return await self._connector.dial(self._timeout_seconds)
 
     async def probe(self) -> str:

@@ -15,7 +15,7 @@ from gatekeeper.http.headers import HeaderList, get
 from gatekeeper.http.methods import SAFE_METHODS
 from gatekeeper.http.request_writer import RequestNotForwardable
 from gatekeeper.net import age_of_one
-from gatekeeper.upstream.connector import BackendStreams, Connector
+from gatekeeper.upstream.connector import Connector, SeparateConnection
 from gatekeeper.upstream.http1_client import Http1Upstream
 from gatekeeper.upstream.http2 import Http2Connection
 from gatekeeper.upstream.http2_stream import Http2Head, Http2Stream
@@ -104,7 +104,7 @@ class Http2Upstream:
         """Open a connection and return the name of its protocol."""
         return "HTTP/1.1" if await self._acquire() is None else "HTTP/2"
 
-    async def dial(self) -> BackendStreams:
+    async def dial(self) -> SeparateConnection:
         return await self.http1.dial()
 
     async def aclose(self) -> None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
 from gatekeeper.http.headers import HeaderList
-from gatekeeper.upstream.connector import BackendStreams
+from gatekeeper.upstream.connector import SeparateConnection
 
 OnInformational: TypeAlias = Callable[[int, HeaderList], Awaitable[None]]
 """Awaited with the status and the headers of an interim response."""
@@ -96,7 +96,7 @@ class Upstream(Protocol):
         """
         ...
 
-    async def dial(self) -> BackendStreams:
+    async def dial(self) -> SeparateConnection:
         """Open a separate connection, TLS included, for a request that turns into another protocol.
 
         Raises UpstreamUnavailable or UpstreamTimeout. The caller closes it.

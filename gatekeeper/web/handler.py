@@ -157,6 +157,7 @@ class Handler:
             raise
         finally:
             record.upstream_seconds = state.get("upstream_seconds")
+            record.bytes_out += state.get("bytes_out", 0)
 
     async def _run(
         self,
@@ -208,6 +209,8 @@ class Handler:
                 with serving(session.user, bound):
                     await bound.run(self._app, inner)
             else:
+                # The relay of a WebSocket passes no messages through `receive`: it notes here when they move.
+                inner["gatekeeper.stream"] = bound
                 await bound.run(self._app, inner)
         finally:
             self._streams.remove(bound)

@@ -63,7 +63,10 @@ DROPPED = Closed(1006)
 
 
 class Peer:
-    """One end, after the handshake. What it sends is masked if it is the client's."""
+    """One end, after the handshake. What it sends is masked if it is the client's. Pings are answered when they are
+    read, unless `answers_pings` is false."""
+
+    answers_pings = True
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kind: ConnectionType) -> None:
         self.reader = reader
@@ -83,7 +86,7 @@ class Peer:
         await self.send(frame(opcode, data, **{"masked": self._masked, **how}))
 
     async def get(self) -> str | bytes | Closed:
-        """The next message, or the end. Pings and pongs are only kept."""
+        """The next message, or the end. Pings and pongs are kept."""
         async with asyncio.timeout(HANG_SECONDS):
             while True:
                 while not self._events:
@@ -103,6 +106,8 @@ class Peer:
             return Closed(None if event.code == 1005 else event.code, event.reason or "")
         if isinstance(event, Ping):
             self.pings.append(bytes(event.payload))
+            if self.answers_pings:
+                self.writer.write(frame(PONG, bytes(event.payload), masked=self._masked))
         elif isinstance(event, Pong):
             self.pongs.append(bytes(event.payload))
         elif isinstance(event, TextMessage | BytesMessage):
@@ -252,6 +257,6 @@ async def _tasks_of(made: Chain) -> list[str]:
 
     async def running() -> list[str]:
         names = (str(task.get_coro()) for task in asyncio.all_tasks() if not task.done())
-        return [name for name in names if "_carry" in name or "_received" in name or "left" in name]
+        return [name for name in names if "left" in name or "ClientWebSocket" in name]
 
     return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(running(), loop))

@@ -9,7 +9,9 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from gatekeeper.http.headers import request_id
+from gatekeeper.http.websocket_frames import CloseFrame
 from gatekeeper.server import ErrorResponse, Limits, RejectedRequest, http_protocol
+from gatekeeper.server.websocket import WEBSOCKET, ClientWebSocket
 from tests.servers import RawClient, serve_asgi
 from tests.waiting import HANG_SECONDS
 from tests.waiting import until as until
@@ -27,6 +29,30 @@ CODES = {
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+class Talk(asyncio.Protocol):
+    """Takes a WebSocket over, and sends short messages back that are masked with zeros."""
+
+    def __init__(self, connection: ClientWebSocket) -> None:
+        self._connection = connection
+        self.over = asyncio.Event()
+        connection.transport.set_protocol(self)
+        connection.take_over(self)
+        if connection.is_lost:
+            self.over.set()
+
+    def data_received(self, data: bytes) -> None:
+        self._connection.transport.write(bytes((data[0], data[1] & 0x7F)) + data[6:])
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self.over.set()
+
+    def end(self, close: CloseFrame) -> None:
+        self._connection.transport.close()
+
+    def shut_down(self) -> None:
+        self._connection.transport.close()
 
 
 class House:
@@ -73,18 +99,16 @@ class House:
         self.running += 1
         try:
             if scope["type"] == "websocket":
-                await self._talk(receive, send)
+                await self._talk(scope, receive, send)
             else:
                 await self._answer(scope, receive, send)
         finally:
             self.running -= 1
 
-    async def _talk(self, receive: Any, send: Any) -> None:
+    async def _talk(self, scope: Any, receive: Any, send: Any) -> None:
         await receive()
         await send({"type": "websocket.accept"})
-        with suppress(OSError):
-            while (message := await receive())["type"] == "websocket.receive":
-                await send({"type": "websocket.send", "text": message["text"]})
+        await Talk(scope["extensions"][WEBSOCKET]["connection"]).over.wait()
 
     async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
         path = scope["path"]

@@ -599,15 +599,6 @@ def test_another_version_is_told_which_one(version: bytes) -> None:
     assert (b"sec-websocket-version", b"13") in refused.value.headers
 
 
-def test_what_the_websocket_library_cannot_read_is_refused_before_it() -> None:
-    with pytest.raises(RequestRejected) as refused:
-        check_handshake(handshake(UPGRADE, CONNECTION, KEY, VERSION, b"Cookie: " + b"a" * 9000))
-    assert refused.value.status == 431
-    with pytest.raises(RequestRejected) as refused:
-        check_handshake(handshake(UPGRADE, CONNECTION, KEY, VERSION, request=b"GET /" + b"a" * 9000 + b" HTTP/1.1"))
-    assert refused.value.status == 414
-
-
 @pytest.mark.parametrize("line", [b"Upgrade: h2c", b"Upgrade: websocket/2", b"X: websocket"])
 def test_another_upgrade_is_an_ordinary_request(line: bytes) -> None:
     # F18

@@ -33,6 +33,10 @@ class Streams:
         path = request.target.partition(b"?")[0]
         if path == b"/ws":
             await sockets.upgraded(self._websocket)(connection, request)
+        elif path == b"/ws/frame":
+            await sockets.upgraded(self._hang(sockets.frame(sockets.TEXT, b"abc")[:3]))(connection, request)
+        elif path == b"/ws/fragments":
+            await sockets.upgraded(self._hang(sockets.frame(sockets.TEXT, b"abc", fin=False)))(connection, request)
         elif path == b"/events":
             await self._dribble(connection, EVENTS, b"6\r\ndata: \r\n", b"9\r\nhello\n\nda\r\n", b"3\r\nta:\r\n")
         elif path == b"/quiet":
@@ -54,6 +58,16 @@ class Streams:
         self.closed.append(seen)
         if seen != sockets.DROPPED:
             await peer.put(sockets.CLOSE, sockets.close_payload(seen.code, seen.reason))
+
+    def _hang(self, data: bytes) -> sockets.WebSocketScript:
+        """Sends this, and nothing more until the client has closed."""
+
+        async def script(peer: sockets.Peer) -> None:
+            await peer.send(data)
+            self.closed.append(await peer.end())
+            await peer.gone()
+
+        return script
 
     async def _dribble(self, connection: RawConnection, *parts: bytes) -> None:
         """One part every 20 ms; after the last, nothing more until the client has left."""

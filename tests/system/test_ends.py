@@ -8,13 +8,13 @@ import signal
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from typing import Any
 
 import pytest
 
 from tests.conftest import store_process
-from tests.forward.sockets import TEXT, Closed
+from tests.forward.sockets import BINARY, DROPPED, PING, TEXT, Closed, frame
 from tests.machine import need
 from tests.servers import afetch
 from tests.system.sidecar import (
@@ -99,6 +99,35 @@ async def test_one_delete_ends_50_websockets_and_50_event_streams_at_two_sidecar
     # The backend is told that its client has gone, and why.
     eventually(lambda: streams.closed.count(Closed(1001, "revoked_by_user")) == 50)
     eventually(lambda: all(gate.metric("gatekeeper_websockets_open") == 0 for gate in gates))
+
+
+# Rule 3.25
+@pytest.mark.parametrize(
+    ("target", "end"), [("/ws/fragments", Closed(4401, "revoked_by_user")), ("/ws/frame", DROPPED)]
+)
+async def test_a_close_frame_stands_between_frames_and_one_that_hangs_is_cut(
+    gates: tuple[Sidecar, Sidecar], streams: Streams, target: str, end: Closed
+) -> None:  # X12, W09
+    bearing = token(someone())
+    session = await session_of(gates[0].url, bearing)
+    streams.closed.clear()
+    async with websocket(gates[1].url, bearing, target) as talk:
+        assert (await delete(gates[0].url, f"/sessions/{session}", bearing))[0] == 200
+        assert (await talk.end())[0] == end
+    eventually(lambda: streams.closed == [Closed(1001, "revoked_by_user")])
+
+
+async def test_a_client_that_hangs_in_a_frame_is_closed_and_its_backend_cut(
+    gates: tuple[Sidecar, Sidecar], streams: Streams
+) -> None:  # X12, W09
+    bearing = token(someone())
+    session = await session_of(gates[0].url, bearing)
+    streams.closed.clear()
+    async with websocket(gates[1].url, bearing) as talk:
+        await talk.peer.send(frame(BINARY, b"abc", masked=True, length=1000))
+        assert (await delete(gates[0].url, f"/sessions/{session}", bearing))[0] == 200
+        assert (await talk.end())[0] == Closed(4401, "revoked_by_user")
+        eventually(lambda: streams.closed == [DROPPED])
 
 
 async def test_a_download_is_cut_so_that_the_client_can_tell(gates: tuple[Sidecar, Sidecar], streams: Streams) -> None:
@@ -301,9 +330,10 @@ async def test_a_store_that_restarts_is_asked_about_everything(streaming: Backen
 
 async def test_silence_ends_streams_and_moving_bytes_keep_them(store: Store, streaming: Backend) -> None:  # W09, E-06
     with sidecar(streaming.url, redis_url=store.url, idle_timeout="3s") as gate:
-        silent, talking, loading = (token(someone()) for _ in range(3))
+        silent, pinging, talking, loading = (token(someone()) for _ in range(4))
         async with (
             websocket(gate.url, silent) as quiet,
+            websocket(gate.url, pinging) as alive,
             requested(gate.url, "/quiet", silent) as events,
             websocket(gate.url, talking) as talk,
             requested(gate.url, "/chunked", loading) as download,
@@ -311,8 +341,12 @@ async def test_silence_ends_streams_and_moving_bytes_keep_them(store: Store, str
             began = time.monotonic()
             for _ in range(12):
                 await talk.peer.put(TEXT, b"hello")
+                with suppress(ConnectionError):
+                    await alive.peer.put(PING, b"hello")
                 await asyncio.sleep(0.5)
             assert talk.is_open
+            # Libraries ping by themselves, whether anybody is there or not.
+            assert (await alive.end())[0] == Closed(4401, "idle")
             assert download.is_open
             closed, at = await quiet.end()
             assert closed == Closed(4401, "idle")

@@ -22,7 +22,6 @@ from gatekeeper.app import create_app
 from gatekeeper.build import build
 from gatekeeper.serve.listeners import limits
 from gatekeeper.server import http_protocol
-from gatekeeper.server.websocket import websocket_protocol
 from gatekeeper.settings import load
 from gatekeeper.telemetry.access_log import AccessLog
 from gatekeeper.tokens.verify_queue import VerifyQueue
@@ -171,7 +170,7 @@ def crowded(store: Store, backend: Backend, verify_queue: VerifyQueue, **setting
         fast_path=fast_path,
         on_client_left=verify_queue.cancel,
     )
-    with serve_asgi(app, http=door, ws=websocket_protocol(verify_queue.cancel)) as url:
+    with serve_asgi(app, http=door) as url:
         yield Crowded(url, verify_queue, engine, out)
 
 

@@ -1,10 +1,9 @@
 """RFC 6455's frames, one by one: what two ends see of each other directly, they see through a running sidecar.
 
-Both ends are wsproto's, which is neither the library of the proxy nor that of the server in front. One of them sends
-the bytes of a case, the other behaves. Equal must be, at either end: every message, its type and its content; the close
-code, and the reason if the close frame was right; the pongs that answer pings. Not compared is what belongs to one leg
-alone (section 5.4): into how many frames a message is cut, when a ping is answered, and a pong that nobody asked for.
-Where a backend is at fault, its client is told 1011 instead of a code that would blame the client.
+Both ends are wsproto's. One of them sends the bytes of a case, the other behaves. Equal must be, at either end: every
+message, its type and its content; the close code, and the reason if the close frame was right; the pongs that answer
+pings. Where the frames of a backend break the rules, its client is told 1011 instead of a code that would blame the
+client; text that is no UTF-8 passes, and the client says so.
 """
 
 from __future__ import annotations
@@ -40,6 +39,7 @@ _AT_ONCE = 16
 _BEFORE = "before"
 _OVER = Closed(4000, "over")
 _BROKEN = {1002, 1007}
+_REASON = "reason: "
 _TO_THE_CLIENT = Closed(1011, "the backend broke the protocol")
 
 
@@ -172,7 +172,7 @@ def _closes() -> Cases:
     ]
     cases = {f"{code}": [_closing(code)] for code in codes}
     cases |= {f"{code} with a reason": [_closing(code, "é".encode() * 61)] for code in codes}
-    cases |= {f"reason: {name}": [_closing(1000, text)] for name, text in _TEXTS.items()}
+    cases |= {f"{_REASON}{name}": [_closing(1000, text)] for name, text in _TEXTS.items()}
     return cases | {
         "none": [_closing(None)],
         "one byte": [Frame(CLOSE, b"\x03")],
@@ -194,8 +194,6 @@ async def _conduct(peer: Peer, sent: bytes, *, closing: bool) -> Seen:
     while not isinstance(got := await peer.get(), Closed):
         messages.append(got)
     with suppress(ConnectionError):
-        for payload in peer.pings:
-            await peer.put(PONG, payload)
         if not closing and got != DROPPED:
             code = got.code
             await peer.put(CLOSE, close_payload(code, "" if code in _BROKEN else got.reason))
@@ -253,7 +251,7 @@ class Lines(NamedTuple):
                 direct = await self.pair(self.direct, case, frames, down=down)
                 proxied = await self.pair(self.proxied, case, frames, down=down)
             client, backend = direct
-            if down and client.end.code in _BROKEN:
+            if down and client.end.code in _BROKEN and (client.end.code == 1002 or case.startswith(_REASON)):
                 direct = client._replace(end=_TO_THE_CLIENT), backend
             if proxied != direct:
                 found[case] = {"direct": direct, "proxied": proxied}

@@ -57,6 +57,8 @@ def test_a_websocket_that_is_admitted_is_passed_on(store: Store, talker: Backend
             connection.sendall(frame(TEXT, b"hello", masked=True))
             assert message(connection) == b"hello"
         line = gate.access_of("ws-1")
+        # The frame, and no close frame.
+        assert line["bytes_out"] == len(frame(TEXT, b"hello"))
         assert (line["status"], line["method"], line["path"], line["decision"]) == (101, "GET", "/ws", "allow")
         eventually(lambda: gate.metric("gatekeeper_websockets_open") == 0)
 

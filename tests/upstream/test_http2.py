@@ -791,9 +791,13 @@ async def test_a_line_of_its_own_speaks_http_1_1(certificate: Path) -> None:
     async with real(certificate) as upstream:
         await whole(await send(upstream))
         line = await upstream.dial()
-        line.writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-        assert (await line.reader.readline()).startswith(b"HTTP/1.1 200")
-        line.writer.close()
+        reader = asyncio.StreamReader()
+        line.transport.set_protocol(asyncio.StreamReaderProtocol(reader))
+        reader.set_transport(line.transport)
+        line.transport.resume_reading()
+        line.transport.write(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        line.transport.close()
 
 
 def test_it_works_on_the_loop_of_the_sidecar(certificate: Path) -> None:

@@ -155,7 +155,7 @@ def host(store: Store) -> Host:
 
 @pytest.fixture(scope="module")
 def world(host: Host, store: Store) -> Iterator[World]:
-    with serve_asgi(host.app) as url:
+    with serve_asgi(host.app, http="httptools") as url:
         yield World(url, list, store)
 
 

@@ -52,7 +52,7 @@ def application(store: Store, **settings: str) -> Any:
 
 @pytest.fixture(scope="module")
 def url(store: Store) -> Iterator[str]:
-    with serve_asgi(application(store)) as running:
+    with serve_asgi(application(store), http="httptools") as running:
         yield running
 
 
@@ -95,7 +95,7 @@ def test_a_server_that_has_no_http_answers_for_websockets_refuses_with_403(store
     async def without_extension(scope: Any, receive: Any, send: Any) -> None:
         await app({**scope, "extensions": {}}, receive, send)
 
-    with serve_asgi(without_extension) as url:
+    with serve_asgi(without_extension, http="httptools") as url:
         assert handshake(url, "/ws").status == 403
         assert handshake(url, "/ws", [bearer(token(someone()))]).status == 101
 
@@ -156,7 +156,7 @@ def test_a_token_among_the_subprotocols_is_for_the_gate_alone(url: str) -> None:
 
 
 def test_a_token_can_be_kept_from_the_application(store: Store) -> None:  # W02
-    with serve_asgi(application(store, forward_authorization="false")) as url:
+    with serve_asgi(application(store, forward_authorization="false"), http="httptools") as url:
         bearing = token(someone())
         for target, headers in (
             (f"/ws?token={bearing}", []),
@@ -173,7 +173,7 @@ def test_query_and_subprotocol_tokens_are_for_websockets_only(url: str) -> None:
 
 def test_where_they_are_no_sources_they_are_no_tokens(store: Store) -> None:  # W02
     app = GatekeeperMiddleware(Starlette(routes=[WebSocketRoute("/ws", tell)]), load(environ_for(store)))
-    with serve_asgi(app) as url:
+    with serve_asgi(app, http="httptools") as url:
         bearing = token(someone())
         assert handshake(url, f"/ws?token={bearing}").status == 401
         assert handshake(url, "/ws", [("Sec-WebSocket-Protocol", f"bearer, {bearing}")]).status == 401
