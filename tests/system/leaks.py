@@ -12,6 +12,7 @@ import random
 import re
 import sys
 from collections import Counter
+from contextlib import suppress
 
 from tests.servers import RawClient, RawConnection, RawRequest, afetch, raw_client
 from tests.system.sidecar import Backend, bearer, external_store, someone, token
@@ -90,7 +91,9 @@ async def answering(connection: RawConnection, request: RawRequest) -> None:
         return
     for part in pieces(data):
         if random.random() < 0.06:
-            connection.reset() if random.random() < 0.5 else connection.close()
+            # The other side may have closed it already.
+            with suppress(OSError):
+                connection.reset() if random.random() < 0.5 else connection.close()
             return
         await connection.write(part)
         await pause()
