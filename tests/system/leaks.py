@@ -99,6 +99,12 @@ async def answering(connection: RawConnection, request: RawRequest) -> None:
         await pause()
 
 
+def leave(client: RawClient) -> None:
+    # The other side may have closed it already.
+    with suppress(OSError):
+        client.reset()
+
+
 async def read_response(client: RawClient, nonce: bytes, seen: Counter[str]) -> bool:
     """Read one response, and check it. Returns False where it broke off or the connection ends."""
     received = b""
@@ -152,7 +158,7 @@ async def talk(gate: Gate, tokens: list[str], seen: Counter[str]) -> None:
             try:
                 for part in pieces(data):
                     if random.random() < 0.04:
-                        client.reset()
+                        leave(client)
                         return
                     await client.send(part)
                     await pause()
@@ -160,7 +166,7 @@ async def talk(gate: Gate, tokens: list[str], seen: Counter[str]) -> None:
                 # Refused early: the response may still be there.
                 seen["stopped"] += 1
             if random.random() < 0.05:
-                client.reset()
+                leave(client)
                 return
             if not await read_response(client, nonce, seen):
                 return
