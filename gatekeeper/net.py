@@ -8,6 +8,8 @@ import select
 import socket
 from typing import Final
 
+# Not the generator of the `random` module, which an application may seed.
+_chance: Final = random.Random()  # noqa: S311 - no secret
 # A host that died sends nothing: it is probed after a minute of silence and given up two minutes later.
 _IDLE_SECONDS: Final = 60
 _INTERVAL_SECONDS: Final = 20
@@ -37,7 +39,7 @@ def _probe(transport: asyncio.BaseTransport, *, idle_seconds: int, interval_seco
 
 def age_of_one(max_age_seconds: float) -> float:
     """Return the age of one connection of many: up to a fifth below the maximum, so that not all end at once."""
-    return max_age_seconds * random.uniform(0.8, 1.0)  # noqa: S311 - no secret
+    return max_age_seconds * _chance.uniform(0.8, 1.0)
 
 
 def is_broken(transport: asyncio.BaseTransport) -> bool:

@@ -159,6 +159,21 @@ def test_a_number_keeps_its_limit(measured: dict[str, Measured], name: str) -> N
     assert number <= limit, f"{name}: {number}, and {limit} is the limit: {because}"
 
 
+def test_chance_is_a_generator_of_our_own() -> None:
+    # That of the module belongs to the application: one that seeds it would know our pauses, and tests that seed it
+    # would not repeat.
+    found = [
+        f"{source.name}:{node.lineno}"
+        for source in House(ROOT).files.values()
+        for node in source.nodes
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "random"
+        and node.attr not in {"Random", "SystemRandom"}
+    ]
+    assert not found
+
+
 def _table(roots: list[Path]) -> None:
     houses = [House(root) for root in roots]
     columns = [house.measure() for house in houses]

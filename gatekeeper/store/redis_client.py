@@ -24,6 +24,7 @@ from gatekeeper.store.address import parse
 from gatekeeper.store.connection import Server
 
 _CLIENT_CONNECTIONS: Final = 6
+_chance: Final = random.Random()  # noqa: S311 - no secret
 
 
 def open_client(url: str, *, timeout_seconds: float, ca_file: str | None = None) -> Redis:
@@ -93,7 +94,7 @@ class _AnyNodeConnection(Connection):
 
     async def _connect(self) -> None:
         fault: BaseException = ConnectionError()
-        for server in random.sample(self._servers, len(self._servers)):
+        for server in _chance.sample(self._servers, len(self._servers)):
             self.host, self.port = server.host, server.port
             try:
                 await super()._connect()  # type: ignore[no-untyped-call]
@@ -122,7 +123,7 @@ class _PrimaryConnection(Connection):
         self._sentinel_options["ssl"] = isinstance(self, SSLConnection)
 
     async def _connect(self) -> None:
-        for server in random.sample(self._servers, len(self._servers)):
+        for server in _chance.sample(self._servers, len(self._servers)):
             for credentials in (self._credentials, {}):
                 sentinel = Redis(host=server.host, port=server.port, **credentials, **self._sentinel_options)
                 try:

@@ -28,6 +28,7 @@ _log = logging.getLogger("gatekeeper")
 # A sentinel or node that is slower than this is passed over.
 _QUERY_SECONDS: Final = 0.5
 _PAUSE_BETWEEN_REFRESHES_SECONDS: Final = 0.1
+_chance: Final = random.Random()  # noqa: S311 - no secret
 # With so many random slots, even a primary with a single slot is hit with a probability of 98 %.
 _SLOTS: Final = 16_384
 _KEYS_TO_TRY: Final = 4 * _SLOTS
@@ -70,7 +71,7 @@ class StoreRoute:
         at all of its nodes. Raises `OSError` or `StoreUnavailable`."""
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                server = random.choice(await self.primaries()).server  # noqa: S311 - no secret
+                server = _chance.choice(await self.primaries()).server
                 deadline = asyncio.get_running_loop().time() + self._timeout_seconds
                 connection = await self._connect(server, partial(Subscription, channel), deadline)
         except BaseException:

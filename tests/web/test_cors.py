@@ -6,7 +6,7 @@ import base64
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -395,8 +395,10 @@ def handshake(url: str, headers: list[tuple[str, str]], *, host: str | None = No
         if b" 101 " in answer:
             # An empty close frame, masked (RFC 6455 section 5.5.1): the server is not left waiting for one.
             connection.sendall(b"\x88\x80\x00\x00\x00\x00")
-            while connection.recv(4096):
-                pass
+            # It has closed too, and may have done so before it read this.
+            with suppress(ConnectionResetError):
+                while connection.recv(4096):
+                    pass
     return answer
 
 
