@@ -103,10 +103,15 @@ async def _check_token(settings: Settings, engine: Engine, token_file: Path) -> 
     except OSError as error:
         print(f"failed: --token {token_file}: {error.strerror}", file=sys.stderr)
         return False
+    sources = settings.effective_token_sources
+    source = "header" if "header" in sources else sources[0]
+    kind, _, name = source.partition(":")
     facts = RequestFacts(
-        headers=[(b"authorization", b"Bearer " + token)],
-        query=b"",
+        headers=[] if kind == "query" else [_presented(source, token)],
+        query=name.encode() + b"=" + token if kind == "query" else b"",
         websocket=False,
+        # Where a query may hold a token.
+        event_stream=kind == "query",
         client=Client(ip_address="", user_agent=""),
     )
     try:
@@ -134,3 +139,13 @@ async def _check_token(settings: Settings, engine: Engine, token_file: Path) -> 
     if proposed is not None:
         print(f"  try: {proposed}")
     return verdict.claims is not None
+
+
+def _presented(source: str, token: bytes) -> tuple[bytes, bytes]:
+    """Return the header by which a request carries a token for a source other than the query."""
+    kind, colon, name = source.partition(":")
+    if kind == "scheme":
+        return b"authorization", f"{name} ".lstrip().encode() + token
+    if kind == "cookie":
+        return b"cookie", f"{name}=".encode() + token
+    return (name.lower().encode(), token) if kind == "header" and colon else (b"authorization", b"Bearer " + token)

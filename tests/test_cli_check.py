@@ -62,6 +62,11 @@ DIAGNOSES: dict[str, Case] = {
         {},
         ["the token is good", "roles in roles", "try: GATEKEEPER_ROLES_CLAIM=realm_access.roles"],
     ),
+    "carried by a header of its own": (of(), {"token_sources": "header:X-Auth-Token"}, ["the token is good"]),
+    "carried by a cookie": (of(), {"token_sources": "cookie:session,subprotocol"}, ["the token is good"]),
+    "carried by another scheme": (of(), {"token_sources": "scheme:JWT"}, ["the token is good"]),
+    "carried by the query": (of(), {"token_sources": "query:jwt"}, ["the token is good"]),
+    "carried without a scheme": (of(), {"token_sources": "scheme:"}, ["the token is good"]),
     "names that are none": (of(**{"x\ny": 1, "b1946ac92492d2347c6235b4": 2}), {}, ["iat, exp, ?\n"]),
     "a claim of control characters": (of(iss="a\x1b[31m"), {"jwt_issuer": "b"}, ["try: GATEKEEPER_JWT_ISSUER\n"]),
 }
