@@ -27,6 +27,17 @@ async def promoted(store: Watched) -> None:
     await asyncio.to_thread(until, lambda: any(store.names(each) for each in store.replicas), "a successor")
 
 
+async def all_repeated(store: Watched, leavers: Leavers) -> None:
+    """Waits until everybody has left, and what the old master acknowledged as such is at the new one.
+
+    It acknowledges until it is told to be a replica, seconds after the sentinels named another master, and the replica
+    that confirms has not left it either. Who is connected to it learns of the failover when that happens."""
+    await leavers.finish()
+    await asyncio.to_thread(until, lambda: not store.master.is_master(), "a master that has become a replica")
+    await leavers.process.beats()
+    await leavers.finish()
+
+
 async def test_a_planned_failover_takes_no_acknowledged_revocation_back(store: Watched) -> None:
     async with process(store.url, replicas=1, timeout_seconds=2) as gate, process(store.url) as other:
         leavers = Leavers(gate)
@@ -37,7 +48,7 @@ async def test_a_planned_failover_takes_no_acknowledged_revocation_back(store: W
         # Again while the sentinels do not know a replica that is good enough.
         until(lambda: store.sentinels[0].ask("SENTINEL", "FAILOVER", store.service), "a failover")
         await promoted(store)
-        await leavers.finish()
+        await all_repeated(store, leavers)
         revived = await leavers.revived(other)
         print(f"planned failover: {leavers!r}, {len(revived)} live again")
         assert not revived
@@ -73,7 +84,7 @@ async def test_a_master_that_was_frozen_and_comes_back_takes_none_back(store: Wa
             await promoted(store)
         finally:
             store.master.thaw()
-        await leavers.finish()
+        await all_repeated(store, leavers)
         revived = await leavers.revived(other)
         print(f"master frozen: {leavers!r}, {len(revived)} live again")
         assert not revived
@@ -90,11 +101,7 @@ async def test_without_a_replica_that_confirms_what_is_repeated_is_kept(store: W
         # Again while the sentinels do not know a replica that is good enough.
         until(lambda: store.sentinels[0].ask("SENTINEL", "FAILOVER", store.service), "a failover")
         await promoted(store)
-        await leavers.finish()
-        # The old master acknowledges until it is a replica. The next heartbeat of a process is at the new one.
-        await asyncio.to_thread(until, lambda: not store.master.is_master(), "a master that has become a replica")
-        await gate.beats()
-        await leavers.finish()
+        await all_repeated(store, leavers)
         assert not await leavers.revived(other)
 
 
