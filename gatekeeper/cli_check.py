@@ -9,9 +9,11 @@ from pathlib import Path
 
 from gatekeeper.app import create_upstream
 from gatekeeper.auth.requests import RequestFacts
-from gatekeeper.build import build
+from gatekeeper.build import build, joined_store
+from gatekeeper.dialects.base import instant
 from gatekeeper.errors import KeysUnavailable, StoreUnavailable, UpstreamTimeout, UpstreamUnavailable
-from gatekeeper.models import Client
+from gatekeeper.models import Claims, Client
+from gatekeeper.sessions.keys import Rules
 from gatekeeper.settings import Settings, load, store_name, warnings
 from gatekeeper.settings.types import env_name
 from gatekeeper.store.embedded import EmbeddedStoreDown, EmbeddedStoreFailed, EmbeddedValkey
@@ -22,11 +24,12 @@ from gatekeeper.web.engine import Engine
 async def run(*, online: bool, token_file: Path | None) -> int:
     """Prints every finding. Returns the exit code, 1 if a check failed. Raises `ConfigError` for invalid settings."""
     settings = load()
-    engine = build(settings, mode="sidecar", joins_store=True)
+    rules = await _rules_of_server(settings) if online else None
+    engine = build(settings, mode="sidecar", joins_store=True, rules=rules)
     failed = False
     try:
         if token_file is not None:
-            failed = not await _check_token(settings, engine, token_file)
+            failed = not await _check_token(settings, engine, token_file, online=online)
         for warning in warnings(settings):
             print(f"warning: {warning}")
         print("paths that Gatekeeper serves itself (switch a dialect off with GATEKEEPER_DIALECTS):")
@@ -44,6 +47,15 @@ async def run(*, online: bool, token_file: Path | None) -> int:
         await engine.runtime.aclose()
     print("failed" if failed else "ok")
     return 1 if failed else 0
+
+
+async def _rules_of_server(settings: Settings) -> Rules | None:
+    """The rules of the Gatekeeper that serves; None where the store does not answer, which `_failures` reports."""
+    try:
+        async with joined_store(settings) as store:
+            return await store.shared_rules.read()
+    except (StoreUnavailable, EmbeddedStoreFailed):
+        return None
 
 
 async def _failures(settings: Settings, engine: Engine) -> AsyncIterator[str]:
@@ -95,9 +107,9 @@ async def _protocol(settings: Settings, url: str) -> str:
         await upstream.aclose()
 
 
-async def _check_token(settings: Settings, engine: Engine, token_file: Path) -> bool:
-    """Prints if a token would be accepted, which claims it has, and the setting that would change the verdict. Returns
-    whether it would. Writes nothing to the store."""
+async def _check_token(settings: Settings, engine: Engine, token_file: Path, *, online: bool) -> bool:
+    """Prints if a token would be accepted, which claims it has, and the setting that would change the verdict; online
+    also the state of its session, which is not touched. Returns whether it would."""
     try:
         token = (await asyncio.to_thread(token_file.read_bytes)).strip()
     except OSError as error:
@@ -138,7 +150,24 @@ async def _check_token(settings: Settings, engine: Engine, token_file: Path) -> 
         proposed = diagnosis.roles_proposal(members) if is_without else None
     if proposed is not None:
         print(f"  try: {proposed}")
-    return verdict.claims is not None
+    return verdict.claims is not None and (not online or await _check_session(engine, verdict.claims))
+
+
+async def _check_session(engine: Engine, claims: Claims) -> bool:
+    """Prints the state of a token's session. Returns False if it has ended."""
+    try:
+        await engine.runtime.start()
+        session = await engine.services.manager.find(claims.user, claims.reference)
+    except (StoreUnavailable, EmbeddedStoreFailed):
+        print("  its session: the store does not answer")
+        return True
+    if session is None:
+        print("  its session: the store has none yet")
+    elif session.is_active:
+        print(f"  its session: {session.id}, live, last active {instant(session.last_activity, digits=0)}")
+    else:
+        print(f"  its session: {session.id}, which has ended ({session.end_reason}): the token is refused")
+    return session is None or session.is_active
 
 
 def _presented(source: str, token: bytes) -> tuple[bytes, bytes]:

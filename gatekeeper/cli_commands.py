@@ -318,7 +318,7 @@ def _microseconds(option: str, text: str) -> int:
 
 def _with_audit_log(work: Callable[[AuditReader], Awaitable[None]]) -> None:
     """Calls `work` with the audit log of the configured store."""
-    from gatekeeper.build import open_store
+    from gatekeeper.build import joined_store
     from gatekeeper.sessions.audit_reader import AuditReader
     from gatekeeper.settings import load
 
@@ -326,32 +326,27 @@ def _with_audit_log(work: Callable[[AuditReader], Awaitable[None]]) -> None:
     _name_store(settings)
 
     async def run() -> None:
-        store = open_store(settings, joins=True)
-        if store.embedded is not None:
-            await asyncio.to_thread(store.embedded.start)
-        try:
-            await store.epoch.beat()
+        async with joined_store(settings) as store:
             await work(AuditReader(store.client, key_prefix=settings.key_prefix))
-        finally:
-            await store.epoch.aclose()
-            await store.breaker.aclose()
-            await store.client.aclose()
-            if store.embedded is not None:
-                await asyncio.to_thread(store.embedded.stop)
 
     _run(run)
 
 
 def _with_manager(work: Any) -> Any:
-    """Calls `work` with a session manager for the configured store, and returns its result."""
-    from gatekeeper.build import build
+    """Calls `work` with a session manager for the configured store, which judges by the rules of the Gatekeeper that
+    serves, and returns its result."""
+    from gatekeeper.build import build, joined_store
     from gatekeeper.settings import load
 
     settings = load(require_keys=False)
     _name_store(settings)
 
     async def run() -> Any:
-        engine = build(settings, mode="sidecar", joins_store=True)
+        async with joined_store(settings) as store:
+            rules = await store.shared_rules.read()
+            for difference in store.shared_rules.between(rules):
+                print(f"note: {difference}, at the Gatekeeper that serves: its settings count", file=sys.stderr)
+        engine = build(settings, mode="sidecar", joins_store=True, rules=rules)
         await engine.runtime.start()
         try:
             return await work(engine.services.manager)

@@ -110,8 +110,9 @@ def _failovers_survived(wanted: int, connected: int) -> str:
 
 
 class Readiness:
-    """Answers whether requests can be judged now: the store and the keys answer, and the clocks agree. `store_problem`
-    says why an embedded store is down, where that is known."""
+    """Answers whether requests can be judged now: the store and the keys answer, and the clocks agree. `other_rules`
+    says how the rules in the store differ from those of this process (shared_rules.py), and `store_problem` why an
+    embedded store is down, where that is known."""
 
     def __init__(
         self,
@@ -122,6 +123,7 @@ class Readiness:
         keys: KeySource,
         metrics: Metrics,
         leeway_seconds: float,
+        other_rules: Callable[[], Awaitable[list[str]]],
         store_problem: Callable[[], str | None] = lambda: None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -131,6 +133,7 @@ class Readiness:
         self._keys = keys
         self._metrics = metrics
         self._leeway_seconds = leeway_seconds
+        self._other_rules = other_rules
         self._store_problem = store_problem
         self._wall_clock = wall_clock
         # The store's clock less this host's, in seconds, when it was last asked.
@@ -188,6 +191,8 @@ class Readiness:
         append_only, save = [await self._client.configuration(name) for name in ("appendonly", "save")]
         if append_only == "no" and not save:
             found.append("the store does not persist: a restart of it forgets which sessions have ended")
+        if others := await self._other_rules():
+            found.append(f"the Gatekeeper that started last on this store has other settings: {'; '.join(others)}")
         return found
 
     async def store_notes(self) -> list[str]:

@@ -132,6 +132,14 @@ def test_check_warns_of_a_choice_that_the_backend_never_gets() -> None:
     assert "UPSTREAM_HTTP2" not in command("check", upstream_url="https://a.example", upstream_http2="auto").stdout
 
 
+def test_check_warns_of_a_header_that_nobody_is_trusted_to_send() -> None:
+    warning = "warning: GATEKEEPER_CLIENT_ADDRESS_HEADER: has no effect while GATEKEEPER_TRUSTED_PROXIES is none"
+    assert warning in command("check", client_address_header="x-real-ip").stdout
+    trusting = {"client_address_header": "x-real-ip", "trusted_proxies": "10.0.0.0/8"}
+    for settings in ({}, {"client_address_header": "x-forwarded-for,forwarded,x-real-ip"}, trusting):
+        assert "CLIENT_ADDRESS_HEADER" not in command("check", **settings).stdout
+
+
 def test_check_online_tells_what_does_not_answer(store: Store) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -168,3 +169,61 @@ def test_check_warns_of_a_directory_that_others_can_write_to(tmp_path: Path) -> 
         found = [line for line in done.stdout.splitlines() if line.startswith("warning: GATEKEEPER_DATA_DIR: ")]
         assert (done.returncode, len(found)) == (0, expected)
     assert not list(data.iterdir())
+
+
+# Whose rules count
+
+
+def test_commands_judge_by_the_rules_of_the_gatekeeper_that_serves(tmp_path: Path) -> None:  # C09
+    data, user = tmp_path / "data", someone()
+    with Backend() as backend, sidecar(backend.url, data_dir=str(data), idle_timeout="1h", device_limit="9") as gate:
+        held = token(user)
+        assert fetch(gate.url, "GET", "/", [bearer(held)]).status == 200
+        other = {"data_dir": str(data), "idle_timeout": "100ms", "device_limit": "1"}
+        note = "here and {} there, at the Gatekeeper that serves: its settings count\n"
+
+        def idle_by_the_command() -> bool:
+            listed = command("sessions", "list", user, **other)
+            assert (listed.returncode, listed.stdout.split()[1:2]) == (0, ["live"]), listed.stdout
+            assert f"note: GATEKEEPER_IDLE_TIMEOUT is 0.1s {note.format('3600s')}" in listed.stderr
+            assert f"note: GATEKEEPER_DEVICE_LIMIT is 1 {note.format('9')}" in listed.stderr
+            assert listed.stderr.count("note: ") == 2
+            return time.monotonic() > begun + 0.5
+
+        begun = time.monotonic()
+        eventually(idle_by_the_command)
+        checked = command("check", "--online", **other)
+        assert "warning: the Gatekeeper that started last on this store has other settings: " in checked.stdout
+        assert "GATEKEEPER_IDLE_TIMEOUT is 0.1s here and 3600s there" in checked.stdout
+        assert fetch(gate.url, "GET", "/", [bearer(held)]).status == 200
+        assert command("sessions", "revoke", someone(), "--all", **other).returncode == 1
+        assert (
+            "other settings"
+            not in command("check", "--online", data_dir=str(data), idle_timeout="1h", device_limit="9").stdout
+        )
+
+
+def test_check_online_tells_the_state_of_a_tokens_session(tmp_path: Path) -> None:
+    data, user, file = tmp_path / "data", someone(), tmp_path / "token"
+    with Backend() as backend, sidecar(backend.url, data_dir=str(data)) as gate:
+        held = token(user)
+        file.write_text(held)
+
+        def checked() -> tuple[int, str]:
+            done = command("check", "--online", "--token", str(file), data_dir=str(data), upstream_url=backend.url)
+            assert done.stdout.startswith(f"the token is good: user {user}, roles "), done.stdout
+            (line,) = [line for line in done.stdout.splitlines() if line.startswith("  its session: ")]
+            return done.returncode, line.removeprefix("  its session: ")
+
+        assert checked() == (0, "the store has none yet")
+        assert fetch(gate.url, "GET", "/", [bearer(held)]).status == 200
+        session_id, state = command("sessions", "list", user, data_dir=str(data)).stdout.split()[:2]
+        code, line = checked()
+        assert (code, state) == (0, "live")
+        assert line.startswith(f"{session_id}, live, last active ")
+        assert command("sessions", "revoke", user, session_id, data_dir=str(data)).returncode == 0
+        assert checked() == (1, f"{session_id}, which has ended (revoked_by_admin): the token is refused")
+    # Without a store its token is judged all the same.
+    done = command("check", "--online", "--token", str(file), data_dir=str(data), upstream_url="http://127.0.0.1:1")
+    assert "  its session: the store does not answer\n" in done.stdout
+    assert "Traceback" not in done.stderr

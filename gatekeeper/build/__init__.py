@@ -14,7 +14,7 @@ from typing import Any, Final
 from gatekeeper.auth.issued_sign_in import IssuedSignIn
 from gatekeeper.build.reload import Reload, check_keys
 from gatekeeper.build.sign_in import renewals, sign_in_services
-from gatekeeper.build.store import StoreParts, open_store, revocation_listener
+from gatekeeper.build.store import StoreParts, joined_store, open_store, revocation_listener
 from gatekeeper.build.tokens import (
     backchannel_logout,
     issued_sign_in,
@@ -27,6 +27,7 @@ from gatekeeper.build.web import web_parts
 from gatekeeper.errors import StoreUnavailable
 from gatekeeper.runtime import Readiness, Runtime, Service, background
 from gatekeeper.sessions.housekeeping import Housekeeping
+from gatekeeper.sessions.keys import Rules
 from gatekeeper.sessions.open_streams import OpenStreams
 from gatekeeper.settings import Settings
 from gatekeeper.settings.advice import short_secrets_risk
@@ -41,7 +42,7 @@ from gatekeeper.tokens.verify_queue import VerifyQueue
 from gatekeeper.web.engine import Engine
 from gatekeeper.web.services import ApplicationClient, Services
 
-__all__ = ["build", "build_sidecar", "check_keys", "open_store"]
+__all__ = ["build", "build_sidecar", "check_keys", "joined_store", "open_store"]
 
 _log = logging.getLogger("gatekeeper")
 
@@ -57,12 +58,14 @@ def build(
     access_log: AccessLog | None = None,
     application: Any = None,
     joins_store: bool = False,
+    rules: Rules | None = None,
 ) -> Engine:
     """Build the engine that the settings describe, not started.
 
     `fetch` gets the key set, `verify_queue` limits signature checks; `application` is asked for passwords where
-    `LOGIN_CHECK_URL` is a path and there is no `UPSTREAM_URL`. With `joins_store` no embedded store is started, and one
-    that runs is used. Raises `ConfigError` for keys that cannot be used.
+    `LOGIN_CHECK_URL` is a path and there is no `UPSTREAM_URL`. With `joins_store`, for a command, no embedded store is
+    started, and one that runs is used; `rules` are those of the Gatekeeper that serves (shared_rules.py). Raises
+    `ConfigError` for keys that cannot be used.
     """
     metrics = Metrics(mode)
     telemetry = Telemetry(metrics, access_log)
@@ -71,7 +74,7 @@ def build(
         _log.warning("configuration accepts short HMAC secrets: %s", short_secrets_risk(settings.jwt_secret_floor))
     signing = signing_keys(settings)
     keys = verification_keys(settings, signing, fetch or key_set_fetcher(settings))
-    store = open_store(settings, joins=joins_store)
+    store = open_store(settings, joins=joins_store, rules=rules)
     store.runner.outbox.events = metrics
     store.runner.recent.losses = metrics
     store.breaker.add_listener(metrics.store_is_up)
@@ -95,6 +98,7 @@ def build(
         keys=keys,
         metrics=metrics,
         leeway_seconds=settings.jwt_leeway,
+        other_rules=store.shared_rules.differences,
         store_problem=(lambda: embedded.problem) if (embedded := store.embedded) is not None else lambda: None,
     )
     services = Services(
@@ -108,6 +112,8 @@ def build(
         client=ApplicationClient(store.connect),
     )
     started = _services_in_order(store, keys, streams, readiness, issued, services)
+    if not joins_store:
+        started.append(background(store.shared_rules.watch))
     if mode == "middleware":
         # The application may ask for it at any time, and loading it takes 0.1 s.
         started.insert(0, Service(start=services.client.prepare))

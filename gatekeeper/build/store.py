@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 from gatekeeper.errors import ConfigError
@@ -16,6 +18,7 @@ from gatekeeper.sessions.open_streams import OpenStreams
 from gatekeeper.sessions.revocations import Revocation, RevocationListener
 from gatekeeper.sessions.revoked_cache import RevokedCache
 from gatekeeper.sessions.script_runner import ScriptRunner
+from gatekeeper.sessions.shared_rules import SharedRules
 from gatekeeper.sessions.store import SessionStore
 from gatekeeper.settings import Settings
 from gatekeeper.store.breaker import Breaker
@@ -35,14 +38,33 @@ class StoreParts(NamedTuple):
     epoch: Epoch
     breaker: Breaker
     sessions: SessionStore
+    shared_rules: SharedRules
     embedded: EmbeddedValkey | None
     connect: Callable[[], Any]
     take_credentials: Callable[[str], bool]
 
 
-def open_store(settings: Settings, *, joins: bool = False) -> StoreParts:
+@asynccontextmanager
+async def joined_store(settings: Settings) -> AsyncIterator[StoreParts]:
+    """The store that a Gatekeeper uses, for a command. Raises `StoreUnavailable`, and `EmbeddedStoreFailed` where none
+    runs."""
+    store = open_store(settings, joins=True)
+    try:
+        if store.embedded is not None:
+            await asyncio.to_thread(store.embedded.start)
+        await store.epoch.beat()
+        yield store
+    finally:
+        await store.epoch.aclose()
+        await store.breaker.aclose()
+        await store.client.aclose()
+        if store.embedded is not None:
+            await asyncio.to_thread(store.embedded.stop)
+
+
+def open_store(settings: Settings, *, joins: bool = False, rules: Rules | None = None) -> StoreParts:
     """Build the client of the store that the settings name. An embedded store is not started; with `joins` it never is,
-    and one that runs is used. Raises `ConfigError`."""
+    and one that runs is used. `rules` take the place of those of the settings. Raises `ConfigError`."""
     kind = JoinedValkey if joins else EmbeddedValkey
     embedded = kind(settings.data_dir) if settings.redis_url is None else None
     url = embedded.url if embedded is not None else settings.redis_url.get_secret_value()  # type: ignore[union-attr]
@@ -66,13 +88,14 @@ def open_store(settings: Settings, *, joins: bool = False) -> StoreParts:
     runner = ScriptRunner(
         client,
         key_prefix=settings.key_prefix,
-        rules=_rules(settings),
+        rules=rules or _rules(settings),
         locator=_locator(settings.geo),
         epoch=epoch,
         revoked=_revoked(settings),
         retention=Retention(*settings.audit_retention),
     )
-    return StoreParts(client, runner, epoch, breaker, SessionStore(runner), embedded, connect, take_credentials)
+    shared = SharedRules(client, epoch, key_prefix=settings.key_prefix, rules=_rules(settings))
+    return StoreParts(client, runner, epoch, breaker, SessionStore(runner), shared, embedded, connect, take_credentials)
 
 
 def _revoked(settings: Settings) -> RevokedCache | None:

@@ -21,6 +21,7 @@ def warnings(settings: Settings) -> list[str]:
         *_token_warnings(settings),
         *_issue_warnings(settings),
         *_limit_warnings(settings),
+        *_address_warnings(settings),
         *_file_limit_warnings(settings),
         *_store_warnings(settings),
         *_data_dir_warnings(settings),
@@ -75,6 +76,13 @@ def _limit_warnings(settings: Settings) -> Iterator[str]:
             f"{env_name('trusted_proxies')}: none, so behind a proxy with a private or loopback address "
             f"{' and '.join(limits)} {'limit' if len(limits) > 1 else 'limits'} users only, not client addresses"
         )
+
+
+def _address_warnings(settings: Settings) -> Iterator[str]:
+    default = Settings.model_fields["client_address_header"].default
+    info = next(info for info in setting_infos(Settings) if info.field == "client_address_header")
+    if settings.client_address_header != info.reader.read(default) and not settings.trusted_proxies:
+        yield f"{info.variable}: has no effect while {env_name('trusted_proxies')} is none"
 
 
 def _file_limit_warnings(settings: Settings) -> Iterator[str]:

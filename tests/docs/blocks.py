@@ -9,6 +9,7 @@ The words behind the three backticks decide what happens to a block:
     python NAME, ini NAME   the same, and kept in the folder of the page as the file NAME
     json, text              with `output`: compared with what the block above it has printed
     json, yaml              read as what they are
+    nginx NAME              tried by a test of its own
     … not-run="why"         left alone, for a reason that is counted by a test
 """
 
@@ -38,7 +39,7 @@ from tests.system.sidecar import kill_embedded
 from tests.tokens import forge
 from tests.waiting import HANG_SECONDS, START_SECONDS, eventually
 
-LANGUAGES: Final = frozenset({"bash", "python", "ini", "json", "yaml", "text", "http", "diff", "mermaid"})
+LANGUAGES: Final = frozenset({"bash", "python", "ini", "json", "yaml", "text", "http", "diff", "mermaid", "nginx"})
 _BLOCK_SECONDS: Final = 120.0
 _FENCE: Final = re.compile(r"^( *)```([^\n`]*)\n(.*?)^\1```[ \t]*$", re.MULTILINE | re.DOTALL)
 _FILE: Final = re.compile(r"[\w-]+\.\w+")

@@ -13,7 +13,7 @@ from tests.docs.blocks import blocks_of
 
 FOLDER: Final = Path(__file__).parent.parent.parent / "docs" / "recipes"
 INDEX: Final = FOLDER / "README.md"
-COLUMNS: Final = ("seen at the door", "list", "revoke", "refresh", "logout", "limit")
+COLUMNS: Final = ("opens at login", "list", "revoke", "refresh", "logout", "limit")
 _PREFIX: Final = "GATEKEEPER_"
 
 Row = dict[str, str]

@@ -56,7 +56,7 @@ def test_devise_with_one_jti_a_user_signs_in_again_after_any_end(
 @pytest.mark.parametrize(
     ("changed", "columns"),
     [
-        ({"login_paths": "/x", "public_paths": "/api/auth/login"}, {"seen at the door", "list", "limit"}),
+        ({"login_paths": "/x", "public_paths": "/api/auth/login"}, {"opens at login", "list", "limit"}),
         ({"jwt_user_claim": "user_id"}, set(pages.COLUMNS)),
         ({"refresh_paths": "/x"}, {"refresh", "logout"}),
         ({"logout_paths": "/x"}, {"logout"}),

@@ -92,7 +92,7 @@ def nginx(application: str) -> Iterator[Nginx]:
         (directory / "conf").write_text(NGINX % parts)
         process = subprocess.Popen([need("nginx"), "-p", name, "-c", f"{name}/conf", "-e", f"{name}/error"])
         try:
-            eventually(lambda: _listens(port))
+            eventually(lambda: listens(port))
             urls = f"https://localhost:{port}", f"http://localhost:{plain}", f"http://localhost:{http1}"
             yield Nginx(*urls, directory)
         finally:
@@ -100,7 +100,8 @@ def nginx(application: str) -> Iterator[Nginx]:
             process.wait()
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Tells whether somebody accepts connections at a port of loopback."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
