@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, cast
 
 from h2.config import H2Configuration
@@ -16,11 +17,12 @@ from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import (
     ConnectionTerminated,
+    DataReceived,
     Event,
     RemoteSettingsChanged,
     WindowUpdated,
 )
-from h2.exceptions import ProtocolError
+from h2.exceptions import ProtocolError, StreamClosedError
 from h2.settings import SettingCodes, Settings
 
 from gatekeeper.errors import UpstreamUnavailable
@@ -44,8 +46,19 @@ _MAX_UNREAD_BYTES: Final = 8 * 1024 * 1024
 _MAX_REQUESTS: Final = 900
 
 
+# A head beyond `MAX_HEAD_BYTES` fails its stream. One that is not even decoded ends the connection, because the field
+# tables (RFC 7541) of both sides would differ; CONTINUATION frames may be so many bytes at most.
+_MAX_DECODED_BYTES: Final = 1024 * 1024
+
+
 class _GracefulH2(H2Connection):
-    """h2, except that after GOAWAY the connection still carries the responses in flight."""
+    """h2, except that after GOAWAY the connection still carries the responses in flight, and that a response which is
+    not as long as it said does not end the others (RFC 9113 section 8.1.1): `http2_stream` counts."""
+
+    def _begin_new_stream(self, *arguments: Any) -> Any:
+        stream: Any = super()._begin_new_stream(*arguments)
+        stream._initialize_content_length = lambda _: None  # noqa: SLF001 - there is no other way to switch it off
+        return stream
 
     def _receive_goaway_frame(self, frame: Any) -> tuple[list[Any], list[Event]]:
         event = ConnectionTerminated()
@@ -82,7 +95,7 @@ class Http2Connection(asyncio.Protocol):
     def has_room(self) -> bool:
         """True if the connection takes another request."""
         most = min(MAX_STREAMS, self._frames.remote_settings.max_concurrent_streams)
-        if self._is_closing or self._is_lost or time.monotonic() >= self._expires_at:
+        if self._is_closing or self._is_lost or self.transport.is_closing() or time.monotonic() >= self._expires_at:
             return False
         return self._frames.open_outbound_streams < most
 
@@ -93,7 +106,9 @@ class Http2Connection(asyncio.Protocol):
         self._opened += 1
         self._is_closing |= self._opened >= _MAX_REQUESTS
         number = self._frames.get_next_available_stream_id()
-        stream = self._streams[number] = Http2Stream(self, number, has_body=has_body)
+        stream = self._streams[number] = Http2Stream(
+            self, number, has_body=has_body, to_head_request=headers[0][1] == b"HEAD"
+        )
         try:
             self._frames.send_headers(number, headers, end_stream=not has_body)
         except ProtocolError as error:
@@ -178,7 +193,9 @@ class Http2Connection(asyncio.Protocol):
         if self._streams.pop(number, None) is None or self._is_lost:
             return
         if not whole:
-            self._frames.reset_stream(number, ErrorCodes.CANCEL)
+            # What was received may have closed it already.
+            with suppress(StreamClosedError):
+                self._frames.reset_stream(number, ErrorCodes.CANCEL)
             self._flush()
         if not self._streams:
             if self._is_closing or time.monotonic() >= self._expires_at:
@@ -205,6 +222,9 @@ class Http2Connection(asyncio.Protocol):
             self._wake_senders()
         elif (stream := self._streams.get(getattr(event, "stream_id", 0) or 0)) is not None:
             stream.take(event)
+        elif isinstance(event, DataReceived):
+            # Of a stream that has failed since it arrived; its window is everybody's.
+            self.taken(event.stream_id or 0, event.flow_controlled_length or 0)
 
     def _begin_closing(self, event: ConnectionTerminated) -> None:
         self._is_closing = True
@@ -263,4 +283,5 @@ def _make_h2() -> _GracefulH2:
             SettingCodes.MAX_HEADER_LIST_SIZE: MAX_HEAD_BYTES,
         },
     )
+    frames.decoder.max_header_list_size = _MAX_DECODED_BYTES
     return frames

@@ -23,10 +23,11 @@ from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.http import grammar
 from gatekeeper.http.grammar import is_field_value, is_token
 from gatekeeper.http.headers import HeaderList
-from gatekeeper.http.response_parser import MAX_FIELDS, MAX_INFORMATIONAL
+from gatekeeper.http.response_parser import MAX_FIELDS, MAX_HEAD_BYTES, MAX_INFORMATIONAL
 
 _MAX_HELD_HEADS: Final = 64
 _LENGTH = re.compile(grammar.DECIMAL)
+_LENGTH_DIFFERS: Final = "the backend sent a body of another length than it said"
 _STATUS = re.compile(rb"[1-5][0-9][0-9]")
 _OF_A_CONNECTION: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
@@ -72,7 +73,7 @@ class Http2Stream:
     complete.
     """
 
-    def __init__(self, connection: StreamConnection, number: int, *, has_body: bool) -> None:
+    def __init__(self, connection: StreamConnection, number: int, *, has_body: bool, to_head_request: bool) -> None:
         self._connection = connection
         self._number = number
         self._heads: deque[Http2Head] = deque()
@@ -82,6 +83,9 @@ class Http2Stream:
         self._is_sent = not has_body
         self._is_cut_short = False
         self._head_count = 0
+        self._is_bodiless = to_head_request
+        # What is to come of the body, where the response says how long it is.
+        self._left: int | None = None
         self.has_room = asyncio.Event()
         self.continue_received = asyncio.Event()
         self.heard = False
@@ -184,19 +188,18 @@ class Http2Stream:
         if isinstance(event, (ResponseReceived, InformationalResponseReceived)):
             self._take_head(event.headers or [], is_all=getattr(event, "stream_ended", None) is not None)
         elif isinstance(event, DataReceived):
-            if event.data:
-                self._parts.append((event.data, event.flow_controlled_length or 0))
-            else:
-                # Held, frames without data would fill the memory, which no window bounds (CVE-2019-9518).
-                self._connection.taken(self._number, event.flow_controlled_length or 0)
+            self._take_data(event.data or b"", event.flow_controlled_length or 0)
         elif isinstance(event, TrailersReceived):
             self.trailers = [(bytes(name), bytes(value)) for name, value in event.headers or []]
             if not _is_valid(self.trailers):
                 self._broken()
         elif isinstance(event, StreamEnded):
-            self.is_over = True
-            self.continue_received.set()
-            self.has_room.set()
+            if self._left:
+                self._broken(_LENGTH_DIFFERS)
+            else:
+                self.is_over = True
+                self.continue_received.set()
+                self.has_room.set()
         elif isinstance(event, StreamReset):
             self._take_reset(event)
         elif isinstance(event, WindowUpdated):
@@ -215,6 +218,11 @@ class Http2Stream:
             and all(_LENGTH.fullmatch(length) for length in lengths)
         )
         self._head_count += 1
+        if is_sound and status[:1] != b"1" and lengths and not self._is_bodiless and status not in {b"204", b"304"}:
+            self._left = int(lengths[0])
+            if is_all and self._left:
+                self._broken(_LENGTH_DIFFERS)
+                return
         if not is_sound or self._head_count > MAX_INFORMATIONAL or len(self._heads) >= _MAX_HELD_HEADS:
             self._broken()
             return
@@ -231,9 +239,21 @@ class Http2Stream:
             self.heard = False
         self.fail(UpstreamUnavailable("the backend reset the stream", kind="reset"), refused=refused)
 
-    def _broken(self) -> None:
+    def _take_data(self, data: bytes, size: int) -> None:
+        if self._left is not None:
+            self._left -= len(data)
+        if self._left is not None and self._left < 0:
+            self._connection.taken(self._number, size)
+            self._broken(_LENGTH_DIFFERS)
+        elif data:
+            self._parts.append((data, size))
+        else:
+            # Held, frames without data would fill the memory, which no window bounds (CVE-2019-9518).
+            self._connection.taken(self._number, size)
+
+    def _broken(self, why: str = "the backend sent a header that HTTP/2 does not allow") -> None:
         self._connection.leave(self._number, whole=False)
-        self.fail(UpstreamUnavailable("the backend sent a header that HTTP/2 does not allow", kind="protocol"))
+        self.fail(UpstreamUnavailable(why, kind="protocol"))
 
     def fail(self, error: UpstreamUnavailable, *, refused: bool = False) -> None:
         if self._error is None and not self.is_over:
@@ -248,7 +268,13 @@ class Http2Stream:
 def _is_valid(headers: HeaderList) -> bool:
     """Tell whether HTTP/2 allows these fields in a response (RFC 9113 section 8.2) and their number is within the
     limit."""
-    return len(headers) <= MAX_FIELDS and all(
-        is_token(name) and name == name.lower() and name not in _OF_A_CONNECTION and is_field_value(value)
-        for name, value in headers
+    # As HTTP/1 has it, line ends included.
+    size_bytes = sum(len(name) + len(value) + 4 for name, value in headers)
+    return (
+        size_bytes <= MAX_HEAD_BYTES
+        and len(headers) <= MAX_FIELDS
+        and all(
+            is_token(name) and name == name.lower() and name not in _OF_A_CONNECTION and is_field_value(value)
+            for name, value in headers
+        )
     )

@@ -184,13 +184,16 @@ class ScriptedBackend:
         task.add_done_callback(self._tasks.discard)
 
     @asynccontextmanager
-    async def listening(self, certificate: Path, *, alpn: str = "h2") -> AsyncIterator[str]:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(certificate)
-        context.set_alpn_protocols([alpn])
+    async def listening(self, certificate: Path | None, *, alpn: str = "h2") -> AsyncIterator[str]:
+        context = None
+        if certificate is not None:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(certificate)
+            context.set_alpn_protocols([alpn])
         server = await asyncio.get_running_loop().create_server(lambda: Served(self), "127.0.0.1", 0, ssl=context)
         try:
-            yield f"https://localhost:{server.sockets[0].getsockname()[1]}"
+            scheme = "http" if certificate is None else "https"
+            yield f"{scheme}://localhost:{server.sockets[0].getsockname()[1]}"
         finally:
             for task in list(self._tasks):
                 task.cancel()
