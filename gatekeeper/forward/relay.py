@@ -145,6 +145,11 @@ class _Leg(asyncio.Protocol):
             if self._watch is None:
                 self._watch = self.relay.loop.call_later(_WATCH_SECONDS, self._look_after)
 
+    def begin_reading(self) -> None:
+        """Read on after the handshake, unless what came with it has filled the other side already."""
+        if not self._is_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+
     def resume_reading(self) -> None:
         if self._is_paused and not self.transport.is_closing():
             self._is_paused = False
@@ -329,8 +334,7 @@ class Relay:
             elif connection.held:
                 leg.data_received(connection.held)
         for leg in legs:
-            if not leg.transport.is_closing():
-                leg.transport.resume_reading()
+            leg.begin_reading()
 
     def end(self, close: CloseFrame) -> None:
         """Close both sides; `close` is for the client. To the backend its client goes away."""
