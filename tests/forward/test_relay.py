@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import NamedTuple, cast
+from dataclasses import dataclass
 
 import pytest
 
@@ -15,7 +15,8 @@ from tests.waiting import HANG_SECONDS, until
 _MORE = 1024 * 1024
 
 
-class Side(NamedTuple):
+@dataclass
+class Side:
     """A connection after its handshake, and its other end."""
 
     transport: asyncio.Transport
@@ -34,7 +35,7 @@ async def side(held: bytes) -> Side:
     far.setblocking(False)
     transport, _ = await loop.create_connection(asyncio.Protocol, sock=near)
     transport.pause_reading()
-    return Side(cast(asyncio.Transport, transport), held, False, far)
+    return Side(transport, held, False, far)
 
 
 class Activity:
