@@ -32,10 +32,7 @@ _PLAIN: Final = b"text/plain; charset=utf-8"
 
 
 class App(NamedTuple):
-    """The application of the public port, and the direct route past it for plain requests.
-
-    Only HTTP/1.1 has a direct route; `fast_path` takes no request for a backend that speaks HTTP/2.
-    """
+    """The application of the public port, and the direct route past it for plain requests."""
 
     handler: ASGIApp
     fast_path: Callable[[Exchange], bool]
@@ -76,15 +73,12 @@ def create_app(settings: Settings, engine: Engine) -> App:
         engine.streams,
         engine.telemetry,
         engine.responder,
-        upstream if isinstance(upstream, Http1Upstream) else upstream.http1,
+        upstream,
         engine.strays,
         engine.renewals,
         own_headers,
     )
-    route = DirectRoute(services, engine.runtime)
-    if isinstance(upstream, Http1Upstream):
-        return App(app, route)
-    return App(app, lambda exchange: upstream.chose_http1 and route(exchange))
+    return App(app, DirectRoute(services, engine.runtime))
 
 
 def create_upstream(settings: Settings, url: str) -> Http1Upstream | Http2Upstream:

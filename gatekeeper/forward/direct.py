@@ -35,7 +35,7 @@ from gatekeeper.sessions.current_stream import OpenStream
 from gatekeeper.store.command import Command, ReplyReceiver
 from gatekeeper.store.errors import unavailable_from
 from gatekeeper.telemetry.request_record import RequestRecord
-from gatekeeper.upstream.http1 import Failure, Http1Connection, ResponseCallbacks
+from gatekeeper.upstream.interface import BackendConnection, Failure, ResponseCallbacks
 from gatekeeper.web.outcome import conclude, unforwarded
 from gatekeeper.web.request import CHECKED, IncomingRequest, read
 from gatekeeper.web.respond import ResponseSender
@@ -56,6 +56,7 @@ class DirectForward:
     """
 
     __slots__ = (
+        "_body",
         "_claims",
         "_connecting",
         "_connection",
@@ -92,9 +93,9 @@ class DirectForward:
             client_ip=plan.client_ip,
             started_at=time.perf_counter(),
         )
-        self._connection: Http1Connection | None = None
+        self._connection: BackendConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self._outgoing = b""
+        self._outgoing = self._body = b""
         self._upload: Upload | None = None
         self._reason: EndReason | None = None
         self._retried = self._is_of_events = self._ended = False
@@ -167,6 +168,8 @@ class DirectForward:
         head = exchange.head
         if not exchange.has_arrived or head.section.length is None or plan.expects:
             self._upload = Upload(exchange, services.own_headers)
+        elif head.section.length:
+            self._body = exchange.take_body()
         self._outgoing = b"".join(
             (
                 head.method.encode(),
@@ -177,11 +180,10 @@ class DirectForward:
                 plan.identity_of(services.rules.identity, self._claims, self.session_id),
                 self._record.request_id.encode(),
                 plan.after,
-                exchange.take_body() if self._upload is None else b"",
             )
         )
         self._sent_at = time.perf_counter()
-        connection = services.upstream.pool.take_idle()
+        connection = services.upstream.take_idle()
         if connection is not None:
             self._start(connection)
         else:
@@ -189,7 +191,7 @@ class DirectForward:
 
     async def _connect(self, *, fresh: bool) -> None:
         try:
-            connection = await self._services.upstream.pool.acquire(fresh=fresh)
+            connection = await self._services.upstream.acquire(fresh=fresh)
         except (UpstreamUnavailable, UpstreamTimeout) as error:
             self._connecting = None
             self._upstream_failed(error)
@@ -199,11 +201,18 @@ class DirectForward:
         else:
             self._start(connection)
 
-    def _start(self, connection: Http1Connection) -> None:
+    def _start(self, connection: BackendConnection) -> None:
         self._connecting = None
         self._connection = connection
-        upload, is_head = self._upload, self._exchange.head.method == "HEAD"
-        connection.start(self._outgoing, self, to_head_request=is_head, uploading=upload is not None)
+        upload, head = self._upload, self._exchange.head
+        connection.start(
+            self._outgoing,
+            self,
+            body=self._body,
+            to_head_request=head.method == "HEAD",
+            uploading=upload is not None,
+            chunked=head.section.length is None,
+        )
         if upload is not None:
             upload.begin(connection, waits=self._plan.expects)
 

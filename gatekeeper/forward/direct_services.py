@@ -10,7 +10,7 @@ from gatekeeper.auth.strays import StrayTokens
 from gatekeeper.errors import GatekeeperError, Reason
 from gatekeeper.sessions.open_streams import OpenStreams
 from gatekeeper.telemetry.telemetry import Telemetry
-from gatekeeper.upstream.http1_client import Http1Upstream
+from gatekeeper.upstream.interface import Upstream
 from gatekeeper.web.respond import Responder
 from gatekeeper.web.rules import RequestRules
 
@@ -30,7 +30,7 @@ class DirectServices(NamedTuple):
     streams: OpenStreams
     telemetry: Telemetry
     responder: Responder
-    upstream: Http1Upstream
+    upstream: Upstream
     strays: StrayTokens
     renewals: Renewals | None
     own_headers: frozenset[bytes]

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from gatekeeper.http.headers import HeaderList
 from gatekeeper.http.response_parser import ResponseHead
-from gatekeeper.upstream.http1 import Failure, Http1Connection, ResponseCallbacks
+from gatekeeper.upstream.interface import BackendConnection, Failure, ResponseCallbacks
 
 
 class HoldingForward(ResponseCallbacks, Protocol):
@@ -27,7 +27,7 @@ class HeldResponse:
 
     takes_full_response = False
 
-    def __init__(self, forward: HoldingForward, connection: Http1Connection) -> None:
+    def __init__(self, forward: HoldingForward, connection: BackendConnection) -> None:
         self._forward = forward
         self._connection = connection
         self._events: list[Callable[[], None]] = []

@@ -22,8 +22,8 @@ from gatekeeper.http.headers import HeaderList, get
 from gatekeeper.http.spelling import written_names
 from gatekeeper.http.types import Message, Receive, Scope, Send
 from gatekeeper.server.websocket import WEBSOCKET
-from gatekeeper.upstream.http1 import Failure
-from gatekeeper.upstream.interface import Upstream, UpstreamRequest, UpstreamResponse
+from gatekeeper.upstream.coroutines import UpstreamResponse, send
+from gatekeeper.upstream.interface import Failure, Upstream, UpstreamRequest
 
 # The schemes of WebSocket handshakes, as browsers see the origin and proxies write `X-Forwarded-Proto`.
 _HTTP_SCHEMES = {"ws": "http", "wss": "https"}
@@ -139,7 +139,7 @@ class Proxy:
     async def _ask_backend(self, request: UpstreamRequest, scope: Scope) -> UpstreamResponse:
         started = time.perf_counter()
         try:
-            response = await self._upstream.send(request)
+            response = await send(self._upstream, request)
         except (UpstreamUnavailable, UpstreamTimeout) as error:
             self._failed(error)
             raise
@@ -150,11 +150,10 @@ class Proxy:
         return response
 
     async def _send_response(self, response: UpstreamResponse, capabilities: _ClientCapabilities) -> None:
-        send = capabilities.send
         await capabilities.start(response)
         try:
             async for chunk in response.body:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                await capabilities.send({"type": "http.response.body", "body": chunk, "more_body": True})
         except (UpstreamUnavailable, UpstreamTimeout) as error:
             self._failed(error)
             raise ResponseTruncated(str(error), kind=error.kind) from error

@@ -6,9 +6,8 @@ import asyncio
 from typing import Final
 
 from gatekeeper.http.forwarding import request_trailers
-from gatekeeper.http.request_writer import chunk, last_chunk
 from gatekeeper.server import Exchange
-from gatekeeper.upstream.http1 import Http1Connection
+from gatekeeper.upstream.interface import BackendConnection
 
 # RFC 9110 section 10.1.1: a client that expects 100 must not wait forever, because servers may not know it.
 _EXPECT_SECONDS: Final = 1.0
@@ -21,16 +20,15 @@ class Upload:
     the backend no longer wants, after an early response, is taken and dropped.
     """
 
-    __slots__ = ("_connection", "_exchange", "_is_sized", "_own_headers", "_timer")
+    __slots__ = ("_connection", "_exchange", "_own_headers", "_timer")
 
     def __init__(self, exchange: Exchange, own_headers: frozenset[bytes]) -> None:
         self._exchange = exchange
         self._own_headers = own_headers
-        self._is_sized = exchange.head.length is not None
-        self._connection: Http1Connection | None = None
+        self._connection: BackendConnection | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self, connection: Http1Connection, *, waits: bool) -> None:
+    def begin(self, connection: BackendConnection, *, waits: bool) -> None:
         """Send what has arrived, and the rest when it arrives. With `waits` not before the backend asks for it, or a
         second has passed."""
         self._connection = connection
@@ -54,11 +52,9 @@ class Upload:
         part = exchange.take_body()
         if connection.uploading:
             if part:
-                connection.write(part if self._is_sized else chunk(part))
+                connection.write(part)
             if exchange.has_arrived:
-                if not self._is_sized:
-                    connection.write(last_chunk(request_trailers(exchange.trailers, self._own_headers)))
-                connection.finish()
+                connection.finish(request_trailers(exchange.trailers, self._own_headers))
         if exchange.has_arrived:
             self._connection = None
         elif connection.uploading or not exchange.waits_for_permission:

@@ -18,8 +18,7 @@ from gatekeeper.http.forwarding import response_headers
 from gatekeeper.http.headers import HeaderList
 from gatekeeper.http.types import Message, Receive, Scope, Send
 from gatekeeper.server.websocket import WEBSOCKET, ClientWebSocket
-from gatekeeper.upstream.http1 import Failure
-from gatekeeper.upstream.interface import Upstream, UpstreamRequest
+from gatekeeper.upstream.interface import Failure, Upstream, UpstreamRequest
 from gatekeeper.upstream.websocket import BackendWebSocket, HandshakeRefused, open_websocket
 
 _HANDSHAKE_PREFIX: Final = b"sec-websocket-"

@@ -1,7 +1,6 @@
 """One HTTP/1.1 connection to the backend: one request at a time, reported by callbacks.
 
-It has no task, future or coroutine, so that the cost of a request is that of its bytes. Coroutines are built on
-`ResponseCallbacks` (`http1_client`).
+It has no task, future or coroutine, so that the cost of a request is that of its bytes.
 """
 
 from __future__ import annotations
@@ -11,58 +10,20 @@ import math
 import os
 import select
 from collections.abc import Callable
-from typing import Final, Protocol, TypeAlias, cast
+from typing import Final, cast
 
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
-from gatekeeper.http.headers import HeaderList
+from gatekeeper.http.headers import HeaderList, Headers
+from gatekeeper.http.request_writer import chunk, last_chunk
 from gatekeeper.http.response_parser import BadResponse, ResponseHead, ResponseParser
-
-Failure: TypeAlias = UpstreamUnavailable | UpstreamTimeout
+from gatekeeper.upstream.interface import Failure, ResponseCallbacks
 
 _DRAIN_BYTES: Final = 256 * 1024
 
 
-class ResponseCallbacks(Protocol):
-    """The receiver of the response to one request. Each method may call the methods of the connection.
-
-    After `on_end`, `on_failure` or its own `abort` it must not use the connection, which may already serve another
-    request.
-    """
-
-    def on_informational(self, head: ResponseHead) -> None:
-        """An interim response (1xx, never 101) has arrived."""
-
-    def on_head(self, head: ResponseHead) -> None:
-        """The head of the final response has arrived. If `connection.uploading` is now false, the rest of the request
-        body is not wanted."""
-
-    def on_data(self, data: bytes) -> None:
-        """A part of the body has arrived."""
-
-    def on_end(self, trailers: HeaderList) -> None:
-        """The response is complete, and with it the request, even if its body is not."""
-
-    @property
-    def takes_full_response(self) -> bool:
-        """True if `on_full_response` may be called."""
-
-    def on_full_response(self, head: ResponseHead, body: bytes) -> None:
-        """All of the final response has arrived. Called instead of `on_head`, `on_data` and `on_end`."""
-
-    def on_failure(self, error: Failure, *, untouched: bool) -> None:
-        """There will be no response, or no more of it. `untouched`: the connection had served before and ended without
-        a byte, so the backend may never have seen the request (RFC 9112 section 9.3.1)."""
-
-    def on_batch_end(self) -> None:
-        """All data that has arrived so far was reported, and the response is not complete."""
-
-    def on_writable(self) -> None:
-        """The connection takes more of the request body, after `is_full`."""
-
-
 class Http1Connection(asyncio.Protocol):
-    """A connection that `pool` keeps. `timeout_seconds` bounds every silence of the backend while it owes a response or
-    should read a body, never the whole exchange.
+    """A `BackendConnection` that `pool` keeps. `timeout_seconds` bounds every silence of the backend while it owes a
+    response or should read a body, never the whole exchange.
 
     `expires_at` and `idle_until` are the pool's (`time.monotonic`); `parser` tells it for how long the backend keeps an
     idle connection. `on_idle(connection)` is called when it may serve another request, `on_lost(connection)` once, when
@@ -72,6 +33,7 @@ class Http1Connection(asyncio.Protocol):
     __slots__ = (
         "_callbacks",
         "_deadline",
+        "_is_chunked",
         "_is_reading",
         "_is_unusable",
         "_loop",
@@ -125,31 +87,37 @@ class Http1Connection(asyncio.Protocol):
     # Called for a request
 
     def start(
-        self, head: bytes, callbacks: ResponseCallbacks, *, to_head_request: bool = False, uploading: bool = False
+        self,
+        head: bytes,
+        callbacks: ResponseCallbacks,
+        *,
+        body: bytes = b"",
+        to_head_request: bool = False,
+        uploading: bool = False,
+        chunked: bool = False,
     ) -> None:
-        """Send the head of a request. With `uploading` its body follows, by `write` and `finish`."""
         self._callbacks = callbacks
         self.heard = False
         self.uploading = uploading
+        self._is_chunked = chunked
         self.parser.begin(to_head_request=to_head_request)
         self._watch()
-        self._transport.write(head)
+        self._transport.write(head + body if body else head)
         if self._timer is None:
             self._timer = self._loop.call_later(self._timeout_seconds, self._check_silence)
 
     def write(self, data: bytes) -> None:
-        """Send a part of the request body, framed. While `is_full`, the caller should wait."""
         if self.uploading:
-            self._transport.write(data)
+            self._transport.write(chunk(data) if self._is_chunked else data)
 
-    def finish(self) -> None:
-        """Mark the request as complete."""
+    def finish(self, trailers: Headers = ()) -> None:
         if self.uploading:
+            if self._is_chunked:
+                self._transport.write(last_chunk(trailers))
             self.uploading = False
             self._watch()
 
     def pause_reading(self) -> None:
-        """Read no more for now."""
         if self._is_reading and not self.is_lost:
             self._is_reading = False
             self._watch()
@@ -162,12 +130,10 @@ class Http1Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def hand_over(self, callbacks: ResponseCallbacks) -> None:
-        """Report the rest of the response to other callbacks."""
         if self._callbacks is not None:
             self._callbacks = callbacks
 
     def abort(self) -> None:
-        """Close the connection and make no more calls. A request that is not complete never will be."""
         self._callbacks = None
         self._lose()
 

@@ -1,4 +1,4 @@
-"""One HTTP/2 connection to the backend (RFC 9113): frames by h2, streams by `http2_stream`.
+"""One HTTP/2 connection to the backend (RFC 9113): frames by h2, requests by `http2_stream`.
 
 It serves many users at once: every stream has its own window and timeout, an abandoned one is reset and gives its
 window back, and the failure of one does not end another.
@@ -7,6 +7,7 @@ window back, and the failure of one does not end another.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,7 +21,6 @@ from h2.events import (
     DataReceived,
     Event,
     RemoteSettingsChanged,
-    WindowUpdated,
 )
 from h2.exceptions import ProtocolError, StreamClosedError
 from h2.settings import SettingCodes, Settings
@@ -29,8 +29,10 @@ from gatekeeper.errors import UpstreamUnavailable
 from gatekeeper.http.headers import HeaderList
 from gatekeeper.http.response_parser import MAX_HEAD_BYTES
 from gatekeeper.net import enable_keepalive
-from gatekeeper.upstream.http2_stream import Http2Stream
+from gatekeeper.upstream.http2_stream import Http2Request
 from gatekeeper.upstream.pool import IDLE_SECONDS
+
+_log = logging.getLogger("gatekeeper")
 
 MAX_STREAMS: Final = 100
 """The most requests on one connection at once; the backend may allow fewer."""
@@ -77,13 +79,15 @@ class Http2Connection(asyncio.Protocol):
         self, *, timeout_seconds: float, age_seconds: float, on_lost: Callable[[Http2Connection], None]
     ) -> None:
         self.timeout_seconds: Final = timeout_seconds
+        self.scheme = b"http"
+        self.is_receiving = False
         self.is_http2 = False
         self.transport: asyncio.Transport
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._expires_at = time.monotonic() + age_seconds
         self._on_lost = on_lost
         self._frames = _make_h2()
-        self._streams: dict[int, Http2Stream] = {}
+        self._streams: dict[int, Http2Request] = {}
         self._opened = 0
         self._is_closing = False
         self._is_lost = False
@@ -99,24 +103,6 @@ class Http2Connection(asyncio.Protocol):
             return False
         return self._frames.open_outbound_streams < most
 
-    def open(self, headers: HeaderList, *, has_body: bool) -> Http2Stream:
-        """Open a stream with these fields, pseudo-header fields first. They must be valid: if h2 rejected a field
-        half-way, the field tables (RFC 7541) of both sides would differ."""
-        self._cancel_idle_timer()
-        self._opened += 1
-        self._is_closing |= self._opened >= _MAX_REQUESTS
-        number = self._frames.get_next_available_stream_id()
-        stream = self._streams[number] = Http2Stream(
-            self, number, has_body=has_body, to_head_request=headers[0][1] == b"HEAD"
-        )
-        try:
-            self._frames.send_headers(number, headers, end_stream=not has_body)
-        except ProtocolError as error:
-            self._break(UpstreamUnavailable("the connection to the backend broke", kind="protocol"))
-            raise UpstreamUnavailable("the connection to the backend broke", kind="protocol") from error
-        self._flush()
-        return stream
-
     def abort(self) -> None:
         self.transport.abort()
 
@@ -127,6 +113,7 @@ class Http2Connection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         enable_keepalive(transport)
         secured = transport.get_extra_info("ssl_object")
+        self.scheme = b"http" if secured is None else b"https"
         self.is_http2 = secured is None or secured.selected_alpn_protocol() == "h2"
         if self.is_http2:
             self._frames.initiate_connection()
@@ -141,13 +128,21 @@ class Http2Connection(asyncio.Protocol):
             # To h2 it is the beginning of a long frame.
             self._break(UpstreamUnavailable("the backend does not speak HTTP/2: it speaks HTTP/1.1", kind="protocol"))
             return
+        self.is_receiving = True
+        told = set()
         try:
             for event in self._frames.receive_data(data):
-                self._take(event)
+                if (request := self._take(event)) is not None:
+                    told.add(request)
         except ProtocolError as error:
+            self.is_receiving = False
             self._flush()
             self._break(UpstreamUnavailable(f"the backend broke HTTP/2: {type(error).__name__}", kind="protocol"))
             return
+        self.is_receiving = False
+        for request in told:
+            request.end_batch()
+        self._send_on()
         self._flush()
         if not self._can_write and self.transport.get_write_buffer_size() > _MAX_UNREAD_BYTES:
             self._break(UpstreamUnavailable("the backend reads no replies", kind="protocol"))
@@ -164,13 +159,30 @@ class Http2Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._can_write = True
-        self._wake_senders()
+        self._send_on()
 
-    # Called by the streams
+    # Called by the requests
+
+    def open(self, stream: Http2Request, fields: HeaderList, *, end: bool) -> int:
+        """Open a stream with these fields, and return its number. They must be valid: if h2 rejected a field half-way,
+        the field tables (RFC 7541) of both sides would differ."""
+        self._cancel_idle_timer()
+        self._opened += 1
+        self._is_closing |= self._opened >= _MAX_REQUESTS
+        number = self._frames.get_next_available_stream_id()
+        self._streams[number] = stream
+        try:
+            self._frames.send_headers(number, fields, end_stream=end)
+        except ProtocolError:
+            # Not from within the call: its caller does not know the stream yet.
+            error = UpstreamUnavailable("the connection to the backend broke", kind="protocol")
+            asyncio.get_running_loop().call_soon(self._break, error)
+        self._flush()
+        return number
 
     def room(self, number: int) -> int:
         """Return how many bytes may be sent on this stream now."""
-        if not self._can_write:
+        if not self._can_write or self._is_lost:
             return 0
         return min(self._frames.local_flow_control_window(number), self._frames.max_outbound_frame_size)
 
@@ -193,7 +205,7 @@ class Http2Connection(asyncio.Protocol):
         if self._streams.pop(number, None) is None or self._is_lost:
             return
         if not whole:
-            # What was received may have closed it already.
+            # The backend may have reset it in the meantime.
             with suppress(StreamClosedError):
                 self._frames.reset_stream(number, ErrorCodes.CANCEL)
             self._flush()
@@ -211,20 +223,25 @@ class Http2Connection(asyncio.Protocol):
 
     # Events
 
-    def _take(self, event: Event) -> None:
+    def _take(self, event: Event) -> Http2Request | None:
+        """Take an event, and return the request that was told of it."""
         if isinstance(event, ConnectionTerminated):
             self._begin_closing(event)
-        elif isinstance(event, RemoteSettingsChanged):
-            if not self.ready.done():
-                self.ready.set_result(None)
-            self._wake_senders()
-        elif isinstance(event, WindowUpdated) and event.stream_id == 0:
-            self._wake_senders()
-        elif (stream := self._streams.get(getattr(event, "stream_id", 0) or 0)) is not None:
-            stream.take(event)
+        elif isinstance(event, RemoteSettingsChanged) and not self.ready.done():
+            self.ready.set_result(None)
+        elif (request := self._streams.get(getattr(event, "stream_id", 0) or 0)) is not None:
+            try:
+                request.take(event)
+            except ProtocolError:
+                raise
+            except Exception:  # noqa: BLE001 - a bug in one request must not end the others
+                _log.exception("internal error")
+                request.fail(UpstreamUnavailable("internal error", kind="protocol"))
+            return request
         elif isinstance(event, DataReceived):
             # Of a stream that has failed since it arrived; its window is everybody's.
             self.taken(event.stream_id or 0, event.flow_controlled_length or 0)
+        return None
 
     def _begin_closing(self, event: ConnectionTerminated) -> None:
         self._is_closing = True
@@ -249,9 +266,9 @@ class Http2Connection(asyncio.Protocol):
         for stream in list(self._streams.values()):
             stream.fail(error)
 
-    def _wake_senders(self) -> None:
-        for stream in self._streams.values():
-            stream.has_room.set()
+    def _send_on(self) -> None:
+        for request in list(self._streams.values()):
+            request.go_on()
 
     def _cancel_idle_timer(self) -> None:
         if self._idle is not None:
@@ -259,6 +276,8 @@ class Http2Connection(asyncio.Protocol):
             self._idle = None
 
     def _flush(self) -> None:
+        if self.is_receiving:
+            return
         if data := self._frames.data_to_send():
             self.transport.write(data)
 

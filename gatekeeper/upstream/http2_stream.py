@@ -1,11 +1,15 @@
-"""One request and its response on an HTTP/2 connection: coroutines on the events of h2."""
+"""One request and its response over HTTP/2: callbacks on the events of h2."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections import deque
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Awaitable, Callable
+from functools import partial
+from http import HTTPStatus
+from typing import Any, Final, Protocol
 
 from h2.errors import ErrorCodes
 from h2.events import (
@@ -16,22 +20,26 @@ from h2.events import (
     StreamEnded,
     StreamReset,
     TrailersReceived,
-    WindowUpdated,
 )
 
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.http import grammar
 from gatekeeper.http.grammar import is_field_value, is_token
-from gatekeeper.http.headers import HeaderList
-from gatekeeper.http.response_parser import MAX_FIELDS, MAX_HEAD_BYTES, MAX_INFORMATIONAL
+from gatekeeper.http.headers import HeaderList, Headers
+from gatekeeper.http.response_parser import MAX_FIELDS, MAX_HEAD_BYTES, MAX_INFORMATIONAL, ResponseHead
+from gatekeeper.upstream.interface import Failure, ResponseCallbacks
 
 _MAX_HELD_HEADS: Final = 64
+# So much of a body is kept for another attempt.
+_MAX_KEPT_BYTES: Final = 64 * 1024
 _LENGTH = re.compile(grammar.DECIMAL)
 _LENGTH_DIFFERS: Final = "the backend sent a body of another length than it said"
 _STATUS = re.compile(rb"[1-5][0-9][0-9]")
 _OF_A_CONNECTION: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
 )
+# RFC 9113 section 8.2.2; of `te`, `trailers` may stay. `Host` becomes `:authority`.
+_LEFT_OUT: Final = _OF_A_CONNECTION | {b"host", b"te"}
 
 
 class StreamConnection(Protocol):
@@ -39,6 +47,16 @@ class StreamConnection(Protocol):
 
     @property
     def timeout_seconds(self) -> float: ...
+
+    @property
+    def is_receiving(self) -> bool:
+        """True in the midst of frames: `go_on` follows, and only then it is known what may be sent."""
+
+    @property
+    def scheme(self) -> bytes: ...
+
+    def open(self, stream: Http2Request, fields: HeaderList, *, end: bool) -> int:
+        """Open a stream with these fields, and return its number."""
 
     def room(self, number: int) -> int:
         """Return how many bytes may be sent on this stream now."""
@@ -57,154 +75,234 @@ class StreamConnection(Protocol):
         """Handle a stream's timeout."""
 
 
-class Http2Head(NamedTuple):
-    """The head of a response, final or interim. `is_all` is true if nothing follows."""
+class Http2Request:
+    """A `BackendConnection`: one request on a connection with room for it.
 
-    status: int
-    headers: HeaderList
-    is_all: bool
-
-
-class Http2Stream:
-    """One request on a connection, and its response. One task may wait for the response, and one send the body.
-
-    `untouched`: it failed before any byte of a response, on a connection that had served before. `refused`: it failed,
-    and the backend says that it has not begun to work on it (RFC 9113 section 8.7). `is_over`: the response is
-    complete.
+    If the backend says that it has not begun with the request (RFC 9113 section 8.7), it is sent once more on the
+    connection that `reconnect` returns, as long as all of it is still there.
     """
 
-    def __init__(self, connection: StreamConnection, number: int, *, has_body: bool, to_head_request: bool) -> None:
+    __slots__ = (
+        "_callbacks",
+        "_connection",
+        "_deadline",
+        "_events",
+        "_fields",
+        "_head_count",
+        "_heard",
+        "_held_bytes",
+        "_is_bodiless",
+        "_is_finished",
+        "_is_over",
+        "_is_reading",
+        "_is_repeated",
+        "_is_sent",
+        "_kept",
+        "_kept_bytes",
+        "_left",
+        "_loop",
+        "_number",
+        "_reconnect",
+        "_repeating",
+        "_timer",
+        "_trailers",
+        "_trailers_received",
+        "_unsent",
+        "is_full",
+        "uploading",
+    )
+
+    def __init__(
+        self, connection: StreamConnection, reconnect: Callable[[], Awaitable[StreamConnection | None]]
+    ) -> None:
         self._connection = connection
-        self._number = number
-        self._heads: deque[Http2Head] = deque()
-        self._parts: deque[tuple[bytes, int]] = deque()
-        self._news = asyncio.Event()
-        self._error: UpstreamUnavailable | None = None
-        self._is_sent = not has_body
-        self._is_cut_short = False
+        self._reconnect = reconnect
+        self._loop = asyncio.get_running_loop()
+        self._callbacks: ResponseCallbacks | None = None
+        self._fields: HeaderList = []
+        self._number = 0
+        # Of the request: what is to be sent, what was sent and is kept, and its end.
+        self._unsent: deque[bytes] = deque()
+        self._kept: list[bytes] | None = []
+        self._kept_bytes = 0
+        self._trailers: HeaderList = []
+        self._is_finished = self._is_sent = False
+        self._is_repeated = False
+        self._repeating: asyncio.Task[None] | None = None
+        self.uploading = self.is_full = False
+        # Of the response: what waits until it is read on.
+        self._events: deque[Callable[[], None]] = deque()
+        self._held_bytes = 0
         self._head_count = 0
-        self._is_bodiless = to_head_request
+        self._trailers_received: HeaderList = []
         # What is to come of the body, where the response says how long it is.
         self._left: int | None = None
-        self.has_room = asyncio.Event()
-        self.continue_received = asyncio.Event()
-        self.heard = False
-        self.refused = False
-        self.untouched = False
-        self.is_over = False
-        self.trailers: HeaderList = []
+        self._is_bodiless = False
+        self._is_reading = True
+        self._heard = self._is_over = False
+        self._deadline = math.inf
+        self._timer: asyncio.TimerHandle | None = None
 
-    # Awaited by the caller
+    # Called for a request
 
-    async def head(self) -> Http2Head:
-        """Return the next head, interim or final."""
-        while not self._heads:
-            await self._next_news()
-        return self._heads.popleft()
+    def start(
+        self,
+        head: bytes,
+        callbacks: ResponseCallbacks,
+        *,
+        body: bytes = b"",
+        to_head_request: bool = False,
+        uploading: bool = False,
+        chunked: bool = False,
+    ) -> None:
+        self._callbacks = callbacks
+        self._fields = _fields_of(head, self._connection.scheme)
+        self.uploading = uploading
+        self._is_bodiless = to_head_request
+        self._is_finished = not uploading
+        if body:
+            self._keep(body)
+            self._unsent.append(body)
+        self._timer = self._loop.call_later(self._connection.timeout_seconds, self._check_silence)
+        self._open()
 
-    async def part(self) -> bytes | None:
-        """Return the next part of the body, None at its end."""
-        while not self._parts:
-            if self.is_over:
-                return None
-            await self._next_news()
-        data, size = self._parts.popleft()
-        self._connection.taken(self._number, size)
-        return data
+    def write(self, data: bytes) -> None:
+        if self.uploading:
+            self._keep(data)
+            self._unsent.append(data)
+            self._send()
 
-    async def send(self, data: bytes, *, end: bool = False) -> None:
-        """Return when the transport has all of `data`. Raises the stream's failure, and UpstreamTimeout if the backend
-        takes nothing for too long."""
-        while True:
-            if self._error is not None:
-                raise self._error
-            if self.is_over:
-                return
-            room = self._connection.room(self._number)
-            if room >= len(data):
-                self._connection.send(self._number, data, end=end)
-                self._is_sent |= end
-                return
-            if room > 0:
-                self._connection.send(self._number, data[:room], end=False)
-                data = data[room:]
-                continue
-            self.has_room.clear()
+    def finish(self, trailers: Headers = ()) -> None:
+        if self.uploading:
+            self.uploading = False
+            self._is_finished = True
+            self._trailers = [(name.lower(), value) for name, value in trailers]
+            self._send()
+            self._watch()
+
+    def pause_reading(self) -> None:
+        self._is_reading = False
+        self._watch()
+
+    def resume_reading(self) -> None:
+        if not self._is_reading:
+            self._is_reading = True
+            self._watch()
+            self._loop.call_soon(self._report_held)
+
+    def hand_over(self, callbacks: ResponseCallbacks) -> None:
+        if self._callbacks is not None:
+            self._callbacks = callbacks
+
+    def abort(self) -> None:
+        if self._callbacks is not None:
+            self._end(whole=False)
+
+    def _open(self) -> None:
+        self._is_sent = self._is_finished and not self._unsent
+        self._number = self._connection.open(self, self._fields, end=self._is_sent)
+        self._watch()
+        self._send()
+
+    def _keep(self, data: bytes) -> None:
+        if self._kept is not None:
+            self._kept_bytes += len(data)
+            if self._kept_bytes > _MAX_KEPT_BYTES:
+                self._kept = None
+            else:
+                self._kept.append(data)
+
+    def _send(self) -> None:
+        """Send as much of the body as there is room for."""
+        was_full, unsent, connection = self.is_full, self._unsent, self._connection
+        if not (connection.is_receiving or self._repeating or self._is_sent):
+            while unsent and (room := connection.room(self._number)) > 0:
+                part = unsent.popleft()
+                if len(part) > room:
+                    unsent.appendleft(part[room:])
+                    part = part[:room]
+                self._is_sent = self._is_finished and not (unsent or self._trailers)
+                connection.send(self._number, part, end=self._is_sent)
+                self._watch()
+            if self._is_finished and not (unsent or self._is_sent):
+                self._is_sent = True
+                if self._trailers:
+                    connection.send_trailers(self._number, self._trailers)
+                else:
+                    connection.send(self._number, b"", end=True)
+        self.is_full = bool(unsent)
+        if self.is_full != was_full:
+            self._watch()
+
+    def _repeat(self) -> None:
+        """Send the request once more."""
+
+        async def repeat() -> None:
             try:
-                await self._in_time(self.has_room)
-            except UpstreamTimeout:
-                self._connection.doubt()
-                raise
-
-    def send_trailers(self, trailers: HeaderList) -> None:
-        if self._error is None and not self.is_over:
-            self._connection.send_trailers(self._number, trailers)
-            self._is_sent = True
-
-    def close(self) -> None:
-        """Close the stream, at any point, and no other."""
-        for _, size in self._parts:
-            self._connection.taken(self._number, size)
-        self._parts.clear()
-        self._connection.leave(self._number, whole=self.is_over and self._is_sent)
-
-    def send_no_more(self) -> None:
-        """Stop the upload: the backend responds without the rest of the body, so its silence counts from now on."""
-        self._is_cut_short = True
-        self._news.set()
-
-    def give_up(self) -> None:
-        """Reset the stream, so that the backend does not take an incomplete request for a complete one."""
-        if not self.is_over:
-            self._connection.leave(self._number, whole=False)
-            self.fail(UpstreamUnavailable("the request broke off", kind="reset"))
-
-    async def _next_news(self) -> None:
-        if self._error is not None:
-            raise self._error
-        self._news.clear()
-        while True:
-            # Until the request is complete, the backend may be waiting for the client.
-            was_owed = self._is_sent or self._is_cut_short
-            try:
-                await self._in_time(self._news)
+                connection = await self._reconnect()
+            except (UpstreamUnavailable, UpstreamTimeout) as error:
+                self._give_failure(error, untouched=False)
                 return
-            except UpstreamTimeout:
-                if was_owed:
-                    self._connection.doubt()
-                    raise
+            if connection is None:
+                self._give_failure(_closed(), untouched=False)
+                return
+            self._connection = connection
+            self._repeating = None
+            self._unsent = deque(self._kept or ())
+            was_full = self.is_full
+            self._open()
+            self._report_room(was_full=was_full)
 
-    async def _in_time(self, event: asyncio.Event) -> None:
-        try:
-            async with asyncio.timeout(self._connection.timeout_seconds):
-                await event.wait()
-        except TimeoutError as error:
-            raise UpstreamTimeout("the backend was silent for too long") from error
+        self._is_repeated = True
+        self._repeating = self._loop.create_task(repeat())
 
     # Called by the connection
 
+    def go_on(self) -> None:
+        """Send on: there may be more room."""
+        if not self._is_sent:
+            was_full = self.is_full
+            self._send()
+            self._report_room(was_full=was_full)
+
+    def end_batch(self) -> None:
+        """Take note that all frames that have arrived are reported."""
+        if self._callbacks is not None and not self._events:
+            self._callbacks.on_batch_end()
+
     def take(self, event: Event) -> None:
-        self.heard = True
-        if isinstance(event, (ResponseReceived, InformationalResponseReceived)):
-            self._take_head(event.headers or [], is_all=getattr(event, "stream_ended", None) is not None)
-        elif isinstance(event, DataReceived):
+        """Take an event of this stream."""
+        self._heard = True
+        self._watch()
+        if isinstance(event, DataReceived):
             self._take_data(event.data or b"", event.flow_controlled_length or 0)
+        elif isinstance(event, (ResponseReceived, InformationalResponseReceived)):
+            self._take_head(event.headers or [], is_all=getattr(event, "stream_ended", None) is not None)
         elif isinstance(event, TrailersReceived):
-            self.trailers = [(bytes(name), bytes(value)) for name, value in event.headers or []]
-            if not _is_valid(self.trailers):
+            self._trailers_received = [(bytes(name), bytes(value)) for name, value in event.headers or []]
+            if not _is_valid(self._trailers_received):
                 self._broken()
         elif isinstance(event, StreamEnded):
             if self._left:
                 self._broken(_LENGTH_DIFFERS)
             else:
-                self.is_over = True
-                self.continue_received.set()
-                self.has_room.set()
+                self._is_over = True
+                self._report(self._give_end)
         elif isinstance(event, StreamReset):
             self._take_reset(event)
-        elif isinstance(event, WindowUpdated):
-            self.has_room.set()
-        self._news.set()
+
+    def fail(self, error: UpstreamUnavailable, *, refused: bool = False) -> None:
+        """End with an error, unless the response is complete. `refused`: the backend has not begun with the request."""
+        if self._is_over:
+            # It is read to its end, and nothing is sent any more.
+            self._is_sent = True
+        elif refused and self._kept is not None and not self._is_repeated:
+            self._connection.leave(self._number, whole=True)
+            self._repeat()
+        else:
+            untouched = not self._heard and self._number > 1 and error.kind == "reset"
+            self._is_over = self._is_sent = True
+            self._report(partial(self._give_failure, error, untouched=untouched))
 
     def _take_head(self, headers: list[Any], *, is_all: bool) -> None:
         (name, status), *rest = [(bytes(name), bytes(value)) for name, value in headers] or [(b"", b"")]
@@ -218,25 +316,24 @@ class Http2Stream:
             and all(_LENGTH.fullmatch(length) for length in lengths)
         )
         self._head_count += 1
-        if is_sound and status[:1] != b"1" and lengths and not self._is_bodiless and status not in {b"204", b"304"}:
-            self._left = int(lengths[0])
-            if is_all and self._left:
-                self._broken(_LENGTH_DIFFERS)
-                return
-        if not is_sound or self._head_count > MAX_INFORMATIONAL or len(self._heads) >= _MAX_HELD_HEADS:
+        if not is_sound or self._head_count > MAX_INFORMATIONAL or len(self._events) >= _MAX_HELD_HEADS:
             self._broken()
             return
-        self.continue_received.set()
-        self._heads.append(Http2Head(int(status), rest, is_all))
+        length = int(lengths[0]) if lengths else None
+        if status[:1] != b"1" and not self._is_bodiless and status not in {b"204", b"304"}:
+            self._left = length
+            if is_all and length:
+                self._broken(_LENGTH_DIFFERS)
+                return
+        head = ResponseHead(
+            int(status), _reason(int(status)), rest, length, not (lengths or is_all), keeps_alive=True, is_shared=False
+        )
+        self._report(partial(self._give_head, head))
 
     def _take_reset(self, event: StreamReset) -> None:
-        if self.is_over and event.error_code == ErrorCodes.NO_ERROR:
-            # The response is complete, and no more of the body is wanted (RFC 9113 section 8.1).
-            self._is_sent = True
-            return
         refused = event.error_code == ErrorCodes.REFUSED_STREAM
         if refused:
-            self.heard = False
+            self._heard = False
         self.fail(UpstreamUnavailable("the backend reset the stream", kind="reset"), refused=refused)
 
     def _take_data(self, data: bytes, size: int) -> None:
@@ -246,7 +343,8 @@ class Http2Stream:
             self._connection.taken(self._number, size)
             self._broken(_LENGTH_DIFFERS)
         elif data:
-            self._parts.append((data, size))
+            self._held_bytes += size
+            self._report(partial(self._give_data, data, size))
         else:
             # Held, frames without data would fill the memory, which no window bounds (CVE-2019-9518).
             self._connection.taken(self._number, size)
@@ -255,14 +353,106 @@ class Http2Stream:
         self._connection.leave(self._number, whole=False)
         self.fail(UpstreamUnavailable(why, kind="protocol"))
 
-    def fail(self, error: UpstreamUnavailable, *, refused: bool = False) -> None:
-        if self._error is None and not self.is_over:
-            self._error = error
-            self.refused = refused
-            self.untouched = not self.heard and self._number > 1
-        self._connection.leave(self._number, whole=True)
-        for event in (self._news, self.has_room, self.continue_received):
-            event.set()
+    # Reporting
+
+    def _report(self, event: Callable[[], None]) -> None:
+        if self._is_reading and not self._events:
+            event()
+        else:
+            self._events.append(event)
+
+    def _report_held(self) -> None:
+        while self._events and self._is_reading and self._callbacks is not None:
+            self._events.popleft()()
+        self.end_batch()
+
+    def _report_room(self, *, was_full: bool) -> None:
+        if was_full and not self.is_full and self._callbacks is not None:
+            self._callbacks.on_writable()
+
+    def _give_head(self, head: ResponseHead) -> None:
+        callbacks = self._callbacks
+        if callbacks is None:
+            return
+        if head.status < 200:
+            callbacks.on_informational(head)
+            return
+        if self.uploading and head.status >= 300:
+            # The rest of the body is not wanted.
+            self.uploading = self.is_full = False
+            self._unsent.clear()
+            self._watch()
+        callbacks.on_head(head)
+
+    def _give_data(self, data: bytes, size: int) -> None:
+        if self._callbacks is not None:
+            self._held_bytes -= size
+            self._connection.taken(self._number, size)
+            self._callbacks.on_data(data)
+
+    def _give_end(self) -> None:
+        callbacks = self._callbacks
+        if callbacks is not None:
+            self._end(whole=self._is_sent)
+            callbacks.on_end(self._trailers_received)
+
+    def _give_failure(self, error: Failure, *, untouched: bool) -> None:
+        callbacks = self._callbacks
+        if callbacks is not None:
+            self._end(whole=self._is_sent)
+            callbacks.on_failure(error, untouched=untouched)
+
+    def _end(self, *, whole: bool) -> None:
+        """Leave the connection. Without a `whole` request and response, the backend is told."""
+        self._callbacks = None
+        self.uploading = self.is_full = False
+        self._unsent.clear()
+        self._events.clear()
+        if self._repeating is not None:
+            self._repeating.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._connection.taken(self._number, self._held_bytes)
+        self._connection.leave(self._number, whole=whole)
+
+    # Time, as in `Http1Connection`
+
+    def _watch(self) -> None:
+        if self._is_reading and (self.is_full or not self.uploading):
+            self._deadline = self._loop.time() + self._connection.timeout_seconds
+        else:
+            self._deadline = math.inf
+
+    def _check_silence(self) -> None:
+        self._timer = None
+        left = self._deadline - self._loop.time()
+        if left <= 0:
+            self._connection.doubt()
+            self._is_sent = False
+            self._give_failure(UpstreamTimeout("the backend was silent for too long"), untouched=False)
+        else:
+            seconds = min(left, self._connection.timeout_seconds)
+            self._timer = self._loop.call_later(seconds, self._check_silence)
+
+
+def _fields_of(head: bytes, scheme: bytes) -> HeaderList:
+    """Return the fields of a request whose head was written for HTTP/1.1, pseudo-header fields first."""
+    first, *lines = head[:-4].split(b"\r\n")
+    method, target, _ = first.split(b" ")
+    authority = b""
+    fields = []
+    for line in lines:
+        name, _, value = line.partition(b":")
+        name, value = name.lower(), value.strip(b" \t")
+        if name == b"host":
+            authority = value
+        elif name not in _LEFT_OUT:
+            fields.append((name, value))
+        elif name == b"te" and value.lower() == b"trailers":
+            fields.append((b"te", b"trailers"))
+    pseudo = [(b":method", method), (b":scheme", scheme), (b":authority", authority), (b":path", target)]
+    return pseudo + fields
 
 
 def _is_valid(headers: HeaderList) -> bool:
@@ -278,3 +468,15 @@ def _is_valid(headers: HeaderList) -> bool:
             for name, value in headers
         )
     )
+
+
+def _reason(status: int) -> bytes:
+    """Return the registered phrase: HTTP/2 has no reason phrases."""
+    try:
+        return HTTPStatus(status).phrase.encode("ascii")
+    except ValueError:
+        return b""
+
+
+def _closed() -> UpstreamUnavailable:
+    return UpstreamUnavailable("the backend closed the connection", kind="reset")

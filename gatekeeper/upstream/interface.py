@@ -1,4 +1,4 @@
-"""The interface of clients to the backend: requests, responses and failures.
+"""The interface of clients to the backend: connections, and callbacks with what arrives on them.
 
 `forward` uses `Upstream` only: `http1_client.Http1Upstream`, or `http2_client.Http2Upstream`.
 """
@@ -8,8 +8,91 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
-from gatekeeper.http.headers import HeaderList
+from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
+from gatekeeper.http.headers import HeaderList, Headers
+from gatekeeper.http.response_parser import ResponseHead
 from gatekeeper.upstream.connector import SeparateConnection
+
+Failure: TypeAlias = UpstreamUnavailable | UpstreamTimeout
+
+
+class ResponseCallbacks(Protocol):
+    """The receiver of the response to one request. Each method may call the methods of the connection.
+
+    After `on_end`, `on_failure` or its own `abort` it must not use the connection, which may already serve another
+    request.
+    """
+
+    def on_informational(self, head: ResponseHead) -> None:
+        """An interim response (1xx, never 101) has arrived."""
+
+    def on_head(self, head: ResponseHead) -> None:
+        """The head of the final response has arrived. If `connection.uploading` is now false, the rest of the request
+        body is not wanted."""
+
+    def on_data(self, data: bytes) -> None:
+        """A part of the body has arrived."""
+
+    def on_end(self, trailers: HeaderList) -> None:
+        """The response is complete, and with it the request, even if its body is not."""
+
+    @property
+    def takes_full_response(self) -> bool:
+        """True if `on_full_response` may be called."""
+
+    def on_full_response(self, head: ResponseHead, body: bytes) -> None:
+        """All of the final response has arrived. Called instead of `on_head`, `on_data` and `on_end`."""
+
+    def on_failure(self, error: Failure, *, untouched: bool) -> None:
+        """There will be no response, or no more of it. `untouched`: the connection had served before and ended without
+        a byte, so the backend may never have seen the request (RFC 9112 section 9.3.1)."""
+
+    def on_batch_end(self) -> None:
+        """All data that has arrived so far was reported, and the response is not complete."""
+
+    def on_writable(self) -> None:
+        """The connection takes more of the request body, after `is_full`."""
+
+
+class BackendConnection(Protocol):
+    """A connection as one request uses it: one of HTTP/1.1, or a stream of HTTP/2.
+
+    `uploading` is true while the connection takes more of the request body. While `is_full`, the caller should wait.
+    """
+
+    uploading: bool
+    is_full: bool
+
+    def start(
+        self,
+        head: bytes,
+        callbacks: ResponseCallbacks,
+        *,
+        body: bytes = b"",
+        to_head_request: bool = False,
+        uploading: bool = False,
+        chunked: bool = False,
+    ) -> None:
+        """Send the head of a request, as `serialize_head` writes it, and all of its `body`. With `uploading` the body
+        follows instead, by `write` and `finish`; it is `chunked` if it has no length."""
+
+    def write(self, data: bytes) -> None:
+        """Send a part of the request body, which is not empty."""
+
+    def finish(self, trailers: Headers = ()) -> None:
+        """Mark the request as complete. Only a body without a length has trailers."""
+
+    def pause_reading(self) -> None:
+        """Read no more for now."""
+
+    def resume_reading(self) -> None: ...
+
+    def hand_over(self, callbacks: ResponseCallbacks) -> None:
+        """Report the rest of the response to other callbacks."""
+
+    def abort(self) -> None:
+        """End the request and make no more calls. If it is not complete, it never will be."""
+
 
 OnInformational: TypeAlias = Callable[[int, HeaderList], Awaitable[None]]
 """Awaited with the status and the headers of an interim response."""
@@ -49,51 +132,18 @@ class UpstreamRequest(NamedTuple):
     names: Sequence[bytes] | None = None
 
 
-def as_written(request: UpstreamRequest) -> HeaderList:
-    """Return the headers of a request with their names as HTTP/1 writes them."""
-    if request.names is None:
-        return request.headers
-    return [(name, value) for name, (_, value) in zip(request.names, request.headers, strict=True)]
-
-
-class UpstreamResponse(Protocol):
-    """A response: its head, and its body as it arrives, without framing and otherwise unchanged. Names of headers and
-    trailers are as they were read, in any case.
-
-    `may_have_trailers` is known from the head; `trailers` are complete when `body` has ended. Iterating over `body`
-    raises UpstreamUnavailable or UpstreamTimeout if the backend breaks off. `aclose` must be called, at any point.
-    """
-
-    @property
-    def status(self) -> int: ...
-
-    @property
-    def reason(self) -> bytes: ...
-
-    @property
-    def headers(self) -> HeaderList: ...
-
-    @property
-    def body(self) -> AsyncIterator[bytes]: ...
-
-    @property
-    def may_have_trailers(self) -> bool: ...
-
-    @property
-    def trailers(self) -> HeaderList: ...
-
-    async def aclose(self) -> None: ...
-
-
 class Upstream(Protocol):
-    """A client to the backend."""
+    """A client to the backend. `authority` is the `Host` of requests without one."""
 
-    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
-        """Send a request and return the head of its response, which may arrive before the body is sent.
+    @property
+    def authority(self) -> bytes: ...
 
-        Raises UpstreamUnavailable, UpstreamTimeout or RequestNotForwardable, and any exception of reading the body.
-        Cancelling it closes the connection.
-        """
+    def take_idle(self) -> BackendConnection | None:
+        """Return a connection that is open at once, or None."""
+
+    async def acquire(self, *, fresh: bool = False) -> BackendConnection:
+        """Return a connection, open or new; with `fresh` one that no other request used, if there is room. The caller
+        starts its request on it at once. Raises UpstreamUnavailable or UpstreamTimeout."""
         ...
 
     async def dial(self) -> SeparateConnection:

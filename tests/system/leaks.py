@@ -3,6 +3,10 @@
 No byte of one may reach another party.
 
 python -m tests.system.leaks 100000
+python -m tests.system.leaks 100000 http2
+
+With `http2` nginx is before the backend, and is asked over HTTP/2. It takes an interim response for the final one, and
+may never end a request with trailers, so there are neither.
 """
 
 from __future__ import annotations
@@ -12,11 +16,13 @@ import random
 import re
 import sys
 from collections import Counter
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import partial
 
 from tests.servers import RawClient, RawConnection, RawRequest, afetch, raw_client
 from tests.system.sidecar import Backend, bearer, external_store, someone, token
 from tests.system.test_direct_route import Gate, gate_before
+from tests.system.test_http2 import nginx
 from tests.waiting import until
 
 _NONCE = re.compile(rb"<[0-9a-f]{16}>")
@@ -47,8 +53,8 @@ def chunked(body: bytes, trailer: bytes = b"") -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in pieces(body) if part) + b"0\r\n%b\r\n" % trailer
 
 
-def response(nonce: bytes) -> bytes:
-    """A response of any form."""
+def response(nonce: bytes, *, interim: bool) -> bytes:
+    """A response of any form, with `interim` maybe after another."""
     body = nonce * random.choice([1, 1, 5, 4000])
     head = b"HTTP/1.1 200 OK\r\nX-Nonce: %b\r\n" % nonce
     form = random.randrange(6)
@@ -56,7 +62,7 @@ def response(nonce: bytes) -> bytes:
         data = head + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(body)
     elif form == 1:
         data = head + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(body, b"X-T: %b\r\n" % nonce)
-    elif form == 2:
+    elif form == 2 and interim:
         data = (
             b"HTTP/1.1 103 Early\r\nX-N: %b\r\n\r\n" % nonce + head + b"Content-Length: %d\r\n\r\n" % len(body) + body
         )
@@ -65,7 +71,7 @@ def response(nonce: bytes) -> bytes:
     return data
 
 
-async def answering(connection: RawConnection, request: RawRequest) -> None:
+async def answering(connection: RawConnection, request: RawRequest, *, interim: bool) -> None:
     if not (nonces := request.get_all(b"x-nonce")):
         await connection.write(b"HTTP/1.1 204 No Content\r\n\r\n")
         return
@@ -83,7 +89,7 @@ async def answering(connection: RawConnection, request: RawRequest) -> None:
             while not body.endswith(b"\r\n\r\n"):
                 body += await connection.read(1)
         check(nonce, body)
-    data = response(nonce)
+    data = response(nonce, interim=interim)
     if len(data) < 1000 and random.random() < 0.05:
         # Once more, for no one. In one piece: what a backend sends after it got another request cannot be told from the
         # response to that.
@@ -137,7 +143,7 @@ async def read_response(client: RawClient, nonce: bytes, seen: Counter[str]) -> 
     return False
 
 
-async def talk(gate: Gate, tokens: list[str], seen: Counter[str]) -> None:
+async def talk(gate: Gate, tokens: list[str], seen: Counter[str], *, trailers: bool) -> None:
     """One connection of a client, until it leaves or is left."""
     async with raw_client(gate.url) as client:
         for _ in range(random.randrange(1, _REQUESTS_A_CONNECTION)):
@@ -151,7 +157,7 @@ async def talk(gate: Gate, tokens: list[str], seen: Counter[str]) -> None:
             if form == 2:
                 data += b"Content-Length: %d\r\n\r\n" % len(body) + body
             elif form == 3:
-                data += b"Transfer-Encoding: chunked\r\n\r\n" + chunked(body, b"X-T: %b\r\n" % nonce)
+                data += b"Transfer-Encoding: chunked\r\n\r\n" + chunked(body, b"X-T: %b\r\n" % nonce * trailers)
             else:
                 data += b"\r\n"
             seen["asked"] += 1
@@ -172,14 +178,16 @@ async def talk(gate: Gate, tokens: list[str], seen: Counter[str]) -> None:
                 return
 
 
-async def run(number: int) -> Counter[str]:
+async def run(number: int, *, http2: bool = False) -> Counter[str]:
     """Ask so many times, and return what came of it. Raises Leaked."""
     seen: Counter[str] = Counter()
-    with (
-        external_store() as store,
-        Backend(answering, read_bodies=False) as backend,
-        gate_before(backend.url, store, device_limit="off") as gate,
-    ):
+    with ExitStack() as held:
+        store = held.enter_context(external_store())
+        url = held.enter_context(Backend(partial(answering, interim=not http2), read_bodies=False)).url
+        if http2:
+            url = held.enter_context(nginx(url)).plain
+        version = "prior" if http2 else "off"
+        gate = held.enter_context(gate_before(url, store, device_limit="off", upstream_http2=version))
         tokens = [token(someone()) for _ in range(20)]
 
         async def keep_talking() -> None:
@@ -189,7 +197,7 @@ async def run(number: int) -> Counter[str]:
                     place = random.randrange(len(tokens))
                     await afetch(gate.url, "DELETE", "/sessions/logout", [bearer(tokens[place])])
                     tokens[place] = token(someone())
-                await talk(gate, tokens, seen)
+                await talk(gate, tokens, seen, trailers=not http2)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(_CLIENTS):
@@ -201,4 +209,4 @@ async def run(number: int) -> Counter[str]:
 
 
 if __name__ == "__main__":
-    print(asyncio.run(run(int(sys.argv[1]))))
+    print(asyncio.run(run(int(sys.argv[1]), http2="http2" in sys.argv)))

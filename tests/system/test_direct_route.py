@@ -43,6 +43,7 @@ from tests.system.sidecar import (
     token,
 )
 from tests.system.streaming import Streams, requested
+from tests.upstream.http2_backend import Asked, ScriptedBackend
 from tests.upstream.test_upstream import self_signed
 from tests.waiting import HANG_SECONDS
 
@@ -745,3 +746,24 @@ async def test_a_backend_that_chooses_http_1_1_is_reached_the_direct_way(store: 
                 assert (await afetch(gate.url, "GET", "/", [credential])).status == 200
             assert gate.taken == [False, True, True]
         assert backend.connections == 1
+
+
+async def test_a_backend_is_reached_the_direct_way_over_http_2(store: Store, tmp_path: Path) -> None:
+    certificate = self_signed(tmp_path, "localhost")
+
+    async def script(asked: Asked) -> None:
+        await asked.complete.wait()
+        asked.head(200, (b"content-length", b"%d" % len(asked.body)))
+        for at in range(0, len(asked.body), 10_000):
+            asked.data(asked.body[at : at + 10_000])
+        asked.end()
+
+    backend = ScriptedBackend(script)
+    async with backend.listening(certificate) as url:
+        with gate_before(url, store, upstream_http2="auto", upstream_ca_file=str(certificate)) as gate:
+            credential = bearer(token(someone()))
+            bodies = [b"a", b"b" * 50_000, [b"c", b"d"]]
+            answers = [await afetch(gate.url, "POST", "/", [credential], body=body) for body in bodies]
+            assert [answer.body for answer in answers] == [b"a", b"b" * 50_000, b"cd"]
+            assert gate.taken == [False, True, True]
+        assert len(backend.connections) == 1

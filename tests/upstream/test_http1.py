@@ -19,10 +19,9 @@ from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.http.headers import HeaderList
 from gatekeeper.http.request_writer import serialize_head
 from gatekeeper.http.response_parser import ResponseHead, parse_head
-from gatekeeper.upstream import pool
-from gatekeeper.upstream.http1 import Failure
+from gatekeeper.upstream import coroutines, pool
 from gatekeeper.upstream.http1_client import Http1Upstream
-from gatekeeper.upstream.interface import UpstreamRequest
+from gatekeeper.upstream.interface import Failure, UpstreamRequest
 from tests.forward.chain import CHUNKED
 from tests.forward.sockets import sockets
 from tests.servers import OK, RawConnection, RawRequest, RecordingBackend, Script
@@ -79,7 +78,7 @@ async def native(answer: bytes | Script = OK, *, read_bodies: bool = True, **set
 async def ask(
     upstream: Http1Upstream, method: str = "GET", *, body: Parts | None = None, headers: Sequence[Any] = ()
 ) -> tuple[int, bytes]:
-    response = await upstream.send(UpstreamRequest(method, b"/", [HOST, *headers], body))
+    response = await coroutines.send(upstream, UpstreamRequest(method, b"/", [HOST, *headers], body))
     try:
         return response.status, b"".join([part async for part in response.body])
     finally:
@@ -247,7 +246,7 @@ async def test_an_early_success_lets_the_upload_go_on() -> None:
         for number in (1, 2):
             more.clear()
             body = Parts(b"abc", b"def", wait=more)
-            response = await upstream.send(UpstreamRequest("POST", b"/", [HOST], body))
+            response = await coroutines.send(upstream, UpstreamRequest("POST", b"/", [HOST], body))
             parts = response.body
             assert await anext(parts) == b"early"
             more.set()
@@ -353,7 +352,7 @@ async def test_a_reader_that_is_slow_slows_the_backend_down() -> None:
             written += 65536
 
     async with native(script, timeout_seconds=1.5) as (_, upstream):
-        response = await upstream.send(UpstreamRequest("GET", b"/", [HOST], None))
+        response = await coroutines.send(upstream, UpstreamRequest("GET", b"/", [HOST], None))
         await asyncio.sleep(2)
         # What the kernel takes on loopback, not what the answer holds. And it was not the backend's silence.
         assert written < 16 << 20

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from gatekeeper.errors import Reason, UpstreamTimeout, UpstreamUnavailable
 from gatekeeper.http.headers import HeaderList
 from gatekeeper.http.request_writer import RequestNotForwardable
+from gatekeeper.upstream import coroutines
 from gatekeeper.upstream.http1_client import Http1Upstream
 from gatekeeper.upstream.interface import Upstream, UpstreamRequest
 from tests.servers import OK, RawConnection, RawRequest, RecordingBackend
@@ -62,7 +63,7 @@ async def ask(
     headers: HeaderList | None = None,
 ) -> tuple[int, bytes]:
     parts = None if body is None else Parts(*body)
-    response = await upstream.send(UpstreamRequest(method, b"/", headers or [(b"host", b"a")], parts))
+    response = await coroutines.send(upstream, UpstreamRequest(method, b"/", headers or [(b"host", b"a")], parts))
     try:
         return response.status, b"".join([part async for part in response.body])
     finally:
@@ -241,7 +242,7 @@ async def test_a_body_that_is_not_wanted_any_more_is_closed() -> None:
 
     body = Endless()
     async with RecordingBackend(script, read_bodies=False) as backend, upstream_to(backend.url) as upstream:
-        response = await upstream.send(UpstreamRequest("POST", b"/", [(b"host", b"a")], body))
+        response = await coroutines.send(upstream, UpstreamRequest("POST", b"/", [(b"host", b"a")], body))
         await response.aclose()
 
     assert response.status == 401
