@@ -37,9 +37,11 @@ _log = logging.getLogger("gatekeeper")
 MAX_STREAMS: Final = 100
 """The most requests on one connection at once; the backend may allow fewer."""
 
-# The part of a response that is buffered for a slow reader. All streams together fill the window of the connection
-# exactly, so that no slow reader blocks another.
+# The part of a response that is buffered for a slow reader.
 _WINDOW_BYTES: Final = 128 * 1024
+# All streams together fill half of the window of the connection, so that no slow reader blocks another: h2 gives back
+# what was read only when that is the other half.
+_CONNECTION_WINDOW_BYTES: Final = 2 * MAX_STREAMS * _WINDOW_BYTES
 _DEFAULT_WINDOW_BYTES: Final = 65_535
 # A backend that reads nothing may have frames sent that want a reply (PING, SETTINGS, DATA of a stream that was reset;
 # CVE-2019-9512, CVE-2019-9515). Beside the replies wait at most the heads of `MAX_STREAMS` requests.
@@ -117,7 +119,7 @@ class Http2Connection(asyncio.Protocol):
         self.is_http2 = secured is None or secured.selected_alpn_protocol() == "h2"
         if self.is_http2:
             self._frames.initiate_connection()
-            self._frames.increment_flow_control_window(MAX_STREAMS * _WINDOW_BYTES - _DEFAULT_WINDOW_BYTES)
+            self._frames.increment_flow_control_window(_CONNECTION_WINDOW_BYTES - _DEFAULT_WINDOW_BYTES)
             self._flush()
 
     def data_received(self, data: bytes) -> None:
