@@ -744,9 +744,11 @@ async def test_what_a_stream_sends_after_its_end_is_given_to_nobody(
         if gap_seconds:
             await asyncio.sleep(gap_seconds)
         asked.served.transport.write(frame.serialize())
+        written.set()
 
     async with scripted(script, certificate) as (backend, upstream):
         for number in range(10):
+            written = asyncio.Event()
             kind = "protocol"
             try:
                 answer = await whole(await send(upstream, target=b"/%d" % number))
@@ -755,6 +757,7 @@ async def test_what_a_stream_sends_after_its_end_is_given_to_nobody(
             else:
                 assert answer == b"for /%d" % number
             assert kind == "protocol"
+            await written.wait()
             await asyncio.sleep(2 * gap_seconds)
         # Data is dropped and answered with a reset; anything else ends the connection.
         assert len(backend.connections) == 1 if surplus == "data" else len(backend.connections) >= 10
