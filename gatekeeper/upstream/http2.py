@@ -131,18 +131,18 @@ class Http2Connection(asyncio.Protocol):
             self._break(UpstreamUnavailable("the backend does not speak HTTP/2: it speaks HTTP/1.1", kind="protocol"))
             return
         self.is_receiving = True
-        told = set()
+        touched = set()
         try:
             for event in self._frames.receive_data(data):
                 if (request := self._take(event)) is not None:
-                    told.add(request)
+                    touched.add(request)
         except ProtocolError as error:
             self.is_receiving = False
             self._flush()
             self._break(UpstreamUnavailable(f"the backend broke HTTP/2: {type(error).__name__}", kind="protocol"))
             return
         self.is_receiving = False
-        for request in told:
+        for request in touched:
             request.end_batch()
         self._send_on()
         self._flush()
@@ -226,7 +226,7 @@ class Http2Connection(asyncio.Protocol):
     # Events
 
     def _take(self, event: Event) -> Http2Request | None:
-        """Take an event, and return the request that was told of it."""
+        """Take an event, and return the request that it concerns."""
         if isinstance(event, ConnectionTerminated):
             self._begin_closing(event)
         elif isinstance(event, RemoteSettingsChanged) and not self.ready.done():

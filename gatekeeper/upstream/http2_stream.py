@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-import re
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
-from http import HTTPStatus
 from typing import Any, Final, Protocol
 
 from h2.errors import ErrorCodes
@@ -23,23 +21,15 @@ from h2.events import (
 )
 
 from gatekeeper.errors import UpstreamTimeout, UpstreamUnavailable
-from gatekeeper.http import grammar
-from gatekeeper.http.grammar import is_field_value, is_token
 from gatekeeper.http.headers import HeaderList, Headers
-from gatekeeper.http.response_parser import MAX_FIELDS, MAX_HEAD_BYTES, MAX_INFORMATIONAL, ResponseHead
+from gatekeeper.http.response_parser import MAX_INFORMATIONAL, ResponseHead
+from gatekeeper.upstream.http2_fields import fields_of, head_of, is_valid
 from gatekeeper.upstream.interface import Failure, ResponseCallbacks
 
 _MAX_HELD_HEADS: Final = 64
 # So much of a body is kept for another attempt.
 _MAX_KEPT_BYTES: Final = 64 * 1024
-_LENGTH = re.compile(grammar.DECIMAL)
 _LENGTH_DIFFERS: Final = "the backend sent a body of another length than it said"
-_STATUS = re.compile(rb"[1-5][0-9][0-9]")
-_OF_A_CONNECTION: Final = frozenset(
-    {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
-)
-# RFC 9113 section 8.2.2; of `te`, `trailers` may stay. `Host` becomes `:authority`.
-_LEFT_OUT: Final = _OF_A_CONNECTION | {b"host", b"te"}
 
 
 class StreamConnection(Protocol):
@@ -156,7 +146,7 @@ class Http2Request:
         chunked: bool = False,
     ) -> None:
         self._callbacks = callbacks
-        self._fields = _fields_of(head, self._connection.scheme)
+        self._fields = fields_of(head, self._connection.scheme)
         self.uploading = uploading
         self._is_bodiless = to_head_request
         self._is_finished = not uploading
@@ -280,7 +270,7 @@ class Http2Request:
             self._take_head(event.headers or [], is_all=getattr(event, "stream_ended", None) is not None)
         elif isinstance(event, TrailersReceived):
             self._trailers_received = [(bytes(name), bytes(value)) for name, value in event.headers or []]
-            if not _is_valid(self._trailers_received):
+            if not is_valid(self._trailers_received):
                 self._broken()
         elif isinstance(event, StreamEnded):
             if self._left:
@@ -305,29 +295,16 @@ class Http2Request:
             self._report(partial(self._give_failure, error, untouched=untouched))
 
     def _take_head(self, headers: list[Any], *, is_all: bool) -> None:
-        (name, status), *rest = [(bytes(name), bytes(value)) for name, value in headers] or [(b"", b"")]
-        lengths = [value for field, value in rest if field == b"content-length"]
-        is_sound = (
-            name == b":status"
-            and _STATUS.fullmatch(status) is not None
-            and status != b"101"
-            and _is_valid(rest)
-            and len(lengths) <= 1
-            and all(_LENGTH.fullmatch(length) for length in lengths)
-        )
+        head = head_of([(bytes(name), bytes(value)) for name, value in headers], is_all=is_all)
         self._head_count += 1
-        if not is_sound or self._head_count > MAX_INFORMATIONAL or len(self._events) >= _MAX_HELD_HEADS:
+        if head is None or self._head_count > MAX_INFORMATIONAL or len(self._events) >= _MAX_HELD_HEADS:
             self._broken()
             return
-        length = int(lengths[0]) if lengths else None
-        if status[:1] != b"1" and not self._is_bodiless and status not in {b"204", b"304"}:
-            self._left = length
-            if is_all and length:
+        if head.status >= 200 and not (self._is_bodiless or head.is_bodiless):
+            self._left = head.length
+            if is_all and head.length:
                 self._broken(_LENGTH_DIFFERS)
                 return
-        head = ResponseHead(
-            int(status), _reason(int(status)), rest, length, not (lengths or is_all), keeps_alive=True, is_shared=False
-        )
         self._report(partial(self._give_head, head))
 
     def _take_reset(self, event: StreamReset) -> None:
@@ -403,7 +380,7 @@ class Http2Request:
             callbacks.on_failure(error, untouched=untouched)
 
     def _end(self, *, whole: bool) -> None:
-        """Leave the connection. Without a `whole` request and response, the backend is told."""
+        """Leave the connection. Without a `whole` request and response the stream is reset."""
         self._callbacks = None
         self.uploading = self.is_full = False
         self._unsent.clear()
@@ -434,48 +411,6 @@ class Http2Request:
         else:
             seconds = min(left, self._connection.timeout_seconds)
             self._timer = self._loop.call_later(seconds, self._check_silence)
-
-
-def _fields_of(head: bytes, scheme: bytes) -> HeaderList:
-    """Return the fields of a request whose head was written for HTTP/1.1, pseudo-header fields first."""
-    first, *lines = head[:-4].split(b"\r\n")
-    method, target, _ = first.split(b" ")
-    authority = b""
-    fields = []
-    for line in lines:
-        name, _, value = line.partition(b":")
-        name, value = name.lower(), value.strip(b" \t")
-        if name == b"host":
-            authority = value
-        elif name not in _LEFT_OUT:
-            fields.append((name, value))
-        elif name == b"te" and value.lower() == b"trailers":
-            fields.append((b"te", b"trailers"))
-    pseudo = [(b":method", method), (b":scheme", scheme), (b":authority", authority), (b":path", target)]
-    return pseudo + fields
-
-
-def _is_valid(headers: HeaderList) -> bool:
-    """Tell whether HTTP/2 allows these fields in a response (RFC 9113 section 8.2) and their number is within the
-    limit."""
-    # As HTTP/1 has it, line ends included.
-    size_bytes = sum(len(name) + len(value) + 4 for name, value in headers)
-    return (
-        size_bytes <= MAX_HEAD_BYTES
-        and len(headers) <= MAX_FIELDS
-        and all(
-            is_token(name) and name == name.lower() and name not in _OF_A_CONNECTION and is_field_value(value)
-            for name, value in headers
-        )
-    )
-
-
-def _reason(status: int) -> bytes:
-    """Return the registered phrase: HTTP/2 has no reason phrases."""
-    try:
-        return HTTPStatus(status).phrase.encode("ascii")
-    except ValueError:
-        return b""
 
 
 def _closed() -> UpstreamUnavailable:
