@@ -204,15 +204,9 @@ class DirectForward:
     def _start(self, connection: BackendConnection) -> None:
         self._connecting = None
         self._connection = connection
-        upload, head = self._upload, self._exchange.head
-        connection.start(
-            self._outgoing,
-            self,
-            body=self._body,
-            to_head_request=head.method == "HEAD",
-            uploading=upload is not None,
-            chunked=head.section.length is None,
-        )
+        upload, head, out, body = self._upload, self._exchange.head, self._outgoing, self._body
+        is_head, uploading, chunked = head.method == "HEAD", upload is not None, head.section.length is None
+        connection.start(out, self, body=body, to_head_request=is_head, uploading=uploading, chunked=chunked)
         if upload is not None:
             upload.begin(connection, waits=self._plan.expects)
 
