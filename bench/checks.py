@@ -11,9 +11,8 @@ import json
 import random
 import socket
 import sys
-import tempfile
 import time
-from pathlib import Path
+from collections.abc import Sequence
 from statistics import median
 from typing import Any, Final
 
@@ -32,7 +31,9 @@ PIPELINE: Final = 128
 IN_FLIGHT: Final = 4
 FIRST_STEP: Final = 1_000
 _DAY_SECONDS: Final = 86_400.0
-_RECORDED_PASSES: Final = 10
+_PICKS: Final = 100_000
+# A token keeps its expiry: a check that comes with a later one writes a record.
+_SIGNED_IN_AT: Final = time.time()
 # 120 bytes.
 _AGENT: Final = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36 "
@@ -64,8 +65,8 @@ def claims_of(number: int) -> Claims:
         jti=f"{number:032x}",
         roles=(),
         is_admin=False,
-        issued_at=time.time(),
-        expires_at=time.time() + _DAY_SECONDS,
+        issued_at=_SIGNED_IN_AT,
+        expires_at=_SIGNED_IN_AT + _DAY_SECONDS,
         claims={},
     )
 
@@ -98,55 +99,29 @@ async def checks_a_second(store: SessionStore, sessions: int, seconds: float) ->
     return count / (time.perf_counter() - begun)
 
 
-async def recorded(port: int) -> list[bytes]:
-    """Checks of known sessions as the client writes them, in pipelines: recorded between the client and the store."""
-    written: list[bytearray] = []
+async def recorded(store: SessionStore, numbers: Sequence[int]) -> list[bytes]:
+    """Checks of known sessions as the client writes them, in pipelines."""
+    waiting, commands = iter(numbers), []
 
-    async def between(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        from_store, to_store = await asyncio.open_connection("127.0.0.1", port)
-        heard = bytearray()
-        written.append(heard)
+    async def caller() -> None:
+        for number in waiting:
+            claims = claims_of(number)
+            await store.check(claims, _CLIENT)
+            touch = store.touch(claims, exempt=False)
+            if touch is None:
+                raise RuntimeError(f"session {number} is not known")
+            commands.append(touch.packed)
 
-        async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter, kept: bytearray | None) -> None:
-            while data := await source.read(65_536):
-                if kept is not None:
-                    kept += data
-                target.write(data)
-            target.close()
-
-        await asyncio.gather(copy(reader, to_store, heard), copy(from_store, writer, None))
-
-    with tempfile.TemporaryDirectory() as directory:
-        path = str(Path(directory) / "socket")
-        server = await asyncio.start_unix_server(between, path)
-        store_client, store = open_store(f"unix://{path}")
-        await check_all(store, range(FIRST_STEP))
-        for heard in written:
-            heard.clear()
-        for _ in range(_RECORDED_PASSES):
-            await check_all(store, range(FIRST_STEP))
-        await store_client.aclose()
-        server.close()
-    return _pipelines(written)
-
-
-def _pipelines(written: list[bytearray]) -> list[bytes]:
-    reader = hiredis.Reader()
-    for heard in written:
-        reader.feed(bytes(heard))
-    commands = []
-    while (command := reader.gets()) is not False:
-        commands.append(hiredis.pack_command(tuple(command)))
-    commands = [command for command in commands if b"EVALSHA" in command[:32]]
-    if len(commands) != _RECORDED_PASSES * FIRST_STEP:
-        raise RuntimeError(f"{len(commands)} commands for {_RECORDED_PASSES * FIRST_STEP} checks")
+    await asyncio.gather(*(caller() for _ in range(CALLERS)))
     whole = len(commands) // PIPELINE
     return [b"".join(commands[number * PIPELINE : (number + 1) * PIPELINE]) for number in range(whole)]
 
 
-def ceiling(port: int, pipelines: list[bytes], seconds: float) -> float:
-    """Checks a second that the store does while nothing else runs. The replies are counted, not parsed."""
+def ceiling(plain: redis.Redis, pipelines: list[bytes], seconds: float) -> tuple[float, float]:
+    """Checks a second that the store does while nothing else runs, and the microseconds of its processor for each. The
+    replies are counted, not parsed."""
     reader, answered, number = hiredis.Reader(), 0, 0
+    port, busy = plain.connection_pool.connection_kwargs["port"], _processor_seconds(plain)
     with socket.create_connection(("127.0.0.1", port)) as connection:
         begun = time.perf_counter()
         while time.perf_counter() < begun + seconds:
@@ -155,10 +130,11 @@ def ceiling(port: int, pipelines: list[bytes], seconds: float) -> float:
                 number += 1
             reader.feed(connection.recv(1 << 20))
             while (answer := reader.gets()) is not False:
-                if not isinstance(answer, list):
+                if not isinstance(answer, list) or answer[1] != b"touched":
                     raise TypeError(f"the store answered {answer!r}")
                 answered += 1
-        return answered / (time.perf_counter() - begun)
+        rate = answered / (time.perf_counter() - begun)
+        return rate, (_processor_seconds(plain) - busy) / answered * 1e6
 
 
 async def measure(port: int, rounds: int, seconds: float, most: int) -> dict[str, Any]:
@@ -167,11 +143,11 @@ async def measure(port: int, rounds: int, seconds: float, most: int) -> dict[str
     plain.flushall()
     store_client, store = open_store(f"redis://127.0.0.1:{port}/0")
     await check_all(store, range(FIRST_STEP))
-    pipelines = await recorded(port)
+    pipelines = await recorded(store, _picks(FIRST_STEP))
     ours, theirs = [], []
     for _ in range(rounds):
         ours.append(await checks_a_second(store, FIRST_STEP, seconds))
-        theirs.append(ceiling(port, pipelines, seconds))
+        theirs.append(ceiling(plain, pipelines, seconds)[0])
     growth = await _growth(store, plain, rounds, seconds, most)
     await store_client.aclose()
     plain.close()
@@ -194,9 +170,21 @@ async def _growth(
         there = steps
         used = (_memory(plain) - empty) / steps
         rates = [await checks_a_second(store, steps, seconds) for _ in range(rounds)]
-        growth.append({"sessions": steps, "checks": median(rates), "bytes": used})
+        pipelines = await recorded(store, _picks(steps))
+        costs = [ceiling(plain, pipelines, seconds)[1] for _ in range(rounds)]
+        growth.append({"sessions": steps, "checks": median(rates), "store_us": median(costs), "bytes": used})
         steps *= 10
     return growth
+
+
+def _picks(sessions: int) -> list[int]:
+    """Sessions at random: so many that their keys have left the processor's cache when their turn comes again."""
+    return [random.randrange(sessions) for _ in range(_PICKS)]
+
+
+def _processor_seconds(plain: redis.Redis) -> float:
+    found: Any = plain.info("cpu")
+    return float(found["used_cpu_user"] + found["used_cpu_sys"])
 
 
 def _memory(plain: redis.Redis) -> int:

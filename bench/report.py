@@ -162,10 +162,18 @@ def store_table(store: dict[str, Any]) -> Iterator[str]:
     if store.get("growth"):
         first = store["growth"][0]["checks"]
         rows = [
-            [f"{row['sessions']:,}", _whole(row["checks"]), _number(row["checks"] / first), _whole(row["bytes"])]
+            [
+                f"{row['sessions']:,}",
+                _whole(row["checks"]),
+                _number(row["checks"] / first),
+                f"{row['store_us']:.1f}",
+                _number(row["store_us"] / store["growth"][0]["store_us"]),
+                _whole(row["bytes"]),
+            ]
             for row in store["growth"]
         ]
-        yield from _table(["sessions in the store", "checks/s", "to the first", "bytes a session"], rows)
+        titles = ["checks/s", "to the first", "µs of the store's processor a check", "to the first", "bytes a session"]
+        yield from _table(["sessions in the store", *titles], rows)
     yield f"On {store['date']}.\n"
 
 
