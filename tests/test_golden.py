@@ -28,6 +28,7 @@ from gatekeeper_middleware import GatekeeperMiddleware
 from tests.contracts.dialect import CHROME_ON_WINDOWS
 from tests.described import Described
 from tests.servers import ClientResponse, fetch, serve_asgi
+from tests.stored_index import move
 from tests.system.sidecar import Store, environment, external_store, masked
 from tests.test_demands import ids
 from tests.tokens import forge
@@ -157,8 +158,8 @@ class Stage:
         for exchange in golden.exchanges:
             if exchange.title.startswith("@silent "):
                 caller = exchange.title.split()[1]
-                index = f"{_PREFIX}{{{CALLERS[caller][0]}}}:index"
-                self._store.client.zincrby(index, -_HALF_AN_HOUR, callers[f"{caller}.id"])
+                tag = f"{_PREFIX}{{{CALLERS[caller][0]}}}"
+                move(self._store.client, tag, int(callers[f"{caller}.id"]), -_HALF_AN_HOUR)
             yield exchange, fetch(url, *exchange.sent(callers)), described
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import struct
 from typing import Final, Literal
 
 import msgspec
@@ -81,8 +82,10 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
         return self.session_seconds + self.ended_seconds
 
     def packed(self) -> bytes:
-        """The table `rules` of the scripts (common.lua): MessagePack, durations in microseconds."""
-        return msgspec.msgpack.encode(
+        """The table `rules` of the scripts (common.lua): MessagePack, durations in microseconds; before it, as three
+        numbers, those that every check needs."""
+        read_by_checks = map(microseconds, (self.idle_seconds or 0, self.ended_seconds, self.clock_tolerance_seconds))
+        return struct.pack(">3d", *read_by_checks) + msgspec.msgpack.encode(
             {
                 "idle": microseconds(self.idle_seconds or 0),
                 "ttl": microseconds(self.session_seconds),

@@ -24,7 +24,7 @@ from gatekeeper.sessions.script_runner import ScriptRunner
 from gatekeeper.sessions.scripts import load
 from gatekeeper.store.command import Command, ReplyReceiver
 
-CHECK: Final = load("audit", "common", "check", "upkeep", "opening", "adopt")
+CHECK: Final = load("touch", "audit", "common", "check", "upkeep", "opening", "adopt")
 # The same script. Opening a session waits for replicas where they are asked for; a touch never does.
 OPEN: Final = msgspec.structs.replace(CHECK, durable=True)
 _MANAGE: Final = ("audit", "common", "upkeep", "arguments")
@@ -75,10 +75,6 @@ class SessionStore:
         self._runner = runner
         self._known: OrderedDict[tuple[str, str], _KnownToken] = OrderedDict()
         self._caches_revoked = runner.revoked.is_enabled
-        # The rules that a check reads without unpacking them (scripts/check.lua).
-        self._idle = microseconds(runner.rules.idle_seconds or 0)
-        self._ended_ttl = microseconds(runner.rules.ended_seconds)
-        self._tolerance = microseconds(runner.rules.clock_tolerance_seconds)
 
     def __repr__(self) -> str:
         return f"<SessionStore {self._runner!r}>"
@@ -156,10 +152,7 @@ class SessionStore:
             written(claims.jti) if claims.jti else "",
             f"{issued_at} {claims.digest}" if with_digest else issued_at,
             self._runner.openings.expires_at(claims.expires_at),
-            self._idle,
-            self._ended_ttl,
             int(exempt),
-            self._tolerance,
             b"%010d" % second,
         )
 

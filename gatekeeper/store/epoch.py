@@ -29,7 +29,7 @@ EPOCH: Final = load_script(Path(__file__).parent / "scripts", "epoch")
 BEAT_SECONDS: Final = 0.5
 # Raised with every change after which older scripts would misread what newer ones store, or the other way round
 # (docs/operations.md).
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 
 _log = logging.getLogger("gatekeeper")
 _LOSSES: Final = {

@@ -80,7 +80,7 @@ def bare_app(**gate: Any) -> fastapi.FastAPI:
     async def kept(
         redis: Annotated[Any, Depends(get_redis_client)], user: Annotated[User, Depends(current_user)]
     ) -> int:
-        return int(await redis.exists(f"gk:{{{user.id}}}:index"))
+        return int(await redis.exists(f"gk:{{{user.id}}}:sessions"))
 
     @app.post("/open")
     async def opened(tokens: Annotated[TokenService, Depends(token_service)], user: str) -> str:

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Final, NamedTuple, Self
 import httpx
 
 from tests.recipes import pages
+from tests.stored_index import index
 from tests.system.sidecar import Sidecar, Store, sidecar
 from tests.tokens import forge
 from tests.waiting import HANG_SECONDS
@@ -147,8 +148,9 @@ class Site:
     @property
     def live(self) -> int:
         """How many sessions live, without a request that might open one."""
-        keys: Any = self.store.client.keys(f"{self.prefix}*:index")
-        return sum(int(str(self.store.client.zcount(key, "(0", "+inf"))) for key in keys)
+        keys: Any = self.store.client.keys(f"{self.prefix}*:sessions")
+        tags = [key.removesuffix(":sessions") for key in keys]
+        return sum(score > 0 for tag in tags for score in index(self.store.client, tag).values())
 
     def moment(self) -> None:
         """Until a second begins, where tokens of one second are the same."""

@@ -31,14 +31,58 @@ DUE = "gk:due"
 HOUR = 3600.0
 DAY = 24 * HOUR
 
-# Everything of one user becomes ARGV[1] microseconds older, or with ARGV[2] only that session. The layout is that of
-# common.lua: a live session's score is its activity, an ended one's is minus the instant from which it may leave.
+# Reads and writes what common.lua does, in the same layout; a field of a record may get any value.
+_RECORDS = """
+local function text(number) return string.format('%.0f', number) end
+local function load(id)
+  local packed = redis.call('HGET', KEYS[1], id)
+  local created_at, expires_at, token_expires_at, flags = struct.unpack('>dddB', packed)
+  local record = cmsgpack.unpack(string.sub(packed, 26))
+  for field = 19, 5, -1 do record[field] = record[field - 4] end
+  record[1], record[2], record[3], record[4] = created_at, expires_at, token_expires_at, flags % 2
+  return record
+end
+local function number(value) return type(value) == 'number' and value or 0 / 0 end
+local function save(id, record)
+  local flags = (record[4] == 0 or record[4] == 1) and record[4] or 128
+  flags = flags + (record[5] ~= 0 and 2 or 0) + (record[19] and 4 or 0)
+  local head = struct.pack('>dddB', number(record[1]), number(record[2]), number(record[3]), flags)
+  redis.call('HSET', KEYS[1], id, head .. cmsgpack.pack({unpack(record, 5, 19)}))
+end
+local function entries()
+  local packed, found = redis.call('HGET', KEYS[1], 'i'), {}
+  if packed == 'key' then
+    local flat = redis.call('ZRANGE', KEYS[2], 0, -1, 'WITHSCORES')
+    for at = 1, #flat, 2 do found[flat[at]] = tonumber(flat[at + 1]) end
+  else
+    for at = 1, packed and #packed or 0, 16 do
+      local id, score = struct.unpack('>dd', packed, at)
+      found[text(id)] = score
+    end
+  end
+  return found
+end
+local function keep(scores)
+  if redis.call('HGET', KEYS[1], 'i') == 'key' then
+    local left = redis.call('PTTL', KEYS[redis.call('EXISTS', KEYS[2]) == 1 and 2 or 1])
+    redis.call('DEL', KEYS[2])
+    for id, score in pairs(scores) do redis.call('ZADD', KEYS[2], text(score), id) end
+    if left > 0 then redis.call('PEXPIRE', KEYS[2], left) end
+    return
+  end
+  local packed = {}
+  for id, score in pairs(scores) do packed[#packed + 1] = struct.pack('>dd', id, score) end
+  if #packed == 0 then redis.call('HDEL', KEYS[1], 'i') else redis.call('HSET', KEYS[1], 'i', table.concat(packed)) end
+end
+"""
+# Everything of one user becomes ARGV[1] microseconds older, or with ARGV[2] only that session: a live session's score
+# is its activity, an ended one's minus the instant from which it may leave.
 _LET_PASS = """
 local passed, only = tonumber(ARGV[1]), ARGV[2]
-local function text(number) return string.format('%.0f', number) end
+local scores = entries()
 for _, id in ipairs(redis.call('HKEYS', KEYS[1])) do
   if string.match(id, '^%d+$') and (only == '' or only == id) then
-    local record = cmsgpack.unpack(redis.call('HGET', KEYS[1], id))
+    local record = load(id)
     for _, field in ipairs({1, 2, 3, 5, 8, 9}) do
       if record[field] > 0 then record[field] = record[field] - passed end
     end
@@ -48,9 +92,9 @@ for _, id in ipairs(redis.call('HKEYS', KEYS[1])) do
         if earlier[field] > 0 then earlier[field] = earlier[field] - passed end
       end
     end
-    redis.call('HSET', KEYS[1], id, cmsgpack.pack(record))
-    local score = tonumber(redis.call('ZSCORE', KEYS[2], id))
-    redis.call('ZADD', KEYS[2], text(score > 0 and score - passed or score + passed), id)
+    save(id, record)
+    local score = scores[id]
+    scores[id] = score > 0 and score - passed or score + passed
   end
   local owner = string.match(id, '^t:(%d+)$')
   if owner and (only == '' or only == owner) then
@@ -59,6 +103,7 @@ for _, id in ipairs(redis.call('HKEYS', KEYS[1])) do
     redis.call('HSET', KEYS[1], id, cmsgpack.pack(names))
   end
 end
+keep(scores)
 for _, id in ipairs(redis.call('HKEYS', KEYS[4])) do
   if only == '' or only == id then
     local pair = cmsgpack.unpack(redis.call('HGET', KEYS[4], id))
@@ -71,13 +116,36 @@ if not_before and only == '' then
   local at, rest = string.match(not_before, '^(%d+)( .*)$')
   redis.call('SET', KEYS[3], text(tonumber(at) - passed) .. rest)
 end
+local beside = redis.call('HGET', KEYS[1], 'b')
+if beside and only == '' then
+  local at, rest = string.match(beside, '^(%d+)( .*)$')
+  redis.call('HSET', KEYS[1], 'b', text(tonumber(at) - passed) .. rest)
+end
 """
 _SET_FIELD = """
-local record = cmsgpack.unpack(redis.call('HGET', KEYS[1], ARGV[1]))
+local record = load(ARGV[1])
 local value = ARGV[3]
 if ARGV[4] == 'nan' then value = 0 / 0 elseif ARGV[4] == 'number' then value = tonumber(value) end
 record[tonumber(ARGV[2])] = value
-redis.call('HSET', KEYS[1], ARGV[1], cmsgpack.pack(record))
+save(ARGV[1], record)
+"""
+# ARGV: id and score in turn; '' for a score takes the entry away.
+_SCORE = """
+local scores = entries()
+for i = 1, #ARGV, 2 do scores[ARGV[i]] = tonumber(ARGV[i + 1]) end
+keep(scores)
+"""
+_IN_KEY = """
+local scores = entries()
+if redis.call('HGET', KEYS[1], 'i') == 'key' then return end
+redis.call('HSET', KEYS[1], 'i', 'key')
+redis.call('DEL', KEYS[2])
+keep(scores)
+"""
+_SCORES = """
+local flat = {}
+for id, score in pairs(entries()) do flat[#flat + 1], flat[#flat + 2] = id, text(score) end
+return flat
 """
 # ARGV: id of a session, then field and expiry of each older name that it is to have, the oldest first.
 _NAME = """
@@ -257,17 +325,24 @@ class Hand:
 
     def activity(self, session_id: int, at: float, user: str = "74") -> None:
         """Sets the last activity, in microseconds."""
-        self.redis.zadd(self.keys(user)[1], {str(session_id): at})
+        self._run(_SCORE, user, session_id, at)
+
+    def unindex(self, *session_ids: int, user: str = "74") -> None:
+        """Takes entries out of the index."""
+        self._run(_SCORE, user, *(word for each in session_ids for word in (each, "")))
+
+    def index(self, user: str = "74") -> dict[int, float]:
+        """The scores of the index, by session."""
+        flat: Any = self._run(_SCORES, user)
+        return {int(each): float(score) for each, score in zip(flat[::2], flat[1::2], strict=True)}
 
     def rename(self, session_id: int, new: int, reference: str, user: str = "74") -> None:
         """Gives a session another id."""
-        sessions, index, _ = self.keys(user)
+        sessions = self.keys(user)[0]
         record: Any = self.redis.hget(sessions, str(session_id))
-        score: Any = self.redis.zscore(index, str(session_id))
         self.redis.hset(sessions, mapping={str(new): record, f"r:{reference}": str(new)})
-        self.redis.zadd(index, {str(new): score})
+        self._run(_SCORE, user, new, self.index(user)[session_id], session_id, "")
         self.redis.hdel(sessions, str(session_id))
-        self.redis.zrem(index, str(session_id))
 
     def records(self, user: str = "74") -> int:
         """Counts the records, ended ones too."""
@@ -277,9 +352,10 @@ class Hand:
         return sum(field.startswith("r:") for field in self.fields(user))
 
     def fields(self, user: str = "74") -> set[str]:
-        """The fields of the `sessions` key: records by their ids, names with `r:` and `f:`, and more (common.lua)."""
+        """The fields of the `sessions` key that are of one session: records by their ids, names with `r:` and `f:`,
+        and more (common.lua)."""
         found: Any = self.redis.hkeys(self.keys(user)[0])
-        return {field.decode() for field in found}
+        return {field.decode() for field in found} - {"i", "b"}
 
     def owner(self, field: str, user: str = "74") -> int:
         """The id of the session with a name (`r:…`, `f:…`), 0 for none."""
@@ -295,10 +371,13 @@ class Hand:
         at = round((time.time() + expire_in) * 1e6)
         self._run(_NAME, user, session_id, *(part for name in names for part in (name, at)))
 
+    def index_in_key(self, user: str = "74") -> None:
+        """Gives the user the key for an index that a user with many sessions has."""
+        self._run(_IN_KEY, user)
+
     def indexed_live(self, user: str = "74") -> int:
         """Counts the sessions that the index calls live."""
-        count: Any = self.redis.zcount(self.keys(user)[1], "(0", "+inf")
-        return int(count)
+        return sum(score > 0 for score in self.index(user).values())
 
     def hint(self, user: str = "74") -> float:
         """The instant at which the user is due for a clean-up, in seconds since 1970."""
@@ -320,5 +399,5 @@ class Hand:
         audit_log = (b":outbox", b"gk:outboxes", b"gk:audit", b"gk:audit:routine")
         return {name for name in found if not name.endswith(audit_log)}
 
-    def _run(self, script: str, user: str, *arguments: Any) -> None:
-        self.redis.eval(script, 4, *self.keys(user), self.pairs(user), *arguments)
+    def _run(self, script: str, user: str, *arguments: Any) -> Any:
+        return self.redis.eval(_RECORDS + script, 4, *self.keys(user), self.pairs(user), *arguments)

@@ -272,6 +272,7 @@ async def test_where_one_key_of_a_user_was_lost_nothing_is_left_to_clean_up(
     store = make_store(idle_seconds=IDLE)
     await opened(store, "a", "b")
     hand.let_pass(IDLE)
+    hand.index_in_key()
     hand.redis.delete(hand.keys()[lost])
     assert await store.clean_up() == 0
     assert hand.names() == {hand.keys()[2].encode()}

@@ -168,6 +168,7 @@ async def test_what_the_store_has_lost_is_told_once_and_is_nobody_s_act(
     # the sessions are over; which they were, nobody knows any more
     store = make_store()
     await store.check(token("a"), CLIENT)
+    hand.index_in_key()
     hand.redis.delete(hand.keys()[lost])
     assert await store.end_all("74", EndReason.REVOKED_BY_USER, actor=CHIEF) == 0
     assert (await store.check(token("a"), CLIENT)).outcome == "unknown"

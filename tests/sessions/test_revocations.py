@@ -118,6 +118,7 @@ async def test_a_sign_out_at_the_provider_is_announced_for_each_session_of_it(do
 
 async def test_a_user_who_starts_anew_is_announced(door: Door, heard: Heard, hand: Hand) -> None:
     await door.log_in("a")
+    hand.index_in_key()
     hand.redis.delete(hand.keys()[1])
     assert await heard.of(door.store.sessions("74")) == {(None, 0, "revoked_by_admin")}
 

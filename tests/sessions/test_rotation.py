@@ -416,7 +416,7 @@ async def test_keys_stay_as_long_as_what_a_rotation_gave(make_door: Callable[...
     door = make_door(session_seconds=DAY, ended_seconds=HOUR)
     await door.log_in("a", "1")
     await door.rotate("1", "2")
-    for key in (*hand.keys()[:2], "gk:refresh:1", "gk:refresh:2"):
+    for key in (*hand.keys()[:1], "gk:refresh:1", "gk:refresh:2"):
         assert -60 < hand.needed_until(key) - time.time() - (DAY + HOUR) <= 1
     assert [await door.sign_ins.user_of(known) for known in ("1", "2", "3")] == ["74", "74", None]
 

@@ -15,7 +15,9 @@ def test_every_script_of_sessions_begins_with_the_law() -> None:
     modules = (store, sign_ins, recent_revocations)
     of_sessions = {loaded for module in modules for loaded in vars(module).values() if isinstance(loaded, Script)}
     assert len(of_sessions) == 18
-    assert all(loaded.source.startswith(law) for loaded in of_sessions)
+    # A check has one thing in front of it: what is plain already.
+    touch = (SCRIPTS / "touch.lua").read_text()
+    assert all(loaded.source.removeprefix(touch).startswith(law) for loaded in of_sessions)
     sources = [loaded.source for loaded in (*of_sessions, login_attempts.ATTEMPTS, audit.TRIM, indexes.LEARN)]
     for path in SCRIPTS.glob("*.lua"):
         assert any(path.read_text() in source for source in sources), path.name

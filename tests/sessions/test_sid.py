@@ -216,7 +216,7 @@ async def test_a_sid_that_nobody_knows_is_remembered_until_its_tokens_have_expir
 ) -> None:
     door = make_door(ended_seconds=60)
     await end_sid(door, "a-sid", tokens_live=10 * DAY)
-    for key in hand.keys()[:2]:
+    for key in hand.keys()[:1]:
         assert -60 < hand.needed_until(key) - time.time() - 10 * DAY <= 1
     assert await door.store.sessions("74", include_inactive=True) == []
     hand.let_pass(10 * DAY - 60)

@@ -630,6 +630,12 @@ class SignInLaw(RuleBasedStateMachine):
             self.finish(record, EndReason.LOGGED_OUT)
         self.marks[sid] = (self.now(), self.jumped + LONGEST)
 
+    @precondition(lambda self: self.records)
+    @rule()
+    def have_many(self) -> None:
+        """The index is kept as that of a user with many sessions."""
+        self.hand.index_in_key()
+
     @precondition(lambda self: len(self.records) >= 5)
     @rule()
     def everything_expires(self) -> None:
@@ -644,6 +650,7 @@ class SignInLaw(RuleBasedStateMachine):
         self.forget()
         assert not self.records
         assert self.hand.fields() == set()
+        assert not self.hand.redis.exists(*self.hand.keys()[:2])
 
     # What is always true
 
@@ -681,8 +688,11 @@ class SignInLaw(RuleBasedStateMachine):
         needed = [record.forget if record.ended else record.created[0] + TTL + ENDED_TTL for record in self.records]
         needed += [record.token_expires[0] for record in self.records]
         needed += [record.refresh_expires for record in self.records]
-        for key in self.hand.keys()[:2] if self.records else ():
-            assert self.hand.leaves_at(key) - time.time() > max(needed) - self.jumped - 30
+        sessions, index, _ = self.hand.keys()
+        if self.records:
+            assert self.hand.leaves_at(sessions) - time.time() > max(needed) - self.jumped - 30
+        if ended := [record.forget for record in self.records if record.ended]:
+            assert self.hand.leaves_at(index) - time.time() > max(ended) - self.jumped - 30
 
 
 def run(store_url: str, *, examples: int, steps: int, everything: bool = False) -> None:

@@ -263,12 +263,11 @@ async def test_a_garbled_instant_gets_no_old_token_in(door: Door, hand: Hand, ga
     old = token("a-sid", issued_ago=30.0)
     await ended(door, hand, "a-sid", EndReason.DEACTIVATED, old=old)
     second = await opened(door, late("a-sid"))
-    hand.redis.eval(
-        """local record = cmsgpack.unpack(redis.call('HGET', KEYS[1], ARGV[1]))
+    hand._run(
+        """local record = load(ARGV[1])
         record[19][2] = ARGV[2] == 'nan' and 0 / 0 or tonumber(ARGV[2])
-        redis.call('HSET', KEYS[1], ARGV[1], cmsgpack.pack(record))""",
-        1,
-        hand.keys()[0],
+        save(ARGV[1], record)""",
+        "74",
         str(second),
         str(garbage),
     )

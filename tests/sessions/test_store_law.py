@@ -299,6 +299,12 @@ class Law(RuleBasedStateMachine):
         for record in over:
             record.hidden = True
 
+    @precondition(lambda self: self.records)
+    @rule()
+    def have_many(self) -> None:
+        """The index is kept as that of a user with many sessions."""
+        self.hand.index_in_key()
+
     # What is always true
 
     @invariant()
@@ -320,6 +326,10 @@ class Law(RuleBasedStateMachine):
         ended = {record.session_id for record in self.records.values() if record.ended}
         assert not self.over & set(ids), "an ended session never lives again"
         self.over |= ended
+        if ended:
+            assert self.hand.redis.exists(self.hand.keys()[1]), "the loss of all records must show"
+        elif not self.records:
+            assert not self.hand.redis.exists(*self.hand.keys()[:2])
 
 
 def msgspec_replace(**changes: Any) -> Rules:

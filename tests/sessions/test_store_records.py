@@ -105,6 +105,7 @@ async def test_both_keys_leave_by_themselves_and_together(make_store: MakeStore,
     # rule 4.7, R23
     store = make_store(session_seconds=DAY, ended_seconds=HOUR)
     await store.check(token("a"), CLIENT)
+    hand.index_in_key()
     sessions, index = (hand.needed_until(name) for name in hand.keys()[:2])
     assert sessions == index
     assert -60 < sessions - time.time() - (DAY + HOUR) <= 1

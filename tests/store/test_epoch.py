@@ -183,7 +183,7 @@ async def test_adopt_not_before_is_written_to_a_store_without_it(store_url: str)
 
 @pytest.mark.parametrize(
     ("theirs", "shown"),
-    [("2", "2"), ("0", "0"), ("", ""), ("1.0", "1?0"), ("\r\n+OK " + "x" * 99, "???OK?" + "x" * 14)],
+    [("3", "3"), ("0", "0"), ("", ""), ("1.0", "1?0"), ("\r\n+OK " + "x" * 99, "???OK?" + "x" * 14)],
 )
 async def test_another_format_is_left_alone(store_url: str, theirs: str, shown: str) -> None:
     async with gatekeepers(store_url, 2) as (one, running):
@@ -213,7 +213,7 @@ async def test_no_call_is_made_before_the_first_heartbeat(store_url: str) -> Non
     async with gatekeepers(store_url, 1) as (one,):
         one.store_client.breaker = breaker = Breaker(one.epoch.beat, probe_first=True)
         with redis.Redis.from_url(store_url) as client:
-            client.hset("gk:epoch", "schema", "2")
+            client.hset("gk:epoch", "schema", SCHEMA + 1)
             for kind in ("open", "schema", "open"):
                 with pytest.raises(StoreUnavailable) as raised:
                     await (one.epoch.beat() if kind == "schema" else one.word(token("a", issued_at=time.time())))

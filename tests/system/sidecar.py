@@ -25,6 +25,7 @@ import redis
 
 from gatekeeper.store.embedded import server_binary
 from tests.servers import ClientResponse, RawConnection, RawRequest, RecordingBackend, Script, fetch
+from tests.stored_index import index
 from tests.tokens import forge
 from tests.waiting import HANG_SECONDS
 from tests.waiting import START_SECONDS as START_SECONDS
@@ -198,13 +199,12 @@ class Store:
 
     def live(self, user: str, prefix: str = "gk:") -> int:
         """The sessions of a user that have not ended."""
-        return int(str(self.client.zcount(f"{prefix}{{{user}}}:index", "(0", "+inf")))
+        return sum(score > 0 for score in index(self.client, f"{prefix}{{{user}}}").values())
 
     def last_activity(self, user: str, prefix: str = "gk:") -> float:
         """Of the user's only session, in microseconds."""
-        entries: Any = self.client.zrange(f"{prefix}{{{user}}}:index", 0, -1, withscores=True)
-        (entry,) = entries
-        return float(entry[1])
+        (score,) = index(self.client, f"{prefix}{{{user}}}").values()
+        return score
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import pytest
 import redis
 
 from gatekeeper.store.embedded import EmbeddedStoreFailed, EmbeddedValkey
+from gatekeeper.store.epoch import SCHEMA
 from tests.servers import fetch
 from tests.system.sidecar import Backend, Sidecar, bearer, command, eventually, sidecar, someone, token
 
@@ -166,7 +167,7 @@ def test_a_backup_is_for_its_owner_only(copy: Path) -> None:
         ("changed", "is damaged"),
         ("without description", "holds no complete backup"),
         ("another description", "it is not the description of a backup"),
-        ("another format", "holds format 2, and this Gatekeeper has format 1"),
+        ("another format", f"holds format {SCHEMA + 1}, and this Gatekeeper has format {SCHEMA}"),
         ("nothing", "holds no complete backup"),
     ],
 )
@@ -190,7 +191,7 @@ def test_what_is_no_good_backup_is_refused_and_replaces_nothing(
         elif what == "another description":
             description.write_text("{}")
         else:
-            description.write_text(json.dumps(json.loads(description.read_text()) | {"schema": 2}))
+            description.write_text(json.dumps(json.loads(description.read_text()) | {"schema": SCHEMA + 1}))
     done = command("restore", str(folder), data_dir=str(data))
     assert (done.returncode, done.stdout) == (1, "")
     assert said in done.stderr

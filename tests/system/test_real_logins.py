@@ -195,7 +195,7 @@ def test_the_login_of_a_form_and_an_answer_in_gzip_open_one_too(django: Site) ->
 def test_a_failed_login_opens_nothing(django: Site) -> None:
     answer = django.post(LOGIN, of(username="alice", password="x"), [JSON])
     assert (answer.status, answer.get_all("server")) == (401, ["gunicorn"])
-    assert django.store.client.keys(f"{django.prefix}*:index") == []
+    assert django.store.client.keys(f"{django.prefix}*:sessions") == []
 
 
 def test_a_refresh_is_never_a_new_device(django: Site) -> None:  # C-02

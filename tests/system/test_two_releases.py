@@ -94,7 +94,8 @@ def dump(store: Store) -> dict[bytes, bytes | None]:
 def test_builds_of_one_format_enforce_each_others_ends(store: Store, backend: Backend, copy: Path) -> None:
     # K12: scripts go by their hash, so each brings its own
     file = copy / _SCRIPT
-    file.write_text(_REMARK + file.read_text())
+    unchanged = file.read_text()
+    file.write_text(_REMARK + unchanged)
     with (
         sidecar(backend.url, redis_url=store.url) as here,
         started_from(copy, backend, store) as there,
@@ -121,7 +122,8 @@ def test_builds_of_one_format_enforce_each_others_ends(store: Store, backend: Ba
             assert len(one.session_ids(kept)) == 1
             assert store.live(user) == 1
             assert masked(one.fetch("/api/sessions", kept).body) == masked(two.fetch("/api/sessions", kept).body)
-        other = sha1((_REMARK + CHECK.source).encode(), usedforsecurity=False).hexdigest()
+        theirs_source = CHECK.source.replace(unchanged, _REMARK + unchanged)
+        other = sha1(theirs_source.encode(), usedforsecurity=False).hexdigest()
         assert store.client.script_exists(CHECK.sha, other) == [True, True]
         for gate in (here, there):
             for kind in ("refused", "protocol"):
@@ -141,7 +143,7 @@ def test_a_store_in_another_format_is_refused_and_nothing_in_it_touched(
         world.passed("/", ended)
         assert world.fetch("/sessions/logout", ended, method="DELETE").status == 200
     before = dump(store)
-    assert len(before) > 5
+    assert len(before) > 3
     with (
         started_from(copy, backend, store) as denying,
         started_from(copy, backend, store, on_store_failure="allow_verified") as allowing,

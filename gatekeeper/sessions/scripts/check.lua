@@ -10,10 +10,11 @@
 --         {KEYS[1], 'crowded', id, '', 0}         its session had no room for it (renew.lua)
 --         {KEYS[1], 'doubtful', id, '', 0}        the session would have ended, were it not for clocks that disagree
 
-local _, reference, jti, issued_at, token_expires_at, idle, ended_ttl, exempt, tolerance, host, packed_call = unpack(ARGV)
-compare_clocks(tonumber(host) * 1000000, tonumber(tolerance))
+local _, reference, jti, issued_at, token_expires_at, exempt, host, packed_call = unpack(ARGV)
 token_expires_at, exempt = tonumber(token_expires_at), tonumber(exempt)
-rules = {idle = tonumber(idle), ended_ttl = tonumber(ended_ttl)}
+rules.idle, rules.ended_ttl, rules.tolerance = struct.unpack('>ddd', ARGV[1])
+compare_clocks(tonumber(host) * 1000000, rules.tolerance)
+read_not_before(redis.call('HGET', sessions, 'b'))
 
 local id = redis.call('HGET', sessions, 'r:' .. reference)
 local record = id and load(id)
@@ -33,7 +34,7 @@ if id and not is_older then
     keep_ended(id, record, token_expires_at)
     return {sessions, 'ended', id, record[END_REASON], 0}
   end
-  local last_activity = tonumber(redis.call('ZSCORE', index, id) or '0')
+  local last_activity = score_of(id) or 0
   if last_activity <= 0 then return {sessions, 'unknown', '0', '', 0} end
 
   local newer, exempted = token_expires_at > record[TOKEN_EXPIRES_AT], exempt ~= record[EXEMPT]
@@ -60,6 +61,6 @@ if id and not is_older then
     save(id, record)
     keep_until(token_expires_at)
   end
-  redis.call('ZADD', index, text(math.max(present(last_activity), last_activity + 1)), id)
+  set_score(id, math.max(present(last_activity), last_activity + 1))
   return {sessions, 'touched', id, '', 0}
 end

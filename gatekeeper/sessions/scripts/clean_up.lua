@@ -10,7 +10,7 @@ start_anew_if_lost()
 if call.seen == 0 then forget() end
 local cleaned, next_due, listed_until = 0, 0, 0
 -- By rank: an entry that ends here moves to the front, and those behind it keep their places.
-local entries = redis.call('ZRANGE', index, text(call.seen), text(call.seen + STEP - 1), 'WITHSCORES')
+local entries = scores('-inf', '+inf', STEP, false, call.seen)
 for i = 1, #entries, 2 do
   local id, last_activity = entries[i], tonumber(entries[i + 1])
   local record = entry(id)
@@ -30,7 +30,7 @@ for i = 1, #entries, 2 do
         save(id, record)
         cleaned = cleaned + 1
       else
-        listed_until = math.max(listed_until, -tonumber(redis.call('ZSCORE', index, id) or '0'))
+        listed_until = math.max(listed_until, -(score_of(id) or 0))
       end
     end
   end

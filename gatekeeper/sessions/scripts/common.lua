@@ -1,7 +1,7 @@
 -- The law of a session. Every script of this folder but attempts.lua, learn.lua and trim_audit.lua begins with audit.lua and this file, and no other
 -- program changes a session.
 --
--- Keys, all in the hash slot of one user:
+-- Keys, all in the hash slot of one user. A check of a live session touches the first alone.
 --   KEYS[1] sessions    hash    <id>          → the record (fields below), packed
 --                               r:<reference> → <id>: the session that an access token names
 --                               f:<digest>    → <id>: the session that a refresh token names, by its SHA-256
@@ -12,8 +12,13 @@
 --                               t:<id>        → other names of a session, packed: {field, when its token expires}, …
 --                               c:<id>        → the claims for the access tokens issued to it, as JSON
 --                               u:<id>        → the refresh token whose successor its newest one is: rotate.lua
---   KEYS[2] index       zset    <id>, score > 0: live; the score is the last activity
---                                     score < 0: ended; minus the instant from which the record may be deleted
+--                               i             → the index: of each session its id and its score, eight bytes each; or
+--                                               `key`: the user has too many for that, and they are in KEYS[2].
+--                                               score > 0: live; the score is the last activity
+--                                               score < 0: ended; minus the instant from which the record may be deleted
+--                               b             → a copy of KEYS[3], by which the sessions of this hash are judged
+--   KEYS[2] index       zset    the index of a user with many sessions
+--                       string  of any other user, once a session has ended: the hash exists. If it does not, it was lost
 --   KEYS[3] not_before  string  "<instant> <spared id or 0> <end reason>": every session created until that instant has
 --                               ended, except the spared one. A fourth word, where the instant is later than the call
 --                               was: a token issued until then opens no session. It never expires, because an old
@@ -49,7 +54,7 @@
 
 local sessions, index, not_before = KEYS[1], KEYS[2], KEYS[3]
 -- Set by check.lua (the two fields that it needs) or upkeep.lua (all).
-local rules
+local rules = {}
 
 -- The fields of a record, by position. `TOKEN_EXPIRES_AT` is the latest expiry of all access tokens seen, leeway included;
 -- `REFRESH_EXPIRES_AT` that of all refresh tokens, 0 without any. `REFERENCE`, `JTI` and `REFRESH` are those of the newest.
@@ -97,37 +102,95 @@ local function present(last_activity)
 end
 
 local before, spared, before_reason, tokens_before = 0, '0', '', 0
-local stored_before = redis.call('GET', not_before)
-if stored_before then
-  local at, tokens_at
-  at, spared, before_reason, tokens_at = string.match(stored_before, '^(%d+) (%d+) ([a-z_]+) ?(%d*)$')
-  before = tonumber(at)
+
+-- Reads a value of `not_before`. Of the key and the field of that name the later one holds, should one be lost.
+local function read_not_before(stored)
+  if not stored then return end
+  local at, id, reason, tokens_at = string.match(stored, '^(%d+) (%d+) ([a-z_]+) ?(%d*)$')
+  if not at then error('not_before is garbled') end
+  if tonumber(at) < before then return end
+  before, spared, before_reason = tonumber(at), id, reason
   tokens_before = tonumber(tokens_at) or before
 end
+
+-- The index
+
+-- A user with more sessions than this has KEYS[2].
+local MOST_IN_FIELD = 32
+local IN_KEY = 'key'
+
+-- Where the entry of a session begins in the field `i`, or nil.
+local function place_of(id, entries)
+  local packed, place = struct.pack('>d', id), 0
+  repeat
+    place = string.find(entries, packed, place + 1, true)
+  until not place or place % 16 == 1
+  return place
+end
+
+-- The score of a session, or nil.
+local function score_of(id)
+  local entries = redis.call('HGET', sessions, 'i')
+  if not entries then return nil end
+  if entries == IN_KEY then return tonumber(redis.call('ZSCORE', index, id) or '') end
+  local place = place_of(id, entries)
+  return place and (struct.unpack('>d', entries, place + 8))
+end
+
+local function set_score(id, score)
+  local entries = redis.call('HGET', sessions, 'i') or ''
+  local place = entries ~= IN_KEY and place_of(id, entries)
+  if place then
+    entries = string.sub(entries, 1, place + 7) .. struct.pack('>d', score) .. string.sub(entries, place + 16)
+  elseif entries ~= IN_KEY and #entries < 16 * MOST_IN_FIELD then
+    entries = entries .. struct.pack('>dd', id, score)
+  elseif entries == IN_KEY then
+    redis.call('ZADD', index, text(score), id)
+    return
+  else
+    redis.call('DEL', index)
+    for at = 1, #entries, 16 do
+      local each, its_score = struct.unpack('>dd', entries, at)
+      redis.call('ZADD', index, text(its_score), text(each))
+    end
+    redis.call('ZADD', index, text(score), id)
+    local left = redis.call('PTTL', sessions)
+    if left > 0 then redis.call('PEXPIRE', index, left) end
+    entries = IN_KEY
+  end
+  redis.call('HSET', sessions, 'i', entries)
+end
+
+-- A record begins with three instants, eight bytes each, and a byte of flags: exempt, ended, has EARLIER. The other fields
+-- follow as MessagePack.
+local HEAD, RANGE = 25, 9007199254740992
 
 -- The record of a session, or nil. A record that another program garbled raises an error, so it admits no token: NaN, for
 -- one, is neither before nor after any instant, and would never expire.
 local function load(id)
   local packed = redis.call('HGET', sessions, id)
   if not packed then return nil end
-  local record = cmsgpack.unpack(packed)
+  local created_at, expires_at, token_expires_at, flags = struct.unpack('>dddB', packed)
+  local record = {created_at, expires_at, token_expires_at, flags % 2}
+  local rest = cmsgpack.unpack(string.sub(packed, HEAD + 1))
+  for field = ENDED_AT, EARLIER do record[field] = rest[field - EXEMPT] end
   if record[JTI] == true then record[JTI] = record[REFERENCE] end
   for field = CREATED_AT, REFRESH_EXPIRES_AT do
-    if field ~= END_REASON and not (record[field] >= 0 and record[field] <= 9007199254740992) then
-      error('a record is garbled')
-    end
+    if field ~= END_REASON and not (record[field] >= 0 and record[field] <= RANGE) then error('a record is garbled') end
   end
   local earlier = record[EARLIER]
-  if earlier and not (earlier[2] >= 0 and earlier[2] <= 9007199254740992) then error('a record is garbled') end
+  if earlier and not (earlier[2] >= 0 and earlier[2] <= RANGE) then error('a record is garbled') end
+  if flags ~= record[EXEMPT] + (record[ENDED_AT] > 0 and 2 or 0) + (earlier and 4 or 0) then error('a record is garbled') end
   return record
 end
 
 -- Stores a record. Where the `jti` equals the reference, `true` (one byte) takes its place.
 local function save(id, record)
-  local jti = record[JTI]
-  if jti == record[REFERENCE] then record[JTI] = true end
-  redis.call('HSET', sessions, id, cmsgpack.pack(record))
-  record[JTI] = jti
+  local rest = {unpack(record, ENDED_AT, EARLIER)}
+  if record[JTI] == record[REFERENCE] then rest[JTI - EXEMPT] = true end
+  local flags = record[EXEMPT] + (record[ENDED_AT] > 0 and 2 or 0) + (record[EARLIER] and 4 or 0)
+  local head = struct.pack('>dddB', record[CREATED_AT], record[EXPIRES_AT], record[TOKEN_EXPIRES_AT], flags)
+  redis.call('HSET', sessions, id, head .. cmsgpack.pack(rest))
 end
 
 -- Makes the keys of the user live until `instant`, or longer.
@@ -176,7 +239,8 @@ local function record_end(id, record, last_activity, at, reason, hidden)
   save(id, record)
   local forget_at = math.max(now + rules.ended_ttl, record[TOKEN_EXPIRES_AT], record[REFRESH_EXPIRES_AT],
                              record[EARLIER] and record[EARLIER][5] or 0)
-  redis.call('ZADD', index, text(-forget_at), id)
+  set_score(id, -forget_at)
+  redis.call('SETNX', index, '')
   keep_until(forget_at)
   record_session_ended(id, at, reason, now,
                        {jti = record[JTI], reference = record[REFERENCE], expires_at = record[TOKEN_EXPIRES_AT]})
@@ -196,13 +260,13 @@ end
 
 -- ended → ended: a token of an ended session was refused, and the record stays until that token has expired.
 local function keep_ended(id, record, token_expires_at)
-  local score = token_expires_at > record[TOKEN_EXPIRES_AT] and redis.call('ZSCORE', index, id)
+  local score = token_expires_at > record[TOKEN_EXPIRES_AT] and score_of(id)
   -- Without a score the store has lost the index. One entry must not bring it back: start_anew_if_lost() looks for that.
   if not score then return end
   record[TOKEN_EXPIRES_AT] = token_expires_at
   save(id, record)
-  if -tonumber(score) < token_expires_at then
-    redis.call('ZADD', index, text(-token_expires_at), id)
+  if -score < token_expires_at then
+    set_score(id, -token_expires_at)
     keep_until(token_expires_at)
   end
 end

@@ -15,7 +15,7 @@ local function found()
 end
 
 if record[ENDED_AT] == 0 then
-  local last_activity = tonumber(redis.call('ZSCORE', index, call.id) or record[CREATED_AT])
+  local last_activity = score_of(call.id) or record[CREATED_AT]
   local at, due_reason = due(call.id, record, last_activity)
   if at then
     settle(call.id, record, last_activity, at, due_reason)

@@ -11,19 +11,19 @@ local ended = #found
 if oldest then
   -- The rest is counted by last activity: without any for `idle`, a session has ended before, if the clocks agree.
   local floor = math.max(before, rules.idle > 0 and not apart and now - rules.idle or 0)
-  ended = ended + redis.call('ZCOUNT', index, '(' .. text(floor), '(' .. text(oldest))
+  ended = ended + count_scores('(' .. text(floor), '(' .. text(oldest))
 end
 
 local spare_record = spare ~= '0' and load(spare)
 if not spare_record or spare_record[ENDED_AT] > 0 then
   spare = '0'
 else
-  local last_activity = tonumber(redis.call('ZSCORE', index, spare) or '')
+  local last_activity = score_of(spare)
   if not last_activity or due(spare, spare_record, last_activity) then spare = '0' else ended = ended - 1 end
 end
 
 -- A session may have been touched by a server whose clock ran ahead of this one (a failover): it ends all the same.
-local newest = redis.call('ZREVRANGE', index, 0, 0, 'WITHSCORES')
+local newest = scores('-inf', '+inf', 1, true)
 end_all_before(math.max(now, tonumber(newest[2] or '0')), spare, call.reason)
 announce('*' .. spared, call.reason)
 for _, row in ipairs(found) do

@@ -59,7 +59,7 @@ if from == 0 then
 end
 
 local ended, last = 0, from
-local entries = redis.call('ZRANGEBYSCORE', index, from == 0 and '(0' or text(from), '+inf', 'WITHSCORES', 'LIMIT', 0, STEP)
+local entries = scores(from == 0 and '(0' or text(from), '+inf', STEP)
 for i = 1, #entries, 2 do
   local id = entries[i]
   last = tonumber(entries[i + 1])

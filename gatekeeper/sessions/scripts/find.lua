@@ -6,7 +6,9 @@
 local function named()
   local id = redis.call('HGET', sessions, 'r:' .. call.name)
   if id then return id end
-  for _, each in ipairs(redis.call('ZREVRANGE', index, 0, STEP - 1)) do
+  local entries = scores('-inf', '+inf', STEP, true)
+  for i = 1, #entries, 2 do
+    local each = entries[i]
     local record = entry(each)
     if record and record[JTI] == call.name then return each end
   end
@@ -20,6 +22,6 @@ if status == 'ended' then
   last_activity = record[LAST_ACTIVITY]
 elseif call.touch and status == 'live' then
   last_activity = math.max(present(last_activity), last_activity + 1)
-  redis.call('ZADD', index, text(last_activity), id)
+  set_score(id, last_activity)
 end
 return {sessions, id, text(last_activity), cmsgpack.pack(record)}

@@ -7,7 +7,9 @@ forget()
 local rows = live(false)
 if call.include_inactive then
   sweep(STEP, before)
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', index, '-inf', '(0', 'LIMIT', 0, STEP)) do
+  local entries = scores('-inf', '(0', STEP)
+  for i = 1, #entries, 2 do
+    local id = entries[i]
     local record = entry(id)
     if record and record[HIDDEN] == 0 then rows[#rows + 1] = {id, record, record[LAST_ACTIVITY]} end
   end

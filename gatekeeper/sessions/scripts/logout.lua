@@ -24,7 +24,7 @@ if record[ENDED_AT] > 0 then
   keep_ended(id, record, opening.token_expires_at)
   return {sessions, 0, id, cmsgpack.pack(record)}
 end
-local last_activity = tonumber(redis.call('ZSCORE', index, id) or record[CREATED_AT])
+local last_activity = score_of(id) or record[CREATED_AT]
 record[TOKEN_EXPIRES_AT] = math.max(record[TOKEN_EXPIRES_AT], opening.token_expires_at)
 local at, reason = due(id, record, last_activity)
 if at then

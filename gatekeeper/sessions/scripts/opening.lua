@@ -37,13 +37,13 @@ end
 -- can be so many after the limit was lowered, and the next openings evict the rest.
 local function make_room(limit, leaving)
   if limit == 0 then return 0 end
-  if redis.call('ZCOUNT', index, '(0', '+inf') < limit then return 0 end
+  if count_scores('(0', '+inf') < limit then return 0 end
   local others, last = live(true)
   for i = #others, 1, -1 do
     if others[i][1] == leaving then table.remove(others, i) end
   end
   local surplus = #others + 1 - limit
-  if last then surplus = surplus + redis.call('ZCOUNT', index, '(' .. text(last), '+inf') end
+  if last then surplus = surplus + count_scores('(' .. text(last), '+inf') end
   if surplus <= 0 then return 0 end
   local goes_before, unusable = eviction_order()
   table.sort(others, goes_before)
@@ -77,7 +77,8 @@ local function open(opening, leaving)
   save(id, new_record(opening))
   redis.call('HSET', sessions, 'r:' .. opening.reference, id)
   if opening.refresh ~= '' then redis.call('HSET', sessions, 'f:' .. opening.refresh, id) end
-  redis.call('ZADD', index, text(opening.created_at), id)
+  set_score(id, opening.created_at)
+  if before > 0 then write_not_before() end
   keep_until(math.max(opening.expires_at + rules.ended_ttl, opening.token_expires_at, opening.refresh_expires_at,
                       opening.earlier and opening.earlier[5] or 0))
   record_session_opened(id, opening.created_at, opening.login_method)
@@ -155,7 +156,7 @@ local function join(id, record, last_activity, tokens)
   end
   save(id, record)
   keep_until(math.max(record[TOKEN_EXPIRES_AT], record[REFRESH_EXPIRES_AT]))
-  redis.call('ZADD', index, text(math.max(present(last_activity), last_activity + 1)), id)
+  set_score(id, math.max(present(last_activity), last_activity + 1))
 end
 
 -- Remembers by its payload that a token of the session's reference is one that a login of it handed out (EARLIER).

@@ -38,7 +38,7 @@ if not record and owner and owner ~= call.id then
     return {sessions, 1}
   end
   if other[LOGIN_METHOD] ~= 'token' then return {sessions, 0} end
-  finish(owner, other, tonumber(redis.call('ZSCORE', index, owner) or other[CREATED_AT]), now, reason, hidden)
+  finish(owner, other, score_of(owner) or other[CREATED_AT], now, reason, hidden)
   return {sessions, 1}
 end
 

@@ -6,7 +6,7 @@
 local function state_at(id)
   local record = id ~= '0' and load(id)
   if not record or record[ENDED_AT] > 0 or record[CREATED_AT] > call.at then return nil end
-  local last_activity = tonumber(redis.call('ZSCORE', index, id) or '0')
+  local last_activity = score_of(id) or 0
   if last_activity <= 0 or due(id, record, last_activity) then return nil end
   return record, last_activity
 end
@@ -21,6 +21,7 @@ if before >= call.at then
 end
 
 before, spared, before_reason = call.at, state_at(call.spare) and call.spare or '0', call.reason
-redis.call('SET', not_before, text(before) .. ' ' .. spared .. ' ' .. before_reason)
+tokens_before = math.max(tokens_before, before)
+write_not_before()
 announce('*' .. spared, before_reason)
 return {sessions, 1}

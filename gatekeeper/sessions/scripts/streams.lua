@@ -6,12 +6,12 @@
 -- Moves the last activity, as a request at that instant would have, unless the session was over by then.
 local function move(id, at)
   local record = load(id)
-  local last_activity = record and record[ENDED_AT] == 0 and tonumber(redis.call('ZSCORE', index, id) or '0') or 0
+  local last_activity = record and record[ENDED_AT] == 0 and score_of(id) or 0
   if last_activity <= 0 or at <= last_activity then return end
   doubtful = false
   local due_at, reason = due(id, record, last_activity)
   if doubtful then return end
-  if not due_at or (reason == 'idle' and at < due_at) then redis.call('ZADD', index, text(at), id) end
+  if not due_at or (reason == 'idle' and at < due_at) then set_score(id, at) end
 end
 
 -- A session whose end due() held back is asked about again after this time.

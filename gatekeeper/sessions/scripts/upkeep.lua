@@ -1,11 +1,80 @@
 -- Shared by every script that does more than find one session: follows common.lua.
 
-rules = cmsgpack.unpack(ARGV[1])
+rules = cmsgpack.unpack(string.sub(ARGV[1], 25))
+read_not_before(redis.call('GET', not_before))
+read_not_before(redis.call('HGET', sessions, 'b'))
+
+-- The rest of the index: what only few checks need
+
+local function remove_score(id)
+  local entries = redis.call('HGET', sessions, 'i')
+  if not entries then return end
+  if entries == IN_KEY then
+    redis.call('ZREM', index, id)
+    if redis.call('EXISTS', index) == 0 then redis.call('HDEL', sessions, 'i', 'b') end
+    return
+  end
+  local place = place_of(id, entries)
+  if not place then return end
+  entries = string.sub(entries, 1, place - 1) .. string.sub(entries, place + 16)
+  if entries ~= '' then
+    redis.call('HSET', sessions, 'i', entries)
+  else
+    -- Without sessions, `b` would be all that is left.
+    redis.call('HDEL', sessions, 'i', 'b')
+    redis.call('DEL', index)
+  end
+end
+
+-- Whether a score is beyond a bound, which is written as Redis has it: '+inf', '-inf', '(' for exclusive.
+local function within(from, to)
+  local function read(bound)
+    local exclusive = string.sub(bound, 1, 1) == '('
+    if exclusive then bound = string.sub(bound, 2) end
+    return bound == '+inf' and math.huge or bound == '-inf' and -math.huge or tonumber(bound), exclusive
+  end
+  local low, above = read(from)
+  local high, below = read(to)
+  return function(score)
+    return (score > low or score == low and not above) and (score < high or score == high and not below)
+  end
+end
+
+-- Ids and scores in turn, as ZRANGEBYSCORE has them, and as ZREVRANGEBYSCORE where `descending`: `limit` at the most.
+-- With `skipped`, all but so many, by rank.
+local function scores(from, to, limit, descending, skipped)
+  local entries = redis.call('HGET', sessions, 'i') or ''
+  if entries == IN_KEY then
+    if skipped then return redis.call('ZRANGE', index, text(skipped), text(skipped + limit - 1), 'WITHSCORES') end
+    local command = 'ZRANGEBYSCORE'
+    if descending then command, from, to = 'ZREVRANGEBYSCORE', to, from end
+    return redis.call(command, index, from, to, 'WITHSCORES', 'LIMIT', 0, limit)
+  end
+  local matches, found, flat = within(from, to), {}, {}
+  for at = 1, #entries, 16 do
+    local id, score = struct.unpack('>dd', entries, at)
+    if matches(score) then found[#found + 1] = {text(id), score} end
+  end
+  table.sort(found, function(a, b)
+    if descending then a, b = b, a end
+    if a[2] ~= b[2] then return a[2] < b[2] end
+    return a[1] < b[1]
+  end)
+  for at = 1 + (skipped or 0), math.min(#found, (skipped or 0) + limit) do
+    flat[#flat + 1], flat[#flat + 2] = found[at][1], found[at][2]
+  end
+  return flat
+end
+
+local function count_scores(from, to)
+  if redis.call('HGET', sessions, 'i') == IN_KEY then return redis.call('ZCOUNT', index, from, to) end
+  return #scores(from, to, MOST_IN_FIELD) / 2
+end
 
 -- The record of an entry of the index. An entry without a record is removed.
 local function entry(id)
   local record = load(id)
-  if not record then redis.call('ZREM', index, id) end
+  if not record then remove_score(id) end
   return record
 end
 
@@ -14,21 +83,33 @@ local function record_sessions_lost(now)
   append_to_outbox({'sessions_lost', '0', now, '', ''})
 end
 
+-- Writes both copies: should the store lose one of them, the other one holds.
+local function write_not_before()
+  local value = text(before) .. ' ' .. spared .. ' ' .. before_reason
+  if tokens_before ~= before then value = value .. ' ' .. text(tokens_before) end
+  redis.call('SET', not_before, value)
+  if redis.call('EXISTS', sessions) == 1 then redis.call('HSET', sessions, 'b', value) end
+end
+
 -- Sets not_before: every session created until `instant` has ended, except `spared_id`, and every token issued until now
 -- opens none. The instant may be later than now: sessions can have activity of a clock that was ahead.
 local function end_all_before(instant, spared_id, reason)
   tokens_before = math.max(tokens_before, token_now)
   before, spared, before_reason = math.max(instant, before), spared_id, reason
-  local value = text(before) .. ' ' .. spared .. ' ' .. before_reason
-  if tokens_before ~= before then value = value .. ' ' .. text(tokens_before) end
-  redis.call('SET', not_before, value)
+  write_not_before()
 end
 
--- A store that evicts under memory pressure can lose one of two keys that are written and expire together. The lost data
--- may have been the end of a session, so the user starts anew, as after an end of all sessions. Every script calls this,
--- except a check that finds its session intact.
+-- A store that evicts under memory pressure, or another program, can take one key of a user and leave the others. Where
+-- KEYS[2] is there and the hash is not, or the hash is there without its index, what is lost may have been the end of a
+-- session, so the user starts anew, as after an end of all sessions. Every script calls this, except a check that finds
+-- its session intact. A hash that is lost before any session of it has ended leaves nothing, and its tokens open sessions.
 local function start_anew_if_lost()
-  if redis.call('EXISTS', sessions, index) ~= 1 then return end
+  local entries = redis.call('HGET', sessions, 'i')
+  if entries then
+    if entries ~= IN_KEY or redis.call('EXISTS', index) == 1 then return end
+  elseif redis.call('EXISTS', sessions, index) == 0 then
+    return
+  end
   end_all_before(now, '0', 'revoked_by_admin')
   redis.call('DEL', sessions, index)
   announce('*0', before_reason)
@@ -42,7 +123,7 @@ local function state(id)
   local record = id and load(id)
   if not record then return nil end
   if record[ENDED_AT] > 0 then return 'ended', record end
-  local last_activity = tonumber(redis.call('ZSCORE', index, id) or '0')
+  local last_activity = score_of(id) or 0
   if last_activity <= 0 then return nil end
   doubtful = false
   local at, reason = due(id, record, last_activity)
@@ -58,8 +139,8 @@ local function keep_earlier(id, record, token_expires_at)
   if token_expires_at <= earlier[5] then return end
   earlier[5] = token_expires_at
   save(id, record)
-  local score = tonumber(redis.call('ZSCORE', index, id) or '0')
-  if score < 0 and -score < token_expires_at then redis.call('ZADD', index, text(-token_expires_at), id) end
+  local score = score_of(id) or 0
+  if score < 0 and -score < token_expires_at then set_score(id, -token_expires_at) end
   if score ~= 0 then keep_until(token_expires_at) end
 end
 
@@ -130,7 +211,9 @@ end
 -- ended → (nothing), 20 sessions at the most.
 local function forget()
   if apart then return end
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', index, text(-now), '(0', 'LIMIT', 0, 20)) do
+  local entries = scores(text(-now), '(0', 20)
+  for i = 1, #entries, 2 do
+    local id = entries[i]
     local record = load(id)
     if record then
       unname(id, 'r:' .. record[REFERENCE])
@@ -142,7 +225,7 @@ local function forget()
     end
     forget_surplus(id)
     redis.call('HDEL', sessions, id, 't:' .. id, 'c:' .. id, 'u:' .. id)
-    redis.call('ZREM', index, id)
+    remove_score(id)
   end
 end
 
@@ -162,12 +245,10 @@ local function live(ascending)
       found[#found + 1] = {id, record, last_activity}
     end
   end
-  local spared_activity = before > 0 and tonumber(redis.call('ZSCORE', index, spared) or '0') or 0
+  local spared_activity = before > 0 and score_of(spared) or 0
   local spared_is_old = spared_activity > 0 and spared_activity <= before
   if ascending and spared_is_old then look(spared, spared_activity) end
-  local command, from, to = 'ZREVRANGEBYSCORE', '+inf', '(' .. text(before)
-  if ascending then command, from, to = 'ZRANGEBYSCORE', to, from end
-  local entries = redis.call(command, index, from, to, 'WITHSCORES', 'LIMIT', 0, STEP)
+  local entries = scores('(' .. text(before), '+inf', STEP, not ascending)
   for i = 1, #entries, 2 do look(entries[i], tonumber(entries[i + 1])) end
   if not ascending and spared_is_old then look(spared, spared_activity) end
   return found, #entries == 2 * STEP and tonumber(entries[#entries])
@@ -175,7 +256,7 @@ end
 
 -- Settles sessions last active until `instant` that are over, `step` at the most.
 local function sweep(step, instant)
-  local entries = redis.call('ZRANGEBYSCORE', index, '(0', text(instant), 'WITHSCORES', 'LIMIT', 0, step)
+  local entries = scores('(0', text(instant), step)
   for i = 1, #entries, 2 do
     local id, last_activity = entries[i], tonumber(entries[i + 1])
     local record = entry(id)
