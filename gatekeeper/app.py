@@ -1,7 +1,7 @@
 """The composition root of the sidecar: settings → ASGI application. Read this file first.
 
-    uvicorn → server → Handler → Pipeline (a verdict) → Proxy → backend
-                     ↘ DirectRoute, for plain requests ──────↗
+    uvicorn → server → Handler → Pipeline (a verdict) → Forward → backend
+                     ↘ DirectRoute, for plain requests ───↗
 
 `gatekeeper_middleware` puts the same handler around an application.
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gatekeeper.forward.direct_services import DirectServices
 from gatekeeper.forward.http import Proxy
+from gatekeeper.forward.passing import Passing
 from gatekeeper.forward.plan import DirectRoute
 from gatekeeper.http.headers import REQUEST_ID, HeaderList
 from gatekeeper.http.types import ASGIApp, Receive, Scope, Send
@@ -55,18 +56,6 @@ def create_app(settings: Settings, engine: Engine) -> App:
         own_spelling=rules.identity.spelling,
         on_error=engine.telemetry.upstream_failed,
     )
-    handler = Handler(
-        proxy,
-        runtime=engine.runtime,
-        pipeline=engine.pipeline,
-        responder=engine.responder,
-        rules=rules,
-        streams=engine.streams,
-        telemetry=engine.telemetry,
-        mounted=False,
-        renewals=engine.renewals,
-    )
-    app = with_lifespan(handler, engine.runtime, around=proxy)
     services = DirectServices(
         engine.gate,
         rules,
@@ -78,6 +67,18 @@ def create_app(settings: Settings, engine: Engine) -> App:
         engine.renewals,
         own_headers,
     )
+    handler = Handler(
+        proxy,
+        runtime=engine.runtime,
+        pipeline=engine.pipeline,
+        responder=engine.responder,
+        rules=rules,
+        streams=engine.streams,
+        telemetry=engine.telemetry,
+        mounted=False,
+        forward=Passing(services),
+    )
+    app = with_lifespan(handler, engine.runtime, around=proxy)
     return App(app, DirectRoute(services, engine.runtime))
 
 

@@ -1,4 +1,4 @@
-"""A response of the backend that is held back while the tokens in its head join the session."""
+"""A response of the backend that is held back while it is looked at."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gatekeeper.upstream.interface import BackendConnection, Failure, ResponseCa
 
 
 class HoldingForward(ResponseCallbacks, Protocol):
-    """The forward whose response is held: `DirectForward`."""
+    """The `Forward` whose response is held."""
 
     def begin_response(self, head: ResponseHead) -> None: ...
 
@@ -22,8 +22,8 @@ class HoldingForward(ResponseCallbacks, Protocol):
 
 
 class HeldResponse:
-    """Receives a response in place of its forward, and gives it on at `release`. The connection is not read meanwhile,
-    so this is what had arrived with the head."""
+    """Receives a response in place of its forward, and gives it on at `release`. The caller pauses the connection, and
+    then this is what had arrived until then."""
 
     takes_full_response = False
 
@@ -33,7 +33,6 @@ class HeldResponse:
         self._events: list[Callable[[], None]] = []
         self._is_over = False
         connection.hand_over(self)
-        connection.pause_reading()
 
     def on_informational(self, head: ResponseHead) -> None:
         """Do nothing: none follows the head."""

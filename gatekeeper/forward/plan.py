@@ -18,15 +18,14 @@ from typing import Final
 
 from gatekeeper.forward.direct import DirectForward
 from gatekeeper.forward.direct_services import DirectServices
-from gatekeeper.forward.http import arrival
 from gatekeeper.forward.prepared import Plan
-from gatekeeper.http.forwarding import request_headers
+from gatekeeper.forward.request_lines import accepts_trailers, serialized
 from gatekeeper.http.headers import REQUEST_ID, get, request_id
 from gatekeeper.http.method_override import overrides_method, query_overrides_method
 from gatekeeper.http.paths import BadPath, PathKind
 from gatekeeper.http.request_head import HeaderSection
-from gatekeeper.http.request_writer import RequestNotForwardable, serialize_head
-from gatekeeper.http.spelling import USUAL, written_names
+from gatekeeper.http.request_writer import RequestNotForwardable
+from gatekeeper.http.spelling import USUAL
 from gatekeeper.runtime import Runtime
 from gatekeeper.server import Exchange
 
@@ -34,7 +33,7 @@ _REQUEST_ID_LINE: Final = b"\r\n%b: \r\n" % USUAL[REQUEST_ID]
 # As many as the request parser caches header sections.
 _MAX_PLANS: Final = 2048
 _INDIRECT_METHODS: Final = frozenset({"OPTIONS", "TRACE", "CONNECT"})
-_INDIRECT_HEADERS: Final = frozenset({b"te", b"upgrade"})
+_INDIRECT_HEADERS: Final = frozenset({b"upgrade"})
 
 
 class DirectRoute:
@@ -93,7 +92,7 @@ class DirectRoute:
         return plan
 
     def _make_plan(self, exchange: Exchange) -> Plan | None:
-        services, rules, scope = self._services, self._services.rules, exchange.scope
+        services, rules, peer = self._services, self._services.rules, exchange.scopes.client
         headers, has_body = exchange.head.headers, exchange.head.length != 0
         if not _INDIRECT_HEADERS.isdisjoint([name for name, _ in headers]):
             return None
@@ -106,11 +105,8 @@ class DirectRoute:
         if not rules.forward_authorization:
             kept = rules.sources.strip_tokens(kept)
         kept.append((REQUEST_ID, b""))
-        passed = request_headers(kept, arrival(scope, rules.trusted), services.own_headers)
         try:
-            names = written_names(passed, exchange.head.section.spelled, rules.identity.spelling)
-            authority = services.upstream.authority
-            written = serialize_head("GET", b"/", passed, authority=authority, has_body=has_body, names=names)
+            written = serialized(services, exchange, "GET", b"/", kept, has_body=has_body)
         except RequestNotForwardable:
             return None
         before, _, after = written.head.partition(_REQUEST_ID_LINE)
@@ -118,9 +114,10 @@ class DirectRoute:
         made = request_id(headers)
         return Plan(
             token,
-            rules.trusted.client(None if scope["client"] is None else scope["client"][0], headers),
+            rules.trusted.client(None if peer is None else peer[0], headers),
             made if given == made.encode() else None,
             before[before.index(b"\r\n") :] + b"\r\n",
             b"\r\n" + after,
             expects=written.expects,
+            takes_trailers=accepts_trailers(exchange),
         )

@@ -15,16 +15,36 @@ REQUEST_ID_LINE: Final = USUAL[REQUEST_ID] + b": "
 class Plan:
     """The data that all requests with the same headers from the same address have in common.
 
-    With `expects` the backend is asked first whether it wants the body.
+    With `expects` the backend is asked first whether it wants the body; with `takes_trailers` the client accepts those
+    of the response.
 
     `before` and `after` are the header lines for the backend in front of and behind the identity lines. `identity`
     caches the identity lines for `claims` and `session_id`. `request_id` is None if every request gets a new one.
     """
 
-    __slots__ = ("after", "before", "claims", "client_ip", "expects", "identity", "request_id", "session_id", "token")
+    __slots__ = (
+        "after",
+        "before",
+        "claims",
+        "client_ip",
+        "expects",
+        "identity",
+        "request_id",
+        "session_id",
+        "takes_trailers",
+        "token",
+    )
 
     def __init__(
-        self, token: str, client_ip: str, request_id: str | None, before: bytes, after: bytes, *, expects: bool
+        self,
+        token: str,
+        client_ip: str,
+        request_id: str | None,
+        before: bytes,
+        after: bytes,
+        *,
+        expects: bool,
+        takes_trailers: bool,
     ) -> None:
         self.token = token
         self.client_ip = client_ip
@@ -32,6 +52,7 @@ class Plan:
         self.before = before
         self.after = after
         self.expects = expects
+        self.takes_trailers = takes_trailers
         self.claims: Claims | None = None
         self.session_id = 0
         self.identity = b""

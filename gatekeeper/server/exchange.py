@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
-from enum import Enum
+from collections.abc import Iterable
 from http import HTTPStatus
-from typing import Final, Protocol
+from typing import Final
 
 from gatekeeper.http.grammar import TOKEN_BYTES, is_field_value
 from gatekeeper.http.headers import REQUEST_ID, HeaderList
 from gatekeeper.http.request_head import RequestHead
 from gatekeeper.http.spelling import USUAL
 from gatekeeper.http.types import ASGIApp, Message, Scope
-from gatekeeper.server.responders import DirectResponder, DirectResponders
-from gatekeeper.server.response_lines import OF_THE_CONNECTION, first_line, section_lines, status_line
-from gatekeeper.server.scope import ScopeFactory
+from gatekeeper.server.responders import ClientConnection, DirectResponder
+from gatekeeper.server.response_lines import (
+    CHUNKED,
+    CLOSE,
+    LENGTH,
+    NO_BODY,
+    OF_THE_CONNECTION,
+    first_line,
+    section_lines,
+    status_line,
+)
+from gatekeeper.server.scope import EXTENSION, ScopeFactory
 
 # The logger that serve.py filters and operators know, whichever protocol class runs.
 _log = logging.getLogger("uvicorn.error")
@@ -27,51 +35,6 @@ _TRAILERS: Final = "http.response.trailers"
 _INFORMATIONAL: Final = "gatekeeper.http.informational"
 
 _BODILESS: Final = frozenset({204, 304})
-
-
-class ClientConnection(Protocol):
-    """The connection of an exchange."""
-
-    @property
-    def writable(self) -> asyncio.Event | None:
-        """None while the client takes data; else an event that is set when it has read enough, or has left."""
-
-    def write(self, data: bytes) -> None: ...
-
-    def call_soon(self, do: Callable[[], None]) -> None:
-        """Call `do` at the end of this turn of the event loop."""
-
-    def want_body(self) -> None:
-        """Read more of the body: the application waits for it."""
-
-    def send_continue(self) -> None:
-        """Ask the client for a body that it sends only after `100 Continue`."""
-
-    def response_complete(self) -> None:
-        """The response is complete."""
-
-    def response_failed(self) -> None:
-        """The application failed: there will be no response, or no more of it."""
-
-    def run(self, exchange: Exchange, app: ASGIApp | None = None) -> None:
-        """Let the application respond, or `app`."""
-
-    @property
-    def responders(self) -> DirectResponders:
-        """The registry of the listener."""
-
-
-class Framing(Enum):
-    """The way in which the end of a response is marked (RFC 9112 section 6.3)."""
-
-    LENGTH = "content-length"
-    CHUNKED = "chunked"
-    CLOSE = "close"
-    NONE = "no body"
-
-
-# Read often, and slow as attributes of an Enum.
-_LENGTH, _CHUNKED, _CLOSE, _NONE = Framing
 
 
 class Exchange:
@@ -128,7 +91,7 @@ class Exchange:
         self._end_received = False
         self.gone = self.started = self.complete = False
         self._expected = _START
-        self._framing = _NONE
+        self._framing = NO_BODY
         self._remaining_bytes = 0
         self._has_trailers = self._is_event_stream = False
         self.responder: DirectResponder | None = None
@@ -164,12 +127,17 @@ class Exchange:
     @property
     def ends_with_connection(self) -> bool:
         """True if the client takes the end of the connection for the end of the response."""
-        return self._framing is _CLOSE
+        return self._framing is CLOSE
 
     async def run(self, app: ASGIApp) -> None:
-        """Run the application. An exception is logged and ends the connection."""
+        """Run the application. An exception is logged and ends the connection.
+
+        The scope has the exchange meanwhile: an application may leave the response to a `responder`.
+        """
+        scope = self.scope
+        scope["extensions"][EXTENSION]["exchange"] = self
         try:
-            await app(self.scope, self.receive, self.send)
+            await app(scope, self.receive, self.send)
         except asyncio.CancelledError:
             if not self.end_event_stream():
                 self.abort_response()
@@ -178,9 +146,11 @@ class Exchange:
             _log.exception("application raised an exception")
             self.abort_response()
         else:
-            if not self.complete and not self.gone:
+            if not self.complete and not self.gone and self.responder is None:
                 _log.error("application returned without completing its response")
                 self.abort_response()
+        finally:
+            del scope["extensions"][EXTENSION]["exchange"]
 
     def abort_response(self) -> None:
         """Break the response off so that the client can tell."""
@@ -191,7 +161,7 @@ class Exchange:
     def end_event_stream(self) -> bool:
         """End an event stream regularly when the server shuts down, and return True; False for any other response. The
         client then reconnects elsewhere, and drops an incomplete event (HTML standard, section 9.2.6)."""
-        if not self._is_event_stream or self._expected != _BODY or self.gone or self._framing is _LENGTH:
+        if not self._is_event_stream or self._expected != _BODY or self.gone or self._framing is LENGTH:
             return False
         self.keep_alive = self._has_trailers = False
         self.send_body(b"", last=True)
@@ -222,6 +192,17 @@ class Exchange:
         parts.clear()
         self.buffered_bytes = 0
         return body
+
+    def put_back(self, part: bytes) -> None:
+        """Put back what was taken of the body, for the next who takes it."""
+        if part:
+            self._parts.insert(0, part)
+            self.buffered_bytes += len(part)
+
+    async def wait_writable(self) -> None:
+        """Return when the client takes data, or has left."""
+        if self._connection.writable is not None:
+            await self._connection.writable.wait()
 
     def want_body(self) -> None:
         """Have more of the body read; a client that waits for permission to send it gets that."""
@@ -288,8 +269,7 @@ class Exchange:
 
     async def send(self, message: Message) -> None:
         """ASGI `send`."""
-        if self._connection.writable is not None:
-            await self._connection.writable.wait()
+        await self.wait_writable()
         if self.gone:
             return
         if self.complete:
@@ -302,10 +282,10 @@ class Exchange:
         elif kind == _BODY:
             self.send_body(message.get("body", b""), last=not message.get("more_body", False))
         elif kind == _START:
-            self._has_trailers = message.get("trailers", False)
-            self.send_head(message["status"], message.get("headers", ()), message.get("reason"))
+            trailers = message.get("trailers", False)
+            self.send_head(message["status"], message.get("headers", ()), message.get("reason"), trailers=trailers)
         else:
-            self._send_trailers(message.get("headers", ()), last=not message.get("more_trailers", False))
+            self.send_trailers(message.get("headers", ()), last=not message.get("more_trailers", False))
 
     def send_informational(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Send an interim response (RFC 9110 section 15.2)."""
@@ -320,9 +300,17 @@ class Exchange:
             self._write(b"".join((status_line(status), *section_lines(headers), b"\r\n")))
 
     def send_head(
-        self, status: int, headers: Iterable[tuple[bytes, bytes]], reason: bytes | None, *, hold: bool = False
+        self,
+        status: int,
+        headers: Iterable[tuple[bytes, bytes]],
+        reason: bytes | None,
+        *,
+        hold: bool = False,
+        trailers: bool = False,
     ) -> None:
-        """Start a response. With `hold` the head is sent with the end of the response, or at `uncork`."""
+        """Start a response. With `hold` the head is sent with the end of the response, or at `uncork`; with `trailers`
+        the body is followed by `send_trailers`."""
+        self._has_trailers = trailers
         line = first_line(status, reason)
         if self._expects_continue:
             # The client may or may not send its body now: the bytes that follow would be ambiguous.
@@ -368,19 +356,19 @@ class Exchange:
         return connection
 
     def _set_length(self, value: bytes) -> None:
-        if self._framing is _LENGTH or not value.isdigit():
+        if self._framing is LENGTH or not value.isdigit():
             raise RuntimeError("Content-Length of a response must be one number.")
-        self._framing, self._remaining_bytes = _LENGTH, int(value)
+        self._framing, self._remaining_bytes = LENGTH, int(value)
 
     def _choose_framing(self, status: int, content: list[bytes]) -> None:
         """Choose how the end of the response is marked (RFC 9112 section 6.3)."""
         if self.head.method == "HEAD" or status in _BODILESS:
-            self._framing = _NONE
-        elif self._framing is not _LENGTH and self.head.version == "1.1":
-            self._framing = _CHUNKED
+            self._framing = NO_BODY
+        elif self._framing is not LENGTH and self.head.version == "1.1":
+            self._framing = CHUNKED
             content.append(b"Transfer-Encoding: chunked\r\n")
-        elif self._framing is not _LENGTH:
-            self._framing = _CLOSE
+        elif self._framing is not LENGTH:
+            self._framing = CLOSE
             self.keep_alive = False
 
     def send_full_response(self, head_lines: bytes, headers: bytes, body: bytes, *, chunked: bool) -> None:
@@ -403,25 +391,25 @@ class Exchange:
 
     def send_body(self, body: bytes, *, last: bool) -> None:
         """Send a part of the body. Raises RuntimeError if it contradicts `Content-Length`."""
-        if self._framing is _LENGTH:
+        if self._framing is LENGTH:
             self._remaining_bytes -= len(body)
             if self._remaining_bytes < 0 or (last and self._remaining_bytes):
                 raise RuntimeError("Response content differs from its Content-Length.")
-        elif self._framing is _CHUNKED:
+        elif self._framing is CHUNKED:
             end = b"\r\n"
             if last:
                 end = b"\r\n0\r\n" if self._has_trailers else b"\r\n0\r\n\r\n"
             body = b"%x\r\n%b%b" % (len(body), body, end) if body else end[2:]
-        if body and self._framing is not _NONE:
+        if body and self._framing is not NO_BODY:
             self._write(body)
         if last and self._has_trailers:
             self._expected = _TRAILERS
         elif last:
             self._end()
 
-    def _send_trailers(self, headers: Iterable[tuple[bytes, bytes]], *, last: bool) -> None:
+    def send_trailers(self, headers: Iterable[tuple[bytes, bytes]], *, last: bool) -> None:
         """Send trailers. Only chunked framing has room for them (RFC 9112 section 7.1.2); else they are dropped."""
-        if self._framing is _CHUNKED:
+        if self._framing is CHUNKED:
             self._write(b"".join((*section_lines(headers), b"\r\n" if last else b"")))
         if last:
             self._end()

@@ -1,11 +1,12 @@
-"""Responses without an ASGI application: their interface, and the registry that the drain asks."""
+"""Responses without an ASGI application: their interface, the registry that the drain asks, and the connection."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Any, Final, Protocol
 
-from gatekeeper.http.types import Scope
+from gatekeeper.http.types import ASGIApp, Scope
 
 # As uvicorn looks after its own tasks and connections.
 _LOOK_SECONDS: Final = 0.1
@@ -45,3 +46,35 @@ class DirectResponders(set[DirectResponder]):
             for responder in list(self):
                 responder.cancel()
             raise
+
+
+class ClientConnection(Protocol):
+    """The connection of an exchange."""
+
+    @property
+    def writable(self) -> asyncio.Event | None:
+        """None while the client takes data; else an event that is set when it has read enough, or has left."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def call_soon(self, do: Callable[[], None]) -> None:
+        """Call `do` at the end of this turn of the event loop."""
+
+    def want_body(self) -> None:
+        """Read more of the body: the application waits for it."""
+
+    def send_continue(self) -> None:
+        """Ask the client for a body that it sends only after `100 Continue`."""
+
+    def response_complete(self) -> None:
+        """The response is complete."""
+
+    def response_failed(self) -> None:
+        """The application failed: there will be no response, or no more of it."""
+
+    def run(self, exchange: Any, app: ASGIApp | None = None) -> None:
+        """Let the application respond, or `app`."""
+
+    @property
+    def responders(self) -> DirectResponders:
+        """The registry of the listener."""

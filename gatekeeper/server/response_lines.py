@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from enum import Enum
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Final
 
 from gatekeeper.http.grammar import is_field_value, is_token
+
+
+class Framing(Enum):
+    """The way in which the end of a response is marked (RFC 9112 section 6.3)."""
+
+    LENGTH = "content-length"
+    CHUNKED = "chunked"
+    CLOSE = "close"
+    NONE = "no body"
+
+
+# Read often, and slow as attributes of an Enum.
+LENGTH, CHUNKED, CLOSE, NO_BODY = Framing
 
 OF_THE_CONNECTION: Final = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 

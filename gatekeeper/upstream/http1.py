@@ -220,9 +220,9 @@ class Http1Connection(asyncio.Protocol):
             callbacks.on_full_response(head, body)
             return
         self.on_head(head)
-        if self._callbacks is callbacks:
+        if self._callbacks is not None:
             self.on_data(body)
-        if self._callbacks is callbacks:
+        if self._callbacks is not None:
             self.on_end([])
 
     # Closing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -9,11 +10,36 @@ import msgspec
 
 from gatekeeper.errors import Reason
 from gatekeeper.http.headers import Headers, get
-from gatekeeper.http.types import Receive
+from gatekeeper.http.types import Message, Receive
 from gatekeeper.models import Problem
 
 _MOST_BYTES: Final = 64 * 1024
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class Replay:
+    """A body of which a part was read: a `Receive` that gives all of it. `content` is what was read."""
+
+    def __init__(self, receive: Receive, taken: deque[Message], content: bytes) -> None:
+        self._receive = receive
+        self._taken = taken
+        self.content = content
+
+    async def __call__(self) -> Message:
+        return self._taken.popleft() if self._taken else await self._receive()
+
+
+async def read_beginning(receive: Receive, most_bytes: int) -> Replay:
+    """Read a body, or the beginning of one over the bound."""
+    taken: deque[Message] = deque()
+    content = bytearray()
+    more = True
+    while more and len(content) <= most_bytes:
+        message = await receive()
+        taken.append(message)
+        content += message.get("body", b"")
+        more = message["type"] == "http.request" and message.get("more_body", False)
+    return Replay(receive, taken, bytes(content))
 
 
 async def read_object(receive: Receive, headers: Headers) -> dict[str, Any] | Problem:

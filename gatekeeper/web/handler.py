@@ -7,7 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from gatekeeper.auth.renewals import Renewals
 from gatekeeper.errors import GatekeeperError, Reason
@@ -21,7 +21,7 @@ from gatekeeper.store.embedded import EmbeddedStoreFailed
 from gatekeeper.telemetry.request_record import RequestRecord
 from gatekeeper.telemetry.telemetry import Telemetry
 from gatekeeper.tokens.sources import TokenSources
-from gatekeeper.web.observe import ResponseObserver, run
+from gatekeeper.web.observe import ResponseObserver, ResponseReading, run
 from gatekeeper.web.outcome import Passed, Refused, conclude, unforwarded
 from gatekeeper.web.pipeline import Pipeline
 from gatekeeper.web.request import SERVER, CurrentSession, IncomingRequest, read
@@ -34,11 +34,20 @@ _log = logging.getLogger("gatekeeper")
 _GOING_AWAY: Final = 1001
 
 
+class Forwarding(Protocol):
+    """Carries a request on in place of `app`, by the `exchange` of its server."""
+
+    async def __call__(
+        self, exchange: Any, incoming: IncomingRequest, record: RequestRecord, passed: Passed
+    ) -> None: ...
+
+
 class Handler:
     """An ASGI application for `http` and `websocket` scopes around `app`, the application behind.
 
     `mounted`: `app` is an application of this process, whose exceptions are its own and whose requests may end their
     own session; else it is the proxy of the sidecar, whose exceptions are bugs of ours. `extras` go into its scope.
+    `forward` takes the HTTP requests instead, and lets the handler return before they are over.
     """
 
     def __init__(
@@ -53,6 +62,7 @@ class Handler:
         telemetry: Telemetry,
         mounted: bool,
         renewals: Renewals | None = None,
+        forward: Forwarding | None = None,
         extras: Mapping[str, Any] | None = None,
     ) -> None:
         self._app = app
@@ -64,6 +74,7 @@ class Handler:
         self._telemetry = telemetry
         self._mounted = mounted
         self._renewals = renewals
+        self._forward = forward
         self._extras = extras or {}
         # A backend behind the proxy has another connection than the client's: that one goes away.
         self._close_code = SESSION_ENDED if mounted else _GOING_AWAY
@@ -85,15 +96,18 @@ class Handler:
         if (server := (scope.get("extensions") or {}).get(SERVER)) is not None:
             # A server that refuses the rest of a request by itself finds its record here.
             server["record"] = record
+        is_finished = True
         try:
-            await self._handle(scope, receive, ResponseSender(send, record), incoming, record)
+            is_finished = await self._handle(scope, receive, ResponseSender(send, record), incoming, record)
         finally:
-            self._telemetry.finished(record)
+            if is_finished:
+                self._telemetry.finished(record)
 
     async def _handle(
         self, scope: Scope, receive: Receive, sender: ResponseSender, incoming: IncomingRequest, record: RequestRecord
-    ) -> None:
-        """The one place where exceptions become responses: a request is answered once."""
+    ) -> bool:
+        """The one place where exceptions become responses: a request is answered once. Returns False if it is still
+        under way, and its forward finishes it."""
         try:
             if not self._runtime.started:
                 await self._start()
@@ -101,15 +115,15 @@ class Handler:
             record.decided_seconds = time.perf_counter() - record.started_at
             if not isinstance(outcome, Passed):
                 await self._responder.send(scope, sender, incoming, outcome)
-                return
+                return True
         except Exception:
             _log.exception("internal error", extra={"request_id": incoming.request_id})
             conclude(record, "error", Reason.INTERNAL_ERROR)
             if sender.started:
                 raise
             await self._responder.send(scope, sender, incoming, self._pipeline.internal_error(incoming))
-            return
-        await self._pass(scope, receive, sender, incoming, record, outcome)
+            return True
+        return await self._pass(scope, receive, sender, incoming, record, outcome)
 
     async def _start(self) -> None:
         """Start under a server without lifespan. A store that fails to start is one that is away: what needs it is 503,
@@ -127,17 +141,20 @@ class Handler:
         incoming: IncomingRequest,
         record: RequestRecord,
         passed: Passed,
-    ) -> None:
+    ) -> bool:
         headers = [pair for pair in passed.headers if pair[0] != REQUEST_ID]
         headers.append((REQUEST_ID, incoming.request_id.encode()))
         inner: dict[str, Any] = {**scope, "headers": headers, "gatekeeper": passed.session, **self._extras}
         inner["state"] = state = dict(scope.get("state") or {})
         try:
+            if self._forward is not None and not incoming.websocket:
+                await self._forward(scope["extensions"][SERVER]["exchange"], incoming, record, passed)
+                return False
             if incoming.websocket:
                 _hide_websocket_token(inner, self._rules.sources)
             elif self._rules.reads_query(incoming):
                 inner["query_string"] = self._rules.sources.strip_query(incoming.query)
-            await self._run(inner, passed.receive or receive, sender, scope, incoming, record, passed)
+            await self._run(inner, passed.replay or receive, sender, scope, incoming, record, passed)
         except GatekeeperError as error:
             if sender.started:
                 raise
@@ -156,8 +173,10 @@ class Handler:
                 await self._responder.send(scope, sender, incoming, Refused(Problem(reason=Reason.UPSTREAM_TIMEOUT)))
             raise
         finally:
-            record.upstream_seconds = state.get("upstream_seconds")
-            record.bytes_out += state.get("bytes_out", 0)
+            if incoming.websocket or self._mounted:
+                record.upstream_seconds = state.get("upstream_seconds")
+                record.bytes_out += state.get("bytes_out", 0)
+        return True
 
     async def _run(
         self,
@@ -185,15 +204,11 @@ class Handler:
             refused = Refused(problem, token_sent=True, language=passed.language)
             await self._responder.send(scope, sender, incoming, refused)
 
-        observer = ResponseObserver(
-            sender,
-            passed.observation,
-            telemetry=self._telemetry,
-            reader=self._rules.responses,
-            record=record,
-            refuse=refuse,
+        reading = ResponseReading(
+            passed.observation, telemetry=self._telemetry, reader=self._rules.responses, record=record
         )
-        await run(self._app, inner, receive, observer)
+        observer = ResponseObserver(sender, reading, refuse=refuse)
+        await run(self._app, inner, receive, observer, passed.observation)
 
     async def _run_bound(
         self, inner: dict[str, Any], receive: Receive, sender: ResponseSender, session: CurrentSession

@@ -27,84 +27,40 @@ _ENCODINGS: Final = _PLAIN | {b"gzip", b"x-gzip", b"deflate", b"br"}
 _BEGINNING_BYTES: Final = 256
 
 
-class ResponseObserver:
-    """The `send` of a request whose response may hold tokens.
-
-    `refuse` sends a problem in place of the response that is held; the rest of that response is then dropped.
-    """
+class ResponseReading:
+    """One response that may hold tokens, as far as it is read, and the judgement on it."""
 
     def __init__(
-        self,
-        send: Send,
-        observation: ObservedSignIn,
-        *,
-        telemetry: Telemetry,
-        reader: ResponseReader,
-        record: RequestRecord,
-        refuse: Callable[[Problem], Awaitable[None]],
+        self, observation: ObservedSignIn, *, telemetry: Telemetry, reader: ResponseReader, record: RequestRecord
     ) -> None:
-        self._send = send
         self.observation = observation
         self._record = record
         self._telemetry = telemetry
         self._reader = reader
-        self._refuse = refuse
-        self._held: list[Message] = []
+        self._status = 0
+        self._headers: Headers = ()
         self._content = bytearray()
-        self._begun = self._may_be_page = False
-        self._passes = False
-        self.withheld = False
+        self._may_be_page = False
 
-    async def __call__(self, message: Message) -> None:
-        if self.withheld:
-            return
-        begins = message["type"] == "http.response.start"
-        if begins:
-            # An iterable by the ASGI specification, which may be one that can be read once.
-            message = {**message, "headers": list(message.get("headers", ()))}
-        if self._passes or not (self._begun or begins):
-            await self._send(message)
-            return
-        self._held.append(message)
-        if begins:
-            self._begun = True
-            headers = _lowered(message)
-            self._may_be_page = _may_be_page(headers)
-            if not _may_hold_tokens(message["status"], headers):
-                await self._settle(b"")
-        elif message["type"] == "http.response.body":
-            self._content += message.get("body", b"")
-            if len(self._content) > MAX_BODY_BYTES or (self._may_be_page and self._is_page()):
-                await self._settle(b"")
-            elif not message.get("more_body", False):
-                await self._settle(bytes(self._content))
-        else:
-            await self._settle(b"")
+    def begin(self, status: int, headers: Headers) -> bool:
+        """Take the head of the response. Returns True if the body is to be read."""
+        self._status, self._headers = status, [(name.lower(), value) for name, value in headers]
+        self._may_be_page = _may_be_page(self._headers)
+        return _may_hold_tokens(status, self._headers)
 
-    async def application_ended(self) -> bool:
-        """Send on what is held of a response that the application never finished. False where the client got a refusal
-        instead, and so is not to hear of the failure."""
-        if self._begun and not (self._passes or self.withheld):
-            await self._settle(bytes(self._content))
-        return not self.withheld
+    def add(self, part: bytes) -> bool:
+        """Take a part of the body. Returns True if more is to be read; where not, nothing of it counts."""
+        self._content += part
+        if len(self._content) <= MAX_BODY_BYTES and not (self._may_be_page and self._is_page()):
+            return True
+        self._content.clear()
+        return False
 
-    async def _settle(self, content: bytes) -> None:
-        """Judge the response, of which no more will be read, and send it on or refuse it."""
-        start = self._held[0]
-        given = self._reader.read(start["status"], _lowered(start), content)
-        problem = await self._judge(SignInResponse(start["status"], given))
-        if problem is not None:
-            self.withheld = True
-            await self._refuse(problem)
-            return
-        self._passes = True
-        for message in self._held:
-            await self._send(message)
-        self._held.clear()
-
-    async def _judge(self, response: SignInResponse) -> Problem | None:
+    async def judge(self) -> Problem | None:
+        """Return the problem for which the response is refused."""
+        given = self._reader.read(self._status, self._headers, bytes(self._content))
         try:
-            problem = await self.observation.after(response)
+            problem = await self.observation.after(SignInResponse(self._status, given))
             if problem is not None:
                 conclude(self._record, "deny", problem.reason)
                 self._record.why = problem.why
@@ -120,8 +76,59 @@ class ResponseObserver:
         return not may_begin_tokens(bytes(self._content[:_BEGINNING_BYTES]))
 
 
-def _lowered(start: Message) -> list[tuple[bytes, bytes]]:
-    return [(name.lower(), value) for name, value in start.get("headers", ())]
+class ResponseObserver:
+    """The `send` of a request whose response may hold tokens.
+
+    `refuse` sends a problem in place of the response that is held; the rest of that response is then dropped.
+    """
+
+    def __init__(self, send: Send, reading: ResponseReading, *, refuse: Callable[[Problem], Awaitable[None]]) -> None:
+        self._send = send
+        self._reading = reading
+        self._refuse = refuse
+        self._held: list[Message] = []
+        self._begun = self._passes = False
+        self.withheld = False
+
+    async def __call__(self, message: Message) -> None:
+        if self.withheld:
+            return
+        begins = message["type"] == "http.response.start"
+        if begins:
+            # An iterable by the ASGI specification, which may be one that can be read once.
+            message = {**message, "headers": list(message.get("headers", ()))}
+        if self._passes or not (self._begun or begins):
+            await self._send(message)
+            return
+        self._held.append(message)
+        if begins:
+            self._begun = True
+            more = self._reading.begin(message["status"], message["headers"])
+        elif message["type"] == "http.response.body":
+            more = self._reading.add(message.get("body", b"")) and message.get("more_body", False)
+        else:
+            more = False
+        if not more:
+            await self._settle()
+
+    async def application_ended(self) -> bool:
+        """Send on what is held of a response that the application never finished. False where the client got a refusal
+        instead, and so is not to hear of the failure."""
+        if self._begun and not (self._passes or self.withheld):
+            await self._settle()
+        return not self.withheld
+
+    async def _settle(self) -> None:
+        """Judge the response, of which no more will be read, and send it on or refuse it."""
+        problem = await self._reading.judge()
+        if problem is not None:
+            self.withheld = True
+            await self._refuse(problem)
+            return
+        self._passes = True
+        for message in self._held:
+            await self._send(message)
+        self._held.clear()
 
 
 def _may_hold_tokens(status: int, headers: Headers) -> bool:
@@ -141,7 +148,9 @@ def _may_be_page(headers: Headers) -> bool:
     return encoding in _PLAIN and not credentials.is_json(get(headers, b"content-type") or b"")
 
 
-async def run(app: ASGIApp, scope: Scope, receive: Receive, observer: ResponseObserver) -> None:
+async def run(
+    app: ASGIApp, scope: Scope, receive: Receive, observer: ResponseObserver, observation: ObservedSignIn
+) -> None:
     """Run the application behind, its response observed."""
     left = False
 
@@ -152,7 +161,7 @@ async def run(app: ASGIApp, scope: Scope, receive: Receive, observer: ResponseOb
         return message
 
     try:
-        with observer.observation.under_way():
+        with observation.under_way():
             await app(scope, receiving, observer)
     except Exception:
         # A client that got a refusal has its response: a failure of the application's own concerns it no more.

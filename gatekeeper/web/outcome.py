@@ -14,9 +14,9 @@ from gatekeeper.dialects.router import Bound
 from gatekeeper.errors import GatekeeperError, Reason
 from gatekeeper.http.headers import HeaderList
 from gatekeeper.http.paths import PathKind, RouteMatch
-from gatekeeper.http.types import Receive
 from gatekeeper.models import Problem, Verdict
 from gatekeeper.telemetry.request_record import Decision, RequestRecord
+from gatekeeper.web.body import Replay
 from gatekeeper.web.request import CurrentSession
 
 
@@ -39,13 +39,13 @@ class Served(msgspec.Struct, frozen=True):
 
 
 class Passed(msgspec.Struct, frozen=True):
-    """A request that goes on to the application behind: its headers, and its session if there is one. `receive`
+    """A request that goes on to the application behind: its headers, and its session if there is one. `replay`
     gives a body that was read already, `observation` gets the response."""
 
     headers: HeaderList
     session: CurrentSession | None = None
     body: bool = True
-    receive: Receive | None = None
+    replay: Replay | None = None
     observation: ObservedSignIn | None = None
     language: str | None = None
 

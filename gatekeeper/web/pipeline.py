@@ -208,7 +208,7 @@ class Pipeline:
                 conclude(record, "error", problem.reason)
             return refused
         watched = observed if kind is not PathKind.LOGOUT else None
-        return msgspec.structs.replace(passed, receive=replay, observation=watched, language=request.language)
+        return msgspec.structs.replace(passed, replay=replay, observation=watched, language=request.language)
 
     def _admitted(self, headers: HeaderList, verdict: Verdict, incoming: IncomingRequest) -> Passed:
         claims = verdict.claims

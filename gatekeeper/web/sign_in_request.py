@@ -7,7 +7,6 @@ known, so every text counts that may be the name of a user or a token.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -20,7 +19,7 @@ from gatekeeper.auth.requests import SignInRequest
 from gatekeeper.errors import Reason
 from gatekeeper.http.headers import Headers, get, get_all
 from gatekeeper.http.paths import PathKind
-from gatekeeper.http.types import Message, Receive
+from gatekeeper.http.types import Receive
 from gatekeeper.models import Problem
 from gatekeeper.tokens import body_search, credentials
 from gatekeeper.tokens.body_fields import Field, Unsearchable, fields_of_body, fields_of_query
@@ -29,6 +28,7 @@ from gatekeeper.tokens.learnable import is_learnable
 from gatekeeper.tokens.login_names import has_login_field, is_refresh_grant
 from gatekeeper.tokens.response_tokens import REFRESH_COOKIE
 from gatekeeper.tokens.token_places import FoundText, without_scheme
+from gatekeeper.web.body import Replay, read_beginning
 from gatekeeper.web.request import IncomingRequest
 from gatekeeper.web.rules import RequestRules
 
@@ -55,14 +55,15 @@ class _Found(msgspec.Struct, kw_only=True):
 
 async def read_sign_in(
     rules: RequestRules, kind: PathKind, incoming: IncomingRequest, receive: Receive, *, counts_logins: bool
-) -> tuple[SignInRequest, Receive] | Problem:
-    """Read a request for a login, refresh or logout path. The `Receive` replays its body.
+) -> tuple[SignInRequest, Replay] | Problem:
+    """Read a request for a login, refresh or logout path. The `Replay` gives its body again.
 
     A refresh that cannot be searched is a `Problem`, and so is a login while `counts_logins`, or where nothing says
     that it is no refresh: it could hide the refresh token of an ended session, or the name of its user.
     """
     received_at = time.time()
-    content, replay = await _body(receive)
+    replay = await read_beginning(receive, MAX_BODY_BYTES)
+    content = replay.content
     encoding = b",".join(get_all(incoming.headers, b"content-encoding"))
     try:
         found = _search(rules, kind, incoming, content, encoding)
@@ -181,20 +182,3 @@ def _learnable(rules: RequestRules, fields: Sequence[Field], headers: Headers) -
         if is_learnable(name, text, cookie=is_cookie):
             texts.setdefault(text, FoundText(name, text))
     return list(texts.values())
-
-
-async def _body(receive: Receive) -> tuple[bytes, Receive]:
-    """Read the body, or the beginning of one over the bound; the `Receive` replays all of it."""
-    taken: deque[Message] = deque()
-    content = bytearray()
-    more = True
-    while more and len(content) <= MAX_BODY_BYTES:
-        message = await receive()
-        taken.append(message)
-        content += message.get("body", b"")
-        more = message["type"] == "http.request" and message.get("more_body", False)
-
-    async def replay() -> Message:
-        return taken.popleft() if taken else await receive()
-
-    return bytes(content), replay
