@@ -162,6 +162,16 @@ _FRENCH: Final[Mapping[str, str]] = {
     # The django dialect
     "Session terminated successfully": "Session terminée avec succès",
     "All sessions terminated successfully": "Toutes les sessions ont été terminées avec succès",
+    # The native dialect
+    "The body has an unknown member": "Le corps contient un membre inconnu",
+    "include_ended must be given once, as true or false": (
+        "include_ended doit être indiqué une seule fois, avec true ou false"
+    ),
+    "name must be given once": "name doit être indiqué une seule fois",
+    "name must be a text without control characters, or null": (
+        "name doit être un texte sans caractère de contrôle, ou null"
+    ),
+    "The current session cannot be reported": "La session actuelle ne peut pas être signalée",
     # The users_me dialect
     "Session revoked": "Session révoquée",
     "All other sessions revoked": "Toutes les autres sessions ont été révoquées",

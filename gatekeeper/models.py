@@ -27,6 +27,7 @@ class EndReason(StrEnum):
     IDLE = "idle"
     EXPIRED = "expired"
     REFRESH_REUSED = "refresh_reused"
+    REPORTED = "reported"
 
     @property
     def refusal(self) -> Reason:
@@ -100,8 +101,21 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     name_with_version: str
 
 
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """The rules of sessions that their users may know, durations in seconds; None is off."""
+
+    device_limit: int | None
+    device_limit_policy: str
+    idle_seconds: float | None
+    session_seconds: float
+
+
 class Session(msgspec.Struct, frozen=True, kw_only=True):
-    """One sign-in of one user on one device. Times are microseconds since 1970 on the store's clock."""
+    """One sign-in of one user on one device. Times are microseconds since 1970 on the store's clock.
+
+    `client` and `user_name` are those of the token that opened it, `given_name` is what its user calls it; empty if
+    there is none. `is_exempt`: it is never idle. `usable_until` is when the last known token of it expires.
+    """
 
     id: int
     user: str
@@ -117,6 +131,11 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: int
     ended_at: int | None
     end_reason: EndReason | None
+    client: str = ""
+    user_name: str = ""
+    given_name: str = ""
+    is_exempt: bool = False
+    usable_until: int = 0
 
     @property
     def is_active(self) -> bool:

@@ -1,4 +1,4 @@
-"""Hooks for schemathesis: every request comes from a caller of its own, an administrator with one live session.
+"""Hooks for schemathesis: every request comes from a caller of its own, an administrator with two live sessions.
 
 A call that ends sessions would otherwise leave nobody to make the next one. Every other call on one session names the
 caller's; the rest keep what schemathesis makes up.
@@ -19,9 +19,12 @@ _turns = itertools.count()
 
 
 class Caller(NamedTuple):
+    """`other` is a second session of the user: nobody reports their own."""
+
     user: str
     token: str
     session: int
+    other: int
 
 
 @schemathesis.auth(refresh_interval=None)
@@ -29,11 +32,14 @@ class Callers:
     def get(self, case: Any, context: Any) -> Caller:
         user = someone()
         token = admin(user)
-        (session,) = World(os.environ["GATE_URL"], list).session_ids(token)
-        return Caller(user, token, session)
+        world = World(os.environ["GATE_URL"], list)
+        (session,) = world.session_ids(token)
+        _, other = sorted(world.session_ids(admin(user)), key=lambda each: each != session)
+        return Caller(user, token, session, other)
 
     def set(self, case: Any, data: Caller, context: Any) -> None:
         case.headers = {**(case.headers or {}), "Authorization": f"Bearer {data.token}"}
         if next(_turns) % 2 and case.path_parameters:
-            real = {"user_id": data.user, "id": str(data.session), "session_id": str(data.session)}
+            own = str(data.other if case.path.endswith("/report") else data.session)
+            real = {"user_id": data.user, "id": own, "session_id": own}
             case.path_parameters = {name: real[name] for name in case.path_parameters}

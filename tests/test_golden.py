@@ -206,7 +206,9 @@ def test_every_demand_that_has_a_request_has_a_golden_file() -> None:
 def test_every_operation_stands_in_a_golden_file() -> None:
     lines = [exchange.request.partition("\n")[0] for path in FILES for exchange in Golden(path).exchanges]
     shown = [f"{method} {target.partition('?')[0].removesuffix('/')}" for method, target, _ in map(str.split, lines)]
-    for operation in (operation for dialect in DIALECTS.values() for operation in dialect.operations):
+    # The native API comes from no seed: tests/dialects/test_native.py has it.
+    seeded = [dialect for name, dialect in DIALECTS.items() if name != "native"]
+    for operation in (operation for dialect in seeded for operation in dialect.operations):
         path = re.sub(r"\{\w+\}", r"(?!(?:me|all|logout)$)[^/]+", operation.path.removesuffix("/"))
         assert any(re.fullmatch(f"{operation.method} {path}", line) for line in shown), operation.path
 

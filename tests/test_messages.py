@@ -19,7 +19,7 @@ from gatekeeper.dialects.router import Bound, Router
 from gatekeeper.errors import Reason
 from gatekeeper.http.paths import PathTable
 from gatekeeper.messages import CATALOGUES, LANGUAGES, preferred_language, supported_language, translate
-from gatekeeper.models import Claims, Client, Device, EndReason, Location, Problem, Session
+from gatekeeper.models import Claims, Client, Device, EndReason, Location, Policy, Problem, Session
 from tests.contracts.responses import TABLE
 
 ROOT = Path(__file__).parent.parent
@@ -65,7 +65,10 @@ class Everything:
     async def revoke(self, user: str, *_: Any, **__: Any) -> Session | None:
         return session(user) if self.found else None
 
-    deactivate = revoke
+    deactivate = get = rename = report = revoke
+
+    async def history(self, user: str, **_: Any) -> list[Session]:
+        return [session(user)]
 
     async def revoke_all(self, *_: Any, **__: Any) -> int:
         return 3
@@ -87,6 +90,7 @@ def session(user: str) -> Session:
     )  # fmt: skip
 
 
+POLICY = Policy(device_limit=3, device_limit_policy="evict_idle", idle_seconds=1800, session_seconds=86_400)
 CLAIMS = Claims(
     user="74", reference="a", jti=None, roles=("admin",), is_admin=True, issued_at=None, expires_at=1.0, claims={}
 )
@@ -120,7 +124,7 @@ def named(bound: Bound) -> str:
 
 async def served(bound: Bound, *, found: bool, query: bytes = b"", language: str = "fr") -> Answer | Problem:
     manager: Any = Everything(found=found)
-    router = Router(manager, dialects=list(DIALECTS), error_dialect="fastapi", debug_for_everybody=True)
+    router = Router(manager, dialects=list(DIALECTS), error_dialect="fastapi", policy=POLICY, debug_for_everybody=True)
     return await router.serve(
         bound,
         claims=CLAIMS,
@@ -128,6 +132,7 @@ async def served(bound: Bound, *, found: bool, query: bytes = b"", language: str
         client=Client(ip_address="203.0.113.9", user_agent=""),
         parameters={"id": "7", "session_id": "7", "user_id": "74"},
         query=query,
+        members={"name": "Phone"} if bound.operation.accepts else {},
         wording=wording(language, bound.operation),
     )
 
@@ -183,7 +188,8 @@ HOSTILE_PATHS = [
 
 @pytest.mark.parametrize("path", HOSTILE_PATHS)
 def test_what_a_bad_path_is_told_is_translated(path: bytes) -> None:
-    table = PathTable(Router(Everything(found=True), dialects=["express"], error_dialect="express").routes(), [])
+    router = Router(Everything(found=True), dialects=["express"], error_dialect="express", policy=POLICY)
+    table = PathTable(router.routes(), [])
     with pytest.raises(ValueError) as caught:
         table.classify("GET", path)
     assert str(caught.value) in FRENCH

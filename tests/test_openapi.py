@@ -97,8 +97,10 @@ def test_what_is_switched_off_is_neither_described_nor_served(store: Store) -> N
             for operation in dialect.operations:
                 shown = (operation.method, operation.path) in described.operations
                 assert shown is (name == "mockstream")
-                if not shown:
-                    path = re.sub(r"\{\w+\}", "1", operation.path)
+                path = re.sub(r"\{\w+\}", "1", operation.path)
+                if name == "native":
+                    assert world.refused(path, token(someone()), method=operation.method).status == 404
+                elif not shown:
                     assert world.passed(path, token(someone()), method=operation.method).target == path
 
 

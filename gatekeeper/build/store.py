@@ -93,6 +93,7 @@ def open_store(settings: Settings, *, joins: bool = False, rules: Rules | None =
         epoch=epoch,
         revoked=_revoked(settings),
         retention=Retention(*settings.audit_retention),
+        user_name_claim=settings.user_name_claim,
     )
     shared = SharedRules(client, epoch, key_prefix=settings.key_prefix, rules=_rules(settings))
     return StoreParts(client, runner, epoch, breaker, SessionStore(runner), shared, embedded, connect, take_credentials)

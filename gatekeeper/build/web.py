@@ -16,6 +16,7 @@ from gatekeeper.http.client_address import TrustedProxies
 from gatekeeper.http.headers import IdentityHeaders
 from gatekeeper.http.origins import Origins
 from gatekeeper.http.paths import compile_pattern
+from gatekeeper.models import Policy
 from gatekeeper.settings import Settings
 from gatekeeper.telemetry.telemetry import Telemetry
 from gatekeeper.tokens.login_names import LoginNames
@@ -58,6 +59,13 @@ def web_parts(
         sign_in.manager,
         dialects=settings.dialects,
         error_dialect=settings.error_dialect,
+        policy=Policy(
+            device_limit=settings.device_limit,
+            device_limit_policy=settings.device_limit_policy,
+            idle_seconds=settings.idle_timeout,
+            session_seconds=settings.session_ttl,
+        ),
+        change_password_url=settings.change_password_url,
         debug_for_everybody=settings.debug_endpoints,
         cookies=sources.cookie_names,
         endpoints=enabled,

@@ -17,7 +17,7 @@ import msgspec
 
 from gatekeeper.errors import Reason
 from gatekeeper.messages import translate
-from gatekeeper.models import Claims, Client, EndReason, Problem, Session
+from gatekeeper.models import Claims, Client, EndReason, Policy, Problem, Session
 
 
 class Wording(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +52,17 @@ class SessionActions(Protocol):
 
     async def sessions(self, user: str, *, include_inactive: bool = False) -> list[Session]: ...
 
-    async def revoke(self, user: str, session_id: int | None, *, by_admin: bool = False) -> Session | None: ...
+    async def history(self, user: str, *, include_ended: bool) -> list[Session]: ...
+
+    async def get(self, user: str, session_id: int | None) -> Session | None: ...
+
+    async def rename(self, user: str, session_id: int | None, name: str) -> Session | None: ...
+
+    async def report(self, user: str, session_id: int | None) -> Session | None: ...
+
+    async def revoke(
+        self, user: str, session_id: int | None, *, by_admin: bool = False, only_live: bool = False
+    ) -> Session | None: ...
 
     async def deactivate(self, user: str, session_id: int | None) -> Session | None: ...
 
@@ -67,7 +77,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     """One request for an operation, as its handler receives it.
 
     `parameters` are the decoded placeholders of the path. `flags` and `texts` are the query parameters that the
-    operation declares. `now` is microseconds since 1970, as in `Wording`.
+    operation declares, `members` those of the body. `change_password_url` is where
+    people change their password. `now` is microseconds since 1970, as in `Wording`.
     """
 
     manager: SessionActions
@@ -77,6 +88,9 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     parameters: Mapping[str, str]
     flags: Mapping[str, bool]
     texts: Mapping[str, str]
+    members: Mapping[str, Any]
+    policy: Policy
+    change_password_url: str | None
     request_id: str
     now: int
     language: str
@@ -105,8 +119,9 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """One row of a dialect's table.
 
     `returns` is the type of the response body. `flags` are the boolean query parameters with their defaults, `texts`
-    the names of the other query parameters. `refusals` are the errors of this operation beside those that every
-    operation has.
+    the names of the other query parameters, `accepts` the members that its body must have, with their
+    schemas; with `is_strict` it may have no others but `language`. `refusals` are the errors of this operation beside
+    those that every operation has.
     """
 
     method: str
@@ -117,6 +132,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     needs: Needs = Needs.SESSION
     flags: Mapping[str, bool] = {}
     texts: Sequence[str] = ()
+    accepts: Mapping[str, Any] = {}
+    is_strict: bool = False
     refusals: Sequence[Reason] = ()
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from gatekeeper.dialects.base import Answer, Call, Dialect, Operation, Wording
 from gatekeeper.errors import Reason
-from gatekeeper.models import Claims, Client, Device, EndReason, Location, Problem, Session
+from gatekeeper.models import Claims, Client, Device, EndReason, Location, Policy, Problem, Session
 
 _SECOND: Final = 1_000_000
 _SIGNED_IN: Final = 1_736_845_200 * _SECOND
@@ -79,14 +79,32 @@ _PHONE: Final = _session(
 )
 
 
+def _ended(reason: EndReason) -> Session:
+    return msgspec.structs.replace(_PHONE, ended_at=_NOW, end_reason=reason)
+
+
 class _SampleSessions:
     """The sessions of a user with a laptop, which sends the request, and a phone. No call changes them."""
 
     async def sessions(self, user: str, *, include_inactive: bool = False) -> list[Session]:
         return [_LAPTOP, _PHONE]
 
-    async def revoke(self, user: str, session_id: int | None, *, by_admin: bool = False) -> Session | None:
+    async def history(self, user: str, *, include_ended: bool) -> list[Session]:
+        return [_LAPTOP, _PHONE]
+
+    async def get(self, user: str, session_id: int | None) -> Session | None:
         return _PHONE
+
+    async def rename(self, user: str, session_id: int | None, name: str) -> Session | None:
+        return msgspec.structs.replace(_PHONE, given_name=name)
+
+    async def report(self, user: str, session_id: int | None) -> Session | None:
+        return _ended(EndReason.REPORTED)
+
+    async def revoke(
+        self, user: str, session_id: int | None, *, by_admin: bool = False, only_live: bool = False
+    ) -> Session | None:
+        return _ended(EndReason.REVOKED_BY_USER) if only_live else _PHONE
 
     async def deactivate(self, user: str, session_id: int | None) -> Session | None:
         return _PHONE
@@ -122,6 +140,9 @@ def example(operation: Operation) -> Any:
         },
         flags=operation.flags,
         texts={},
+        members=dict.fromkeys(operation.accepts, "Phone"),
+        policy=Policy(device_limit=3, device_limit_policy="evict_idle", idle_seconds=1800, session_seconds=86_400),
+        change_password_url="/account/password",  # noqa: S106 - a path
         request_id=_REQUEST_ID,
         now=_NOW,
         language="en",

@@ -37,6 +37,8 @@ _SHARED: Final = (
 _PARAMETERS: Final[Mapping[str, Mapping[str, Any]]] = {
     "exclude_current": {"description": "True keeps the session of this request alive."},
     "include_inactive": {"description": "True also lists sessions that ended, except those ended by DELETE."},
+    "include_ended": {"description": "True also lists ended sessions that are still kept."},
+    "id": {"description": "The id of a session, or `current`."},
     "user_id": {"description": "The user id; defaults to the caller."},
 }
 
@@ -131,17 +133,19 @@ def _operation(dialect: Dialect, operation: Operation, enabled: _Enabled) -> dic
     }
     if operation.method not in {"GET", "HEAD"}:
         described["requestBody"] = {
-            "required": False,
-            "content": {"application/json": {"schema": _REQUEST_BODY}},
+            "required": bool(operation.accepts),
+            "content": {"application/json": {"schema": _request_body(operation)}},
         }
     return described
 
 
-_REQUEST_BODY: Final = {
-    "type": "object",
+def _request_body(operation: Operation) -> dict[str, Any]:
     # Without a type: any other value is accepted and ignored.
-    "properties": {"language": {"description": "Language of the messages: en or fr.", "examples": ["fr"]}},
-}
+    language = {"description": "Language of the messages: en or fr.", "examples": ["fr"]}
+    found: dict[str, Any] = {"type": "object", "properties": {"language": language, **operation.accepts}}
+    if operation.accepts:
+        found["required"] = list(operation.accepts)
+    return found | ({"additionalProperties": False} if operation.is_strict else {})
 
 
 def _operation_id(dialect: Dialect, operation: Operation) -> str:

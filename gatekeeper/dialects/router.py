@@ -16,7 +16,7 @@ from gatekeeper.dialects.openapi import document
 from gatekeeper.dialects.openapi_endpoints import add_endpoints
 from gatekeeper.errors import Reason
 from gatekeeper.http.paths import Route
-from gatekeeper.models import Claims, Client, Problem
+from gatekeeper.models import Claims, Client, Policy, Problem
 from gatekeeper.sessions.events import Actor
 
 OPENAPI_PATH: Final = "/_gatekeeper/openapi.json"
@@ -56,12 +56,16 @@ class Router:
         *,
         dialects: Sequence[str],
         error_dialect: str,
+        policy: Policy,
+        change_password_url: str | None = None,
         debug_for_everybody: bool = False,
         cookies: Sequence[str] = (),
         endpoints: Sequence[Endpoint] = (),
         template: ErrorTemplate | None = None,
     ) -> None:
         self._manager = manager
+        self._policy = policy
+        self._change_password_url = change_password_url
         self._dialects = [DIALECTS[name] for name in dialects]
         self._fallback = DIALECTS[error_dialect]
         self._template = template
@@ -100,6 +104,7 @@ class Router:
         client: Client,
         parameters: Mapping[str, str],
         query: bytes,
+        members: Mapping[str, Any],
         wording: Wording,
     ) -> Answer | Problem:
         """Runs an operation and returns its response, or a `Problem`. Raises `StoreUnavailable`.
@@ -116,6 +121,8 @@ class Router:
         found = _query(operation, query)
         if isinstance(found, Problem):
             return found
+        if (problem := _fault_of(operation, members)) is not None:
+            return problem
         manager = self._manager.by(actor)
         call = Call(
             manager=manager,
@@ -125,6 +132,9 @@ class Router:
             parameters={name: unquote(value) for name, value in parameters.items()},
             flags=found.flags,
             texts=found.texts,
+            members=members,
+            policy=self._policy,
+            change_password_url=self._change_password_url,
             request_id=wording.request_id,
             now=wording.now,
             language=wording.language,
@@ -159,6 +169,20 @@ def _query(operation: Operation, query: bytes) -> Query | Problem:
             texts[name] = value
         given.add(name)
     return Query(flags, texts)
+
+
+def _fault_of(operation: Operation, members: Mapping[str, Any]) -> Problem | None:
+    """Names a member that the body lacks, or has and may not have; None where there is none."""
+    for name in operation.accepts:
+        if name not in members:
+            return Problem(reason=Reason.BAD_REQUEST, detail=f"{name} must be given once")
+    known = (*operation.accepts, "language")
+    unknown = sorted(set(members) - set(known)) if operation.is_strict else []
+    if not unknown:
+        return None
+    shown = ", ".join(each[:40] if each.isprintable() else "?" for each in unknown[:5])
+    detail = f"The body has an unknown member ({shown}; accepted: {', '.join(known)})"
+    return Problem(reason=Reason.BAD_REQUEST, detail=detail)
 
 
 def _not_once(name: str, how: str = "") -> Problem:

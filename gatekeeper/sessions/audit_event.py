@@ -17,10 +17,11 @@ _REASON_CHARACTERS: Final = 512
 
 class Action(StrEnum):
     """The kind of an event. Its `reason` is the login method of an opening, the end reason of an ended session, the
-    code of a refusal, or the operation of an administrator."""
+    device and the address of a reported one, the code of a refusal, or the operation of an administrator."""
 
     SESSION_OPENED = "session_opened"
     SESSION_ENDED = "session_ended"
+    SESSION_REPORTED = "session_reported"
     SESSIONS_LOST = "sessions_lost"
     LIMIT_REFUSED = "limit_refused"
     REFRESHED = "refreshed"

@@ -26,6 +26,7 @@ class Event(StrEnum):
     IDLE = "idle"
     EXPIRED = "expired"
     REFRESH_REUSED = "refresh_reused"
+    REPORTED = "reported"
 
 
 class EventCounter(Protocol):

@@ -45,6 +45,18 @@ class Manager:
         """Lists the sessions of a user, newest activity first; empty for an unknown user."""
         return await self._store.sessions(user, include_inactive=include_inactive)
 
+    async def history(self, user: str, *, include_ended: bool) -> list[Session]:
+        """Lists the live sessions of a user, and those that have ended and are still kept, hidden ones too."""
+        return await self._store.sessions(user, include_inactive=include_ended, include_hidden=include_ended)
+
+    async def get(self, user: str, session_id: int | None) -> Session | None:
+        """Finds a session by its id, live or ended. None: there is none (any more)."""
+        return None if session_id is None else await self._store.get(user, session_id)
+
+    async def rename(self, user: str, session_id: int | None, name: str) -> Session | None:
+        """Gives a live session a name, '' for none. None: no such live session."""
+        return None if session_id is None else await self._store.rename(user, session_id, name)
+
     async def knows(self, user: str) -> bool:
         """Tells whether there is any session of a user, ended and hidden ones too."""
         return await self._store.knows(user)
@@ -54,20 +66,41 @@ class Manager:
         moves the last activity of a live one. None: there is none (any more)."""
         return await self._store.find(user, name, touch=touch)
 
-    async def revoke(self, user: str, session_id: int | None, *, by_admin: bool = False) -> Session | None:
-        """Ends one session and hides it from every list. None: no such session (any more)."""
+    async def revoke(
+        self, user: str, session_id: int | None, *, by_admin: bool = False, only_live: bool = False
+    ) -> Session | None:
+        """Ends one session and hides it from the lists of the dialects. None: no such session (any more), or with
+        `only_live` one that had ended and was listed as inactive."""
         reason = EndReason.REVOKED_BY_ADMIN if by_admin else EndReason.REVOKED_BY_USER
-        return await self._end(user, session_id, reason, "admin" if by_admin else "user")
+        return await self._end(user, session_id, reason, "admin" if by_admin else "user", only_live=only_live)
+
+    async def report(self, user: str, session_id: int | None) -> Session | None:
+        """Ends one session that its user does not know, and records its device and address. None: no such live
+        session."""
+        session = await self.get(user, session_id)
+        if session is None:
+            return None
+        note = f"{session.device.name}, {session.ip_address}"
+        return await self._end(user, session_id, EndReason.REPORTED, "user", only_live=True, note=note)
 
     async def deactivate(self, user: str, session_id: int | None) -> Session | None:
         """Ends one session and keeps it listed as inactive. None: no such live session."""
         return await self._end(user, session_id, EndReason.DEACTIVATED, "user")
 
-    async def _end(self, user: str, session_id: int | None, reason: EndReason, kind: ActorKind) -> Session | None:
+    async def _end(
+        self,
+        user: str,
+        session_id: int | None,
+        reason: EndReason,
+        kind: ActorKind,
+        *,
+        only_live: bool = False,
+        note: str = "",
+    ) -> Session | None:
         if session_id is None:
             return None
         expect_own_end(user, session_id)
-        ended = await self._store.end(user, session_id, reason, actor=self._as(kind))
+        ended = await self._store.end(user, session_id, reason, actor=self._as(kind), only_live=only_live, note=note)
         if ended is not None:
             self._events.count(Event(reason.value), kind)
         return ended

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
+from gatekeeper.claim_paths import at_path
 from gatekeeper.identifiers import written
 from gatekeeper.models import Claims, Client
 from gatekeeper.sessions import user_agents as agents
@@ -13,6 +14,8 @@ from gatekeeper.sessions.audit_event import printable
 from gatekeeper.sessions.device import hints_of
 from gatekeeper.sessions.geo import Locator
 from gatekeeper.sessions.keys import microseconds, new_id
+
+_MOST_CHARACTERS: Final = 128
 
 
 def packed_string(data: bytes) -> msgspec.Raw:
@@ -32,8 +35,9 @@ def packed_string(data: bytes) -> msgspec.Raw:
 class Openings:
     """Makes openings: adds what the client sent, and where it is, to the claims of a token."""
 
-    def __init__(self, locator: Locator, *, leeway_seconds: float) -> None:
+    def __init__(self, locator: Locator, *, leeway_seconds: float, user_name_claim: str | None = None) -> None:
         self._locator = locator
+        self._user_name_claim = user_name_claim
         self._leeway_seconds = leeway_seconds
 
     def expires_at(self, seconds: float) -> int:
@@ -67,9 +71,20 @@ class Openings:
             "hints": hints_of(client.headers),
             "city": location.city,
             "country": location.country,
+            "particulars": self._particulars(claims),
             **named_by(claims),
             **({"auth_time": _auth_time(claims.claims["auth_time"])} if "auth_time" in claims.claims else {}),
         }
+
+    def _particulars(self, claims: Claims) -> msgspec.Raw | str:
+        """The client and the name of a session's user, packed for `particulars` in scripts/upkeep.lua."""
+        client = _text(claims.claims.get("azp")) or _text(claims.claims.get("client_id"))
+        user_name = _text(at_path(claims.claims, self._user_name_claim)) if self._user_name_claim else ""
+        return packed_string(msgspec.msgpack.encode([client, user_name, ""])) if client or user_name else ""
+
+
+def _text(value: Any) -> str:
+    return printable(value, _MOST_CHARACTERS) if isinstance(value, str) else ""
 
 
 def named_by(claims: Claims) -> dict[str, Any]:

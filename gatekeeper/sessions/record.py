@@ -41,13 +41,26 @@ _decode = msgspec.msgpack.Decoder(_Record).decode
 _STRING_STARTS: Final = dict.fromkeys(range(0xA0, 0xC0), 1) | {0xD9: 2, 0xDA: 3}
 
 
-def session_of(user: str, session_id: int, last_activity: int, packed: bytes) -> Session:
+class _Particulars(msgspec.Struct, array_like=True, frozen=True):
+    """The fields that only lists show, in the order of `particulars` in upkeep.lua."""
+
+    client: str = ""
+    user_name: str = ""
+    given_name: str = ""
+
+
+_decode_particulars = msgspec.msgpack.Decoder(_Particulars).decode
+_NONE: Final = _Particulars()
+
+
+def session_of(user: str, session_id: int, last_activity: int, packed: bytes, particulars: bytes = b"") -> Session:
     """Makes a session of its packed record; `last_activity` is in microseconds. Raises `ValueError`, `LookupError` or
     `MsgspecError` for a garbled record."""
     record = _decode(packed)
     # Lua packs every string as text, but a packed user agent is not text.
     kept = bytes(record.user_agent)
     user_agent = agents.unpacked(kept[_STRING_STARTS[kept[0]] :])
+    more = _decode_particulars(particulars) if particulars else _NONE
     return Session(
         id=session_id,
         user=user,
@@ -63,4 +76,9 @@ def session_of(user: str, session_id: int, last_activity: int, packed: bytes) ->
         expires_at=record.expires_at,
         ended_at=record.ended_at or None,
         end_reason=EndReason(record.end_reason) if record.end_reason else None,
+        client=more.client,
+        user_name=more.user_name,
+        given_name=more.given_name,
+        is_exempt=record.exempt == 1,
+        usable_until=max(record.token_expires_at, record.refresh_expires_at),
     )

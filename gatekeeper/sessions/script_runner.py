@@ -40,6 +40,7 @@ class ScriptRunner:
         epoch: Epoch | None = None,
         revoked: RevokedCache | None = None,
         retention: Retention | None = None,
+        user_name_claim: str | None = None,
     ) -> None:
         self._redis = redis
         self.keys: Final = Keys(key_prefix)
@@ -48,7 +49,9 @@ class ScriptRunner:
         self.epoch: Final = epoch or Epoch(redis, key_prefix=key_prefix)
         self.revoked: Final = revoked or RevokedCache(most_users=0)
         self.indexes: Final = Indexes(redis, self.keys, rules)
-        self.openings: Final = Openings(locator or NoLocator(), leeway_seconds=rules.leeway_seconds)
+        self.openings: Final = Openings(
+            locator or NoLocator(), leeway_seconds=rules.leeway_seconds, user_name_claim=user_name_claim
+        )
         self.outbox: Final = Outbox(
             redis, key_prefix=key_prefix, outbox_key=self.keys.outbox, retention=retention or Retention()
         )

@@ -18,25 +18,23 @@ from gatekeeper.sessions.audit import AuditLog
 from gatekeeper.sessions.device import prepare
 from gatekeeper.sessions.events import SYSTEM, Actor
 from gatekeeper.sessions.keys import microseconds, new_id, references
+from gatekeeper.sessions.lists import Lists
 from gatekeeper.sessions.recent_revocations import REPEAT_END_ALL
 from gatekeeper.sessions.record import session_of
 from gatekeeper.sessions.script_runner import ScriptRunner
-from gatekeeper.sessions.scripts import load
+from gatekeeper.sessions.scripts import MANAGE, load
 from gatekeeper.store.command import Command, ReplyReceiver
 
 CHECK: Final = load("touch", "audit", "common", "check", "upkeep", "opening", "adopt")
 # The same script. Opening a session waits for replicas where they are asked for; a touch never does.
 OPEN: Final = msgspec.structs.replace(CHECK, durable=True)
-_MANAGE: Final = ("audit", "common", "upkeep", "arguments")
-LIST: Final = load(*_MANAGE, "list")
-END: Final = load(*_MANAGE, "end", durable=True)
-END_ALL: Final = load(*_MANAGE, "end_all", durable=True)
-LOGOUT: Final = load(*_MANAGE, "logout", durable=True)
-CLEAN_UP: Final = load(*_MANAGE, "clean_up")
-END_SID: Final = load(*_MANAGE, "end_sid", durable=True)
-FIND: Final = load(*_MANAGE, "find")
-STREAMS: Final = load(*_MANAGE, "streams")
-ENFORCE_LIMIT: Final = load(*_MANAGE, "opening", "enforce_limit", durable=True)
+END: Final = load(*MANAGE, "end", durable=True)
+END_ALL: Final = load(*MANAGE, "end_all", durable=True)
+LOGOUT: Final = load(*MANAGE, "logout", durable=True)
+CLEAN_UP: Final = load(*MANAGE, "clean_up")
+END_SID: Final = load(*MANAGE, "end_sid", durable=True)
+STREAMS: Final = load(*MANAGE, "streams")
+ENFORCE_LIMIT: Final = load(*MANAGE, "opening", "enforce_limit", durable=True)
 
 
 # Tokens that passed in this process: a check of one sends nothing that only an opening needs. Half a kilobyte each.
@@ -68,10 +66,11 @@ class _KnownToken(NamedTuple):
     second: int
 
 
-class SessionStore:
+class SessionStore(Lists):
     """Runs the scripts of sessions. Every method that is awaited raises `StoreUnavailable`, and no other error."""
 
     def __init__(self, runner: ScriptRunner) -> None:
+        super().__init__(runner)
         self._runner = runner
         self._known: OrderedDict[tuple[str, str], _KnownToken] = OrderedDict()
         self._caches_revoked = runner.revoked.is_enabled
@@ -188,39 +187,6 @@ class SessionStore:
         if len(self._known) > _KNOWN_TOKENS:
             self._known.popitem(last=False)
 
-    async def sessions(self, user: str, *, include_inactive: bool = False) -> list[Session]:
-        """Lists the live sessions, newest activity first, at most 1,000; with `include_inactive` also the ended ones
-        that are not hidden."""
-
-        def read(reply: list[Any]) -> list[Session]:
-            return [session_of(user, int(row), int(last), record) for row, last, record in reply[1:]]
-
-        await prepare()
-        return await self._runner.run(LIST, user, read, {"include_inactive": include_inactive})
-
-    async def knows(self, user: str) -> bool:
-        """Tells whether there is any session of a user, ended and hidden ones too."""
-        return await self._runner.has_records(user)
-
-    async def find(self, user: str, name: str, *, touch: bool = False) -> Session | None:
-        """Finds the session, live or ended, whose tokens have the reference `name`, or the newest of which has that
-        `jti`. `touch` moves the last activity of a live one."""
-        names = references(name)
-        if not names:
-            return None
-
-        def read(reply: list[Any]) -> Session | None:
-            if len(reply) == 1:
-                return None
-            _, session_id, last_activity, record = reply
-            return session_of(user, int(session_id), int(last_activity), record)
-
-        await prepare()
-        for each in names:
-            if (found := await self._runner.run(FIND, user, read, {"name": each, "touch": touch})) is not None:
-                return found
-        return None
-
     async def enforce_limit(self, user: str, *, actor: Actor = SYSTEM) -> int:
         """Ends sessions beyond a lowered device limit, by the policy. Returns how many."""
         if not self._runner.rules.device_limit:
@@ -235,17 +201,28 @@ class SessionStore:
         ]
         return await self._runner.run(STREAMS, user, _states, {"moved": pairs})
 
-    async def end(self, user: str, session_id: int, reason: EndReason, *, actor: Actor = SYSTEM) -> Session | None:
-        """Ends one session; `DEACTIVATED` keeps it listed as inactive. Returns None where there is none to end."""
+    async def end(
+        self,
+        user: str,
+        session_id: int,
+        reason: EndReason,
+        *,
+        actor: Actor = SYSTEM,
+        only_live: bool = False,
+        note: str = "",
+    ) -> Session | None:
+        """Ends one session; `DEACTIVATED` keeps it listed as inactive. Returns None where there is none to end. An
+        inactive one that is listed counts as one to be hidden, unless `only_live`. `note` is for the audit log, where
+        the session is `REPORTED`."""
 
         def read(reply: list[Any]) -> Session | None:
             if len(reply) == 1:
                 return None
-            session = session_of(user, session_id, int(reply[1]), reply[2])
+            session = session_of(user, session_id, int(reply[1]), *reply[2:])
             self._runner.recent.remember_session(user, str(session_id), reply[2], actor)
             return session
 
-        arguments = {"id": str(session_id), "reason": reason.value}
+        arguments = {"id": str(session_id), "reason": reason.value, "only_live": only_live, "note": note}
         await prepare()
         ended = await self._runner.run_audited(END, user, read, arguments, actor=actor)
         if ended is not None:

@@ -136,6 +136,15 @@ def parse_login_check(text: str) -> str:
     return text
 
 
+def parse_page(text: str) -> str:
+    """Parse where people are sent: a path of this origin, or an https URL."""
+    if text.startswith("/"):
+        _check_path(text.partition("?")[0])
+        return text
+    split_url(text, ("https",))
+    return text
+
+
 def split_url(text: str, schemes: tuple[str, ...], *, userinfo: bool = False) -> SplitResult:
     """Split a URL that has one of `schemes`, a host, no fragment, and a user part only where `userinfo` is true."""
     # `urlsplit` drops tabs and newlines silently, and accepts spaces in a host.

@@ -24,7 +24,7 @@ from gatekeeper.settings.types import (
 
 # The names in `gatekeeper.dialects.DIALECTS`; a test compares them. Written out so that settings import no dialect, and
 # with it the sessions and the store.
-DIALECT_NAMES = ("django", "express", "fastapi", "mockstream", "users_me")
+DIALECT_NAMES = ("django", "express", "fastapi", "mockstream", "native", "users_me")
 
 _setting = partial(setting, group="Proxy")
 
@@ -162,6 +162,13 @@ class ProxySettings(SettingsGroup):
             none="word",
         ),
     ] = _setting(",".join(DIALECT_NAMES), "The session APIs that Gatekeeper serves (docs/dialects.md).")
+    change_password_url: Annotated[
+        str | None, SettingReader(parse=grammar.parse_page, accepted="a path, or an https:// URL without a user")
+    ] = _setting(
+        None,
+        "Where people change their password: the native API names it to who reports a session.",
+        example="/account/password",
+    )
     error_dialect: Annotated[str, choice(*DIALECT_NAMES)] = _setting(
         "fastapi", "The dialect of error responses on paths that belong to no dialect."
     )

@@ -45,6 +45,9 @@ def _source_key(source: str) -> str:
 
 
 _CLAIM = free_text("the name of a claim, or a dotted path to it", most=256)
+_CLAIM_OR_NONE = SettingReader(
+    parse=lambda text: None if text.lower() == "none" else _CLAIM.parse(text), accepted=f"{_CLAIM.accepted}; or none"
+)
 _PLACES = ListReader(
     parse=grammar.parse_token_place,
     accepted="JSON pointers such as /user/token, header:NAME and cookie:NAME, separated by commas; or none",
@@ -167,6 +170,12 @@ class TokenSettings(SettingsGroup):
         "sub",
         "The claim that names the user, or a dotted path to it: at each level the longest name that fits is taken, so "
         "names with dots and URLs work.",
+    )
+    user_name_claim: Annotated[str | None, _CLAIM_OR_NONE] = _setting(
+        "none",
+        "The claim that holds the name by which people know the user, or a dotted path to it, for the native API: as "
+        "it was when the session opened.",
+        example="preferred_username",
     )
     roles_claim: Annotated[
         str, SettingReader(parse=grammar.parse_dotted_claim, accepted="the name of a claim, or a dotted path to it")

@@ -129,6 +129,7 @@ class Operations:
             client=incoming.client,
             parameters=matched.parameters,
             query=incoming.query,
+            members=members,
             wording=wording,
         )
         if isinstance(response, Answer):

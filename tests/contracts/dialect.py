@@ -48,7 +48,7 @@ LISTS = {
     "users_me": "/api/users/me/sessions",
 }
 PATHS = {**LISTS, "fastapi": "/debug/session-info"}
-DETAIL_AND_CODE = frozenset({"fastapi", "mockstream", "users_me"})
+DETAIL_AND_CODE = frozenset({"fastapi", "mockstream", "native", "users_me"})
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 JSON = ("Content-Type", "application/json")
 

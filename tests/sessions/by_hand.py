@@ -351,6 +351,10 @@ class Hand:
     def references(self, user: str = "74") -> int:
         return sum(field.startswith("r:") for field in self.fields(user))
 
+    def named(self, user: str = "74") -> int:
+        """Counts the sessions that have more than a record."""
+        return sum(field.startswith("m:") for field in self.fields(user))
+
     def fields(self, user: str = "74") -> set[str]:
         """The fields of the `sessions` key that are of one session: records by their ids, names with `r:` and `f:`,
         and more (common.lua)."""

@@ -172,4 +172,5 @@ def test_every_end_reason_has_an_event_and_a_refusal() -> None:
         EndReason.DEACTIVATED: "session_revoked_or_invalid",
         EndReason.EVICTED: "session_revoked_or_invalid",
         EndReason.REFRESH_REUSED: "session_revoked_or_invalid",
+        EndReason.REPORTED: "session_revoked_or_invalid",
     }

@@ -58,6 +58,7 @@ class Record:
     ended: EndReason | None = None
     hidden: bool = False
     forget: float = math.inf
+    name: str = ""
 
 
 class Law(RuleBasedStateMachine):
@@ -219,7 +220,9 @@ class Law(RuleBasedStateMachine):
 
     @precondition(lambda self: self.records)
     @rule(
-        choice=st.integers(0, 9), jump=JUMPS, reason=st.sampled_from([EndReason.REVOKED_BY_USER, EndReason.DEACTIVATED])
+        choice=st.integers(0, 9),
+        jump=JUMPS,
+        reason=st.sampled_from([EndReason.REVOKED_BY_USER, EndReason.DEACTIVATED, EndReason.REPORTED]),
     )
     def end(self, choice: int, jump: int, reason: EndReason) -> None:
         record = list(self.records.values())[choice % len(self.records)]
@@ -227,12 +230,23 @@ class Law(RuleBasedStateMachine):
         ended = self.runner.run(self.store.end("74", record.session_id, reason))
         if record.ended is None and self.due(record) is None:
             assert ended
-            self.finish(record, reason, hidden=reason is not EndReason.DEACTIVATED)
-        elif record.ended is EndReason.DEACTIVATED and not record.hidden and reason is not EndReason.DEACTIVATED:
+            self.finish(record, reason, hidden=reason is EndReason.REVOKED_BY_USER)
+        elif record.ended is EndReason.DEACTIVATED and not record.hidden and reason is EndReason.REVOKED_BY_USER:
             assert ended
             record.hidden = True
         else:
             assert not ended
+
+    @precondition(lambda self: self.records)
+    @rule(choice=st.integers(0, 9), jump=JUMPS, name=st.sampled_from(["", "laptop", "phone"]))
+    def rename(self, choice: int, jump: int, name: str) -> None:
+        record = list(self.records.values())[choice % len(self.records)]
+        self.pass_time(jump)
+        renamed = self.runner.run(self.store.rename("74", record.session_id, name))
+        assert (renamed is not None) is (record.ended is None and self.due(record) is None)
+        if renamed is not None:
+            assert (renamed.given_name, renamed.is_active) == (name, True)
+            record.name = name
 
     @rule(spare=st.none() | st.integers(0, 9), jump=JUMPS)
     def end_all(self, spare: int | None, jump: int) -> None:
@@ -318,6 +332,11 @@ class Law(RuleBasedStateMachine):
         assert {session.id: session.end_reason for session in shown} == {
             record.session_id: record.ended for record in expected
         }
+        everything = self.runner.run(self.store.sessions("74", include_inactive=True, include_hidden=True))
+        assert {session.id: (session.end_reason, session.given_name) for session in everything} == {
+            record.session_id: (record.ended, record.name) for record in self.records.values()
+        }
+        assert self.hand.named() == len([record for record in self.records.values() if record.name])
         live = sorted(self.live(), key=lambda record: record.activity, reverse=True)
         ids = [session.id for session in self.runner.run(self.store.sessions("74"))]
         assert ids == [record.session_id for record in live]

@@ -294,7 +294,7 @@ def test_other_lists_and_names() -> None:
     assert read("EXEMPT_USERS", "role:service,42") == ("role:service", "42")
     assert read("ROLES_CLAIM", "realm_access.roles") == "realm_access.roles"
     assert "which is not one of the accepted words" in problem("DIALECTS", "express,koa")
-    assert problem("ERROR_DIALECT", "koa").endswith("accepted: django, express, fastapi, mockstream, users_me")
+    assert problem("ERROR_DIALECT", "koa").endswith("accepted: django, express, fastapi, mockstream, native, users_me")
     assert read("LANGUAGE", "fr") == "fr"
     for language in ("fr-CA", "de", "../../etc/passwd"):
         assert problem("LANGUAGE", language).endswith("accepted: en, fr")

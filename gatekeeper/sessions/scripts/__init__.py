@@ -9,6 +9,8 @@ from typing import Final
 from gatekeeper.store.command import Script, load_script
 
 SCRIPTS: Final = Path(__file__).parent
+# What a script with named arguments begins with.
+MANAGE: Final = ("audit", "common", "upkeep", "arguments")
 
 
 def load(*names: str, durable: bool = False) -> Script:

@@ -11,6 +11,7 @@
 --                                               token of the user that is unknown; n:<id> → how many: renew.lua
 --                               t:<id>        → other names of a session, packed: {field, when its token expires}, …
 --                               c:<id>        → the claims for the access tokens issued to it, as JSON
+--                               m:<id>        → what only lists show of it, packed: {client, user name, given name}
 --                               u:<id>        → the refresh token whose successor its newest one is: rotate.lua
 --                               i             → the index: of each session its id and its score, eight bytes each; or
 --                                               `key`: the user has too many for that, and they are in KEYS[2].

@@ -1,9 +1,10 @@
 -- find: the session, live or ended, that a name stands for: the reference of its tokens, or the `jti` of the newest one. A
 -- `jti` is looked for among the STEP sessions last active.
--- call: name, touch (true: moves the last activity of a live session, as a request does)
--- Replies {KEYS[1], id, last activity, record}, or {KEYS[1]} where there is none.
+-- call: name, or id (an id, instead of a name), touch (true: moves the last activity of a live session, as a request does)
+-- Replies {KEYS[1], id, last activity, record, particulars}, or {KEYS[1]} where there is none.
 
 local function named()
+  if call.id then return call.id end
   local id = redis.call('HGET', sessions, 'r:' .. call.name)
   if id then return id end
   local entries = scores('-inf', '+inf', STEP, true)
@@ -24,4 +25,4 @@ elseif call.touch and status == 'live' then
   last_activity = math.max(present(last_activity), last_activity + 1)
   set_score(id, last_activity)
 end
-return {sessions, id, text(last_activity), cmsgpack.pack(record)}
+return {sessions, id, text(last_activity), cmsgpack.pack(record), particulars(id)}

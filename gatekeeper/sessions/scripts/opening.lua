@@ -1,7 +1,7 @@
 -- Opens sessions and adds names to them: follows upkeep.lua in the scripts that do so.
 --
 -- An opening is a table with the fields of a new record: id, reference, jti, issued_at, token_expires_at, exempt (1 | 0),
--- login_method, ip_address, user_agent, hints, city, country; refresh (the digest of its refresh token, or '') and
+-- login_method, ip_address, user_agent, hints, city, country; particulars (particulars() in upkeep.lua, or ''); refresh (the digest of its refresh token, or '') and
 -- refresh_expires_at (0: unknown). Further: digest (the SHA-256 of the token's payload) and auth_time (nil: it has none).
 -- Python packs it in Openings.fields (opening.py).
 
@@ -77,6 +77,7 @@ local function open(opening, leaving)
   save(id, new_record(opening))
   redis.call('HSET', sessions, 'r:' .. opening.reference, id)
   if opening.refresh ~= '' then redis.call('HSET', sessions, 'f:' .. opening.refresh, id) end
+  if opening.particulars ~= '' then redis.call('HSET', sessions, 'm:' .. id, opening.particulars) end
   set_score(id, opening.created_at)
   if before > 0 then write_not_before() end
   keep_until(math.max(opening.expires_at + rules.ended_ttl, opening.token_expires_at, opening.refresh_expires_at,

@@ -208,6 +208,11 @@ local function has_every_token_it_may(id)
   return alive >= MOST_TOKENS
 end
 
+-- What only lists show of a session, packed as {client, user name, given name}; '' where there is none of it.
+local function particulars(id)
+  return redis.call('HGET', sessions, 'm:' .. id) or ''
+end
+
 -- ended → (nothing), 20 sessions at the most.
 local function forget()
   if apart then return end
@@ -224,7 +229,7 @@ local function forget()
       for _, name in ipairs(cmsgpack.unpack(older)) do unname(id, name[1]) end
     end
     forget_surplus(id)
-    redis.call('HDEL', sessions, id, 't:' .. id, 'c:' .. id, 'u:' .. id)
+    redis.call('HDEL', sessions, id, 't:' .. id, 'c:' .. id, 'u:' .. id, 'm:' .. id)
     remove_score(id)
   end
 end
