@@ -172,17 +172,16 @@ def _query(operation: Operation, query: bytes) -> Query | Problem:
 
 
 def _fault_of(operation: Operation, members: Mapping[str, Any]) -> Problem | None:
-    """Names a member that the body lacks, or has and may not have; None where there is none."""
+    """Names a member that the body has and may not have, or lacks; None where there is none."""
+    known = (*operation.accepts, "language")
+    if operation.is_strict and (unknown := sorted(set(members) - set(known))):
+        shown = ", ".join(each[:40] if each.isprintable() else "?" for each in unknown[:5])
+        detail = f"The body has an unknown member ({shown}; accepted: {', '.join(known)})"
+        return Problem(reason=Reason.BAD_REQUEST, detail=detail)
     for name in operation.accepts:
         if name not in members:
             return Problem(reason=Reason.BAD_REQUEST, detail=f"{name} must be given once")
-    known = (*operation.accepts, "language")
-    unknown = sorted(set(members) - set(known)) if operation.is_strict else []
-    if not unknown:
-        return None
-    shown = ", ".join(each[:40] if each.isprintable() else "?" for each in unknown[:5])
-    detail = f"The body has an unknown member ({shown}; accepted: {', '.join(known)})"
-    return Problem(reason=Reason.BAD_REQUEST, detail=detail)
+    return None
 
 
 def _not_once(name: str, how: str = "") -> Problem:

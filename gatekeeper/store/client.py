@@ -20,7 +20,7 @@ from gatekeeper.store.address import parse
 from gatekeeper.store.breaker import Breaker
 from gatekeeper.store.command import Command, ReplyReceiver, server_command
 from gatekeeper.store.connection import PendingCall
-from gatekeeper.store.errors import code_of, unavailable_from
+from gatekeeper.store.errors import code_of, unavailable_from, unexpected_reply
 from gatekeeper.store.primaries import RecentWrites
 from gatekeeper.store.queue import CommandQueue
 from gatekeeper.store.routes import StoreRoute, make_route
@@ -193,7 +193,11 @@ class StoreClient:
     async def time(self) -> float:
         """The store's clock, in seconds since 1970; of several primaries', the one that is farthest from ours. Raises
         `StoreUnavailable`."""
-        times = [float(seconds) + float(micros) / 1e6 for seconds, micros in await self._call_primaries("TIME")]
+        replies = await self._call_primaries("TIME")
+        try:
+            times = [int(seconds) + int(micros) / 1e6 for seconds, micros in replies]
+        except (ValueError, TypeError, OverflowError):
+            raise unexpected_reply() from None
         now = time.time()
         return max(times, key=lambda each: abs(each - now))
 
@@ -206,7 +210,8 @@ class StoreClient:
             if error.kind in {"refused", "denied"}:
                 return None
             raise
-        return min((len(role[2]) for role in roles if isinstance(role, list) and role[:1] == [b"master"]), default=0)
+        found = (role[2] for role in roles if isinstance(role, list) and role[:1] == [b"master"] and len(role) > 2)
+        return min((len(replicas) for replicas in found if isinstance(replicas, list)), default=0)
 
     async def configuration(self, name: str) -> str | None:
         """One parameter of the primaries, its different values joined by commas; None where the store does not permit
@@ -217,7 +222,8 @@ class StoreClient:
             if error.kind in {"refused", "denied"}:
                 return None
             raise
-        values = {pair[1].decode() for pair in replies if isinstance(pair, list) and len(pair) == 2}
+        pairs = (pair for pair in replies if isinstance(pair, list) and len(pair) == 2)
+        values = {value.decode(errors="replace") for _, value in pairs if isinstance(value, bytes)}
         return ", ".join(sorted(values)) if values else None
 
     async def aclose(self) -> None:

@@ -664,3 +664,34 @@ async def tls_store(key: Path, certificate: Path) -> AsyncIterator[int]:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+GARBLED = [b"*2\r\n$10\r\n1796098m08\r\n$1\r\n0\r\n", b"*2\r\n$3\r\nnan\r\n$1\r\n0\r\n", b"*1\r\n$1\r\n1\r\n"]
+GARBLED += [
+    b"$2\r\nno\r\n",
+    b"*2\r\n*0\r\n$1\r\n0\r\n",
+    b"*3\r\n$6\r\nmaster\r\n:1\r\n$-1\r\n",
+    b"*0\r\n",
+    b":7\r\n",
+    b"$-1\r\n",
+]
+
+
+@pytest.mark.parametrize("reply", GARBLED)
+async def test_a_reply_of_another_form_is_no_clock_no_replica_and_no_parameter(reply: bytes) -> None:
+    served: list[Any] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        served.append(asyncio.current_task())
+        while await reader.read(65_536):
+            writer.write(reply)
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with opened(url, timeout_seconds=5) as client:
+            assert (await failure(client.time())).kind == "protocol"
+            assert await client.connected_replicas() in (0, None)
+            assert isinstance(await client.configuration("save"), str | None)
+        await asyncio.gather(*served)
