@@ -195,7 +195,8 @@ class StoreClient:
         `StoreUnavailable`."""
         replies = await self._call_primaries("TIME")
         try:
-            times = [int(seconds) + int(micros) / 1e6 for seconds, micros in replies]
+            # A reply of two bytes would be two numbers too.
+            times = [int(seconds) + int(micros) / 1e6 for seconds, micros in map(_array, replies)]
         except (ValueError, TypeError, OverflowError):
             raise unexpected_reply() from None
         now = time.time()
@@ -233,3 +234,9 @@ class StoreClient:
             call.fail(ConnectionError())
         self._paused.clear()
         await self._route.aclose()
+
+
+def _array(reply: Any) -> list[Any]:
+    if not isinstance(reply, list):
+        raise TypeError("no array")
+    return reply

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socketserver
 import ssl
 import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from hashlib import sha1
 from pathlib import Path
@@ -677,21 +678,32 @@ GARBLED += [
 ]
 
 
+@contextmanager
+def answering(reply: bytes) -> Iterator[str]:
+    """A server that replies the same to whatever it is asked."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError):
+                while self.request.recv(65_536):
+                    self.request.sendall(reply)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        # The connections end with the loop of the test.
+        server.daemon_threads, server.block_on_close = True, False
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"redis://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 @pytest.mark.parametrize("reply", GARBLED)
 async def test_a_reply_of_another_form_is_no_clock_no_replica_and_no_parameter(reply: bytes) -> None:
-    served: list[Any] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        served.append(asyncio.current_task())
-        while await reader.read(65_536):
-            writer.write(reply)
-        writer.close()
-        await writer.wait_closed()
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    with answering(reply) as url:
         async with opened(url, timeout_seconds=5) as client:
             assert (await failure(client.time())).kind == "protocol"
             assert await client.connected_replicas() in (0, None)
             assert isinstance(await client.configuration("save"), str | None)
-        await asyncio.gather(*served)
